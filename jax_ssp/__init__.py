@@ -1,0 +1,56 @@
+"""Stale-synchronous parallel training for JAX. The public names; each is imported when first used.
+
+Lazy, so that `import jax_ssp.controller` stays free of JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = ("checkpoint", "controller", "data", "delays", "mitigations", "policies")
+_NAMES = {
+    "ASP": "policies",
+    "BSP": "policies",
+    "ContractViolation": "controller",
+    "Controller": "controller",
+    "Devices": "runtimes.devices",
+    "Experiment": "experiment",
+    "Observer": "runtimes.base",
+    "Policy": "policies",
+    "Replay": "runtimes.replay",
+    "Result": "training",
+    "SSP": "policies",
+    "Server": "server",
+    "Tape": "tape",
+    "TapeMismatch": "runtimes.replay",
+    "Target": "runtimes.evaluation",
+    "Virtual": "runtimes.virtual",
+    "Workload": "experiment",
+    "check_contract": "controller",
+    "configured": "experiment",
+    "load_params": "checkpoint",
+    "make_nnx_step": "steps",
+    "make_step": "steps",
+    "read_tape": "tape",
+    "train": "training",
+    "write_tape": "tape",
+}
+
+__all__ = sorted([*_MODULES, *_NAMES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"jax_ssp.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f"jax_ssp.{_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'jax_ssp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,34 @@
+"""The staleness controller and its contract. Standard library only: importing it imports no JAX."""
+
+from jax_ssp.controller.commands import Drop, Merge, Merged, SetTimer, StartClock, StopWorker
+from jax_ssp.controller.contract import ContractReport, check_contract
+from jax_ssp.controller.controller import Controller, Phase
+from jax_ssp.controller.errors import ContractViolation, PolicyError, ProtocolError
+from jax_ssp.controller.events import (
+    DeltaReady,
+    StopRequested,
+    TimerFired,
+    WorkerJoined,
+    WorkerLost,
+)
+
+__all__ = [
+    "ContractReport",
+    "ContractViolation",
+    "Controller",
+    "DeltaReady",
+    "Drop",
+    "Merge",
+    "Merged",
+    "Phase",
+    "PolicyError",
+    "ProtocolError",
+    "SetTimer",
+    "StartClock",
+    "StopRequested",
+    "StopWorker",
+    "TimerFired",
+    "WorkerJoined",
+    "WorkerLost",
+    "check_contract",
+]

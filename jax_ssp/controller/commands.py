@@ -1,0 +1,85 @@
+"""What the controller tells a runtime to do: five commands, to be carried out in order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+
+class StartClock(NamedTuple):
+    """Let a worker run one clock.
+
+    Attributes:
+        worker: who.
+        clock: which clock; its delta will carry this stamp.
+        local_steps: H, the optimizer steps in it.
+        version: the snapshot to run on. It is either the newest version, to be adopted now, or the
+            version the worker already holds.
+        pending: stamps of the worker's own deltas that `version` does not contain. The worker adds
+            them to the snapshot, each with the weight 1 / num_workers (or whatever the server's
+            weight is), so that it reads its own writes.
+        num_workers: live workers now.
+    """
+
+    worker: int
+    clock: int
+    local_steps: int
+    version: int
+    pending: tuple[int, ...]
+    num_workers: int
+
+
+class Merged(NamedTuple):
+    """One delta of a merge.
+
+    Attributes:
+        worker: whose delta.
+        clock: its stamp.
+        base: the version it is measured from.
+        staleness: server version at the merge minus `base` (versions).
+        lag: the worker's clock minus the smallest clock of any live worker (clocks); 0 for the
+            delta of a worker that is gone.
+    """
+
+    worker: int
+    clock: int
+    base: int
+    staleness: int
+    lag: int
+
+
+class Merge(NamedTuple):
+    """Apply these deltas, in this order, as one new version.
+
+    Attributes:
+        version: the number of the version that this merge makes.
+        deltas: what it is made of.
+        num_workers: live workers, plus lost ones that have a delta in this merge.
+    """
+
+    version: int
+    deltas: tuple[Merged, ...]
+    num_workers: int
+
+
+class Drop(NamedTuple):
+    """Forget a pushed delta. Always a decision with a reason, never an accident."""
+
+    worker: int
+    clock: int
+    reason: str
+
+
+class SetTimer(NamedTuple):
+    """Send `TimerFired(at)` at this time (seconds); replaces the timer before; None cancels it."""
+
+    at: float | None
+
+
+class StopWorker(NamedTuple):
+    """This worker gets no more work."""
+
+    worker: int
+
+
+Command: TypeAlias = StartClock | Merge | Drop | SetTimer | StopWorker
+COMMANDS: tuple[type[Command], ...] = (StartClock, Merge, Drop, SetTimer, StopWorker)

@@ -1,0 +1,332 @@
+"""Proves from a tape alone that a run kept the contract.
+
+The clauses (bound s; a delta computed in clock c is stamped c):
+
+1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks.
+2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
+   stamped below c - s of every live worker; and the version read is the one that was granted.
+3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones.
+4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
+   and is merged with the staleness and the lag that it has.
+5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set.
+
+Nothing here is taken from the controller: minima come from heaps with lazy deletion (the controller
+counts), membership of a delta in a version from the log of merges (the controller keeps counters).
+The bound checked is the one the run's policy declares in the tape's header.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jax_ssp.controller.commands import Command, Drop, Merge, SetTimer, StartClock, StopWorker
+from jax_ssp.controller.errors import ContractViolation
+from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerJoined, WorkerLost
+
+
+class TapeLike(Protocol):
+    """What the checker reads: a header with `bound`, and (now, event, commands) in order."""
+
+    @property
+    def header(self) -> Mapping[str, Any]: ...
+    @property
+    def complete(self) -> bool: ...
+    def __iter__(self) -> Iterator[tuple[float, Event, Sequence[Command]]]: ...
+
+
+@dataclass(frozen=True)
+class ContractReport:
+    """What a tape proves, and the figures found on the way.
+
+    Attributes:
+        bound: the bound it was checked against (clocks); None where the policy declares none.
+        reads: reads checked (clocks started).
+        max_start_lag: largest lag at the start of a clock (clocks); at most `bound`.
+        max_lag: largest lag at any moment (clocks); at most `bound` + 1.
+        max_staleness, mean_staleness: of the merged deltas (versions).
+        merged, dropped: deltas.
+        in_flight: deltas pushed but neither merged nor dropped when the tape breaks off; 0 in a
+            complete tape.
+        versions: merges.
+        complete: whether the tape reaches the end of its run.
+    """
+
+    bound: int | None
+    reads: int
+    max_start_lag: int
+    max_lag: int
+    max_staleness: int
+    mean_staleness: float
+    merged: int
+    dropped: int
+    in_flight: int
+    versions: int
+    complete: bool
+
+    def __str__(self) -> str:
+        bound = "none declared" if self.bound is None else f"{self.bound} clocks"
+        tape = "complete" if self.complete else f"breaks off, {self.in_flight} deltas in flight"
+        return (
+            f"contract kept: {self.reads} reads checked, bound {bound}\n"
+            f"lag:       at most {self.max_start_lag} at a start, {self.max_lag} at any moment\n"
+            f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}\n"
+            f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped\n"
+            f"tape:      {tape}"
+        )
+
+
+def check_contract(tape: TapeLike) -> ContractReport:
+    """Check clauses 1 to 5 of the contract on a tape.
+
+    Args:
+        tape: of a run in any world.
+
+    Returns:
+        The figures found.
+
+    Raises:
+        ContractViolation: naming the clause, the moment, the worker and the clock.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> run = ssp.train(policy=ssp.SSP(2), runtime=ssp.Virtual(4, compute=False), num_clocks=5)
+        >>> ssp.check_contract(run.tape).reads
+        20
+    """
+    checker = _Checker(tape.header["bound"])
+    for now, event, commands in tape:
+        checker.entry(now, event, commands)
+    return checker.report(tape.complete)
+
+
+class _Smallest:
+    """The smallest value of a changing set, by a heap in which outdated entries are skipped."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, int] = {}
+        self._heap: list[tuple[int, int]] = []
+
+    def put(self, worker: int, value: int) -> None:
+        self.of[worker] = value
+        heapq.heappush(self._heap, (value, worker))
+
+    def value(self) -> int:
+        heap = self._heap
+        while heap and self.of.get(heap[0][1]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else 0
+
+
+@dataclass
+class _Own:
+    """One stay of a worker: its pushed stamps, and the version each went into."""
+
+    stopped: bool = False
+    running: StartClock | None = None
+
+
+class _Checker:
+    def __init__(self, bound: int | None) -> None:
+        self.bound = bound
+        self.now = float("-inf")
+        self.stays: dict[int, _Own] = {}
+        self.finished = _Smallest()
+        self.settled = _Smallest()
+        self.left: dict[int, int] = {}
+        self.floor = 0
+        self.version = 0
+        self.coverage = [0]  # of each version, when last seen as the newest
+        self.pushed: dict[tuple[int, int], tuple[int, _Own]] = {}  # not settled: base, stay
+        # Of each stay, in order of stamps: (stamp, version it is in; None while under way).
+        self.log: dict[int, list[tuple[int, int | None]]] = {}
+        self.running = 0
+        self.unfinished = 0
+        self.timer: float | None = None
+        self.reads = self.merged = self.dropped = self.total_staleness = 0
+        self.max_start_lag = self.max_lag = self.max_staleness = 0
+
+    def entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        if now < self.now:
+            raise self._violation(4, f"time runs backwards from {self.now}")
+        self.now = now
+        match event:
+            case WorkerJoined(worker):
+                self._joined(worker)
+            case DeltaReady():
+                self._pushed(event)
+            case WorkerLost(worker):
+                self._lost(worker)
+            case TimerFired():
+                self.timer = None
+            case _:
+                pass
+        self._see_coverage()
+        for command in commands:
+            match command:
+                case StartClock():
+                    self._started(command)
+                case Merge():
+                    self._merge(command)
+                case Drop():
+                    self._drop(command)
+                case SetTimer(at):
+                    self.timer = at
+                case StopWorker(worker):
+                    stay = self.stays[worker]
+                    self.unfinished -= not stay.stopped
+                    stay.stopped = True
+        alive = self.running > 0 or self.timer is not None or self.unfinished == 0
+        if not alive:
+            raise self._violation(5, f"nobody runs and no timer is set after {event}")
+
+    def report(self, complete: bool) -> ContractReport:
+        if complete:
+            lost = next(iter(self.pushed), None)
+            if lost is not None:
+                raise self._violation(4, f"delta (worker, clock) {lost} was never settled")
+        return ContractReport(
+            bound=self.bound,
+            reads=self.reads,
+            max_start_lag=self.max_start_lag,
+            max_lag=self.max_lag,
+            max_staleness=self.max_staleness,
+            mean_staleness=self.total_staleness / max(1, self.merged),
+            merged=self.merged,
+            dropped=self.dropped,
+            in_flight=len(self.pushed),
+            versions=self.version,
+            complete=complete,
+        )
+
+    def _joined(self, worker: int) -> None:
+        if worker in self.stays:
+            raise self._violation(4, f"worker {worker} joins twice")
+        at = max(self._min_clock(), self.left.get(worker, 0))
+        self.stays[worker] = _Own()
+        self.log[worker] = []
+        self.finished.put(worker, at)
+        self.settled.put(worker, at)
+        self.unfinished += 1
+
+    def _lost(self, worker: int) -> None:
+        if worker not in self.stays:
+            raise self._violation(4, f"worker {worker} is lost but not here")
+        self.floor = self._min_clock()
+        stay = self.stays.pop(worker)
+        self.running -= stay.running is not None
+        self.unfinished -= not stay.stopped
+        self.left[worker] = self.finished.of.pop(worker)
+        del self.settled.of[worker], self.log[worker]
+
+    def _pushed(self, event: DeltaReady) -> None:
+        worker, clock, version = event
+        stay = self.stays.get(worker)
+        start = stay and stay.running
+        if stay is None or start is None or start.clock != clock:
+            raise self._violation(4, f"{event}, but that clock was not started")
+        if version != start.version:
+            raise self._violation(2, f"{event}, but it was granted {start.version}")
+        stay.running = None
+        self.running -= 1
+        self.pushed[worker, clock] = (version, stay)
+        self.log[worker].append((clock, None))
+        self.finished.put(worker, clock + 1)
+        self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())
+
+    def _started(self, start: StartClock) -> None:
+        worker, clock, version = start.worker, start.clock, start.version
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is not None or stay.stopped:
+            raise self._violation(1, f"{start}, but the worker is not waiting")
+        finished = self.finished.of[worker]
+        if clock != finished:
+            raise self._violation(1, f"{start}, but it has finished {finished} clocks")
+        low = self._min_clock()
+        self.reads += 1
+        self.max_start_lag = max(self.max_start_lag, clock - low)
+        if not 0 <= version <= self.version:
+            raise self._violation(2, f"{start}: no such version")
+        if self.bound is not None:
+            needed = clock - self.bound
+            if low < needed:
+                raise self._violation(1, f"{start}, but a live worker has finished only {low}")
+            covers = self.coverage[version]
+            if covers < needed:
+                raise self._violation(2, f"{start}: that version covers {covers} < {needed}")
+        unread: list[int] = []
+        for stamp, merged_in in reversed(self.log[worker]):
+            if merged_in is not None and merged_in <= version:
+                break
+            unread.append(stamp)
+        own = tuple(reversed(unread))
+        if start.pending != own:
+            raise self._violation(3, f"{start}, but its own deltas {own} are not in it")
+        stay.running = start
+        self.running += 1
+
+    def _merge(self, merge: Merge) -> None:
+        if merge.version != self.version + 1:
+            raise self._violation(4, f"{merge} after {self.version}")
+        lost = 0
+        for delta in merge.deltas:
+            base, live = self._settle(delta.worker, delta.clock, merge, merge.version)
+            staleness = self.version - base
+            lag = self.finished.of[delta.worker] - self._min_clock() if live else 0
+            told = (delta.base, delta.staleness, delta.lag)
+            found = (base, staleness, lag)
+            if told != found:
+                raise self._violation(4, f"{delta}: base, staleness, lag are {found}")
+            lost += not live
+            self.merged += 1
+            self.total_staleness += staleness
+            self.max_staleness = max(self.max_staleness, staleness)
+        workers = len(self.stays) + lost
+        if merge.num_workers != workers:
+            raise self._violation(4, f"{merge}: there are {workers} workers")
+        self.version += 1
+        self.coverage.append(0)
+        self._see_coverage()
+
+    def _drop(self, drop: Drop) -> None:
+        if not drop.reason:
+            raise self._violation(4, f"{drop} has no reason")
+        self._settle(drop.worker, drop.clock, drop, None)
+        self._see_coverage()
+        self.dropped += 1
+
+    def _settle(
+        self, worker: int, clock: int, command: Command, version: int | None
+    ) -> tuple[int, bool]:
+        """Take a delta off the list of those under way; gives its base, and if its worker lives."""
+        found = self.pushed.pop((worker, clock), None)
+        if found is None:
+            raise self._violation(4, f"{command}: ({worker}, {clock}) is not under way")
+        base, stay = found
+        live = self.stays.get(worker) is stay
+        if live:
+            log = self.log[worker]
+            at = len(log) - 1
+            while log[at][0] != clock:
+                at -= 1
+            if at > 0 and log[at - 1][1] is None:
+                raise self._violation(4, f"{command}: ({worker}, {clock}) overtakes its own")
+            if version is None:
+                del log[at]
+            else:
+                log[at] = (clock, version)
+            self.settled.put(worker, clock + 1)
+        return base, live
+
+    def _see_coverage(self) -> None:
+        if self.stays:
+            self.coverage[self.version] = self.settled.value()
+
+    def _min_clock(self) -> int:
+        self.floor = max(self.floor, self.finished.value())
+        return self.floor
+
+    def _violation(self, clause: int, what: str) -> ContractViolation:
+        return ContractViolation(f"clause {clause} broken at {self.now} s: {what}.")

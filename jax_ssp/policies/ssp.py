@@ -1,0 +1,65 @@
+"""Stale-synchronous parallel: run ahead of the slowest, but by no more than a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jax_ssp.policies.base import Decision, Policy, View, Wait, merge_at_barrier, non_negative
+
+
+@dataclass(frozen=True)
+class SSP(Policy):
+    """Admit a worker to clock c once the newest version covers c - bound; merge on arrival.
+
+    At bound 0 nobody could read what is merged before the barrier, so the deltas of a clock are
+    merged there as one version: `SSP(bound=0)` is `BSP()`.
+
+    Args:
+        bound: the s of SSP (clocks).
+        adopt: "eager" takes the newest version at every clock (ESSP); "lazy" keeps the snapshot a
+            worker holds, and adds its own deltas to it, until that is too old for the bound (the
+            cached read of the first SSP; fewer transfers, more staleness).
+
+    Raises:
+        ValueError: if `bound` is negative or `adopt` is neither "eager" nor "lazy".
+
+    Example:
+        >>> SSP(bound=3).guaranteed_bound
+        3
+        >>> SSP(bound=-1)
+        Traceback (most recent call last):
+        ValueError: `SSP(bound=...)` must be non-negative, got -1.
+
+    Reference:
+        Ho et al. 2013, "More effective distributed ML via a stale synchronous parallel parameter
+        server", NeurIPS. Eager adoption: Dai et al. 2015, arXiv:1410.8043.
+    """
+
+    bound: int = 3
+    """The s of SSP: clocks a worker may run ahead of the slowest."""
+    adopt: Literal["eager", "lazy"] = "eager"
+    """Take the newest version at every clock, or only when the one held is too old."""
+
+    def __post_init__(self) -> None:
+        non_negative(self, "bound")
+        if self.adopt not in ("eager", "lazy"):
+            raise ValueError(f'`SSP(adopt=...)` must be "eager" or "lazy", got {self.adopt!r}.')
+
+    @property
+    def guaranteed_bound(self) -> int:
+        return self.bound
+
+    def admit(self, view: View, worker: int) -> bool | Wait:
+        needed = view.clock(worker) - self.bound
+        return view.coverage >= needed or Wait(coverage=needed)
+
+    def ready(self, view: View) -> Decision:
+        if self.bound == 0:
+            return merge_at_barrier(view)
+        return Decision(merge=tuple(view.buffered))
+
+    def adopts(self, view: View, worker: int) -> bool:
+        if self.adopt == "eager":
+            return True
+        return view.held_coverage(worker) < view.clock(worker) - self.bound

@@ -1,0 +1,188 @@
+"""Real devices: one host thread a worker, one inbox, dispatch independent of the others."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+import jax
+import tyro
+
+from jax_ssp.controller.commands import StartClock
+from jax_ssp.controller.events import DeltaReady, StopRequested, TimerFired, WorkerJoined
+from jax_ssp.delays import Delay
+from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.virtual import DelayDraws
+from jax_ssp.runtimes.worker import Worker
+from jax_ssp.steps import Params
+
+
+@dataclass(frozen=True)
+class Devices(Runtime):
+    """Workers on real devices.
+
+    Args:
+        devices: any list of JAX devices, one worker each; naming one twice puts two workers on it.
+            By default all of `jax.local_devices()`.
+        num_workers: how many; by default `workers_per_device` on every device.
+        workers_per_device: how many workers share a device.
+        cpu_devices: split the host's CPU into this many devices, and use those where there are
+            fewer devices otherwise. Works only before JAX has touched a device.
+        delay: a delay model to inject: a clock takes at least as long as it says (seconds).
+        seed: of the injected delays.
+
+    Raises:
+        ValueError: if a number is less than 1; `train` raises it if there are not devices enough.
+    """
+
+    devices: Annotated[Sequence[Any] | None, tyro.conf.Suppress] = None
+    num_workers: int | None = None
+    """How many workers; by default as many as there is room for."""
+    workers_per_device: int = 1
+    """How many workers share a device."""
+    cpu_devices: int | None = None
+    """Split the CPU into this many devices where there are not devices enough otherwise."""
+    delay: Delay | None = None
+    """A clock takes at least this long (seconds)."""
+    seed: int = 0
+    """Seed of the injected delays."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "workers_per_device", "cpu_devices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`Devices({name}=...)` must be at least 1, got {value}.")
+        if self.devices is not None and not len(self.devices):
+            raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
+
+    @property
+    def time(self) -> str:
+        return "wall"
+
+    def count(self) -> int:
+        return len(self.place())
+
+    def place(self) -> list[jax.Device]:
+        devices = self._devices()
+        room = [device for device in devices for _ in range(self.workers_per_device)]
+        wanted = len(room) if self.num_workers is None else self.num_workers
+        if wanted > len(room):
+            raise ValueError(
+                f"`Devices(num_workers={wanted})` needs {wanted} places, but there are "
+                f"{len(devices)} devices with {self.workers_per_device} each. Ask for fewer "
+                "workers, set `workers_per_device`, or (before JAX starts) `cpu_devices`."
+            )
+        return room[:wanted]
+
+    def _devices(self) -> list[jax.Device]:
+        if self.devices is not None:
+            return list(self.devices)
+        if self.cpu_devices is not None:
+            try:
+                jax.config.update("jax_num_cpu_devices", self.cpu_devices)
+            except RuntimeError:
+                pass  # JAX has started: what there is must do, and `place` says if it does not
+        devices = jax.local_devices()
+        wanted = self.num_workers or self.cpu_devices or 1
+        if self.cpu_devices is not None and len(devices) * self.workers_per_device < wanted:
+            devices = jax.local_devices(backend="cpu")
+        return devices
+
+    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
+        return _DeviceWorld(workers, self.delay, self.seed)
+
+
+_Job: TypeAlias = tuple[StartClock, "Params | None"]
+
+
+class _DeviceWorld(World):
+    evaluates_aside = True
+
+    def __init__(self, workers: Sequence[Worker], delay: Delay | None, seed: int) -> None:
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._mail: list[queue.SimpleQueue[_Job | None]] = [queue.SimpleQueue() for _ in workers]
+        self._delays = None if delay is None else DelayDraws(delay, seed, len(workers))
+        self._closing = threading.Event()
+        self._timer: float | None = None
+        self._began = 0.0
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(worker,), name=f"ssp-worker-{worker.index}", daemon=True
+            )
+            for worker in workers
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            for _ in workers:  # each reports once that it has compiled
+                self._raise_if_failed(self._inbox.get())
+        except BaseException:
+            self.close()
+            raise
+        self._began = time.perf_counter()
+        for worker in workers:
+            self._inbox.put((WorkerJoined(worker.index), None))
+
+    def start(self, start: StartClock, snapshot: Params | None) -> None:
+        self._mail[start.worker].put((start, snapshot))
+
+    def receive(self) -> Message:
+        timeout = None if self._timer is None else max(0.0, self._timer - self._now())
+        try:
+            got = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            timer, self._timer = self._timer, None
+            assert timer is not None
+            return Message(self._now(), TimerFired(timer))
+        self._raise_if_failed(got)
+        what, push = got
+        return Message(self._now(), what, push)
+
+    def request_stop(self, reason: str) -> None:
+        self._inbox.put((StopRequested(reason), None))
+
+    def set_timer(self, at: float | None) -> None:
+        self._timer = at
+
+    def post(self, evaluation: Future[Any]) -> None:
+        self._inbox.put((evaluation, None))
+
+    def stop(self, worker: int) -> None:
+        self._mail[worker].put(None)
+
+    def close(self) -> None:
+        self._closing.set()
+        for mail in self._mail:
+            mail.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _raise_if_failed(self, got: Any) -> None:
+        if isinstance(got, BaseException):
+            raise got
+
+    def _work(self, worker: Worker) -> None:
+        """What a worker's thread does: compile, then a clock for every letter in its mail."""
+        try:
+            worker.compile()
+            self._inbox.put((None, None))
+            while (job := self._mail[worker.index].get()) is not None:
+                start, snapshot = job
+                began = time.perf_counter()
+                push = worker.run(start, snapshot)
+                if self._delays is not None:
+                    rest = self._delays.draw(start) - (time.perf_counter() - began)
+                    self._closing.wait(max(0.0, rest))
+                event = DeltaReady(start.worker, start.clock, start.version)
+                self._inbox.put((event, push))
+        except BaseException as error:  # reported to, and raised in, the controller's thread
+            error.add_note(f"in worker {worker.index} of jax_ssp")
+            self._inbox.put(error)

@@ -1,0 +1,149 @@
+"""Evaluation of published versions, beside the workers or between their clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+
+from jax_ssp.steps import Params
+
+EvalFn: TypeAlias = Callable[[Params], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Ends a run once an evaluation's metric is good enough.
+
+    Args:
+        metric: name of a metric that `evaluate` gives.
+        at_least: reached when the metric is this or more.
+        at_most: reached when the metric is this or less.
+
+    Raises:
+        ValueError: unless exactly one of `at_least` and `at_most` is given.
+
+    Example:
+        >>> Target("test_accuracy", at_least=0.97).reached({"test_accuracy": 0.98})
+        True
+    """
+
+    metric: str
+    """Name of a metric of the evaluation."""
+    at_least: float | None = None
+    """Reached when the metric is this or more."""
+    at_most: float | None = None
+    """Reached when the metric is this or less."""
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(
+                "`Target(at_least=..., at_most=...)` must be given exactly one of the two, "
+                f"got {self.at_least} and {self.at_most}."
+            )
+
+    def reached(self, metrics: Mapping[str, Any]) -> bool:
+        """Are these metrics good enough? ValueError if the metric is not among them."""
+        if self.metric not in metrics:
+            raise ValueError(
+                f"`Target(metric={self.metric!r})` is not among what `evaluate` gives: "
+                f"{sorted(metrics)}."
+            )
+        value = metrics[self.metric]
+        if self.at_least is not None:
+            return value >= self.at_least
+        assert self.at_most is not None
+        return value <= self.at_most
+
+
+class Evaluator:
+    """Evaluates a version every so many clocks.
+
+    "Every k clocks" counts merged deltas: it is due each time k deltas for every worker have been
+    merged, whoever made them, so that policies can be compared at equal numbers of updates.
+
+    Args:
+        fn: `params -> metrics`.
+        every: clocks between evaluations; None evaluates the last version only.
+        device: where `fn` gets its parameters.
+        target: when to end the run.
+        post: takes a finished evaluation; with it, evaluation runs in a thread of its own, and a
+            version still waiting there when a newer one comes is passed over.
+    """
+
+    def __init__(
+        self,
+        fn: EvalFn,
+        every: int | None,
+        device: jax.Device,
+        target: Target | None = None,
+        post: Callable[[Future[Any]], None] | None = None,
+    ) -> None:
+        self._fn = fn
+        self._every = every
+        self._device = device
+        self._target = target
+        self._post = post
+        self._next_at: int | None = None
+        self._thread = ThreadPoolExecutor(1, "ssp-evaluation") if post else None
+        self._under_way: list[Future[dict[str, Any]]] = []
+
+    def due(self, updates: int, num_workers: int) -> bool:
+        """Is it time, now that this many deltas are merged?"""
+        if self._every is None:
+            return False
+        step = self._every * num_workers
+        if self._next_at is None:
+            self._next_at = step
+        if updates < self._next_at:
+            return False
+        while self._next_at <= updates:
+            self._next_at += step
+        return True
+
+    def submit(self, about: Mapping[str, Any], params: Params) -> dict[str, Any] | None:
+        """Evaluate now and give the row, or, with a thread, start to and give None."""
+        if self._thread is None:
+            return self._row(about, params)
+        assert self._post is not None
+        if self._under_way and self._under_way[-1].cancel():
+            self._under_way.pop()
+        future = self._thread.submit(self._row, about, params)
+        self._under_way.append(future)
+        future.add_done_callback(self._post)
+        return None
+
+    def take(self, future: Future[Any]) -> dict[str, Any] | None:
+        """The row of a finished evaluation; None if it was passed over, or taken before.
+
+        Raises:
+            Exception: what `fn` raised.
+        """
+        if future not in self._under_way:
+            return None
+        self._under_way.remove(future)
+        return future.result()
+
+    def drain(self) -> list[dict[str, Any]]:
+        """Wait for what is under way; gives its rows."""
+        rows = [future.result() for future in self._under_way]
+        self._under_way.clear()
+        return rows
+
+    def reached(self, row: Mapping[str, Any]) -> bool:
+        """Does this row reach the target?"""
+        return self._target is not None and self._target.reached(row)
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _row(self, about: Mapping[str, Any], params: Params) -> dict[str, Any]:
+        metrics = self._fn(jax.device_put(params, self._device))
+        if not isinstance(metrics, Mapping):
+            raise TypeError(f"`evaluate` must return a dict of scalars, got {metrics!r}.")
+        return {**about, **{name: float(value) for name, value in metrics.items()}}

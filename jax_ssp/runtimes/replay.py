@@ -1,0 +1,121 @@
+"""A tape in place of a schedule: the same events again, so the same parameters to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jax_ssp.controller.commands import Command, StartClock
+from jax_ssp.controller.events import DeltaReady
+from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.worker import Worker
+from jax_ssp.steps import Params
+from jax_ssp.tape import Entry, Tape
+
+
+class TapeMismatch(ValueError):
+    """The tape was recorded by another experiment, or by other code."""
+
+
+@dataclass(frozen=True)
+class Replay(Runtime):
+    """Repeats the run a tape was recorded from, bit for bit.
+
+    Workers are placed as they were, and compute one after the other. A tape that breaks off is
+    repeated up to there.
+
+    Args:
+        tape: of a run in any world.
+
+    Raises:
+        ValueError: `train` raises it if the devices of the recording are not here.
+        TapeMismatch: `train` raises it if the experiment differs from the recorded one, saying in
+            what, or if the controller answers otherwise than it did.
+    """
+
+    tape: Tape
+
+    @property
+    def computes(self) -> bool:
+        return bool(self.tape.header["devices"])
+
+    @property
+    def time(self) -> str:
+        return self.tape.header["time"]
+
+    def count(self) -> int:
+        return self.tape.header["num_workers"]
+
+    def place(self) -> list[jax.Device]:
+        return [_device(platform, index) for platform, index in self.tape.header["devices"]]
+
+    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
+        return _ReplayWorld(iter(self.tape), workers)
+
+    def check(self, header: Mapping[str, Any]) -> None:
+        recorded, here = self.tape.header["experiment"], header["experiment"]
+        names = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+        if names:
+            differences = "; ".join(
+                f"{name}: recorded {recorded.get(name)!r}, here {here.get(name)!r}"
+                for name in names
+            )
+            raise TapeMismatch(f"the tape is of another experiment. They differ in {differences}.")
+
+
+def _device(platform: str, index: int) -> jax.Device:
+    try:
+        devices = jax.local_devices(backend=platform)
+    except RuntimeError:
+        devices = []
+    if index >= len(devices):
+        remedy = f", or set JAX_NUM_CPU_DEVICES={index + 1}" if platform == "cpu" else ""
+        raise ValueError(
+            f"the tape was recorded on {platform} device {index}, but there are "
+            f"{len(devices)} {platform} devices here. Replay it on a machine like that{remedy}."
+        )
+    return devices[index]
+
+
+class _ReplayWorld(World):
+    def __init__(self, entries: Iterator[Entry], workers: Sequence[Worker]) -> None:
+        self._entries = entries
+        self._workers = workers
+        self._entry: Entry | None = None
+        self._running: dict[int, tuple[StartClock, Params | None]] = {}
+
+    def start(self, start: StartClock, snapshot: Params | None) -> None:
+        self._running[start.worker] = (start, snapshot)
+
+    def receive(self) -> Message | None:
+        self._entry = next(self._entries, None)
+        if self._entry is None:
+            return None
+        now, event, _ = self._entry
+        push = None
+        if isinstance(event, DeltaReady) and self._workers:
+            push = self._workers[event.worker].run(*self._running.pop(event.worker))
+        return Message(now, event, push)
+
+    def answered(self, commands: Sequence[Command]) -> None:
+        assert self._entry is not None
+        for recorded, here in zip(self._entry.commands, commands, strict=False):
+            if type(recorded) is not type(here) or recorded != here:
+                self._differs(recorded, here)
+        if len(self._entry.commands) != len(commands):
+            self._differs(self._entry.commands, list(commands))
+
+    def _differs(self, recorded: object, here: object) -> None:
+        assert self._entry is not None
+        raise TapeMismatch(
+            f"at {self._entry.now} s, to {self._entry.event}, the recording answers {recorded} "
+            f"and this run {here}: the tape was recorded by another version of the code."
+        )
+
+    def request_stop(self, reason: str) -> None:
+        # The tape says where the run stopped; only the user can end a replay before that.
+        if reason == "interrupted":
+            raise KeyboardInterrupt

@@ -1,0 +1,138 @@
+"""Virtual time: any number of workers on one device, real gradients, delays from a model.
+
+Clocks take as long as the delay model says and merging takes no time, so what a schedule does to
+training can be studied, seeded, on a laptop. With `compute=False` the clockwork runs alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from jax_ssp.controller.commands import StartClock
+from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
+from jax_ssp.delays import Constant, Delay
+from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.worker import Worker
+from jax_ssp.steps import Params
+
+
+@dataclass(frozen=True)
+class Virtual(Runtime):
+    """A deterministic virtual clock.
+
+    Args:
+        num_workers: all on the first device.
+        delay: how long a clock takes (virtual seconds); any callable `(worker, clock, steps, rng)
+            -> seconds`.
+        seed: of the delays. Each worker draws from a stream of its own, so its draws do not depend
+            on the schedule.
+        compute: False runs the clockwork alone: no gradients, no server, no step needed.
+
+    Raises:
+        ValueError: if `num_workers` is less than 1.
+
+    Example:
+        >>> Virtual(num_workers=64).count()
+        64
+    """
+
+    num_workers: int = 4
+    """Number of workers, all on the first device."""
+    delay: Delay = field(default_factory=Constant)
+    """How long a clock takes (virtual seconds)."""
+    seed: int = 0
+    """Seed of the delays."""
+    compute: bool = True
+    """Compute gradients, or run the clockwork alone."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(
+                f"`Virtual(num_workers=...)` must be at least 1, got {self.num_workers}."
+            )
+        if not callable(self.delay):
+            raise TypeError(
+                "`Virtual(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "
+                f"got {self.delay!r}."
+            )
+
+    @property
+    def computes(self) -> bool:
+        return self.compute
+
+    def count(self) -> int:
+        return self.num_workers
+
+    def place(self) -> list[jax.Device]:
+        return [jax.local_devices()[0]] * self.num_workers
+
+    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
+        return _VirtualWorld(num_workers, workers, self.delay, self.seed)
+
+
+class DelayDraws:
+    """Delays of the workers of a run, each from a random stream of its own."""
+
+    def __init__(self, delay: Delay, seed: int, num_workers: int) -> None:
+        self._delay = delay
+        self._streams = [np.random.default_rng([seed, worker]) for worker in range(num_workers)]
+
+    def draw(self, start: StartClock) -> float:
+        """How long this clock takes (seconds).
+
+        Raises:
+            ValueError: if the delay model gives something negative or not finite.
+        """
+        worker, clock, steps = start.worker, start.clock, start.local_steps
+        seconds = self._delay(worker, clock, steps, self._streams[worker])
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(
+                f"the delay of worker {worker}, clock {clock} must be finite and non-negative, "
+                f"got {seconds} from {self._delay!r}."
+            )
+        return seconds
+
+
+class _VirtualWorld(World):
+    def __init__(
+        self, num_workers: int, workers: Sequence[Worker], delay: Delay, seed: int
+    ) -> None:
+        self._workers = workers
+        self._delays = DelayDraws(delay, seed, num_workers)
+        self._now = 0.0
+        self._timer: float | None = None
+        self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
+        # Finishing clocks: (when, tie-breaker: who started first, start, snapshot).
+        self._finishing: list[tuple[float, int, StartClock, Params | None]] = []
+        self._count = 0
+
+    def start(self, start: StartClock, snapshot: Params | None) -> None:
+        self._count += 1
+        finish = self._now + self._delays.draw(start)
+        heapq.heappush(self._finishing, (finish, self._count, start, snapshot))
+
+    def receive(self) -> Message | None:
+        if self._at_once:
+            return Message(self._now, self._at_once.popleft())
+        timer = self._timer
+        if timer is not None and not (self._finishing and self._finishing[0][0] <= timer):
+            self._now, self._timer = max(self._now, timer), None
+            return Message(self._now, TimerFired(timer))
+        if not self._finishing:
+            return None
+        self._now, _, start, snapshot = heapq.heappop(self._finishing)
+        event = DeltaReady(start.worker, start.clock, start.version)
+        push = self._workers[start.worker].run(start, snapshot) if self._workers else None
+        return Message(self._now, event, push)
+
+    def request_stop(self, reason: str) -> None:
+        self._at_once.append(StopRequested(reason))
+
+    def set_timer(self, at: float | None) -> None:
+        self._timer = at

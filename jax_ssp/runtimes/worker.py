@@ -1,0 +1,130 @@
+"""What a worker computes, in every world: adopt, run the local steps, remember its own deltas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_ssp.controller import StartClock
+from jax_ssp.data import Feed
+from jax_ssp.runtimes.base import Push
+from jax_ssp.server import Weight
+from jax_ssp.steps import Params, Step, clock_fn
+from jax_ssp.tape import weight_of
+
+
+class Program:
+    """The jitted functions that all workers of a run share: a clock for each number of steps."""
+
+    def __init__(self, step: Step, local_steps: int) -> None:
+        self.local_steps = local_steps
+        self.init = jax.jit(step.init)
+        self.add = jax.jit(_add)
+        self._step = step
+        self._clocks: dict[int, Any] = {}
+
+    def clock(self, steps: int) -> Any:
+        """The jitted clock of this many local steps; it takes its worker state over."""
+        if steps not in self._clocks:
+            self._clocks[steps] = jax.jit(clock_fn(self._step, steps), donate_argnums=1)
+        return self._clocks[steps]
+
+
+class Worker:
+    """One replica: a device, a worker state, a feed of batches.
+
+    Args:
+        index: number of the worker.
+        program: shared with the others.
+        device: where it computes.
+        params: the first version, to shape the worker state.
+        feed: its batches.
+        key: the run's PRNG key; the worker folds in itself, the clock and the step.
+        weight: the server's, for its own deltas that are not merged yet.
+        push_to: the server's device.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        program: Program,
+        device: jax.Device,
+        params: Params,
+        feed: Feed,
+        key: jax.Array,
+        weight: Weight,
+        push_to: jax.Device,
+    ) -> None:
+        self.index = index
+        self.device = device
+        self._program = program
+        self._feed = feed
+        self._weight = weight
+        self._push_to = push_to
+        self._key = jax.device_put(key, device)
+        self._held: Params = jax.device_put(params, device)
+        self._state = program.init(self._held)
+        self._own: dict[int, Params] = {}
+
+    def compile(self) -> None:
+        """Compile the clock for this device by running it once; the result is thrown away."""
+        clock = self._program.clock(self._program.local_steps)
+        jax.block_until_ready(clock(*self._example()))
+
+    def lower(self) -> jax.stages.Lowered:
+        """The clock, traced and lowered for this device but not compiled."""
+        return self._program.clock(self._program.local_steps).lower(*self._example())
+
+    def _example(self) -> tuple[Any, ...]:
+        batch = self._feed.peek()
+        steps = self._program.local_steps
+        if steps > 1:
+            batch = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * steps), batch)
+        batch = jax.device_put(batch, self.device)
+        state = jax.tree.map(jnp.copy, self._state)  # the clock takes its state over
+        return self._held, state, batch, self._key, np.int32(self.index), np.int32(0)
+
+    def run(self, start: StartClock, snapshot: Params | None) -> Push:
+        """Run one clock to its end.
+
+        Args:
+            start: which clock, how many steps, and which of its own deltas to add.
+            snapshot: the version to adopt; None to go on with the one it holds.
+
+        Returns:
+            The delta, computed and on its way to the server's device, and the metrics.
+        """
+        if snapshot is not None:
+            self._held = jax.device_put(snapshot, self.device)
+        self._own = {stamp: self._own[stamp] for stamp in start.pending}
+        local = self._held
+        if self._own:
+            weight = np.float32(weight_of(self._weight, start.num_workers))
+            local = self._program.add(local, tuple(self._own.values()), weight)
+        steps = start.local_steps
+        delta, self._state, metrics = self._program.clock(steps)(
+            local,
+            self._state,
+            self._feed.take(steps),
+            self._key,
+            np.int32(self.index),
+            np.int32(start.clock),
+        )
+        self._feed.prefetch(steps)
+        self._own[start.clock] = delta
+        delta = jax.block_until_ready(jax.device_put(delta, self._push_to))
+        return Push(delta, {name: float(value) for name, value in jax.device_get(metrics).items()})
+
+
+def _add(params: Params, deltas: tuple[Params, ...], weight: jax.Array) -> Params:
+    """Snapshot plus own deltas, each with the weight that the server will give it."""
+
+    def add(param: jax.Array, *deltas: jax.Array) -> jax.Array:
+        for delta in deltas:
+            param = param + delta * weight.astype(delta.dtype)
+        return param
+
+    return jax.tree.map(add, params, *deltas)

@@ -1,0 +1,318 @@
+"""Training steps, and the clock made of them.
+
+A step is a pure function `(params, worker_state, batch, key) -> (delta, worker_state, metrics)` with
+an `init(params) -> worker_state`. One can jit, scan and test it alone; `make_step` makes one from a
+loss and an optimizer, `make_nnx_step` from a flax.nnx model, and any object of that shape will do.
+A clock of H local steps is one `lax.scan` over such a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+Params: TypeAlias = Any
+WorkerState: TypeAlias = Any
+Batch: TypeAlias = Any
+Metrics: TypeAlias = Mapping[str, jax.Array]
+
+
+class Step(Protocol):
+    """What a worker repeats: one local step."""
+
+    def init(self, params: Params) -> WorkerState:
+        """The worker's own state (optimizer state, say) before its first step."""
+        ...
+
+    def __call__(
+        self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
+    ) -> tuple[Params, WorkerState, Metrics]:
+        """One step; the delta is what is to be added to `params`, with their structure."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LossStep:
+    """A step by the gradient of a loss. Made by `make_step`."""
+
+    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+    optimizer: optax.GradientTransformation
+
+    def init(self, params: Params) -> WorkerState:
+        return self.optimizer.init(params)
+
+    def __call__(
+        self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
+    ) -> tuple[Params, WorkerState, Metrics]:
+        def loss_fn(params: Params) -> tuple[jax.Array, Metrics]:
+            return _loss_and_metrics(self.loss_fn(params, batch, key))
+
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        delta, worker_state = self.optimizer.update(grads, worker_state, params)
+        return delta, worker_state, {"loss": loss, **metrics}
+
+
+def make_step(
+    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]],
+    optimizer: optax.GradientTransformation,
+) -> LossStep:
+    """Make a training step from a loss and an optimizer.
+
+    The optimizer's state belongs to the worker and never leaves it.
+
+    Args:
+        loss_fn: pure, `(params, batch, key) -> (loss, metrics)`; `loss` a scalar, `metrics` a
+            dict of scalars, `key` a PRNG key of this worker, clock and step.
+        optimizer: any optax optimizer; its updates are the delta.
+
+    Returns:
+        A step whose metrics are `{"loss": loss, **metrics}`.
+
+    Example:
+        >>> def loss_fn(params, batch, key):
+        ...     return jnp.sum((params["w"] - batch) ** 2), {}
+        >>> step = make_step(loss_fn, optax.sgd(0.25))
+        >>> params = {"w": jnp.zeros(2)}
+        >>> delta, _, metrics = step(params, step.init(params), jnp.ones(2), jax.random.key(0))
+        >>> delta["w"].tolist(), float(metrics["loss"])
+        ([0.5, 0.5], 2.0)
+    """
+    return LossStep(loss_fn, optimizer)
+
+
+class NnxStep:
+    """A step of a flax.nnx model. Made by `make_nnx_step`.
+
+    Attributes:
+        params: the model's arrays, as a flat dict from dotted path to array: what is trained, and
+            what is not but changes (BatchNorm statistics).
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+        optimizer: optax.GradientTransformation,
+    ) -> None:
+        model = nnx.clone(model)
+        model.train()
+        self._graph, trained, self._rngs, rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        self._loss = loss
+        self._optimizer = optimizer
+        self._shapes = (jax.eval_shape(lambda: trained), jax.eval_shape(lambda: rest))
+        self._trained = tuple(_flat(trained))
+        self.params: dict[str, jax.Array] = {**_flat(trained), **_flat(rest)}
+
+    def init(self, params: dict[str, jax.Array]) -> WorkerState:
+        return self._optimizer.init({name: params[name] for name in self._trained})
+
+    def model(self, params: Mapping[str, jax.Array]) -> Any:
+        """The model with these parameters, in evaluation mode (no dropout, running statistics)."""
+        model = self._merge(params, self._rngs)
+        model.eval()
+        return model
+
+    def __call__(
+        self,
+        params: dict[str, jax.Array],
+        worker_state: WorkerState,
+        batch: Batch,
+        key: jax.Array,
+    ) -> tuple[dict[str, jax.Array], WorkerState, Metrics]:
+        trained = {name: params[name] for name in self._trained}
+        rest = {name: value for name, value in params.items() if name not in trained}
+
+        def loss_fn(trained: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+            model = self._merge({**trained, **rest}, _seeded(self._rngs, key))
+            loss, metrics = _loss_and_metrics(self._loss(model, batch))
+            new_rest = nnx.split(model, nnx.Param, nnx.RngState, ...)[3]
+            return loss, (metrics, _flat(new_rest))
+
+        (loss, (metrics, new_rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        delta, worker_state = self._optimizer.update(grads, worker_state, trained)
+        moved = {name: new_rest[name] - value for name, value in rest.items()}
+        return {**delta, **moved}, worker_state, {"loss": loss, **metrics}
+
+    def _merge(self, params: Mapping[str, jax.Array], rngs: Any) -> Any:
+        trained, rest = (_filled(shapes, params) for shapes in self._shapes)
+        return nnx.merge(self._graph, trained, rngs, rest)
+
+
+def make_nnx_step(
+    model: nnx.Module,
+    loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+    optimizer: optax.GradientTransformation,
+) -> NnxStep:
+    """Make a training step from a flax.nnx model.
+
+    `nnx.Param` variables are trained by the optimizer. Every other variable but the random state
+    (BatchNorm's mean and variance, say) travels as a delta too, so that merging averages it. The
+    model's random streams (dropout) are seeded anew for each worker, clock and step. The model
+    itself is copied, not changed.
+
+    Args:
+        model: the model; train it from `step.params`, use it as `step.model(result.params)`.
+        loss: `(model, batch) -> (loss, metrics)`, called with the model in training mode.
+        optimizer: any optax optimizer; its state belongs to the worker.
+
+    Returns:
+        A step with `params`, the model's initial arrays by dotted path, and `model(params)`.
+
+    Example:
+        >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+        >>> def loss(model, batch):
+        ...     return jnp.mean(model(batch) ** 2), {}
+        >>> step = make_nnx_step(model, loss, optax.sgd(0.1))
+        >>> sorted(step.params)
+        ['bias', 'kernel']
+        >>> step.model(step.params)(jnp.ones((3, 2))).shape
+        (3, 1)
+    """
+    return NnxStep(model, loss, optimizer)
+
+
+def clock_fn(
+    step: Step, steps: int
+) -> Callable[..., tuple[Params, WorkerState, Mapping[str, jax.Array]]]:
+    """The function of one clock, `(params, worker_state, batch, key, worker, clock)`, not jitted.
+
+    Args:
+        step: what to repeat.
+        steps: H. With H > 1 every leaf of `batch` has a leading axis of that size.
+
+    Returns:
+        A function giving the clock's delta, the new worker state, and the metrics' means over the
+        steps. `key` is the run's; each step's is folded in from worker, clock and step. The delta
+        is summed up beside the parameters rather than subtracted from them at the end, which
+        would cost it its low bits.
+    """
+
+    def run(
+        params: Params, state: WorkerState, batch: Batch, key: jax.Array, worker: Any, clock: Any
+    ) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.fold_in(key, worker), clock)
+        if steps == 1:
+            return step(params, state, batch, jax.random.fold_in(key, 0))
+
+        def body(carry: tuple[Params, WorkerState], each: tuple[Batch, jax.Array]) -> Any:
+            total, state = carry
+            batch, number = each
+            local = jax.tree.map(jnp.add, params, total)
+            delta, state, metrics = step(local, state, batch, jax.random.fold_in(key, number))
+            return (jax.tree.map(jnp.add, total, delta), state), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (delta, state), metrics = jax.lax.scan(
+            body, (zeros, state), (batch, jnp.arange(steps, dtype=jnp.int32))
+        )
+        return delta, state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+
+    return run
+
+
+def check_step(step: Step, params: Params, batch: Batch) -> None:
+    """Check by shapes alone that a step fits its parameters; nothing is computed.
+
+    Raises:
+        TypeError: if a step has no `init`, or gives something other than three values.
+        ValueError: if parameters are not floating point, or a delta differs from them in
+            structure, shape or dtype; both paths are named.
+    """
+    if not callable(step) or not callable(getattr(step, "init", None)):
+        raise TypeError(
+            f"`step` must be callable and have an `init(params)`, got {step!r}; "
+            "`ssp.make_step(loss_fn, optimizer)` makes one."
+        )
+    shapes = jax.eval_shape(lambda params: params, params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"`params{name}` is {leaf.dtype}; parameters must be floating point, since deltas "
+                "are averaged. Keep counters and flags in the worker state."
+            )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    result = jax.eval_shape(lambda p, b, k: step(p, step.init(p), b, k), params, batch, key)
+    if not (isinstance(result, tuple) and len(result) == 3):
+        raise TypeError("`step` must return (delta, worker_state, metrics).")
+    delta, _, metrics = result
+    _check_delta(shapes, delta)
+    for name, value in dict(metrics).items():
+        if value.shape != ():
+            raise ValueError(f"metric {name!r} must be a scalar, got shape {value.shape}.")
+
+
+def _check_delta(params: Params, delta: Params) -> None:
+    wanted = jax.tree_util.tree_leaves_with_path(params)
+    given = jax.tree_util.tree_leaves_with_path(delta)
+    names = [
+        {jax.tree_util.keystr(path): leaf for path, leaf in leaves} for leaves in (wanted, given)
+    ]
+    for path, leaf in names[0].items():
+        if path not in names[1]:
+            others = ", ".join(f"delta{name}" for name in names[1] if name not in names[0])
+            raise ValueError(
+                f"the step's delta has no leaf for `params{path}`; it has {others or 'no other'} "
+                "instead. A delta must have the structure of the parameters."
+            )
+        other = names[1][path]
+        if (leaf.shape, leaf.dtype) != (other.shape, other.dtype):
+            raise ValueError(
+                f"`delta{path}` is {other.dtype}{list(other.shape)}, but `params{path}` is "
+                f"{leaf.dtype}{list(leaf.shape)}; they must agree."
+            )
+    extra = next((path for path in names[1] if path not in names[0]), None)
+    if extra is not None:
+        raise ValueError(
+            f"the step's delta has `delta{extra}`, but there is no `params{extra}`. A delta must "
+            "have the structure of the parameters."
+        )
+    if jax.tree.structure(params) != jax.tree.structure(delta):
+        raise ValueError(
+            f"the step's delta is a {jax.tree.structure(delta)}, the parameters are a "
+            f"{jax.tree.structure(params)}; they must be the same."
+        )
+
+
+def _loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+        raise TypeError(
+            "a loss function must return (loss, metrics), metrics a dict of scalars "
+            f"(or an empty one), got {type(result).__name__}."
+        )
+    return result
+
+
+def _flat(state: Any) -> dict[str, jax.Array]:
+    """The arrays of an nnx state by dotted path."""
+    return {".".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+
+
+def _filled(shapes: Any, arrays: Mapping[str, jax.Array]) -> Any:
+    """An nnx state with these arrays."""
+    return nnx.from_flat_state(
+        [
+            (path, variable.replace(arrays[".".join(map(str, path))]))
+            for path, variable in nnx.to_flat_state(shapes)
+        ]
+    )
+
+
+def _seeded(rngs: Any, key: jax.Array) -> Any:
+    """The model's random state, its streams started anew from `key`."""
+    leaves, structure = jax.tree.flatten(rngs)
+    fresh: list[jax.Array] = []
+    for number, leaf in enumerate(leaves):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            fresh.append(jnp.zeros_like(leaf))
+        elif leaf.shape == ():
+            fresh.append(jax.random.fold_in(key, number))
+        else:
+            fresh.append(jax.random.split(jax.random.fold_in(key, number), leaf.shape))
+    return jax.tree.unflatten(structure, fresh)

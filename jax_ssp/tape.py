@@ -1,0 +1,223 @@
+"""The tape: the ordered record of the events the controller was given, and of what it answered.
+
+The events alone make a run repeatable: all else is a function of them. The commands are kept beside
+them as evidence, for `check_contract` to prove the contract from and for a replay to compare with.
+
+In memory a row is plain tuples of numbers and strings, which the garbage collector does not trace.
+In a file (`tape.jsonl.gz`) the first line is the header, each further line is one row
+`[now, event, commands]`, and the last line, `{"end": ...}`, says that the tape is complete. A file
+that breaks off is readable up to there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from jax_ssp.controller.commands import COMMANDS, Command, Drop, Merge, Merged, StartClock
+from jax_ssp.controller.events import EVENTS, DeltaReady, Event
+
+FORMAT = 1
+
+_KINDS: dict[str, type] = {kind.__name__: kind for kind in (*EVENTS, *COMMANDS)}
+
+SCHEDULE_DTYPE = np.dtype(
+    [
+        ("worker", np.int32),
+        ("clock", np.int32),
+        ("start", np.float64),
+        ("finish", np.float64),
+        ("base_version", np.int32),
+        ("merge_version", np.int32),
+        ("staleness", np.int32),
+        ("lag", np.int32),
+        ("weight", np.float64),
+    ]
+)
+
+
+class Entry(NamedTuple):
+    """One row of a tape: an event, when it came (seconds), and the commands that answered it."""
+
+    now: float
+    event: Event
+    commands: list[Command]
+
+
+class Tape:
+    """The record of one run, in order.
+
+    Args:
+        header: JSON-able facts about the run; `bound` is what `check_contract` checks against,
+            `experiment` is what a replay must agree with.
+
+    Attributes:
+        header: as given.
+        complete: whether the run came to its end.
+
+    Example:
+        >>> from jax_ssp.controller import WorkerJoined
+        >>> tape = Tape({"bound": 3})
+        >>> tape.append(0.5, WorkerJoined(0), [])
+        >>> list(tape)
+        [Entry(now=0.5, event=WorkerJoined(worker=0), commands=[])]
+    """
+
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        self.header: dict[str, Any] = json.loads(json.dumps(dict(header)))
+        self.complete = False
+        self._rows: list[tuple[float, tuple[Any, ...], tuple[tuple[Any, ...], ...]]] = []
+
+    def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        """Add what happened (`now` in seconds) and what the controller answered."""
+        self._rows.append((now, _encode(event), tuple(map(_encode, commands))))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for now, event, commands in self._rows:
+            yield Entry(now, _decode(event), [_decode(command) for command in commands])
+
+    def lines(self, start: int = 0) -> Iterator[str]:
+        """The rows from number `start` on, as lines of JSON."""
+        for row in self._rows[start:]:
+            yield json.dumps(row, separators=(",", ":"))
+
+    def read_line(self, line: str) -> None:
+        """Add the row that a line of JSON holds."""
+        row = json.loads(line)
+        if isinstance(row, dict):
+            self.complete = True
+            return
+        now, event, commands = row
+        self._rows.append((now, _plain(event), tuple(_plain(command) for command in commands)))
+
+
+def _encode(message: Event | Command) -> tuple[Any, ...]:
+    if type(message) is Merge:
+        version, deltas, num_workers = message
+        return ("Merge", version, tuple(map(tuple, deltas)), num_workers)
+    return (type(message).__name__, *message)
+
+
+def _decode(row: tuple[Any, ...]) -> Any:
+    kind, *fields = row
+    if kind == "Merge":
+        fields[1] = tuple(Merged(*delta) for delta in fields[1])
+    return _KINDS[kind](*fields)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
+
+
+class TapeWriter:
+    """Writes a tape to a file while it grows, so that what is there survives a crash."""
+
+    def __init__(self, path: str | Path, tape: Tape) -> None:
+        self._tape = tape
+        self._written = 0
+        self._file = gzip.open(path, "wt", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        self._file.write(json.dumps({"format": FORMAT, **tape.header}) + "\n")
+
+    def flush(self) -> None:
+        """Bring the file up to the tape; what is written can be read even if nothing follows."""
+        for line in self._tape.lines(self._written):
+            self._file.write(line + "\n")
+        self._written = len(self._tape)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write the rest, and the end if the run came to it."""
+        self.flush()
+        if self._tape.complete:
+            self._file.write(json.dumps({"end": len(self._tape)}) + "\n")
+        self._file.close()
+
+
+def write_tape(path: str | Path, tape: Tape) -> None:
+    """Write a whole tape to `path` (conventionally `tape.jsonl.gz`)."""
+    TapeWriter(path, tape).close()
+
+
+def read_tape(path: str | Path) -> Tape:
+    """Read a tape; one that breaks off is read up to its last whole row, `complete` False.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a tape, or of a format this version does not know.
+    """
+    lines = _whole_lines(Path(path))
+    try:
+        header = json.loads(next(lines, ""))
+        tape_format = header.pop("format")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is not a tape: it does not begin with a header.") from error
+    if tape_format != FORMAT:
+        raise ValueError(f"{path} is a tape of format {tape_format}; this version reads {FORMAT}.")
+    tape = Tape(header)
+    for number, line in enumerate(lines, start=2):
+        try:
+            tape.read_line(line)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is not a row of a tape: {line!r}.") from error
+    return tape
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        try:
+            for line in file:
+                if line.endswith("\n"):
+                    yield line
+        except (EOFError, zlib.error):
+            return  # the writer was killed: everything up to its last flush has been read
+        except gzip.BadGzipFile as error:
+            raise ValueError(f"{path} is not a tape: it is not gzip.") from error
+
+
+def schedule(tape: Tape, weight: str | float = "mean") -> np.ndarray:
+    """One row a settled clock, in the order in which the deltas were settled.
+
+    Args:
+        tape: of a run.
+        weight: the server's weight: "mean", "sum" or a number.
+
+    Returns:
+        A structured array with columns `worker, clock, start, finish` (seconds), `base_version,
+        merge_version` (-1: dropped), `staleness` (versions), `lag` (clocks), `weight`.
+    """
+    rows: list[tuple[Any, ...]] = []
+    started: dict[int, float] = {}
+    pushed: dict[tuple[int, int], tuple[float, float, int]] = {}
+    for now, event, commands in tape:
+        if isinstance(event, DeltaReady):
+            pushed[event.worker, event.clock] = (started.pop(event.worker), now, event.version)
+        for command in commands:
+            if isinstance(command, StartClock):
+                started[command.worker] = now
+            elif isinstance(command, Merge):
+                each = weight_of(weight, command.num_workers)
+                for worker, clock, base, staleness, lag in command.deltas:
+                    start, finish, _ = pushed.pop((worker, clock))
+                    version = command.version
+                    rows.append((worker, clock, start, finish, base, version, staleness, lag, each))
+            elif isinstance(command, Drop):
+                worker, clock, _ = command
+                start, finish, base = pushed.pop((worker, clock))
+                rows.append((worker, clock, start, finish, base, -1, 0, 0, 0.0))
+    return np.array(rows, dtype=SCHEDULE_DTYPE)
+
+
+def weight_of(weight: str | float, num_workers: int) -> float:
+    """The factor of one delta: 1 / num_workers for "mean", 1 for "sum", or the number itself."""
+    if weight == "mean":
+        return 1.0 / num_workers
+    return 1.0 if weight == "sum" else float(cast("float", weight))

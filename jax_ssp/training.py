@@ -1,0 +1,310 @@
+"""`train`: the one place where policy, server, steps, data and world are wired together."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jax_ssp.controller import Controller
+from jax_ssp.data import Feed
+from jax_ssp.policies import SSP, Policy
+from jax_ssp.runtimes.base import Loop, Observer, Runtime
+from jax_ssp.runtimes.devices import Devices
+from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
+from jax_ssp.runtimes.worker import Program, Worker
+from jax_ssp.server import Server, Weight, check_weight
+from jax_ssp.steps import Params, Step, check_step
+from jax_ssp.tape import Tape, schedule
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives.
+
+    Attributes:
+        params: the last version's parameters; None if nothing was computed.
+        tape: the record from which the run can be replayed and its contract checked.
+        history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
+            merge_version` (-1: dropped), `staleness, lag, updates` and the clock's metrics.
+        evaluations: one row an evaluation: `version, updates, time` (seconds) and the metrics.
+        status: "done", "target", "stopped", "interrupted" or "diverged".
+        version: merges applied.
+        updates: deltas merged.
+        seconds: from the first clock's start to the last merge, virtual or wall as the world has
+            it; compilation not included.
+        wall_seconds: that the whole call took.
+    """
+
+    params: Params | None
+    tape: Tape
+    history: list[dict[str, Any]] = field(repr=False)
+    evaluations: list[dict[str, Any]]
+    status: str
+    version: int
+    updates: int
+    seconds: float
+    wall_seconds: float
+
+    @cached_property
+    def schedule(self) -> np.ndarray:
+        """One row a settled clock, as a structured array; see `jax_ssp.tape.schedule`."""
+        return schedule(self.tape, self.tape.header["experiment"]["weight"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last evaluation's metrics; empty if there was none."""
+        about = ("version", "updates", "time")
+        last = self.evaluations[-1] if self.evaluations else {}
+        return {name: value for name, value in last.items() if name not in about}
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        rows = self.schedule
+        merged = rows[rows["merge_version"] >= 0]
+        busy = float((rows["finish"] - rows["start"]).sum())
+        workers = self.tape.header["num_workers"]
+        total = workers * float(rows["finish"].max(initial=0.0))
+        stale = merged["staleness"]
+        lines = [
+            f"{self.tape.header['policy']} on {workers} workers: {self.status}",
+            f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped",
+            f"{self.seconds:.3g} {self.tape.header['time']} seconds, "
+            f"{100 * busy / total if total else 0:.0f} % of the workers' time computing",
+            f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "
+            f"{stale.max(initial=0)}",
+        ]
+        if self.metrics:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+            lines.append(f"last evaluation: {shown}")
+        return "\n".join(lines)
+
+
+def train(
+    step: Step | None = None,
+    *,
+    params: Params | None = None,
+    data: Callable[[int], Iterable[Any]] | None = None,
+    policy: Policy | None = None,
+    runtime: Runtime | None = None,
+    server_tx: optax.GradientTransformation | None = None,
+    num_clocks: int | None = None,
+    max_updates: int | None = None,
+    local_steps: int = 1,
+    weight: Weight = "mean",
+    seed: int = 0,
+    evaluate: EvalFn | None = None,
+    eval_every: int | None = None,
+    target: Target | None = None,
+    observers: Sequence[Observer] = (),
+    name: str | None = None,
+) -> Result:
+    """Train under a policy, in a world.
+
+    Args:
+        step: what a worker repeats (`make_step`, `make_nnx_step`, or your own); not needed, nor
+            are `params` and `data`, where the runtime computes nothing.
+        params: the first version; by default the step's own `params`, if it has them.
+        data: worker -> its batches; batch number clock * local_steps + step is what the worker
+            sees there.
+        policy: by default `SSP(bound=3)`.
+        runtime: by default `Devices()`, one worker on each device.
+        server_tx: any optax transform on the server, by default the identity.
+        num_clocks: clocks each worker finishes.
+        max_updates: ends the run once this many deltas are merged in total.
+        local_steps: H, optimizer steps a clock.
+        weight: of a delta: "mean" (1 / workers), "sum", or a number.
+        seed: of the keys that steps get.
+        evaluate: `params -> metrics` of a published version, on the first worker's device.
+        eval_every: clocks between evaluations; by default only the last version is evaluated.
+        target: ends the run once an evaluation reaches it.
+        observers: told what happens while it happens.
+        name: of the run, for the observers.
+
+    Returns:
+        The final parameters, the tape, and what was measured. A run that was interrupted (once; a
+        second Ctrl-C raises) or whose loss is no longer finite ends whole as well: see `status`.
+
+    Raises:
+        ValueError: bad input, before any device computes: the message names field, value, remedy.
+        TypeError: likewise.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_ssp as ssp
+        >>> def loss_fn(params, batch, key):
+        ...     return (params["w"] - batch) ** 2, {}
+        >>> result = ssp.train(
+        ...     ssp.make_step(loss_fn, optax.sgd(0.1)),
+        ...     params={"w": jnp.float32(0)},
+        ...     data=lambda worker: iter([np.float32(1)] * 50),
+        ...     policy=ssp.SSP(bound=2),
+        ...     runtime=ssp.Virtual(num_workers=2, delay=ssp.delays.Exponential(mean=1.0)),
+        ...     num_clocks=50,
+        ... )
+        >>> round(float(result.params["w"]), 2), result.updates
+        (1.0, 100)
+    """
+    began = time.perf_counter()
+    policy = SSP() if policy is None else policy
+    runtime = Devices() if runtime is None else runtime
+    _check_arguments(policy, runtime, num_clocks, max_updates, eval_every, evaluate, target)
+    controller = Controller(
+        policy, local_steps=local_steps, num_clocks=num_clocks, max_updates=max_updates
+    )
+    num_workers = runtime.count()
+    experiment: dict[str, Any] = {
+        "policy": describe(policy),
+        "num_workers": num_workers,
+        "num_clocks": num_clocks,
+        "max_updates": max_updates,
+        "local_steps": local_steps,
+        "weight": check_weight(weight),
+        "seed": seed,
+    }
+    crew: _Crew | None = None
+    if runtime.computes:
+        crew = _crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
+        experiment.update(crew.identity)
+    header = {
+        "name": name,
+        "policy": repr(policy),
+        "bound": policy.guaranteed_bound,
+        "num_workers": num_workers,
+        "time": runtime.time,
+        "devices": [(w.device.platform, w.device.id) for w in crew.workers] if crew else [],
+        "experiment": experiment,
+    }
+    runtime.check(header)
+    tape = Tape(header)
+    world = runtime.open(num_workers, crew.workers if crew else ())
+    evaluator = None
+    status = "failed"
+    try:
+        if evaluate is not None and crew is not None:
+            post = world.post if world.evaluates_aside else None
+            evaluator = Evaluator(evaluate, eval_every, crew.workers[0].device, target, post)
+        loop = Loop(
+            controller,
+            crew.server if crew else None,
+            world,
+            tape,
+            evaluator=evaluator,
+            observers=observers,
+        )
+        info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
+        for observer in observers:
+            observer.on_start(info)
+        status = loop.run()
+    finally:
+        world.close()
+        if evaluator is not None:
+            evaluator.close()
+        for observer in observers:
+            observer.on_end(status)
+    return Result(
+        params=crew.server.params if crew else None,
+        tape=tape,
+        history=loop.history,
+        evaluations=loop.evaluations,
+        status=status,
+        version=controller.version,
+        updates=loop.updates,
+        seconds=loop.seconds,
+        wall_seconds=time.perf_counter() - began,
+    )
+
+
+def describe(config: Any) -> dict[str, Any]:
+    """A frozen dataclass as JSON-able facts, its class first."""
+    return {"type": type(config).__name__, **asdict(config)}
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """What computes: the workers and the server, and what identifies their computation."""
+
+    workers: list[Worker]
+    server: Server
+    identity: dict[str, Any]
+
+
+def _crew(
+    step: Step | None,
+    params: Params | None,
+    data: Callable[[int], Iterable[Any]] | None,
+    runtime: Runtime,
+    local_steps: int,
+    weight: Weight,
+    seed: int,
+    server_tx: optax.GradientTransformation | None,
+) -> _Crew:
+    """Check step, parameters and data by their shapes, then make workers and server."""
+    params = getattr(step, "params", None) if params is None else params
+    for name, value in (("step", step), ("params", params), ("data", data)):
+        if value is None:
+            raise ValueError(
+                f"`train({name}=...)` is missing; only `Virtual(compute=False)` goes without."
+            )
+    assert step is not None
+    assert data is not None
+    devices = runtime.place()
+    feeds = [Feed(data(worker), devices[worker], worker) for worker in range(len(devices))]
+    for feed in feeds:
+        check_step(step, params, feed.peek())
+    server = Server(params, server_tx, weight=weight)
+    program = Program(step, local_steps)
+    key = jax.random.key(seed)
+    workers = [
+        Worker(index, program, device, server.params, feed, key, weight, server.device)
+        for index, (device, feed) in enumerate(zip(devices, feeds, strict=True))
+    ]
+    identity = {
+        "params": digest(*jax.tree.leaves(params)),
+        "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
+        "step": digest(workers[0].lower().as_text()),
+        "server_tx": digest(server.program()),
+        "jax": jax.__version__,
+        "platforms": sorted({device.platform for device in devices}),
+    }
+    return _Crew(workers, server, identity)
+
+
+def digest(*parts: Any) -> str:
+    """A short fingerprint of arrays or text, the same in every process."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            sha.update(part.encode())
+        else:
+            array = np.asarray(part)
+            sha.update(f"{array.dtype}{array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _check_arguments(
+    policy: Any,
+    runtime: Any,
+    num_clocks: int | None,
+    max_updates: int | None,
+    eval_every: int | None,
+    evaluate: EvalFn | None,
+    target: Target | None,
+) -> None:
+    if not isinstance(policy, Policy):
+        raise TypeError(f"`policy` must be a Policy such as `ssp.SSP(bound=3)`, got {policy!r}.")
+    if not isinstance(runtime, Runtime):
+        raise TypeError(f"`runtime` must be a Runtime such as `ssp.Devices()`, got {runtime!r}.")
+    if num_clocks is None and max_updates is None:
+        raise ValueError("give `num_clocks` or `max_updates` (or both), so that the run can end.")
+    if eval_every is not None and eval_every < 1:
+        raise ValueError(f"`eval_every` must be at least 1 clock, got {eval_every}.")
+    if evaluate is None and (eval_every is not None or target is not None):
+        raise ValueError("`eval_every` and `target` need `evaluate`, a function params -> metrics.")
