@@ -19,7 +19,7 @@ from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Loop, Observer, Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
-from jax_ssp.runtimes.worker import Program, Worker
+from jax_ssp.runtimes.worker import Worker, program_of
 from jax_ssp.server import Server, Weight, check_weight
 from jax_ssp.steps import Params, Step, check_step
 from jax_ssp.tape import Tape, schedule
@@ -168,9 +168,9 @@ def train(
         "weight": check_weight(weight),
         "seed": seed,
     }
-    crew: _Crew | None = None
+    crew: Crew | None = None
     if runtime.computes:
-        crew = _crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
+        crew = make_crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
         experiment.update(crew.identity)
     header = {
         "name": name,
@@ -227,7 +227,7 @@ def describe(config: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Crew:
+class Crew:
     """What computes: the workers and the server, and what identifies their computation."""
 
     workers: list[Worker]
@@ -235,7 +235,7 @@ class _Crew:
     identity: dict[str, Any]
 
 
-def _crew(
+def make_crew(
     step: Step | None,
     params: Params | None,
     data: Callable[[int], Iterable[Any]] | None,
@@ -244,7 +244,7 @@ def _crew(
     weight: Weight,
     seed: int,
     server_tx: optax.GradientTransformation | None,
-) -> _Crew:
+) -> Crew:
     """Check step, parameters and data by their shapes, then make workers and server."""
     params = getattr(step, "params", None) if params is None else params
     for name, value in (("step", step), ("params", params), ("data", data)):
@@ -259,10 +259,10 @@ def _crew(
     for feed in feeds:
         check_step(step, params, feed.peek())
     server = Server(params, server_tx, weight=weight)
-    program = Program(step, local_steps)
+    program = program_of(step)
     key = jax.random.key(seed)
     workers = [
-        Worker(index, program, device, server.params, feed, key, weight, server.device)
+        Worker(index, program, device, server.params, feed, key, weight, server.device, local_steps)
         for index, (device, feed) in enumerate(zip(devices, feeds, strict=True))
     ]
     identity = {
@@ -273,7 +273,7 @@ def _crew(
         "jax": jax.__version__,
         "platforms": sorted({device.platform for device in devices}),
     }
-    return _Crew(workers, server, identity)
+    return Crew(workers, server, identity)
 
 
 def digest(*parts: Any) -> str:

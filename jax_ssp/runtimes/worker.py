@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -19,8 +20,7 @@ from jax_ssp.tape import weight_of
 class Program:
     """The jitted functions that all workers of a run share: a clock for each number of steps."""
 
-    def __init__(self, step: Step, local_steps: int) -> None:
-        self.local_steps = local_steps
+    def __init__(self, step: Step) -> None:
         self.init = jax.jit(step.init)
         self.add = jax.jit(_add)
         self._step = step
@@ -31,6 +31,19 @@ class Program:
         if steps not in self._clocks:
             self._clocks[steps] = jax.jit(clock_fn(self._step, steps), donate_argnums=1)
         return self._clocks[steps]
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(step: Step) -> Program:
+    return Program(step)
+
+
+def program_of(step: Step) -> Program:
+    """The program of a step, the same one as the last time if that is not long ago."""
+    try:
+        return _kept(step)
+    except TypeError:  # a step that cannot be hashed
+        return Program(step)
 
 
 class Worker:
@@ -45,6 +58,7 @@ class Worker:
         key: the run's PRNG key; the worker folds in itself, the clock and the step.
         weight: the server's, for its own deltas that are not merged yet.
         push_to: the server's device.
+        local_steps: H, the run's default.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class Worker:
         key: jax.Array,
         weight: Weight,
         push_to: jax.Device,
+        local_steps: int,
     ) -> None:
         self.index = index
         self.device = device
@@ -64,6 +79,7 @@ class Worker:
         self._feed = feed
         self._weight = weight
         self._push_to = push_to
+        self._local_steps = local_steps
         self._key = jax.device_put(key, device)
         self._held: Params = jax.device_put(params, device)
         self._state = program.init(self._held)
@@ -71,16 +87,16 @@ class Worker:
 
     def compile(self) -> None:
         """Compile the clock for this device by running it once; the result is thrown away."""
-        clock = self._program.clock(self._program.local_steps)
+        clock = self._program.clock(self._local_steps)
         jax.block_until_ready(clock(*self._example()))
 
     def lower(self) -> jax.stages.Lowered:
         """The clock, traced and lowered for this device but not compiled."""
-        return self._program.clock(self._program.local_steps).lower(*self._example())
+        return self._program.clock(self._local_steps).lower(*self._example())
 
     def _example(self) -> tuple[Any, ...]:
         batch = self._feed.peek()
-        steps = self._program.local_steps
+        steps = self._local_steps
         if steps > 1:
             batch = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * steps), batch)
         batch = jax.device_put(batch, self.device)

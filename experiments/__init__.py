@@ -1,0 +1,1 @@
+"""Runnable configs; see README.md here."""

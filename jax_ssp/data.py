@@ -1,0 +1,323 @@
+"""Batches: who trains on which examples, and how they get to the worker's device in time.
+
+`Shards` splits arrays in memory over the workers and gives each an endless, resumable iterator of
+batches. `Feed` stands between any iterator of batches and a runtime: it places them on the worker's
+device, ahead of time where it is asked to. What a worker sees in (clock, step) is the iterator's
+next batch and nothing else: fetching ahead changes when a batch is drawn, never which one.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree: TypeAlias = Any
+Device: TypeAlias = jax.Device | jax.sharding.Sharding | None
+
+
+class Shards:
+    """Splits arrays in memory over the workers; `shards(worker)` iterates over a worker's batches.
+
+    The examples are permuted once with `seed`, and worker i owns every `num_workers`-th one from
+    the i-th on. In each epoch it goes through its own examples in a new order; the incomplete last
+    batch of an epoch is left out.
+
+    Args:
+        arrays: pytree of arrays in memory, all with the examples along their first axis.
+        batch_size: examples in one batch of one worker.
+        num_workers: workers that share the examples.
+        seed: non-negative; it decides who owns which examples, and every order.
+
+    Raises:
+        ValueError: if the arrays differ in length, or there are too few examples for each worker to
+            fill a batch.
+
+    Example:
+        >>> shards = Shards({"x": np.arange(8.0)}, batch_size=2, num_workers=2)
+        >>> batches = shards(worker=0)
+        >>> epoch = [next(batches)["x"] for _ in range(2)]
+        >>> sorted(np.concatenate(epoch).tolist())
+        [0.0, 2.0, 3.0, 6.0]
+    """
+
+    def __init__(self, arrays: PyTree, batch_size: int, num_workers: int, seed: int = 0) -> None:
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"`Shards({name}=...)` must be at least {least}, got {value}.")
+        self.arrays = jax.tree.map(np.asarray, arrays)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.num_examples = _num_examples(self.arrays)
+        self._check_sizes()
+        # The fourth word keeps this stream apart from those of (seed, worker, epoch).
+        self.order = np.random.default_rng([seed, 0, 0, 1]).permutation(self.num_examples)
+
+    def __call__(self, worker: int) -> "ShardIterator":
+        """A fresh iterator over the batches of `worker`."""
+        if not 0 <= worker < self.num_workers:
+            raise ValueError(
+                f"`Shards(...)(worker)` must be in 0..{self.num_workers - 1}, got {worker}; "
+                "give Shards the number of workers of the run."
+            )
+        return ShardIterator(self, worker)
+
+    def _check_sizes(self) -> None:
+        total, workers = self.num_examples, self.num_workers
+        if total < workers:
+            raise ValueError(
+                f"`Shards(num_workers={workers})` leaves worker {total} with 0 of the {total} "
+                f"examples; lower num_workers to at most {total}."
+            )
+        smallest = total // workers  # examples of the last worker
+        if smallest < self.batch_size:
+            raise ValueError(
+                f"`Shards(batch_size={self.batch_size})` is more than the {smallest} examples of "
+                f"worker {workers - 1}; lower batch_size to at most {smallest}, or num_workers."
+            )
+
+
+class ShardIterator(Iterator[PyTree]):
+    """The endless batches of one worker, as NumPy arrays; made by `Shards`, it can be resumed.
+
+    Example:
+        >>> shards = Shards(np.arange(12), batch_size=2, num_workers=2)
+        >>> batches = shards(worker=1)
+        >>> state = batches.get_state()
+        >>> first = next(batches)
+        >>> batches.set_state(state)
+        >>> np.array_equal(next(batches), first)
+        True
+    """
+
+    def __init__(self, shards: Shards, worker: int) -> None:
+        self._arrays = shards.arrays
+        self._examples = shards.order[worker :: shards.num_workers]
+        self._identity = {
+            "worker": int(worker),
+            "num_workers": shards.num_workers,
+            "num_examples": shards.num_examples,
+            "batch_size": shards.batch_size,
+            "seed": shards.seed,
+        }
+        self._go_to(epoch=0, batch=0)
+
+    def __next__(self) -> PyTree:
+        size = self._identity["batch_size"]
+        start = self._batch * size
+        chosen = self._order[start : start + size]
+        if start + 2 * size <= len(self._order):
+            self._batch += 1
+        else:
+            self._go_to(self._epoch + 1, batch=0)
+        return jax.tree.map(lambda array: array[chosen], self._arrays)
+
+    def get_state(self) -> dict[str, int]:
+        """Where the iterator stands: a dict of integers, for JSON."""
+        return {**self._identity, "epoch": self._epoch, "batch": self._batch}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to where another iterator over the same shard stood.
+
+        Args:
+            state: what `get_state` returned.
+
+        Raises:
+            ValueError: if the state is of another shard, batch size or seed.
+        """
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"`set_state(state)` must be given a state of the same data, but {name} is "
+                    f"{state.get(name)} in the state and {value} here."
+                )
+        self._go_to(state["epoch"], state["batch"])
+
+    def _go_to(self, epoch: int, batch: int) -> None:
+        rng = np.random.default_rng([self._identity["seed"], self._identity["worker"], epoch])
+        self._epoch, self._batch = epoch, batch
+        self._order = rng.permutation(self._examples)
+
+
+class Feed:
+    """What a runtime draws a worker's batches from: placed on its device, fetched ahead on request.
+
+    Not thread-safe: it belongs to the thread of its worker. What it returns may alias arrays of the
+    iterator (`jax.device_put` aliases what is already in place), so it must not be donated; and the
+    iterator must not write again into a batch that it has given.
+
+    Args:
+        iterator: the batches, pytrees of NumPy or JAX arrays.
+        device: where to put them: a device, or the sharding of one batch; None for the default.
+        worker: the worker, for error messages.
+
+    Example:
+        >>> feed = Feed(iter(np.arange(6.0).reshape(3, 2)), jax.devices()[0], worker=0)
+        >>> feed.prefetch(steps=1)
+        >>> feed.take(steps=2).tolist()
+        [[0.0, 1.0], [2.0, 3.0]]
+        >>> feed.take(steps=1).tolist()
+        [4.0, 5.0]
+    """
+
+    def __init__(self, iterator: Iterable[PyTree], device: Device, worker: int) -> None:
+        if not isinstance(iterator, Iterable):
+            raise TypeError(
+                f"`data(worker={worker})` must return an iterator of batches, got "
+                f"{type(iterator).__name__}."
+            )
+        self._iterator = iter(iterator)
+        self._device = device
+        self._worker = worker
+        self._batches: deque[PyTree] = deque()  # drawn and not taken yet, on the host
+        self._taken = 0  # batches
+        self._end: Exception | None = None  # what the iterator raised, once it has
+        self._placed: tuple[int, PyTree] | None = None  # (steps, what take(steps) will return)
+
+    def peek(self) -> PyTree:
+        """The next batch as the iterator gave it, without taking it.
+
+        Raises:
+            ValueError: if the iterator has ended.
+        """
+        self._need(1)
+        return self._batches[0]
+
+    def take(self, steps: int = 1) -> PyTree:
+        """The batches of the next `steps` local steps, on the device.
+
+        Args:
+            steps: local steps, at least 1.
+
+        Returns:
+            For one step the batch as it is; for more, the batches stacked along a new first axis of
+            length `steps`.
+
+        Raises:
+            ValueError: if the iterator has ended, or the batches to stack differ in structure,
+                shape or dtype.
+        """
+        if self._placed is None or self._placed[0] != steps:
+            self._need(steps)
+            self._placed = steps, self._place(steps)
+        _, batch = self._placed
+        self._placed = None
+        for _ in range(steps):
+            self._batches.popleft()
+        self._taken += steps
+        return batch
+
+    def prefetch(self, steps: int = 1) -> None:
+        """Draws what `take(steps)` will return, and starts its copy to the device.
+
+        If another number of steps is taken after all, this was in vain and does no harm. It raises
+        nothing: what goes wrong here is raised by the `take` that needs it.
+
+        Args:
+            steps: local steps, at least 1.
+        """
+        if self._placed is not None and self._placed[0] == steps:
+            return
+        if self._draw(steps):
+            with suppress(ValueError, TypeError):
+                self._placed = steps, self._place(steps)
+
+    def _draw(self, steps: int) -> bool:
+        """Draws until `steps` batches wait here; False if the iterator does not give as many."""
+        while len(self._batches) < steps and self._end is None:
+            try:
+                self._batches.append(next(self._iterator))
+            except Exception as error:
+                self._end = error
+        return len(self._batches) >= steps
+
+    def _need(self, steps: int) -> None:
+        if self._draw(steps):
+            return
+        assert self._end is not None
+        if isinstance(self._end, StopIteration):
+            count = self._taken + len(self._batches)
+            raise ValueError(
+                f"`data(worker={self._worker})` ended after {count} batch{'es' * (count != 1)}; "
+                "repeat it or lower num_clocks."
+            )
+        raise self._end
+
+    def _place(self, steps: int) -> PyTree:
+        if steps == 1:
+            return jax.device_put(self._batches[0], self._device)
+        batches = list(islice(self._batches, steps))
+        for index, batch in enumerate(batches):
+            if _kind(batch) != _kind(batches[0]):
+                raise self._unlike(batches, index)
+        device = self._device
+        if isinstance(device, jax.sharding.NamedSharding):  # the new axis stays whole
+            device = device.update(spec=jax.P(None, *device.spec))
+        stacked = jax.tree.map(lambda *leaves: _stack(leaves, self._device), *batches)
+        return jax.device_put(stacked, device)
+
+    def _unlike(self, batches: list[PyTree], index: int) -> ValueError:
+        """The error to raise as batches[index] cannot be stacked on batches[0]: says where."""
+        first, other = _describe(batches[0]), _describe(batches[index])
+        path = next(p for p in {**first, **other} if first.get(p) != other.get(p))
+        return ValueError(
+            f"`data(worker={self._worker})` must give batches of one shape to a clock of "
+            f"{len(batches)} local steps, but {path} is {first.get(path, 'missing')} in batch "
+            f"{self._taken} and {other.get(path, 'missing')} in batch {self._taken + index}; leave "
+            "out the incomplete last batch, or pad it."
+        )
+
+
+def _num_examples(arrays: PyTree) -> int:
+    """The length that all arrays have in common."""
+    leaves, _ = jax.tree.flatten_with_path(arrays)
+    shapes = {f"arrays{jax.tree_util.keystr(path)}": np.shape(leaf) for path, leaf in leaves}
+    if not shapes:
+        raise ValueError("`Shards(arrays=...)` must hold at least one array, got none.")
+    for name, shape in shapes.items():
+        if not shape:
+            raise ValueError(
+                "`Shards(arrays=...)` must hold arrays with the examples along their first axis, "
+                f"but {name} is a scalar."
+            )
+    lengths = {name: shape[0] for name, shape in shapes.items()}
+    if len(set(lengths.values())) > 1:
+        each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"`Shards(arrays=...)` must hold arrays of one length, but {each}.")
+    return next(iter(lengths.values()))
+
+
+def _kind(batch: PyTree) -> tuple[Any, ...]:
+    """What batches must have in common to be stacked: structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, [(np.shape(leaf), _dtype(leaf)) for leaf in leaves]
+
+
+def _describe(batch: PyTree) -> dict[str, str]:
+    """The same in words: dtype and shape of each leaf by its path, and the structure."""
+    leaves, structure = jax.tree.flatten_with_path(batch)
+    described = {
+        f"batch{jax.tree_util.keystr(path)}": f"{_dtype(leaf)}{list(np.shape(leaf))}"
+        for path, leaf in leaves
+    }
+    return {**described, "the structure": str(structure)}
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+
+
+def _stack(leaves: tuple[Any, ...], device: Device) -> np.ndarray | jax.Array:
+    """One leaf of several batches, stacked: on the host, unless it is on devices already."""
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):
+        return jnp.stack(jax.device_put(leaves, device))
+    return np.stack(leaves)

@@ -1,0 +1,193 @@
+"""An experiment as a config file describes it: frozen, typed, printable, runnable.
+
+A config file has `get_config() -> Experiment`, and may have `get_sweep() -> list[Experiment]`. Every
+field, however deep, can be overridden on the command line.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Any
+
+import optax
+
+from jax_ssp.policies import SSP, Policy
+from jax_ssp.runtimes.base import Observer, Runtime
+from jax_ssp.runtimes.evaluation import EvalFn, Target
+from jax_ssp.runtimes.virtual import Virtual
+from jax_ssp.server import Weight
+from jax_ssp.steps import Params, Step
+from jax_ssp.training import Result, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a workload gives to train on.
+
+    Attributes:
+        step: the training step.
+        params: the first version.
+        data: worker -> its batches.
+        evaluate: `params -> metrics`, or None.
+    """
+
+    step: Step
+    params: Params
+    data: Callable[[int], Iterable[Any]]
+    evaluate: EvalFn | None = None
+
+
+@dataclass(frozen=True)
+class Workload(ABC):
+    """A model with its data and optimizer. Subclass it as a frozen dataclass with your fields."""
+
+    @abstractmethod
+    def build(self, num_workers: int, seed: int) -> Task:
+        """Make the task; equal arguments must give equal tasks."""
+
+
+@dataclass(frozen=True)
+class Configured(ABC):
+    """A server transform and its arguments; see `configured`."""
+
+    @abstractmethod
+    def build(self) -> optax.GradientTransformation:
+        """Make the transform."""
+
+
+@functools.cache
+def _configured_class(function: Callable[..., optax.GradientTransformation]) -> type[Configured]:
+    hints = typing.get_type_hints(function)
+    columns: list[Any] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind: Any = hints.get(name, Any)
+        missing = parameter.default is inspect.Parameter.empty
+        columns.append((name, kind) if missing else (name, kind, field(default=parameter.default)))
+    # The command line shows this as the help of the transform's group of options.
+    doc = (inspect.getdoc(function) or function.__name__).split("\n")[0]
+
+    def build(self: Any) -> optax.GradientTransformation:
+        return function(**{column.name: getattr(self, column.name) for column in fields(self)})
+
+    namespace = {"build": build, "__doc__": doc, "__module__": function.__module__}
+    return make_dataclass(
+        function.__name__, columns, bases=(Configured,), frozen=True, namespace=namespace
+    )
+
+
+def configured(
+    function: Callable[..., optax.GradientTransformation], **arguments: Any
+) -> Configured:
+    """A server transform that a config can name, print and override.
+
+    Args:
+        function: makes the transform; its parameters become fields, with their types and defaults.
+        **arguments: values for some of them.
+
+    Returns:
+        A frozen dataclass with those fields; `build()` calls the function.
+
+    Example:
+        >>> from jax_ssp.mitigations import scale_by_staleness
+        >>> configured(scale_by_staleness, exponent=0.5)
+        scale_by_staleness(exponent=0.5)
+    """
+    return _configured_class(function)(**arguments)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> rehearsal = ssp.Virtual(num_workers=8, compute=False)
+        >>> Experiment(policy=ssp.SSP(bound=1), runtime=rehearsal, num_clocks=3).run().updates
+        24
+    """
+
+    name: str = "experiment"
+    """Names the run's folder; in a sweep, runs of one name are one curve."""
+    workload: Workload | None = None
+    """Model, data and optimizer."""
+    policy: Policy = field(default_factory=SSP)
+    """Who may run, what is merged, who adopts which version."""
+    server_tx: Configured = field(default_factory=functools.partial(configured, optax.identity))
+    """Transform of the merged deltas on the server."""
+    runtime: Runtime = field(default_factory=Virtual)
+    """The world: real devices or virtual time, with its delay model."""
+    num_clocks: int | None = None
+    """Clocks each worker finishes."""
+    max_updates: int | None = None
+    """Ends the run once this many deltas are merged in total."""
+    local_steps: int = 1
+    """H, optimizer steps a clock."""
+    weight: Weight = "mean"
+    """Factor of a delta: mean (1 / workers), sum (1), or a number."""
+    eval_every: int | None = None
+    """Clocks between evaluations; by default only the last version is evaluated."""
+    target: Target | None = None
+    """Ends the run once an evaluation reaches it."""
+    seed: int = 0
+    """Of the model, the shards, their order, and the keys of the steps."""
+
+    def run(self, observers: Sequence[Observer] = (), runtime: Runtime | None = None) -> Result:
+        """Run it; `runtime`, if given, in place of its own (for a replay)."""
+        return train(**self.arguments(runtime), observers=observers)
+
+    def arguments(self, runtime: Runtime | None = None) -> dict[str, Any]:
+        """What `train` is called with."""
+        runtime = self.runtime if runtime is None else runtime
+        task = self._task(runtime)
+        evaluate = task.evaluate if task else None
+        return {
+            "step": task.step if task else None,
+            "params": task.params if task else None,
+            "data": task.data if task else None,
+            "evaluate": evaluate,
+            "policy": self.policy,
+            "runtime": runtime,
+            "server_tx": self.server_tx.build(),
+            "num_clocks": self.num_clocks,
+            "max_updates": self.max_updates,
+            "local_steps": self.local_steps,
+            "weight": self.weight,
+            "eval_every": self.eval_every if task else None,
+            "target": self.target if task else None,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """All fields as JSON-able facts, with the class of each part."""
+        return {column.name: _plain(getattr(self, column.name)) for column in fields(self)}
+
+    def _task(self, runtime: Runtime) -> Task | None:
+        if not runtime.computes:
+            return None
+        if self.workload is None:
+            raise ValueError(
+                "`Experiment(workload=...)` is missing; only a runtime that computes nothing "
+                "goes without."
+            )
+        return _build(self.workload, runtime.count(), self.seed)
+
+
+# Kept, so that the runs of a sweep share what is compiled for one step.
+@functools.lru_cache(maxsize=8)
+def _build(workload: Workload, num_workers: int, seed: int) -> Task:
+    return workload.build(num_workers, seed)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {column.name: _plain(getattr(value, column.name)) for column in fields(value)}
+        return {"type": type(value).__name__, **parts}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
