@@ -8,9 +8,8 @@ Expected: per update no method gains on BSP; per virtual second the larger the b
           loss is reached, with most of the gain at bound 3
 """
 
-from experiments.workloads.digits import Digits
-
 import jax_ssp as ssp
+from experiments.workloads.digits import Digits
 
 POLICIES = {
     "BSP": ssp.BSP(),
@@ -28,9 +27,7 @@ def get_sweep() -> list[ssp.Experiment]:
             name=name,
             workload=Digits(),
             policy=policy,
-            runtime=ssp.Virtual(
-                num_workers=8, delay=ssp.delays.Exponential(mean=1.0), seed=seed
-            ),
+            runtime=ssp.Virtual(num_workers=8, delay=ssp.delays.Exponential(mean=1.0), seed=seed),
             max_updates=800,
             eval_every=4,
             seed=seed,

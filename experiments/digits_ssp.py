@@ -7,9 +7,8 @@ Time:     under a minute on 2 cores
 Expected: test_accuracy at least 0.97
 """
 
-from experiments.workloads.digits import Digits
-
 import jax_ssp as ssp
+from experiments.workloads.digits import Digits
 
 
 def get_config() -> ssp.Experiment:

@@ -7,9 +7,8 @@ Time:     4 seconds on 2 cores
 Expected: `distance`, |w - w*| / |w*|, at most 0.01
 """
 
-from experiments.workloads.linear import LeastSquares
-
 import jax_ssp as ssp
+from experiments.workloads.linear import LeastSquares
 
 
 def get_config() -> ssp.Experiment:

@@ -26,7 +26,6 @@ _NAMES = {
     "Server": "server",
     "Tape": "tape",
     "TapeMismatch": "runtimes.replay",
-    "Target": "runtimes.evaluation",
     "Virtual": "runtimes.virtual",
     "Workload": "experiment",
     "check_contract": "controller",

@@ -1,7 +1,7 @@
 """An experiment as a config file describes it: frozen, typed, printable, runnable.
 
-A config file has `get_config() -> Experiment`, and may have `get_sweep() -> list[Experiment]`. Every
-field, however deep, can be overridden on the command line.
+A config file has `get_config() -> Experiment`, or `get_sweep() -> list[Experiment]`. Every field,
+however deep, can be overridden on the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import optax
 
 from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
-from jax_ssp.runtimes.evaluation import EvalFn, Target
+from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
@@ -131,8 +131,8 @@ class Experiment:
     """Factor of a delta: mean (1 / workers), sum (1), or a number."""
     eval_every: int | None = None
     """Clocks between evaluations; by default only the last version is evaluated."""
-    target: Target | None = None
-    """Ends the run once an evaluation reaches it."""
+    target: str | None = None
+    """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"."""
     seed: int = 0
     """Of the model, the shards, their order, and the keys of the steps."""
 

@@ -1,8 +1,8 @@
 """The server: merged parameters, their versions, and the server's optimizer.
 
-A merge makes one new version, `params' = params + tx(sum of weight * delta)`, in one jitted program.
-Versions are immutable, so they are shared without a copy: whoever needs an old one keeps a reference
-to it, and the server itself holds only the newest.
+A merge makes one new version, `params' = params + tx(sum of weight * delta)`, in one jitted
+program. Versions are immutable, so they are shared without a copy: whoever needs an old one keeps a
+reference to it, and the server itself holds only the newest.
 """
 
 from __future__ import annotations

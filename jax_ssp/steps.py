@@ -1,9 +1,9 @@
 """Training steps, and the clock made of them.
 
-A step is a pure function `(params, worker_state, batch, key) -> (delta, worker_state, metrics)` with
-an `init(params) -> worker_state`. One can jit, scan and test it alone; `make_step` makes one from a
-loss and an optimizer, `make_nnx_step` from a flax.nnx model, and any object of that shape will do.
-A clock of H local steps is one `lax.scan` over such a step.
+A step is a pure function `(params, worker_state, batch, key) -> (delta, worker_state, metrics)`
+with an `init(params) -> worker_state`. One can jit, scan and test it alone; `make_step` makes one
+from a loss and an optimizer, `make_nnx_step` from a flax.nnx model, and any object of that shape
+will do. A clock of H local steps is one `lax.scan` over such a step.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def read_tape(path: str | Path) -> Tape:
     try:
         header = json.loads(next(lines, ""))
         tape_format = header.pop("format")
-    except (ValueError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is not a tape: it does not begin with a header.") from error
     if tape_format != FORMAT:
         raise ValueError(f"{path} is a tape of format {tape_format}; this version reads {FORMAT}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -102,7 +103,7 @@ def train(
     seed: int = 0,
     evaluate: EvalFn | None = None,
     eval_every: int | None = None,
-    target: Target | None = None,
+    target: str | None = None,
     observers: Sequence[Observer] = (),
     name: str | None = None,
 ) -> Result:
@@ -124,7 +125,7 @@ def train(
         seed: of the keys that steps get.
         evaluate: `params -> metrics` of a published version, on the first worker's device.
         eval_every: clocks between evaluations; by default only the last version is evaluated.
-        target: ends the run once an evaluation reaches it.
+        target: ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97".
         observers: told what happens while it happens.
         name: of the run, for the observers.
 
@@ -189,7 +190,8 @@ def train(
     try:
         if evaluate is not None and crew is not None:
             post = world.post if world.evaluates_aside else None
-            evaluator = Evaluator(evaluate, eval_every, crew.workers[0].device, target, post)
+            goal = None if target is None else Target.parse(target)
+            evaluator = Evaluator(evaluate, eval_every, crew.workers[0].device, goal, post)
         loop = Loop(
             controller,
             crew.server if crew else None,
@@ -219,6 +221,42 @@ def train(
         seconds=loop.seconds,
         wall_seconds=time.perf_counter() - began,
     )
+
+
+def rehearse(
+    step: Step | None,
+    *,
+    params: Params | None,
+    data: Callable[[int], Iterable[Any]] | None,
+    runtime: Runtime,
+    server_tx: optax.GradientTransformation | None = None,
+    local_steps: int = 1,
+    weight: Weight = "mean",
+    seed: int = 0,
+    **others: Any,
+) -> list[dict[str, Any]]:
+    """Compile one clock on each device, run it, and train nothing.
+
+    Args:
+        step, params, data, runtime, server_tx, local_steps, weight, seed: as for `train`.
+        **others: the rest of what `train` takes, ignored.
+
+    Returns:
+        One row a device: `device`, `workers` on it, and what `Worker.rehearse` measures.
+
+    Raises:
+        ValueError: as `train` does, or if the runtime computes nothing.
+    """
+    del others
+    if not runtime.computes:
+        raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
+    crew = make_crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
+    first = {worker.device: worker for worker in reversed(crew.workers)}
+    count = Counter(worker.device for worker in crew.workers)
+    return [
+        {"device": str(device), "workers": count[device], **worker.rehearse()}
+        for device, worker in sorted(first.items(), key=lambda item: item[1].index)
+    ]
 
 
 def describe(config: Any) -> dict[str, Any]:
@@ -296,7 +334,7 @@ def _check_arguments(
     max_updates: int | None,
     eval_every: int | None,
     evaluate: EvalFn | None,
-    target: Target | None,
+    target: str | None,
 ) -> None:
     if not isinstance(policy, Policy):
         raise TypeError(f"`policy` must be a Policy such as `ssp.SSP(bound=3)`, got {policy!r}.")
@@ -308,3 +346,5 @@ def _check_arguments(
         raise ValueError(f"`eval_every` must be at least 1 clock, got {eval_every}.")
     if evaluate is None and (eval_every is not None or target is not None):
         raise ValueError("`eval_every` and `target` need `evaluate`, a function params -> metrics.")
+    if target is not None:
+        Target.parse(target)

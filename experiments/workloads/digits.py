@@ -45,9 +45,9 @@ class CNN(nnx.Module):
 
     def __init__(self, width: int, dropout: float, rngs: nnx.Rngs) -> None:
         self.conv1 = nnx.Conv(1, width, kernel_size=(3, 3), rngs=rngs)
-        self.norm1 = nnx.BatchNorm(width, rngs=rngs)
+        self.norm1 = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
         self.conv2 = nnx.Conv(width, 2 * width, kernel_size=(3, 3), rngs=rngs)
-        self.norm2 = nnx.BatchNorm(2 * width, rngs=rngs)
+        self.norm2 = nnx.BatchNorm(2 * width, momentum=0.9, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.dense = nnx.Linear(2 * 2 * 2 * width, 64, rngs=rngs)
         self.out = nnx.Linear(64, 10, rngs=rngs)

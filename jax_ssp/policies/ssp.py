@@ -37,9 +37,7 @@ class SSP(Policy):
     """
 
     bound: int = 3
-    """The s of SSP: clocks a worker may run ahead of the slowest."""
     adopt: Literal["eager", "lazy"] = "eager"
-    """Take the newest version at every clock, or only when the one held is too old."""
 
     def __post_init__(self) -> None:
         non_negative(self, "bound")

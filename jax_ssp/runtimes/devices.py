@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -42,15 +43,10 @@ class Devices(Runtime):
 
     devices: Annotated[Sequence[Any] | None, tyro.conf.Suppress] = None
     num_workers: int | None = None
-    """How many workers; by default as many as there is room for."""
     workers_per_device: int = 1
-    """How many workers share a device."""
     cpu_devices: int | None = None
-    """Split the CPU into this many devices where there are not devices enough otherwise."""
     delay: Delay | None = None
-    """A clock takes at least this long (seconds)."""
     seed: int = 0
-    """Seed of the injected delays."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "workers_per_device", "cpu_devices"):
@@ -83,10 +79,9 @@ class Devices(Runtime):
         if self.devices is not None:
             return list(self.devices)
         if self.cpu_devices is not None:
-            try:
+            # Once JAX has started, what there is must do, and `place` says if it does not.
+            with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", self.cpu_devices)
-            except RuntimeError:
-                pass  # JAX has started: what there is must do, and `place` says if it does not
         devices = jax.local_devices()
         wanted = self.num_workers or self.cpu_devices or 1
         if self.cpu_devices is not None and len(devices) * self.workers_per_device < wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,45 +19,41 @@ EvalFn: TypeAlias = Callable[[Params], Mapping[str, Any]]
 class Target:
     """Ends a run once an evaluation's metric is good enough.
 
-    Args:
+    Attributes:
         metric: name of a metric that `evaluate` gives.
-        at_least: reached when the metric is this or more.
-        at_most: reached when the metric is this or less.
-
-    Raises:
-        ValueError: unless exactly one of `at_least` and `at_most` is given.
+        at_least: whether the metric is to reach `value` from below, or from above.
+        value: the threshold; reaching it exactly is enough.
 
     Example:
-        >>> Target("test_accuracy", at_least=0.97).reached({"test_accuracy": 0.98})
+        >>> Target.parse("test_accuracy >= 0.97").reached({"test_accuracy": 0.98})
         True
     """
 
     metric: str
-    """Name of a metric of the evaluation."""
-    at_least: float | None = None
-    """Reached when the metric is this or more."""
-    at_most: float | None = None
-    """Reached when the metric is this or less."""
+    at_least: bool
+    value: float
 
-    def __post_init__(self) -> None:
-        if (self.at_least is None) == (self.at_most is None):
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read "metric >= value" or "metric <= value"; ValueError for anything else."""
+        found = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", text)
+        try:
+            assert found is not None
+            return cls(found[1], found[2] == ">=", float(found[3]))
+        except (AssertionError, ValueError):
             raise ValueError(
-                "`Target(at_least=..., at_most=...)` must be given exactly one of the two, "
-                f"got {self.at_least} and {self.at_most}."
-            )
+                f'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", got {text!r}.'
+            ) from None
 
     def reached(self, metrics: Mapping[str, Any]) -> bool:
         """Are these metrics good enough? ValueError if the metric is not among them."""
         if self.metric not in metrics:
             raise ValueError(
-                f"`Target(metric={self.metric!r})` is not among what `evaluate` gives: "
+                f"`target` asks for {self.metric!r}, which is not among what `evaluate` gives: "
                 f"{sorted(metrics)}."
             )
         value = metrics[self.metric]
-        if self.at_least is not None:
-            return value >= self.at_least
-        assert self.at_most is not None
-        return value <= self.at_most
+        return value >= self.value if self.at_least else value <= self.value
 
 
 class Evaluator:

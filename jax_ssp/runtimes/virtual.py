@@ -43,13 +43,9 @@ class Virtual(Runtime):
     """
 
     num_workers: int = 4
-    """Number of workers, all on the first device."""
     delay: Delay = field(default_factory=Constant)
-    """How long a clock takes (virtual seconds)."""
     seed: int = 0
-    """Seed of the delays."""
     compute: bool = True
-    """Compute gradients, or run the clockwork alone."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any
 
 import jax
@@ -93,6 +94,26 @@ class Worker:
     def lower(self) -> jax.stages.Lowered:
         """The clock, traced and lowered for this device but not compiled."""
         return self._program.clock(self._local_steps).lower(*self._example())
+
+    def rehearse(self) -> dict[str, float]:
+        """Compile the clock and run it; gives times (seconds) and memory (bytes)."""
+        began = time.perf_counter()
+        compiled = self.lower().compile()
+        compile_seconds = time.perf_counter() - began
+        jax.block_until_ready(compiled(*self._example()))
+        example = jax.block_until_ready(self._example())
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*example))
+        clock_seconds = time.perf_counter() - began
+        memory = compiled.memory_analysis()
+        return {
+            "compile_seconds": compile_seconds,
+            "clock_seconds": clock_seconds,
+            "parameter_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self._held)),
+            "argument_bytes": memory.argument_size_in_bytes,
+            "output_bytes": memory.output_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+        }
 
     def _example(self) -> tuple[Any, ...]:
         batch = self._feed.peek()

@@ -1,0 +1,327 @@
+"""The command line: `jax-ssp run | replay | verify | devices`.
+
+Exit codes: 0 done, 1 a bug or a proof that failed, 2 usage or config, 3 diverged, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+if TYPE_CHECKING:
+    from jax_ssp.experiment import Experiment
+    from jax_ssp.training import Result
+
+DONE, BUG, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+_EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
+
+
+class UsageError(Exception):
+    """What the user gave cannot be run; the message says what to change."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with one of the exit codes."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = USAGE
+    sys.exit(code)
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="jax-ssp", description=_ABOUT)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="run a config file; `jax-ssp run FILE --help` shows every field",
+        usage="jax-ssp run FILE [--workdir DIR] [--dry-run] [--FIELD VALUE ...]",
+    )
+    run.add_argument("file", type=Path, help="a config file; `run FILE --help` shows its fields")
+    replay = commands.add_parser("replay", help="repeat a run and compare it to the last bit")
+    replay.add_argument("run", type=Path, help="a run's folder")
+    replay.add_argument("--file", type=Path, help="its config file, if it has moved")
+    verify = commands.add_parser("verify", help="prove from its tape that a run kept the contract")
+    verify.add_argument("run", type=Path, help="a run's folder, or a tape")
+    commands.add_parser("devices", help="list the devices JAX sees")
+    # What follows `run FILE` belongs to the config.
+    own, rest = (argv[:2], argv[2:]) if argv[:1] == ["run"] else (argv, [])
+    options = parser.parse_args(own)
+    match options.command:
+        case "run":
+            return _run(options.file, rest)
+        case "replay":
+            return _replay(options.run, options.file)
+        case "verify":
+            return _verify(options.run)
+        case _:
+            return _devices()
+
+
+_ABOUT = "Stale-synchronous parallel training for JAX."
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `run` that are not the experiment's."""
+
+    workdir: Path | None = None
+    """The run's folder; by default runs/<name>-<time>."""
+    dry_run: bool = False
+    """Compile one clock on each device, print its memory and time, and stop."""
+
+
+def _run(file: Path, overrides: list[str]) -> int:
+    experiments, options = _parsed(file, overrides)
+    if options.dry_run:
+        return _dry_run(experiments[0])
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = experiments[0].name if len(experiments) == 1 else file.stem
+    folder = options.workdir or Path("runs") / f"{name}-{stamp}"
+    source = {"file": str(file.resolve()), "overrides": overrides}
+    if len(experiments) == 1:
+        result, _ = _run_one(experiments[0], folder, {**source, "index": 0})
+        print(f"{result.summary()}\nrun folder: {folder}")
+        return _EXIT_CODES.get(result.status, DONE)
+    return _sweep(experiments, folder, source)
+
+
+def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) -> int:
+    from jax_ssp.report.sweep import compare
+    from jax_ssp.report.tables import print_table
+
+    runs: list[dict[str, Any]] = []
+    for index, experiment in enumerate(experiments):
+        print(f"[{index + 1}/{len(experiments)}] {experiment.name}, seed {experiment.seed}")
+        path = folder / f"{index:02d}-{experiment.name}-seed{experiment.seed}"
+        result, summary = _run_one(experiment, path, {**source, "index": index})
+        if result.status == "interrupted":
+            return INTERRUPTED
+        about = {"name": experiment.name, "seed": experiment.seed}
+        runs.append({**about, "summary": summary, "evaluations": result.evaluations})
+    print_table(compare(runs, folder))
+    print(f"run folder: {folder}")
+    return DONE
+
+
+def _run_one(
+    experiment: Experiment, folder: Path, source: dict[str, Any]
+) -> tuple[Result, dict[str, Any]]:
+    from jax_ssp.report.folder import RunFolder
+    from jax_ssp.report.progress import Progress
+
+    with _usage_errors():
+        arguments = experiment.arguments()
+        run_folder = RunFolder(folder, {**source, "experiment": experiment.describe()})
+    result = _trained(arguments, [run_folder, Progress()])
+    return result, run_folder.finish(result)
+
+
+def _replay(run: Path, file: Path | None) -> int:
+    import jax
+    import numpy as np
+
+    from jax_ssp.checkpoint import load_params
+    from jax_ssp.report.progress import Progress
+    from jax_ssp.runtimes.replay import Replay
+    from jax_ssp.tape import read_tape
+
+    with _usage_errors():
+        tape = read_tape(run / "tape.jsonl.gz")
+        config = json.loads((run / "config.json").read_text())
+    experiments, _ = _parsed(file or Path(config["file"]), config["overrides"])
+    experiment = experiments[config["index"]]
+    _same_experiment(config["experiment"], experiment.describe())
+    with _usage_errors():
+        experiment.runtime.count()  # splits the CPU as the run did, before JAX starts
+        arguments = experiment.arguments(Replay(tape))
+    result = _trained(arguments, [Progress()])
+    print(f"{len(tape)} events repeated, every answer of the controller the same")
+    if result.params is None:
+        return DONE
+    if not tape.complete:
+        print("the tape breaks off before the end of its run, so there is nothing to compare")
+        return DONE
+    with _usage_errors():
+        saved = load_params(run, like=result.params)
+    named = jax.tree_util.tree_leaves_with_path(result.params)
+    differing = [
+        jax.tree_util.keystr(path)
+        for (path, here), there in zip(named, jax.tree.leaves(saved), strict=True)
+        if np.asarray(here).tobytes() != np.asarray(there).tobytes()
+    ]
+    if differing:
+        print(f"parameters DIFFER in {len(differing)} of {len(named)} leaves: {differing[:8]}")
+        return BUG
+    print(f"parameters the same to the last bit ({len(named)} leaves)")
+    return DONE
+
+
+def _verify(run: Path) -> int:
+    from jax_ssp.controller import ContractViolation, check_contract
+    from jax_ssp.tape import read_tape
+
+    with _usage_errors():
+        tape = read_tape(run if run.is_file() else run / "tape.jsonl.gz")
+    try:
+        print(check_contract(tape))
+    except ContractViolation as violation:
+        print(violation)
+        return BUG
+    return DONE
+
+
+def _devices() -> int:
+    import jax
+
+    from jax_ssp.report.tables import print_table
+
+    rows = [
+        {
+            "id": device.id,
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "process": device.process_index,
+            "memory": (device.memory_stats() or {}).get("bytes_limit"),
+        }
+        for device in jax.devices()
+    ]
+    print_table(rows, title=f"jax {jax.__version__}: {len(rows)} devices")
+    return DONE
+
+
+def _dry_run(experiment: Experiment) -> int:
+    from jax_ssp.report.tables import print_table
+    from jax_ssp.training import rehearse
+
+    with _usage_errors():
+        arguments = experiment.arguments()
+        rows = [
+            {
+                "device": row["device"],
+                "workers": row["workers"],
+                "compile s": row["compile_seconds"],
+                "clock ms": 1e3 * row["clock_seconds"],
+                "params MB": row["parameter_bytes"] / 1e6,
+                "inputs MB": row["argument_bytes"] / 1e6,
+                "outputs MB": row["output_bytes"] / 1e6,
+                "scratch MB": row["temporary_bytes"] / 1e6,
+            }
+            for row in rehearse(**arguments)
+        ]
+    print_table(rows, title=f"{experiment.name}: one clock on each device")
+    return DONE
+
+
+def _same_experiment(recorded: dict[str, Any], here: dict[str, Any]) -> None:
+    here = json.loads(json.dumps(here))
+    names = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
+    if names:
+        differences = "; ".join(
+            f"{name}: recorded {recorded.get(name)}, here {here.get(name)}" for name in names
+        )
+        raise UsageError(f"the config file has changed since the run, in {differences}")
+
+
+def _trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
+    """Train; what is wrong with the arguments is the user's mistake until the run has begun."""
+    from jax_ssp.runtimes.base import Observer
+    from jax_ssp.training import train
+
+    class Begun(Observer):
+        begun = False
+
+        def on_start(self, info: Any) -> None:
+            self.begun = True
+
+    begun = Begun()
+    with _usage_errors(unless=lambda: begun.begun):
+        return train(**arguments, observers=[*observers, begun])
+
+
+def _parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptions]:
+    """The experiments of a config file with the overrides applied to each, and `run`'s options."""
+    import tyro
+
+    from jax_ssp.experiment import Experiment
+
+    bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
+    parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
+    arguments: Any = make_dataclass("arguments", parts, frozen=True)
+    with _usage_errors():
+        module = _loaded(file)
+        configs = module.get_sweep() if hasattr(module, "get_sweep") else [module.get_config()]
+    for config in configs:
+        if not isinstance(config, Experiment):
+            raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
+    parsed = [
+        tyro.cli(
+            arguments,
+            prog=f"jax-ssp run {file}",
+            description=(module.__doc__ or "").split("\n\n")[0],
+            default=arguments(config, RunOptions()),
+            args=overrides,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+        for config in configs
+    ]
+    if not parsed:
+        raise UsageError(f"{file}: `get_sweep()` gives no experiments")
+    return [each.experiment for each in parsed], parsed[0].options
+
+
+def _loaded(file: Path) -> ModuleType:
+    """The module of a config file; what it imports is found from the folder of its package."""
+    if not file.is_file():
+        raise UsageError(f"there is no config file {file}")
+    root = file.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    sys.path.insert(0, str(root))
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
+        raise UsageError(
+            f"{file} has no `get_config()`; a config file defines `def get_config() -> "
+            "jax_ssp.Experiment` (or `get_sweep() -> list[Experiment]`)"
+        )
+    return module
+
+
+@contextmanager
+def _usage_errors(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Turn an error that jax_ssp raises about what it was given into a `UsageError`.
+
+    An error from anywhere else, the user's own code say, keeps its traceback.
+    """
+    try:
+        yield
+    except (ImportError, OSError, SyntaxError) as error:
+        if unless():
+            raise
+        raise UsageError(f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        ours = Path(__file__).parent in raised_in.parents
+        if unless() or not ours:
+            raise
+        raise UsageError(str(error)) from error

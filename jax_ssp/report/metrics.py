@@ -1,0 +1,209 @@
+"""A run's numbers, written down while it goes: JSON Lines for programs, TensorBoard for people.
+
+`metrics.jsonl` holds every row: one JSON object a line, `"kind"` first (`"clock"`: a settled delta;
+`"eval"`: an evaluation). JSON has no NaN and no infinity: such a value is written as null, and its
+name goes into the row's `"nonfinite"` object, as `{"loss": "nan"}`; `read_metrics` puts it back.
+
+TensorBoard gets evaluations as they are and the rest thinned: a point of `train/...` or `ssp/...`
+is the mean over the deltas of the last tenth of a second, against updates. With up to 16 workers
+each has curves of its own too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from jax_ssp.runtimes.base import Observer
+
+POINT_SECONDS = 0.1  # of real time in one TensorBoard point
+EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk
+MAX_WORKER_CURVES = 16
+
+_CLOCK_COLUMNS = frozenset(
+    ("worker", "clock", "start", "finish", "base_version", "merge_version", "staleness", "lag")
+) | {"weight", "updates"}
+_EVAL_COLUMNS = frozenset(("version", "updates", "time"))
+
+
+class MetricsWriter(Observer):
+    """Writes `metrics.jsonl` and TensorBoard events into a run's folder.
+
+    A file that is there already is continued. What a run that failed has written is on disk up to
+    the last second; the rest is written when the writer is closed, collected, or at exit.
+
+    Args:
+        folder: created if need be.
+        interval: between flushes of `metrics.jsonl` (seconds of real time).
+        clock: gives real time (seconds); for tests.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        interval: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = _open_to_append(folder / "metrics.jsonl")
+        self._events = _Events(folder)
+        self._finalizer = weakref.finalize(self, _close, self._file, self._events)
+        self._clock = clock
+        self._interval = interval
+        self._file_due = clock() + interval
+        self._events_due = clock() + EVENTS_SECONDS
+        self._point_due = clock() + POINT_SECONDS
+        self._by_worker = True
+
+    def on_start(self, info: Mapping[str, Any]) -> None:
+        self._by_worker = info.get("num_workers", 0) <= MAX_WORKER_CURVES
+
+    def on_clock(self, row: Mapping[str, Any]) -> None:
+        self._write("clock", row)
+        shown = {f"train/{name}": row[name] for name in row if name not in _CLOCK_COLUMNS}
+        shown["ssp/clock_seconds"] = row["finish"] - row["start"]
+        if row["merge_version"] >= 0:  # a dropped delta has neither
+            shown["ssp/staleness"] = row["staleness"]
+            shown["ssp/lag"] = row["lag"]
+        self._events.add(shown, row["updates"])
+        if self._by_worker:
+            worker = row["worker"]
+            own = {f"{tag.partition('/')[2]}_by_worker/{worker}": shown[tag] for tag in shown}
+            self._events.add(own, row["updates"])
+        self._flush_what_is_due()
+
+    def on_eval(self, row: Mapping[str, Any]) -> None:
+        self._write("eval", row)
+        self._events.emit()
+        shown = {f"eval/{name}": row[name] for name in row if name not in _EVAL_COLUMNS}
+        self._events.add(shown, row["updates"])
+        self._events.emit()
+        self._flush_what_is_due()
+
+    def on_end(self, status: str) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left and close the files; nothing happens the second time."""
+        self._finalizer()
+
+    def _write(self, kind: str, row: Mapping[str, Any]) -> None:
+        self._file.write(_encode({"kind": kind, **row}) + "\n")
+
+    def _flush_what_is_due(self) -> None:
+        now = self._clock()
+        if now >= self._point_due:
+            self._events.emit()
+            self._point_due = now + POINT_SECONDS
+        if now >= self._file_due:
+            self._file.flush()
+            self._file_due = now + self._interval
+        if now >= self._events_due:
+            self._events.flush()
+            self._events_due = now + EVENTS_SECONDS
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Read what a `MetricsWriter` has written, in order.
+
+    Args:
+        path: of `metrics.jsonl`, or of the folder it is in.
+
+    Returns:
+        The rows, NaN and infinities back in their places. A last line that breaks off (the run was
+        killed, or is still going) is left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not JSON.
+    """
+    path = Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    *lines, _broken_off = path.read_text(encoding="utf-8").split("\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {line!r}.") from error
+        row |= {name: float(value) for name, value in row.pop("nonfinite", {}).items()}
+        rows.append(row)
+    return rows
+
+
+class _Events:
+    """Scalars on their way into a TensorBoard file: means by tag, written when told to.
+
+    This is the plain file writer that lies under tensorboardX's `SummaryWriter`: that one hands
+    each scalar through a queue of pickles to a thread, which costs more than writing it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        # The time in a file's name is in whole seconds: a number tells two writers apart.
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9}")
+        self._sums: dict[str, list[float]] = {}
+        self._step = 0
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        self._step = step
+        for tag, value in values.items():
+            entry = self._sums.setdefault(tag, [0.0, 0])
+            entry[0] += value
+            entry[1] += 1
+
+    def emit(self) -> None:
+        if not self._sums:
+            return
+        value = self._summary.Value
+        means = [value(tag=tag, simple_value=s / n) for tag, (s, n) in self._sums.items()]
+        self._sums.clear()
+        summary = self._summary(value=means)
+        event = self._event(wall_time=time.time(), step=int(self._step), summary=summary)
+        self._writer.write_event(event)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self.emit()
+        self._writer.close()
+
+
+def _encode(row: dict[str, Any]) -> str:
+    nonfinite: dict[str, str] = {}
+    for name, value in row.items():
+        if type(value) is not float and hasattr(value, "item"):
+            row[name] = value = value.item()
+        if type(value) is float and not math.isfinite(value):
+            nonfinite[name] = str(value)
+    if nonfinite:
+        row = {**row, **dict.fromkeys(nonfinite), "nonfinite": nonfinite}
+    return json.dumps(row, allow_nan=False)
+
+
+def _open_to_append(path: Path) -> TextIO:
+    """Open to go on after the last whole line."""
+    whole = 0
+    if path.exists():
+        whole = path.read_bytes().rfind(b"\n") + 1
+    file = path.open("a", encoding="utf-8")
+    file.truncate(whole)
+    return file
+
+
+def _close(file: TextIO, events: _Events) -> None:
+    try:
+        file.close()
+    finally:
+        events.close()

@@ -1,0 +1,7 @@
+"""Every test runs on 4 virtual CPU devices, under strict dtype and rank promotion."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")

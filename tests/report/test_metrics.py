@@ -1,0 +1,200 @@
+"""What is written of a run can be read back, whole."""
+
+import json
+import math
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from jax_ssp.report.metrics import MetricsWriter, read_metrics
+
+
+class Clock:
+    """Real time that stands still unless told."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def clock_row(updates: int, worker: int = 0, **more: Any) -> dict[str, Any]:
+    return {
+        "worker": worker,
+        "clock": updates,
+        "start": updates - 0.5,
+        "finish": float(updates),
+        "base_version": updates - 3,
+        "merge_version": updates,
+        "staleness": 2,
+        "lag": 1,
+        "updates": updates,
+        "loss": 1 / updates,
+    } | more
+
+
+def eval_row(updates: int, **metrics: float) -> dict[str, Any]:
+    return {"version": updates, "updates": updates, "time": float(updates), **metrics}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every (step, value) by tag, over all event files; checks the records' checksums."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+            record, data = data[12 : 12 + length], data[12 + length :]
+            assert struct.unpack("<I", data[:4])[0] == masked_crc32c(record)
+            data = data[4:]
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def strict(line: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def test_rows_come_back_in_order(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    writer.on_start({"num_workers": 2})
+    writer.on_clock(clock_row(1))
+    writer.on_eval(eval_row(1, test_accuracy=0.5))
+    writer.on_clock(clock_row(2, worker=np.int32(1), loss=np.float32(0.25)))
+    writer.on_end("done")
+    assert read_metrics(tmp_path) == [
+        {"kind": "clock", **clock_row(1)},
+        {"kind": "eval", **eval_row(1, test_accuracy=0.5)},
+        {"kind": "clock", **clock_row(2, worker=1, loss=0.25)},
+    ]
+
+
+def test_what_is_not_finite_is_valid_json_and_comes_back(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    writer.on_clock(clock_row(1, loss=math.nan, norm=np.float32(math.inf)))
+    writer.on_eval(eval_row(1, test_loss=-math.inf))
+    writer.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [strict(line) for line in lines]
+    assert rows[0]["loss"] is None
+    assert rows[0]["nonfinite"] == {"loss": "nan", "norm": "inf"}
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert math.isnan(first["loss"])
+    assert first["norm"] == math.inf
+    assert second["test_loss"] == -math.inf
+    assert "nonfinite" not in first
+
+
+def test_tensorboard_has_the_scalars(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, clock=Clock(step=0.2))  # each row is a point of its own
+    writer.on_start({"num_workers": 2})
+    writer.on_clock(clock_row(1, worker=0))
+    writer.on_clock(clock_row(2, worker=1, staleness=4))
+    writer.on_eval(eval_row(2, test_accuracy=0.75))
+    writer.on_end("done")
+    found = scalars(tmp_path)
+    assert found["train/loss"] == [(1, 1.0), (2, 0.5)]
+    assert found["ssp/staleness"] == [(1, 2.0), (2, 4.0)]
+    assert found["ssp/lag"] == [(1, 1.0), (2, 1.0)]
+    assert found["ssp/clock_seconds"] == [(1, 0.5), (2, 0.5)]
+    assert found["eval/test_accuracy"] == [(2, 0.75)]
+    assert found["staleness_by_worker/1"] == [(2, 4.0)]
+    assert found["loss_by_worker/0"] == [(1, 1.0)]
+
+
+def test_tensorboard_points_are_means_and_jsonl_is_whole(tmp_path: Path) -> None:
+    clock = Clock()
+    writer = MetricsWriter(tmp_path, clock=clock)
+    writer.on_start({"num_workers": 2})
+    for updates in (1, 2, 3):
+        clock.now += 0.04
+        writer.on_clock(clock_row(updates, loss=float(updates)))
+    writer.on_clock(clock_row(4, loss=7.0))
+    writer.on_end("done")
+    assert scalars(tmp_path)["train/loss"] == [(3, 2.0), (4, 7.0)]
+    assert len(read_metrics(tmp_path)) == 4
+
+
+def test_dropped_deltas_have_no_staleness(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    writer.on_clock(clock_row(1, merge_version=-1, base_version=-1, staleness=0, lag=0))
+    writer.close()
+    found = scalars(tmp_path)
+    assert "train/loss" in found
+    assert "ssp/staleness" not in found
+
+
+def test_many_workers_share_their_curves(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    writer.on_start({"num_workers": 17})
+    for worker in range(17):
+        writer.on_clock(clock_row(worker + 1, worker=worker))
+    writer.close()
+    assert not [tag for tag in scalars(tmp_path) if "by_worker" in tag]
+
+
+def test_the_file_is_flushed_on_time(tmp_path: Path) -> None:
+    clock = Clock()
+    writer = MetricsWriter(tmp_path, interval=1.0, clock=clock)
+    writer.on_clock(clock_row(1))
+    assert read_metrics(tmp_path) == []
+    clock.now = 1.0
+    writer.on_clock(clock_row(2))
+    assert len(read_metrics(tmp_path)) == 2
+    clock.now = 10.0
+    writer.on_clock(clock_row(3))
+    assert scalars(tmp_path)["train/loss"]
+    writer.close()
+
+
+def test_no_thread_is_left_and_closing_twice_is_fine(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    writer = MetricsWriter(tmp_path / "deep" / "run")
+    writer.on_clock(clock_row(1))
+    writer.on_end("failed")
+    writer.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_nothing_is_lost_if_the_end_never_comes(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, clock=Clock())
+    writer.on_clock(clock_row(1))
+    del writer
+    assert len(read_metrics(tmp_path)) == 1
+    assert scalars(tmp_path)["train/loss"] == [(1, 1.0)]
+
+
+def test_a_resumed_run_goes_on_after_the_last_whole_line(tmp_path: Path) -> None:
+    first = MetricsWriter(tmp_path)
+    first.on_clock(clock_row(1))
+    first.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"kind": "clo')
+    assert [row["updates"] for row in read_metrics(path)] == [1]
+    second = MetricsWriter(tmp_path)
+    second.on_clock(clock_row(2))
+    second.close()
+    assert [row["updates"] for row in read_metrics(path)] == [1, 2]
+    assert scalars(tmp_path)["train/loss"] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "eval"}\nnot json\n')
+    with pytest.raises(ValueError, match=r"line 2 is not JSON: 'not json'"):
+        read_metrics(path)

@@ -1,0 +1,239 @@
+"""What a person sees of a run: the live table, and the plain lines."""
+
+import gc
+import io
+import re
+import sys
+import threading
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jax_ssp.controller.commands import Merge, Merged, StartClock, StopWorker
+from jax_ssp.controller.events import DeltaReady, WorkerJoined, WorkerLost
+from jax_ssp.report.progress import Progress
+
+
+class Clock:
+    """Real time that stands still unless told."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def terminal(width: int = 110) -> Console:
+    environment = {"TERM": "xterm-256color", "COLUMNS": str(width), "LINES": "60"}
+    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ=environment)
+
+
+def pipe() -> Console:
+    return Console(file=io.StringIO(), force_terminal=False, width=40, _environ={})
+
+
+def written(console: Console) -> str:
+    """Without colours and cursor movements."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def last_screen(console: Console) -> list[str]:
+    text = written(console)
+    return text[text.rindex("demo · ") :].splitlines()
+
+
+class Run:
+    """Feeds a `Progress` what a run would."""
+
+    def __init__(self, progress: Progress, workers: int, **info: Any) -> None:
+        self.progress = progress
+        self.workers = workers
+        self.updates = 0
+        about = {"name": "demo", "num_workers": workers, "num_clocks": 40, "max_updates": None}
+        progress.on_start({**about, "policy": "SSP(bound=3)", "time": "virtual", **info})
+
+    def join(self) -> None:
+        for worker in range(self.workers):
+            self.progress.on_entry(0.0, WorkerJoined(worker), [self.start(worker, 0)])
+
+    def start(self, worker: int, clock: int) -> StartClock:
+        return StartClock(worker, clock, 1, self.updates, (), self.workers)
+
+    def finish(self, now: float, worker: int, clock: int, go_on: bool = True) -> None:
+        self.updates += 1
+        row = {"worker": worker, "clock": clock, "start": now - 1, "finish": now, "lag": 0}
+        row |= {"base_version": 0, "merge_version": self.updates, "staleness": 10 + worker}
+        self.progress.on_clock({**row, "updates": self.updates, "loss": 0.5 + worker})
+        merge = Merge(self.updates, (Merged(worker, clock, 0, 10 + worker, 0),), self.workers)
+        commands = [merge, self.start(worker, clock + 1)] if go_on else [merge]
+        self.progress.on_entry(now, DeltaReady(worker, clock, 0), commands)
+
+
+def table_row(screen: list[str], worker: int) -> list[str]:
+    (row,) = [line.split() for line in screen if line.split()[:1] == [str(worker)]]
+    return [cell for cell in row if not set(cell) <= set("━╸╺")]
+
+
+def test_the_table_shows_every_worker() -> None:
+    console, clock = terminal(), Clock()
+    run = Run(Progress(console, clock=clock), 4)
+    run.join()
+    run.finish(1.0, 0, 0)
+    run.finish(2.0, 0, 1, go_on=False)
+    run.finish(3.0, 1, 0)
+    run.progress.on_entry(3.5, WorkerLost(2), [StopWorker(3)])
+    run.progress.on_eval({"version": 3, "updates": 3, "time": 3.5, "test_accuracy": 0.9375})
+    clock.now += 1
+    run.finish(4.0, 1, 1)
+    screen = last_screen(console)
+    assert "SSP(bound=3)" in screen[0]
+    assert "4 workers" in screen[0]
+    assert "4 s (virtual)" in screen[0]
+    assert "updates 4/160 · 4/s · version 4 · lag 2 · staleness 10.5" in screen[1]
+    assert screen[2].strip() == "eval at update 3: test_accuracy 0.938"
+    assert table_row(screen, 0) == ["0", "2/40", "2", "waiting", "2", "s", "10", "0.5"]
+    assert table_row(screen, 1) == ["1", "2/40", "2", "running", "0", "s", "11", "1.5"]
+    assert table_row(screen, 2) == ["2", "0/40", "lost"]
+    assert table_row(screen, 3) == ["3", "0/40", "0", "finished"]
+    run.progress.on_end("done")
+
+
+def test_many_workers_are_summed_up() -> None:
+    console, clock = terminal(), Clock()
+    run = Run(Progress(console, clock=clock), 40)
+    run.join()
+    for worker in range(1, 40):
+        run.finish(1.0, worker, 0)
+    run.finish(2.0, 7, 1, go_on=False)
+    run.progress.on_entry(2.5, WorkerLost(9), [])
+    clock.now += 1
+    run.finish(3.0, 8, 1)
+    screen = [" ".join(line.split()) for line in last_screen(console)]
+    assert "workers 38 running 1 waiting 1 lost" in screen
+    assert any(line.startswith("slowest worker 0 at 0/40 running 3 s") for line in screen)
+    assert any(line.startswith("fastest worker 7 at 2/40 waiting 1 s") for line in screen)
+    assert any(re.match(r"lag 0 ▁█▁ 2 \(median 1\)", line) for line in screen)
+    assert any(re.match(r"staleness 11 \S+ 49 ", line) for line in screen)
+    assert len(screen) < 15
+    run.progress.on_end("done")
+
+
+def test_it_draws_on_the_interval_only() -> None:
+    console, clock = terminal(), Clock()
+    run = Run(Progress(console, interval=0.5, clock=clock), 2)
+    run.join()
+    before = written(console)
+    for number in range(100):
+        clock.now += 0.004
+        run.finish(number, number % 2, number // 2)
+    assert written(console) == before
+    clock.now += 0.11
+    run.finish(101, 0, 50)
+    assert "51/40" in written(console)[len(before) :]
+    run.progress.on_end("stopped")
+    assert "demo · SSP(bound=3) · 2 workers · 40 clocks · stopped" in written(console)
+
+
+def test_slow_drawing_is_done_more_rarely() -> None:
+    clock = Clock()
+    console = pipe()
+    out = console.out
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        clock.now += 1.0
+        out(*args, **kwargs)
+
+    console.out = slow  # type: ignore[method-assign]
+    run = Run(Progress(console, interval=0.0, clock=clock), 1)
+    run.finish(0.0, 0, 0)
+    clock.now += 19
+    run.finish(1.0, 0, 1)
+    assert written(console).count("updates ") == 1
+    clock.now += 2
+    run.finish(2.0, 0, 2)
+    assert written(console).count("updates ") == 2
+
+
+def test_the_terminal_is_given_back() -> None:
+    console = terminal()
+    before = (sys.stdout, sys.stderr, threading.active_count())
+    run = Run(Progress(console), 1)
+    assert threading.active_count() == before[2]  # no thread draws
+    run.progress.on_end("failed")
+    run.progress.on_end("failed")
+    assert console.file.getvalue().endswith("\x1b[?25h")  # type: ignore[attr-defined]
+    assert (sys.stdout, sys.stderr, threading.active_count()) == before
+
+
+def test_the_terminal_is_given_back_even_if_the_end_never_comes() -> None:
+    console = terminal()
+    before = (sys.stdout, sys.stderr)
+    run = Run(Progress(console), 1)
+    run.join()
+    del run
+    gc.collect()
+    assert console.file.getvalue().endswith("\x1b[?25h")  # type: ignore[attr-defined]
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_one_progress_can_watch_run_after_run() -> None:
+    progress = Progress(terminal())
+    for _ in range(2):
+        run = Run(progress, 2)
+        run.join()
+        run.finish(1.0, 0, 0)
+        progress.on_end("done")
+        assert last_screen(progress._console)[1].startswith("updates 1/80 ")
+    progress.on_start({"name": "unfinished"})
+    progress.on_start({"name": "demo"})
+    progress.on_end("stopped")
+
+
+def test_plain_lines_come_every_few_seconds() -> None:
+    console, clock = pipe(), Clock()
+    run = Run(Progress(console, clock=clock), 2, num_clocks=None, max_updates=200)
+    run.join()
+    for number in range(120):
+        run.finish(float(number), number % 2, number // 2)
+        clock.now += 0.125
+    run.progress.on_eval({"version": 120, "updates": 120, "time": 9.0, "acc": 0.94, "loss": 0.2131})
+    run.progress.on_end("done")
+    assert written(console).splitlines() == [
+        "demo · SSP(bound=3) · 2 workers · 200 updates",
+        "updates 41/200 · 8.2/s · version 41 · lag 1 · staleness 10.5 · loss 0.988",
+        "updates 81/200 · 8.1/s · version 81 · lag 1 · staleness 10.5 · loss 0.994",
+        "eval at update 120: acc 0.94 loss 0.213",
+        "done after 15 s · updates 120/200 · 8/s · version 120 · lag 0 · staleness 10.5 · loss 1",
+    ]
+
+
+def test_plain_lines_without_knowing_much() -> None:
+    console, clock = pipe(), Clock()
+    progress = Progress(console, interval=1.0, clock=clock)
+    progress.on_start({"num_workers": 1, "num_clocks": None, "max_updates": None, "policy": "ASP"})
+    clock.now += 2
+    progress.on_entry(1.0, DeltaReady(0, 3, 0), [])
+    assert written(console).splitlines()[1] == "updates 0 · 0/s · version 0 · lag 0"
+
+
+def test_a_resumed_run_has_an_honest_rate() -> None:
+    console, clock = pipe(), Clock()
+    run = Run(Progress(console, clock=clock), 1)
+    run.updates = 5000
+    for clock_number in range(20):
+        clock.now += 0.5
+        run.finish(1.0, 0, 100 + clock_number)
+    run.progress.on_end("interrupted")
+    assert "interrupted after 10 s · updates 5020/40 · 2/s" in written(console)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), None])
+def test_losses_that_are_no_numbers_do_no_harm(loss: float | None) -> None:
+    console, clock = terminal(), Clock()
+    run = Run(Progress(console, clock=clock), 1)
+    run.join()
+    row = {"worker": 0, "clock": 0, "updates": 1, "merge_version": -1, "staleness": 0}
+    run.progress.on_clock(row if loss is None else {**row, "loss": loss})
+    run.progress.on_end("diverged")
+    assert table_row(last_screen(console), 0)[-1] == ("s" if loss is None else str(loss))
