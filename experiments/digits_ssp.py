@@ -25,7 +25,7 @@ def get_config() -> ssp.Experiment:
                 base=ssp.delays.Constant(seconds=0.02), worker=0, factor=5.0, burst=10, every=50
             ),
         ),
-        num_clocks=200,
+        num_clocks=300,
         eval_every=20,
         seed=0,
     )

@@ -115,7 +115,9 @@ def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) 
             return INTERRUPTED
         about = {"name": experiment.name, "seed": experiment.seed}
         runs.append({**about, "summary": summary, "evaluations": result.evaluations})
-    print_table(compare(runs, folder))
+    rows = compare(runs, folder)
+    shown = [column for column in rows[0] if "max_" not in column and "range" not in column]
+    print_table(rows, shown)
     print(f"run folder: {folder}")
     return DONE
 

@@ -59,7 +59,7 @@ class Server:
         self.version = 0
         self._tx = optax.with_extra_args_support(server_tx or optax.identity())
         self._params = jax.device_put(params, self.device, may_alias=False)
-        self._state = jax.jit(self._tx.init)(self._params)
+        self._state = jax.device_put(jax.jit(self._tx.init)(self._params), self.device)
         self._merge = jax.jit(self._merged, donate_argnums=1)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median_low
@@ -122,7 +123,8 @@ def print_table(
         cells.append(_format_column(values))
     for row in zip(*cells, strict=True):
         table.add_row(*map(Text, row))
-    (console or Console()).print(table)
+    # Into a file or a pipe a table goes at its full width.
+    (console or Console(width=None if sys.stdout.isatty() else 200)).print(table)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None) -> list[str]:

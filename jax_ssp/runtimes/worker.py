@@ -83,7 +83,8 @@ class Worker:
         self._local_steps = local_steps
         self._key = jax.device_put(key, device)
         self._held: Params = jax.device_put(params, device)
-        self._state = program.init(self._held)
+        # Committed, like all that follows: a state that is not would cost a second compilation.
+        self._state = jax.device_put(program.init(self._held), device)
         self._own: dict[int, Params] = {}
 
     def compile(self) -> None:
