@@ -125,12 +125,14 @@ def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) 
 def _run_one(
     experiment: Experiment, folder: Path, source: dict[str, Any]
 ) -> tuple[Result, dict[str, Any]]:
+    from jax_ssp.report.environment import environment
     from jax_ssp.report.folder import RunFolder
     from jax_ssp.report.progress import Progress
 
     with _usage_errors():
         arguments = experiment.arguments()
-        run_folder = RunFolder(folder, {**source, "experiment": experiment.describe()})
+        about = {"environment": environment(), "experiment": experiment.describe()}
+        run_folder = RunFolder(folder, {**source, **about})
     result = _trained(arguments, [run_folder, Progress()])
     return result, run_folder.finish(result)
 

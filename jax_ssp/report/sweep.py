@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_ssp.report.environment import environment
 from jax_ssp.report.plots import Curve, comparison
 from jax_ssp.report.tables import markdown_table
 
@@ -30,7 +31,7 @@ def compare(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, A
         last evaluation also the range.
     """
     rows = [_row(name, group) for name, group in _groups(runs).items()]
-    content = {"rows": rows, "runs": list(runs)}
+    content = {"meta": environment(), "rows": rows, "runs": list(runs)}
     (folder / "comparison.json").write_text(json.dumps(content, indent=1) + "\n")
     (folder / "comparison.md").write_text(markdown_table(rows) + "\n")
     metrics = [name for run in runs for row in run["evaluations"] for name in row]
