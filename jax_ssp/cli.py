@@ -212,7 +212,7 @@ def _devices() -> int:
 
 def _dry_run(experiment: Experiment) -> int:
     from jax_ssp.report.tables import print_table
-    from jax_ssp.training import rehearse
+    from jax_ssp.runtimes.crew import rehearse
 
     with _usage_errors():
         arguments = experiment.arguments()

@@ -37,6 +37,7 @@ class Server:
 
     Raises:
         ValueError: if `weight` is not one of these, or not finite.
+        TypeError: if `server_tx` is not a transform.
 
     Example:
         >>> server = Server({"w": jnp.zeros(2)})
@@ -55,10 +56,12 @@ class Server:
         device: jax.Device | None = None,
     ) -> None:
         self.weight = check_weight(weight)
+        if not isinstance(server_tx, optax.GradientTransformation | None):
+            raise TypeError(f"`server_tx` must be an optax transform, got {server_tx!r}.")
         self.device = host_device() if device is None else device
         self.version = 0
         self._tx = optax.with_extra_args_support(server_tx or optax.identity())
-        self._params = jax.device_put(params, self.device, may_alias=False)
+        self._params = jax.device_put(_owned(params), self.device, may_alias=False)
         self._state = jax.device_put(jax.jit(self._tx.init)(self._params), self.device)
         self._merge = jax.jit(self._merged, donate_argnums=1)
 
@@ -109,7 +112,7 @@ class Server:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
         count = len(deltas) if num_workers is None else num_workers
         self._params, self._state = self._merge(
-            *self._merge_args(tuple(jax.device_put(tuple(deltas), self.device)), count),
+            *self._merge_args(jax.device_put(_owned(tuple(deltas)), self.device), count),
             {
                 "staleness": np.int32(staleness),
                 "lag": np.int32(lag),
@@ -139,13 +142,19 @@ class Server:
     ) -> tuple[Params, optax.OptState]:
         def total(*leaves: jax.Array) -> jax.Array:
             # In at least float32, in the order given: the sum is the same from run to run.
-            wide = jnp.promote_types(leaves[0].dtype, jnp.float32)
+            dtype = leaves[0].dtype
+            wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
             first, *others = (leaf.astype(wide) * weight.astype(wide) for leaf in leaves)
-            return sum(others, start=first).astype(leaves[0].dtype)
+            return sum(others, start=first).astype(dtype)
 
         updates = jax.tree.map(total, *deltas)
         updates, state = self._tx.update(updates, state, params, **extras)
         return optax.apply_updates(params, updates), state
+
+
+def _owned(tree: Params) -> Params:
+    """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def check_weight(weight: Any) -> Weight:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
 from jax_ssp.controller import Controller
-from jax_ssp.data import Feed
 from jax_ssp.policies import SSP, Policy
-from jax_ssp.runtimes.base import Loop, Observer, Runtime
+from jax_ssp.runtimes.base import Observer, Runtime
+from jax_ssp.runtimes.crew import Crew, make_crew
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
-from jax_ssp.runtimes.worker import Worker, program_of
-from jax_ssp.server import Server, Weight, check_weight
-from jax_ssp.steps import Params, Step, check_step
+from jax_ssp.runtimes.loop import Loop
+from jax_ssp.server import Weight, check_weight
+from jax_ssp.steps import Params, Step
 from jax_ssp.tape import Tape, schedule
 
 
@@ -156,6 +153,7 @@ def train(
     policy = SSP() if policy is None else policy
     runtime = Devices() if runtime is None else runtime
     _check_arguments(policy, runtime, num_clocks, max_updates, eval_every, evaluate, target)
+    _check_integers(local_steps=local_steps, seed=seed)
     controller = Controller(
         policy, local_steps=local_steps, num_clocks=num_clocks, max_updates=max_updates
     )
@@ -182,8 +180,8 @@ def train(
         "devices": [(w.device.platform, w.device.id) for w in crew.workers] if crew else [],
         "experiment": experiment,
     }
-    runtime.check(header)
     tape = Tape(header)
+    runtime.check(tape.header)  # as JSON has it, like that of a tape it may be compared with
     world = runtime.open(num_workers, crew.workers if crew else ())
     evaluator = None
     status = "failed"
@@ -223,108 +221,9 @@ def train(
     )
 
 
-def rehearse(
-    step: Step | None,
-    *,
-    params: Params | None,
-    data: Callable[[int], Iterable[Any]] | None,
-    runtime: Runtime,
-    server_tx: optax.GradientTransformation | None = None,
-    local_steps: int = 1,
-    weight: Weight = "mean",
-    seed: int = 0,
-    **others: Any,
-) -> list[dict[str, Any]]:
-    """Compile one clock on each device, run it, and train nothing.
-
-    Args:
-        step, params, data, runtime, server_tx, local_steps, weight, seed: as for `train`.
-        **others: the rest of what `train` takes, ignored.
-
-    Returns:
-        One row a device: `device`, `workers` on it, and what `Worker.rehearse` measures.
-
-    Raises:
-        ValueError: as `train` does, or if the runtime computes nothing.
-    """
-    del others
-    if not runtime.computes:
-        raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
-    crew = make_crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
-    first = {worker.device: worker for worker in reversed(crew.workers)}
-    count = Counter(worker.device for worker in crew.workers)
-    return [
-        {"device": str(device), "workers": count[device], **worker.rehearse()}
-        for device, worker in sorted(first.items(), key=lambda item: item[1].index)
-    ]
-
-
 def describe(config: Any) -> dict[str, Any]:
     """A frozen dataclass as JSON-able facts, its class first."""
     return {"type": type(config).__name__, **asdict(config)}
-
-
-@dataclass(frozen=True)
-class Crew:
-    """What computes: the workers and the server, and what identifies their computation."""
-
-    workers: list[Worker]
-    server: Server
-    identity: dict[str, Any]
-
-
-def make_crew(
-    step: Step | None,
-    params: Params | None,
-    data: Callable[[int], Iterable[Any]] | None,
-    runtime: Runtime,
-    local_steps: int,
-    weight: Weight,
-    seed: int,
-    server_tx: optax.GradientTransformation | None,
-) -> Crew:
-    """Check step, parameters and data by their shapes, then make workers and server."""
-    params = getattr(step, "params", None) if params is None else params
-    for name, value in (("step", step), ("params", params), ("data", data)):
-        if value is None:
-            raise ValueError(
-                f"`train({name}=...)` is missing; only `Virtual(compute=False)` goes without."
-            )
-    assert step is not None
-    assert data is not None
-    devices = runtime.place()
-    feeds = [Feed(data(worker), devices[worker], worker) for worker in range(len(devices))]
-    for feed in feeds:
-        check_step(step, params, feed.peek())
-    server = Server(params, server_tx, weight=weight)
-    program = program_of(step)
-    key = jax.random.key(seed)
-    workers = [
-        Worker(index, program, device, server.params, feed, key, weight, server.device, local_steps)
-        for index, (device, feed) in enumerate(zip(devices, feeds, strict=True))
-    ]
-    identity = {
-        "params": digest(*jax.tree.leaves(params)),
-        "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
-        "step": digest(workers[0].lower().as_text()),
-        "server_tx": digest(server.program()),
-        "jax": jax.__version__,
-        "platforms": sorted({device.platform for device in devices}),
-    }
-    return Crew(workers, server, identity)
-
-
-def digest(*parts: Any) -> str:
-    """A short fingerprint of arrays or text, the same in every process."""
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, str):
-            sha.update(part.encode())
-        else:
-            array = np.asarray(part)
-            sha.update(f"{array.dtype}{array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()[:16]
 
 
 def _check_arguments(
@@ -340,11 +239,20 @@ def _check_arguments(
         raise TypeError(f"`policy` must be a Policy such as `ssp.SSP(bound=3)`, got {policy!r}.")
     if not isinstance(runtime, Runtime):
         raise TypeError(f"`runtime` must be a Runtime such as `ssp.Devices()`, got {runtime!r}.")
+    _check_integers(num_clocks=num_clocks, max_updates=max_updates, eval_every=eval_every)
     if num_clocks is None and max_updates is None:
         raise ValueError("give `num_clocks` or `max_updates` (or both), so that the run can end.")
     if eval_every is not None and eval_every < 1:
         raise ValueError(f"`eval_every` must be at least 1 clock, got {eval_every}.")
     if evaluate is None and (eval_every is not None or target is not None):
         raise ValueError("`eval_every` and `target` need `evaluate`, a function params -> metrics.")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"`evaluate` must be a function params -> metrics, got {evaluate!r}.")
     if target is not None:
         Target.parse(target)
+
+
+def _check_integers(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
