@@ -53,7 +53,8 @@ class Merge(NamedTuple):
     Attributes:
         version: the number of the version that this merge makes.
         deltas: what it is made of.
-        num_workers: live workers, plus lost ones that have a delta in this merge.
+        num_workers: live workers, plus lost ones that have a delta in this merge (one that was lost
+            and is back counts as two).
     """
 
     version: int

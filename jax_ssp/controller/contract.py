@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jax_ssp.controller.commands import Command, Drop, Merge, SetTimer, StartClock, StopWorker
@@ -121,27 +121,27 @@ class _Smallest:
 
 
 @dataclass
-class _Own:
-    """One stay of a worker: its pushed stamps, and the version each went into."""
+class _Stay:
+    """A worker from its join to its loss; one that comes back begins another stay."""
 
     stopped: bool = False
     running: StartClock | None = None
+    # Its pushed deltas in order: (stamp, version that contains it; None while it is under way).
+    log: list[tuple[int, int | None]] = field(default_factory=list[tuple[int, int | None]])
 
 
 class _Checker:
     def __init__(self, bound: int | None) -> None:
         self.bound = bound
         self.now = float("-inf")
-        self.stays: dict[int, _Own] = {}
+        self.stays: dict[int, _Stay] = {}
         self.finished = _Smallest()
         self.settled = _Smallest()
         self.left: dict[int, int] = {}
         self.floor = 0
         self.version = 0
         self.coverage = [0]  # of each version, when last seen as the newest
-        self.pushed: dict[tuple[int, int], tuple[int, _Own]] = {}  # not settled: base, stay
-        # Of each stay, in order of stamps: (stamp, version it is in; None while under way).
-        self.log: dict[int, list[tuple[int, int | None]]] = {}
+        self.pushed: dict[tuple[int, int], tuple[int, _Stay]] = {}  # not settled: base, stay
         self.running = 0
         self.unfinished = 0
         self.timer: float | None = None
@@ -205,8 +205,7 @@ class _Checker:
         if worker in self.stays:
             raise self._violation(4, f"worker {worker} joins twice")
         at = max(self._min_clock(), self.left.get(worker, 0))
-        self.stays[worker] = _Own()
-        self.log[worker] = []
+        self.stays[worker] = _Stay()
         self.finished.put(worker, at)
         self.settled.put(worker, at)
         self.unfinished += 1
@@ -219,7 +218,7 @@ class _Checker:
         self.running -= stay.running is not None
         self.unfinished -= not stay.stopped
         self.left[worker] = self.finished.of.pop(worker)
-        del self.settled.of[worker], self.log[worker]
+        del self.settled.of[worker]
 
     def _pushed(self, event: DeltaReady) -> None:
         worker, clock, version = event
@@ -232,7 +231,7 @@ class _Checker:
         stay.running = None
         self.running -= 1
         self.pushed[worker, clock] = (version, stay)
-        self.log[worker].append((clock, None))
+        stay.log.append((clock, None))
         self.finished.put(worker, clock + 1)
         self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())
 
@@ -257,7 +256,7 @@ class _Checker:
             if covers < needed:
                 raise self._violation(2, f"{start}: that version covers {covers} < {needed}")
         unread: list[int] = []
-        for stamp, merged_in in reversed(self.log[worker]):
+        for stamp, merged_in in reversed(stay.log):
             if merged_in is not None and merged_in <= version:
                 break
             unread.append(stamp)
@@ -270,20 +269,23 @@ class _Checker:
     def _merge(self, merge: Merge) -> None:
         if merge.version != self.version + 1:
             raise self._violation(4, f"{merge} after {self.version}")
-        lost = 0
+        lost: set[int] = set()  # stays, by identity
         for delta in merge.deltas:
-            base, live = self._settle(delta.worker, delta.clock, merge, merge.version)
+            base, stay = self._settle(delta.worker, delta.clock, merge, merge.version)
             staleness = self.version - base
-            lag = self.finished.of[delta.worker] - self._min_clock() if live else 0
+            lag = 0
+            if self.stays.get(delta.worker) is stay:
+                lag = self.finished.of[delta.worker] - self._min_clock()
+            else:
+                lost.add(id(stay))
             told = (delta.base, delta.staleness, delta.lag)
             found = (base, staleness, lag)
             if told != found:
                 raise self._violation(4, f"{delta}: base, staleness, lag are {found}")
-            lost += not live
             self.merged += 1
             self.total_staleness += staleness
             self.max_staleness = max(self.max_staleness, staleness)
-        workers = len(self.stays) + lost
+        workers = len(self.stays) + len(lost)
         if merge.num_workers != workers:
             raise self._violation(4, f"{merge}: there are {workers} workers")
         self.version += 1
@@ -299,15 +301,14 @@ class _Checker:
 
     def _settle(
         self, worker: int, clock: int, command: Command, version: int | None
-    ) -> tuple[int, bool]:
-        """Take a delta off the list of those under way; gives its base, and if its worker lives."""
+    ) -> tuple[int, _Stay]:
+        """Take a delta off the list of those under way; gives its base and its worker's stay."""
         found = self.pushed.pop((worker, clock), None)
         if found is None:
             raise self._violation(4, f"{command}: ({worker}, {clock}) is not under way")
         base, stay = found
-        live = self.stays.get(worker) is stay
-        if live:
-            log = self.log[worker]
+        if self.stays.get(worker) is stay:
+            log = stay.log
             at = len(log) - 1
             while log[at][0] != clock:
                 at -= 1
@@ -318,7 +319,7 @@ class _Checker:
             else:
                 log[at] = (clock, version)
             self.settled.put(worker, clock + 1)
-        return base, live
+        return base, stay
 
     def _see_coverage(self) -> None:
         if self.stays:

@@ -51,6 +51,7 @@ from jax_ssp.controller.events import (
     WorkerJoined,
     WorkerLost,
 )
+from jax_ssp.controller.waiting import WaitingRoom
 from jax_ssp.policies.base import Delta, Policy
 
 
@@ -72,15 +73,6 @@ class _Worker:
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
         self.unread: list[int] = []  # stamps of its own deltas that version does not contain
-
-
-def _reached(lots: dict[int, dict[int, None]], seen: int, now: int) -> list[int]:
-    """Take out the workers that wait for a number in (seen, now]."""
-    workers: list[int] = []
-    if lots:
-        for number in range(seen + 1, now + 1):
-            workers += lots.pop(number, ())
-    return workers
 
 
 class Controller:
@@ -125,6 +117,7 @@ class Controller:
         self.version = 0
         self.updates = 0
         self.ended: str | None = None  # why nobody starts any more
+        self._full = False  # whether that is because of max_updates
         self._local_steps = local_steps
         self._num_clocks = num_clocks
         self._max_updates = max_updates
@@ -135,14 +128,7 @@ class Controller:
         self._buffer: dict[Delta, _Worker] = {}
         self._running = 0
         self._timer: float | None = None
-        # Waiting workers, each in the one lot it waits in: until a coverage, until a version, or
-        # until anything happens. A lot is an ordered set.
-        self._waiting: dict[int, dict[int, None]] = {}
-        self._until_coverage: dict[int, dict[int, None]] = {}
-        self._until_version: dict[int, dict[int, None]] = {}
-        self._until_anything: dict[int, None] = {}
-        self._seen_coverage = 0  # lots up to here have been released
-        self._seen_version = 0
+        self._waiting = WaitingRoom()
 
     # The view that policies decide on.
 
@@ -233,7 +219,7 @@ class Controller:
                 self._running -= self._workers.pop(worker).phase is Phase.RUNNING
                 self._clocks.leave(worker)
                 self._settled.leave(worker)
-                self._waiting.pop(worker, {}).pop(worker, None)
+                self._waiting.leave(worker)
             case TimerFired(at):
                 if at != self._timer:
                     raise self._illegal(event, f"the timer is set to {self._timer}")
@@ -263,7 +249,7 @@ class Controller:
 
     def _settle(self, commands: list[Command]) -> None:
         wake: float | None = None
-        while self._buffer and self.ended != "max_updates":
+        while self._buffer and not self._full:
             merge, drop, reason, wake = self.policy.ready(self)
             before = len(self._buffer)
             if drop:
@@ -272,7 +258,7 @@ class Controller:
                 self._merge(merge, commands)
             if len(self._buffer) == before:
                 break
-        if self.ended == "max_updates":
+        if self._full:
             self._drop(tuple(self._buffer), "the run has ended by max_updates", commands)
             wake = None
         if wake != self._timer:
@@ -281,61 +267,53 @@ class Controller:
 
     def _merge(self, deltas: Sequence[Delta], commands: list[Command]) -> None:
         merged: list[Merged] = []
-        lost = 0
+        lost: set[_Worker] = set()
         for delta in deltas:
-            live = self._take_out(delta)
-            lag = self._clocks[delta.worker] - self._clocks.min if live else 0
-            lost += not live
+            owner = self._take_out(delta)
+            lag = 0
+            if self._workers.get(delta.worker) is owner:
+                lag = self._clocks[delta.worker] - self._clocks.min
+            else:
+                lost.add(owner)
             merged.append(Merged(*delta, self.version - delta.version, lag))
         self.version += 1
         self.updates += len(merged)
-        commands.append(Merge(self.version, tuple(merged), len(self._workers) + lost))
-        if self._max_updates is not None and self.updates >= self._max_updates:
-            self.ended = self.ended or "max_updates"
+        commands.append(Merge(self.version, tuple(merged), len(self._workers) + len(lost)))
+        full = self._max_updates is not None and self.updates >= self._max_updates
+        if full and self.ended is None:
+            self._full, self.ended = True, "max_updates"
 
     def _drop(self, deltas: Sequence[Delta], reason: str, commands: list[Command]) -> None:
         for delta in deltas:
             if not reason:
                 raise PolicyError(f"{self.policy} drops {delta} without a reason.")
-            record = self._buffer.get(delta)
-            if self._take_out(delta) and record is not None:
-                record.unread.remove(delta.clock)
+            self._take_out(delta).unread.remove(delta.clock)
             commands.append(Drop(delta.worker, delta.clock, reason))
 
-    def _take_out(self, delta: Delta) -> bool:
-        """Take a delta out of the buffer; is its worker still the one that pushed it?"""
+    def _take_out(self, delta: Delta) -> _Worker:
+        """Take a delta out of the buffer; gives the worker that pushed it, live or lost."""
         owner = self._buffer.pop(delta, None)
         if owner is None:
             raise PolicyError(f"{self.policy} settles {delta}, which is not buffered.")
-        live = self._workers.get(delta.worker) is owner
-        if live:
+        if self._workers.get(delta.worker) is owner:
             if self._settled[delta.worker] != delta.clock:
                 raise PolicyError(f"{self.policy} settles {delta} before an earlier one.")
             self._settled.advance(delta.worker)
-        return live
+        return owner
 
     # 3. Release.
 
     def _release(self, asking: int | None, commands: list[Command]) -> None:
-        if self._waiting:
-            for worker in self._released():
-                del self._waiting[worker]
-                self._ask(worker, commands)
-        self._seen_coverage, self._seen_version = self._settled.min, self.version
+        if self.ended is None:
+            released = self._waiting.leave_reached(self._settled.min, self.version)
+        else:
+            released = list(self._waiting)
+            for worker in released:
+                self._waiting.leave(worker)
+        for worker in released:
+            self._ask(worker, commands)
         if asking is not None:
             self._ask(asking, commands)
-
-    def _released(self) -> list[int]:
-        if self.ended is not None:
-            workers = list(self._waiting)
-            for worker in workers:
-                self._waiting[worker].pop(worker)
-            return workers
-        workers = _reached(self._until_coverage, self._seen_coverage, self._settled.min)
-        workers += _reached(self._until_version, self._seen_version, self.version)
-        workers += self._until_anything
-        self._until_anything.clear()
-        return workers
 
     def _ask(self, worker: int, commands: list[Command]) -> None:
         record = self._workers[worker]
@@ -369,18 +347,11 @@ class Controller:
 
     def _park(self, worker: int, answer: object) -> None:
         coverage, version = getattr(answer, "coverage", None), getattr(answer, "version", None)
-        if coverage is not None:
-            if coverage <= self._settled.min:
-                raise PolicyError(f"{self.policy} waits for coverage {coverage}, which is there.")
-            lot = self._until_coverage.setdefault(coverage, {})
-        elif version is not None:
-            if version <= self.version:
-                raise PolicyError(f"{self.policy} waits for version {version}, which is there.")
-            lot = self._until_version.setdefault(version, {})
-        else:
-            lot = self._until_anything
-        lot[worker] = None
-        self._waiting[worker] = lot
+        if coverage is not None and coverage <= self._settled.min:
+            raise PolicyError(f"{self.policy} waits for coverage {coverage}, which is there.")
+        if version is not None and version <= self.version:
+            raise PolicyError(f"{self.policy} waits for version {version}, which is there.")
+        self._waiting.enter(worker, coverage, version)
 
     # 4. End, and 5. stay alive.
 

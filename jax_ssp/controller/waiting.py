@@ -1,0 +1,75 @@
+"""Where waiting workers wait, so that an event only touches those it can release.
+
+Each is in one lot: until the newest version covers so many clocks, until the server has reached a
+version, or until anything happens at all. A lot is ordered: who waits longest is asked first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_Lot = dict[int, None]
+
+
+class WaitingRoom:
+    """The waiting workers, by what they wait for.
+
+    Example:
+        >>> room = WaitingRoom()
+        >>> room.enter(7, coverage=2)
+        >>> room.leave_reached(coverage=1, version=5), room.leave_reached(coverage=3, version=6)
+        ([], [7])
+    """
+
+    def __init__(self) -> None:
+        self._lot_of: dict[int, _Lot] = {}
+        self._until_coverage: dict[int, _Lot] = {}
+        self._until_version: dict[int, _Lot] = {}
+        self._until_anything: _Lot = {}
+        self._coverage = 0  # lots up to here are empty
+        self._version = 0
+
+    def __len__(self) -> int:
+        return len(self._lot_of)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._lot_of)
+
+    def enter(self, worker: int, coverage: int | None = None, version: int | None = None) -> None:
+        """Wait until this coverage or this version is reached, or, with neither, until anything."""
+        if coverage is not None:
+            lot = self._until_coverage.setdefault(coverage, {})
+        elif version is not None:
+            lot = self._until_version.setdefault(version, {})
+        else:
+            lot = self._until_anything
+        lot[worker] = None
+        self._lot_of[worker] = lot
+
+    def leave(self, worker: int) -> None:
+        """Wait no more, if it does."""
+        lot = self._lot_of.pop(worker, None)
+        if lot is not None:
+            del lot[worker]
+
+    def leave_reached(self, coverage: int, version: int) -> list[int]:
+        """Let go, in order, of those whose coverage or version is reached, or who wait for any."""
+        workers: list[int] = []
+        if self._lot_of:
+            workers += _reached(self._until_coverage, self._coverage, coverage)
+            workers += _reached(self._until_version, self._version, version)
+            workers += self._until_anything
+            self._until_anything.clear()
+            for worker in workers:
+                del self._lot_of[worker]
+        self._coverage, self._version = coverage, version
+        return workers
+
+
+def _reached(lots: dict[int, _Lot], last: int, now: int) -> list[int]:
+    """Take out the workers that wait for a number in (last, now]."""
+    workers: list[int] = []
+    if lots:
+        for number in range(last + 1, now + 1):
+            workers += lots.pop(number, ())
+    return workers

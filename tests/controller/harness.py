@@ -1,0 +1,275 @@
+"""Shared by the controller's tests: a brute-force model of the contract and a random driver.
+
+The model believes nothing that a controller says. It keeps the bare facts (who is here, who pushed
+what, which version each delta went into) and recomputes by scanning them whatever a command claims.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from jax_ssp.controller import (
+    Controller,
+    DeltaReady,
+    Drop,
+    Merge,
+    SetTimer,
+    StartClock,
+    StopRequested,
+    StopWorker,
+    TimerFired,
+    WorkerJoined,
+    WorkerLost,
+)
+from jax_ssp.controller.commands import Command
+from jax_ssp.controller.events import Event
+from jax_ssp.policies import SSP, Decision, Delta, Policy
+from jax_ssp.tape import Tape
+
+
+@dataclass(frozen=True)
+class Forgetful(SSP):
+    """SSP that drops the deltas of every second clock."""
+
+    def ready(self, view):
+        merge = [delta for delta in view.buffered if delta.clock % 2 == 0]
+        drop = [delta for delta in view.buffered if delta.clock % 2 == 1]
+        return Decision(merge, drop, reason="an odd clock")
+
+
+@dataclass(eq=False)
+class Push:
+    """One delta: where it comes from and what became of it."""
+
+    delta: Delta
+    merged_in: int | None = None
+    dropped: bool = False
+
+    @property
+    def settled(self) -> bool:
+        return self.dropped or self.merged_in is not None
+
+    def missing_in(self, version: int) -> bool:
+        return not self.dropped and (self.merged_in is None or self.merged_in > version)
+
+
+@dataclass(eq=False)
+class Stay:
+    """A worker from a join to its loss; one that comes back begins a new stay."""
+
+    worker: int
+    entered_at: int
+    pushes: list[Push] = field(default_factory=list)
+    running: StartClock | None = None
+    held: int | None = None
+    stopped: bool = False
+
+    @property
+    def clock(self) -> int:
+        return self.entered_at + len(self.pushes)
+
+    @property
+    def waiting(self) -> bool:
+        return self.running is None and not self.stopped
+
+    def covered_by(self, version: int) -> int:
+        missing = (push.delta.clock for push in self.pushes if push.missing_in(version))
+        return next(missing, self.clock)
+
+
+class Model:
+    """The facts of a run, and every clause of the contract as an assertion about them."""
+
+    def __init__(self, bound: int | None, num_clocks: int | None, max_updates: int | None) -> None:
+        self.bound, self.num_clocks, self.max_updates = bound, num_clocks, max_updates
+        self.live: dict[int, Stay] = {}
+        self.gone: list[Stay] = []
+        self.pushes: list[Push] = []
+        self.version = self.dropped = self.max_lag = 0
+        self.timer: float | None = None
+        self.stopping = False
+        self.stalenesses: list[int] = []
+        self.start_lags: list[int] = []
+        self._last_min_clock = 0
+
+    # The facts, by scanning.
+
+    @property
+    def min_clock(self) -> int:
+        return min((stay.clock for stay in self.live.values()), default=self._last_min_clock)
+
+    @property
+    def buffered(self) -> list[Delta]:
+        return [push.delta for push in self.pushes if not push.settled]
+
+    @property
+    def ended(self) -> bool:
+        full = self.max_updates is not None and len(self.stalenesses) >= self.max_updates
+        return self.stopping or full
+
+    def coverage(self, version: int) -> int:
+        return min(stay.covered_by(version) for stay in self.live.values())
+
+    def running(self) -> list[int]:
+        return sorted(stay.worker for stay in self.live.values() if stay.running)
+
+    def waiting(self) -> list[int]:
+        return sorted(stay.worker for stay in self.live.values() if stay.waiting)
+
+    # One entry of the log.
+
+    def entry(self, event: Event, commands: Iterable[Command]) -> None:
+        self._happen(event)
+        lags = (stay.clock - self.min_clock for stay in self.live.values())
+        self.max_lag = max(self.max_lag, *lags, 0)
+        assert self.bound is None or self.max_lag <= self.bound + 1, self.max_lag
+        for command in commands:
+            match command:
+                case StartClock():
+                    self._start(command)
+                case Merge():
+                    self._merge(command)
+                case Drop(worker, clock, reason):
+                    assert reason, command
+                    self._under_way(worker, clock).dropped = True
+                    self.dropped += 1
+                case SetTimer(at):
+                    self.timer = at
+                case StopWorker(worker):
+                    assert self.live[worker].waiting, command
+                    self.live[worker].stopped = True
+        assert self.running() or self.timer is not None or not self.waiting(), "nobody can run"
+        assert self.running() or self.waiting() or not self.buffered, "a delta is left behind"
+
+    def _happen(self, event: Event) -> None:
+        match event:
+            case WorkerJoined(worker):
+                before = [stay.clock for stay in self.gone if stay.worker == worker]
+                self.live[worker] = Stay(worker, max([self.min_clock, *before]))
+            case DeltaReady(worker, clock, version):
+                push = Push(Delta(worker, clock, version))
+                self.live[worker].pushes.append(push)
+                self.live[worker].running = None
+                self.pushes.append(push)
+            case WorkerLost(worker):
+                self._last_min_clock = self.min_clock
+                self.gone.append(self.live.pop(worker))
+            case TimerFired():
+                self.timer = None
+            case StopRequested():
+                self.stopping = True
+
+    def _start(self, start: StartClock) -> None:
+        assert start.worker in self.live, f"{start} to a worker that is not here"
+        stay = self.live[start.worker]
+        assert stay.waiting, f"{start} to a worker that is not waiting"
+        assert not self.ended, f"{start} after the end"
+        assert self.num_clocks is None or start.clock < self.num_clocks, start
+        assert start.clock == stay.clock, (start, stay.clock)
+        assert start.local_steps >= 1, start
+        assert start.num_workers == len(self.live), start
+        assert start.version in (self.version, stay.held), f"{start} is neither new nor held"
+        own = tuple(push.delta.clock for push in stay.pushes if push.missing_in(start.version))
+        assert start.pending == own, (start, own)
+        if self.bound is not None:
+            needed = start.clock - self.bound
+            assert all(other.clock >= needed for other in self.live.values()), start
+            assert self.coverage(start.version) >= needed, start
+        stay.running, stay.held = start, start.version
+        self.start_lags.append(start.clock - self.min_clock)
+
+    def _merge(self, merge: Merge) -> None:
+        assert merge.version == self.version + 1, merge
+        assert merge.deltas, merge
+        lost: list[Stay] = []
+        for delta in merge.deltas:
+            push = self._under_way(delta.worker, delta.clock)
+            stay = self._stay_of(push)
+            here = self.live.get(delta.worker) is stay
+            lag = stay.clock - self.min_clock if here else 0
+            lost += [] if here else [stay]
+            told = (delta.base, delta.staleness, delta.lag)
+            assert told == (push.delta.version, self.version - push.delta.version, lag), delta
+            push.merged_in = merge.version
+            self.stalenesses.append(delta.staleness)
+        self.version = merge.version
+        assert merge.num_workers == len(self.live) + len(set(lost)), merge
+
+    def _under_way(self, worker: int, clock: int) -> Push:
+        """The one delta that is to be settled now; a live worker's own go in order."""
+        found = [push for push in self.pushes if push.delta[:2] == (worker, clock)]
+        assert len(found) == 1, (worker, clock, found)
+        assert not found[0].settled, f"{found[0]} is settled twice"
+        stay = self._stay_of(found[0])
+        if self.live.get(worker) is stay:
+            assert next(push for push in stay.pushes if not push.settled) is found[0], found[0]
+        return found[0]
+
+    def _stay_of(self, push: Push) -> Stay:
+        return next(stay for stay in (*self.live.values(), *self.gone) if push in stay.pushes)
+
+
+class Run:
+    """A controller under test, the tape of it, and the model that judges every answer."""
+
+    def __init__(self, policy: Policy, *, workers: int = 0, **limits: int | None) -> None:
+        self.controller = Controller(policy, **limits)
+        ends = limits.get("num_clocks"), limits.get("max_updates")
+        self.model = Model(policy.guaranteed_bound, *ends)
+        self.tape = Tape({"bound": policy.guaranteed_bound})
+        self.now = 0.0
+        for worker in range(workers):
+            self.handle(WorkerJoined(worker))
+
+    def handle(self, event: Event, after: float = 0.0) -> list[Command]:
+        """Let this happen `after` seconds from now."""
+        self.now += after
+        commands = self.controller.handle(event, self.now)
+        self.tape.append(self.now, event, commands)
+        self.model.entry(event, commands)
+        return commands
+
+    def finish(self, worker: int, after: float = 0.0) -> list[Command]:
+        """This running worker finishes its clock."""
+        start = self.model.live[worker].running
+        assert start is not None
+        return self.handle(DeltaReady(worker, start.clock, start.version), after)
+
+    def fire_timer(self) -> list[Command]:
+        at = self.model.timer
+        assert at is not None
+        return self.handle(TimerFired(at), max(0.0, at - self.now))
+
+    def drain(self) -> Tape:
+        """Stop the run, let everybody finish; gives its complete tape."""
+        self.handle(StopRequested("the test is over"))
+        for worker in self.model.running():
+            self.finish(worker)
+        assert self.controller.done
+        self.tape.complete = True
+        return self.tape
+
+
+def random_run(
+    policy: Policy, seed: int, *, workers: int = 4, events: int = 60, losses: bool = False, **limits
+) -> Run:
+    """A run of that many events in any order; `losses` lets workers go and come back."""
+    rng = random.Random(seed)
+    run = Run(policy, workers=workers, **limits)
+    for _ in range(events):
+        running, timer = run.model.running(), run.model.timer
+        if losses and rng.random() < 0.15:
+            worker = rng.randrange(workers)
+            here = worker in run.model.live
+            run.handle(WorkerLost(worker) if here else WorkerJoined(worker), 0.25)
+        elif timer is not None and (not running or rng.random() < 0.2):
+            run.fire_timer()
+        elif running:
+            run.finish(rng.choice(running), rng.choice((0.0, 0.5, 1.0)))
+    return run
+
+
+def commands_of(tape: Tape, kind: type) -> Iterator[Command]:
+    return (command for _, _, commands in tape for command in commands if type(command) is kind)

@@ -1,0 +1,254 @@
+"""The proof: it accepts what is good, with the right figures, and names what is broken."""
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from harness import Forgetful, Run, random_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jax_ssp.controller import (
+    ContractViolation,
+    DeltaReady,
+    Drop,
+    Merge,
+    StartClock,
+    WorkerLost,
+    check_contract,
+)
+from jax_ssp.policies import ASP, BSP, SSP, Decision, Policy
+from jax_ssp.tape import Entry, Tape
+
+
+@dataclass(frozen=True)
+class Batches(Policy):
+    """Merges four deltas at a time, as one version."""
+
+    def ready(self, view):
+        return Decision(merge=tuple(view.buffered) if len(view.buffered) == 4 else ())
+
+
+POLICIES = [BSP(), SSP(1), SSP(3), ASP(), SSP(2, "lazy"), Forgetful(1), Batches()]
+
+
+def edited(tape, entries, complete=True):
+    """A tape with the header of this one and other rows."""
+    other = Tape(tape.header)
+    for entry in entries:
+        other.append(*entry)
+    other.complete = complete
+    return other
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@pytest.mark.parametrize("limits", [{}, {"num_clocks": 6}, {"max_updates": 25}], ids=repr)
+def test_accepts_a_good_tape_and_finds_its_figures(policy, limits):
+    for seed in range(5):
+        run = random_run(policy, seed, losses=True, **limits)
+        model, report = run.model, check_contract(run.drain())
+        taus = model.stalenesses
+        assert report.bound == policy.guaranteed_bound
+        assert report.reads == len(model.start_lags)
+        assert report.max_start_lag == max(model.start_lags)
+        assert report.max_lag == model.max_lag
+        assert report.max_staleness == max(taus)
+        assert report.mean_staleness == pytest.approx(sum(taus) / len(taus))
+        assert (report.merged, report.dropped) == (len(taus), model.dropped)
+        assert report.versions == model.version
+        assert (report.in_flight, report.complete) == (0, True)
+
+
+def test_a_synchronous_tape_shows_no_staleness_and_a_stale_one_does():
+    assert check_contract(random_run(BSP(), 0).drain()).max_staleness == 0
+    ssp = check_contract(random_run(SSP(3), 0, events=200).drain())
+    assert (ssp.max_start_lag, ssp.max_lag) == (3, 4)
+    assert "bound 3 clocks" in str(ssp)
+    assert "none declared" in str(check_contract(random_run(ASP(), 0).drain()))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_accepts_a_tape_that_breaks_off(policy):
+    whole = random_run(policy, seed=4, losses=True).drain()
+    entries = list(whole)
+    for length in range(0, len(entries), 7):
+        report = check_contract(edited(whole, entries[:length], complete=False))
+        pushed = sum(isinstance(event, DeltaReady) for _, event, _ in entries[:length])
+        assert report.in_flight == pushed - report.merged - report.dropped
+        assert not report.complete
+    assert "breaks off" in str(report)
+
+
+def test_a_bound_is_proved_only_where_it_was_kept():
+    run = random_run(ASP(), seed=5, events=100)
+    tape, kept = run.drain(), max(run.model.start_lags)
+    assert kept > 2
+    tape.header["bound"] = kept
+    assert check_contract(tape).bound == kept
+    tape.header["bound"] = kept - 1
+    with pytest.raises(ContractViolation, match=r"clause 1 .* has finished only"):
+        check_contract(tape)
+
+
+def test_to_wait_for_clocks_is_not_enough_when_merging_is_late():
+    run = Run(Batches(), workers=2)
+    for worker in (0, 1, 0):  # the lag is at most 1, but clock 2 reads what covers nothing
+        run.finish(worker)
+    run.tape.header["bound"] = 1
+    with pytest.raises(ContractViolation, match=r"clause 2 .* that version covers 0 < 1"):
+        check_contract(run.tape)
+
+
+# Tampering. Under SSP(1) worker 0 waits from row 3 to row 4, where slow worker 1 finishes clock 0.
+
+
+def slow_worker(policy):
+    run = Run(policy, workers=2)
+    for worker in (0, 0, 1, 0, 1, 0, 1):
+        run.finish(worker, after=1.0)
+    return run.drain()
+
+
+EAGER, LAZY, BATCH = slow_worker(SSP(1)), slow_worker(SSP(3, "lazy")), slow_worker(Batches())
+ALONE = Run(SSP(1), workers=1).drain()
+
+
+def changed(tape, row, kind, change):
+    """The tape with the first command of a kind in one row put through `change`."""
+    entries = list(tape)
+    commands = entries[row].commands
+    at = next(number for number, command in enumerate(commands) if isinstance(command, kind))
+    commands[at : at + 1] = change(commands[at])
+    return edited(tape, entries)
+
+
+def start(tape, row, **fields):
+    return changed(tape, row, StartClock, lambda start: [start._replace(**fields)])
+
+
+def merge(tape, row, **fields):
+    return changed(tape, row, Merge, lambda merge: [merge._replace(**fields)])
+
+
+def delta(tape, row, **fields):
+    return changed(
+        tape, row, Merge, lambda m: [m._replace(deltas=(m.deltas[0]._replace(**fields),))]
+    )
+
+
+def event(tape, row, **fields):
+    entries = list(tape)
+    entries[row] = entries[row]._replace(event=entries[row].event._replace(**fields))
+    return edited(tape, entries)
+
+
+def added(tape, row, *commands):
+    entries = list(tape)
+    entries[row].commands.extend(commands)
+    return edited(tape, entries)
+
+
+def too_old(tape):
+    """Worker 0 reads version 2 in clock 2, and what is said about it afterwards is true."""
+    read = start(tape, 4, version=2)
+    return event(delta(read, 5, base=2, staleness=1), 5, version=2)
+
+
+def overtaken(tape):
+    """Worker 0's first two deltas are merged in the wrong order."""
+    return changed(
+        tape,
+        5,
+        Merge,
+        lambda merge: [merge._replace(deltas=merge.deltas[1::-1] + merge.deltas[2:])],
+    )
+
+
+AHEAD = StartClock(worker=0, clock=2, local_steps=1, version=2, pending=(), num_workers=2)
+LATE = StartClock(worker=0, clock=5, local_steps=1, version=9, pending=(), num_workers=2)
+AGAIN = Merge(3, list(EAGER)[2].commands[0].deltas, num_workers=2)
+LOSS = Entry(9.0, WorkerLost(5), [])
+BROKEN = [
+    (1, "finished only 0", "start ahead of its gate", added(EAGER, 3, AHEAD)),
+    (1, "it has finished 1 clocks", "start of a later clock", start(EAGER, 2, clock=2)),
+    (1, "is not waiting", "start of one that runs", start(EAGER, 2, worker=1)),
+    (1, "is not waiting", "start of a stranger", start(EAGER, 2, worker=9)),
+    (1, "is not waiting", "start of one that was stopped", added(EAGER, 11, LATE)),
+    (2, "covers 0 < 1", "version that is too old", too_old(EAGER)),
+    (2, "no such version", "version that is yet to come", start(EAGER, 4, version=4)),
+    (2, "no such version", "version below zero", start(EAGER, 4, version=-1)),
+    (2, "but it was granted 3", "version that was not granted", event(EAGER, 5, version=2)),
+    (3, r"own deltas \(0, 1\)", "own deltas forgotten", start(LAZY, 3, pending=())),
+    (3, r"own deltas \(0, 1\)", "own delta forgotten", start(LAZY, 3, pending=(1,))),
+    (3, r"own deltas \(\)", "own delta invented", start(EAGER, 2, pending=(0,))),
+    (4, "not under way", "delta merged twice", added(EAGER, 3, AGAIN)),
+    (4, "never settled", "delta never merged", changed(EAGER, -1, Merge, lambda merge: [])),
+    (4, "not under way", "delta merged, then dropped", added(EAGER, 3, Drop(0, 1, "too old"))),
+    (4, "no reason", "no reason", changed(EAGER, -1, Merge, lambda merge: [Drop(1, 3, "")])),
+    (4, "overtakes its own", "delta that overtakes", overtaken(BATCH)),
+    (4, "was not started", "delta of a clock not run", event(EAGER, 5, clock=3)),
+    (4, "was not started", "delta of one that waits", event(EAGER, 4, worker=0, clock=2)),
+    (4, "staleness, lag are", "wrong base", delta(EAGER, 3, base=0)),
+    (4, "staleness, lag are", "wrong staleness", delta(EAGER, 4, staleness=0)),
+    (4, "staleness, lag are", "wrong lag", delta(EAGER, 3, lag=1)),
+    (4, "there are 2 workers", "wrong num_workers", merge(EAGER, 3, num_workers=3)),
+    (4, "after 1", "version left out", merge(EAGER, 3, version=7)),
+    (4, "joins twice", "second join", event(EAGER, 1, worker=0)),
+    (4, "backwards from 1.0", "time", edited(EAGER, [e._replace(now=1 - e.now) for e in EAGER])),
+    (4, "lost but not here", "loss of a stranger", edited(EAGER, [*EAGER, LOSS])),
+    (5, "nobody runs", "nobody runs", changed(ALONE, 0, StartClock, lambda start: [])),
+]
+
+
+@pytest.mark.parametrize(
+    ("clause", "why", "tape"),
+    [pytest.param(c, why, tape, id=name) for c, why, name, tape in BROKEN],
+)
+def test_names_the_clause_that_is_broken(clause, why, tape):
+    with pytest.raises(ContractViolation, match=f"^clause {clause} broken at .* s: .*{why}"):
+        check_contract(tape)
+
+
+def mutated(command, rng):
+    """This command with one checked field changed; None if it has none."""
+    other = rng.choice((-3, -2, -1, 1, 2, 3))
+    match command:
+        case StartClock():
+            if rng.random() < 0.25:
+                most = command.pending[:-1] if command.pending else (command.clock - 1,)
+                return command._replace(pending=most)
+            field = rng.choice(("worker", "clock", "version"))
+            return command._replace(**{field: getattr(command, field) + other})
+        case Merge():
+            field = rng.choice(("version", "num_workers", *command.deltas[0]._fields))
+            if field in command._fields:
+                return command._replace(**{field: getattr(command, field) + other})
+            deltas = list(command.deltas)
+            at = rng.randrange(len(deltas))
+            deltas[at] = deltas[at]._replace(**{field: getattr(deltas[at], field) + other})
+            return command._replace(deltas=tuple(deltas))
+        case Drop(worker, clock, reason):
+            return rng.choice((Drop(worker + other, clock, reason), Drop(worker, clock, "")))
+    return None
+
+
+@settings(deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    limits=st.sampled_from([{}, {"num_clocks": 5}, {"max_updates": 20}]),
+    seed=st.integers(0, 2**32),
+)
+def test_any_single_change_of_what_a_whole_run_did_is_noticed(policy, limits, seed):
+    rng = random.Random(seed)
+    tape = random_run(policy, seed, events=30, **limits).drain()
+    entries = list(tape)
+    places = [(row, at) for row, entry in enumerate(entries) for at in range(len(entry.commands))]
+    for row, at in rng.sample(places, k=min(8, len(places))):
+        original = entries[row].commands[at]
+        change = mutated(original, rng)
+        if change is not None:
+            entries[row].commands[at] = change
+            with pytest.raises(ContractViolation):
+                check_contract(edited(tape, entries))
+            entries[row].commands[at] = original
+    assert check_contract(edited(tape, entries)).complete

@@ -1,0 +1,241 @@
+"""The controller under any schedule, with every policy, judged by a brute-force model."""
+
+import copy
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from harness import Forgetful, Run
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from jax_ssp.controller import (
+    DeltaReady,
+    ProtocolError,
+    StopRequested,
+    TimerFired,
+    WorkerJoined,
+    WorkerLost,
+    check_contract,
+)
+from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Decision, Delta, Policy, Wait
+
+
+@dataclass(frozen=True)
+class Quorum(Policy):
+    """Merges k deltas, or what is there `grace` seconds after the first; all wait for the merge."""
+
+    k: int = 3
+    grace: float = 1.5
+    since: dict[Delta, float] = field(default_factory=dict, compare=False, repr=False)
+
+    def admit(self, view, worker):
+        if any(delta.worker == worker for delta in view.buffered):
+            return Wait(version=view.version + 1)
+        return True
+
+    def ready(self, view):
+        deadline = self.since.setdefault(next(iter(view.buffered)), view.now) + self.grace
+        if len(view.buffered) >= min(self.k, view.num_workers) or view.now >= deadline:
+            return Decision(merge=tuple(view.buffered))
+        return Decision(wake=deadline)
+
+
+@dataclass(frozen=True)
+class Fussy(Policy):
+    """Merges in batches, drops what is stale by then, and adopts at every second clock."""
+
+    batch: int = 3
+    max_staleness: int = 1
+
+    def ready(self, view):
+        if len(view.buffered) < self.batch:
+            return Decision()
+        oldest = view.version - self.max_staleness
+        return Decision(
+            merge=[delta for delta in view.buffered if delta.version >= oldest],
+            drop=[delta for delta in view.buffered if delta.version < oldest],
+            reason=f"more than {self.max_staleness} versions old",
+        )
+
+    def adopts(self, view, worker):
+        return view.clock(worker) % 2 == 0
+
+
+@dataclass(frozen=True)
+class Moody(Policy):
+    """Merges two at a time, and refuses now and then without a word about until when."""
+
+    def admit(self, view, worker):
+        return view.clock(worker) == view.min_clock or (view.clock(worker) + view.version) % 3 > 0
+
+    def ready(self, view):
+        first_two = tuple(view.buffered)[:2]
+        return Decision(merge=first_two if len(first_two) == 2 else ())
+
+
+def must_wait(policy, run, worker):
+    """Whether the policy has to keep this waiting worker back, from the model's facts alone."""
+    model = run.model
+    clock = model.live[worker].clock
+    match policy:
+        case BSP() | SSP():
+            return model.coverage(model.version) < clock - policy.guaranteed_bound
+        case ASP() | Fussy():
+            return False
+        case Quorum():
+            return any(delta.worker == worker for delta in model.buffered)
+        case Moody():
+            return clock > model.min_clock and (clock + model.version) % 3 == 0
+    return not copy.deepcopy(policy).admit(run.controller, worker)
+
+
+def state_of(value):
+    """Everything that an object holds, down to plain values, for comparing before with after."""
+    if isinstance(value, dict):
+        return [(state_of(key), state_of(item)) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [state_of(item) for item in value]
+    if type(value).__module__.startswith("jax_ssp.controller") and not hasattr(value, "value"):
+        names = getattr(value, "__slots__", None) or vars(value)
+        return [(name, state_of(getattr(value, name))) for name in names]
+    return value
+
+
+class Schedules(RuleBasedStateMachine):
+    """Joins, losses, returns, finished clocks, timers, stops and nonsense, in any order."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = copy.deepcopy(policy)
+
+    @initialize(
+        workers=st.integers(1, 4),
+        num_clocks=st.none() | st.integers(1, 6),
+        max_updates=st.none() | st.integers(1, 30),
+    )
+    def begin(self, workers, num_clocks, max_updates):
+        self.run = Run(self.policy, workers=workers, num_clocks=num_clocks, max_updates=max_updates)
+
+    @rule(picks=st.lists(st.integers(0, 11), min_size=1, max_size=8), after=st.sampled_from((0, 1)))
+    def finish(self, picks, after):
+        for pick in picks:
+            if running := self.run.model.running():
+                self.run.finish(running[pick % len(running)], after)
+
+    @rule(worker=st.integers(0, 5), after=st.sampled_from((0, 1)))
+    def come_or_go(self, worker, after):
+        here = worker in self.run.model.live
+        self.run.handle(WorkerLost(worker) if here else WorkerJoined(worker), after)
+
+    @precondition(lambda self: self.run.model.timer is not None)
+    @rule()
+    def fire_timer(self):
+        self.run.fire_timer()
+
+    @precondition(lambda self: len(self.run.tape) > 30)
+    @rule()
+    def stop(self):
+        self.run.handle(StopRequested("enough"))
+
+    @rule(worker=st.integers(0, 5), other=st.integers(1, 3))
+    def nonsense(self, worker, other):
+        model = self.run.model
+        here = model.live.get(worker)
+        start = here and here.running
+        impossible = [TimerFired((model.timer or 0.0) + other)]
+        if here is None:
+            impossible += [WorkerLost(worker), DeltaReady(worker, 0, 0)]
+        else:
+            impossible.append(WorkerJoined(worker))
+        if start:
+            impossible.append(DeltaReady(worker, start.clock + other, start.version))
+            impossible.append(DeltaReady(worker, start.clock, start.version + other))
+        elif here:
+            impossible.append(DeltaReady(worker, here.clock, model.version))
+        for event in impossible:
+            self.refuses(event, self.run.now + 1)
+        for now in (self.run.now - other, math.nan):
+            self.refuses(StopRequested("too late"), now)
+            self.refuses(WorkerLost(worker) if here else WorkerJoined(worker), now)
+
+    def refuses(self, event, now):
+        controller = self.run.controller
+        before = state_of(controller)
+        with pytest.raises(ProtocolError) as caught:
+            controller.handle(event, now)
+        assert state_of(controller) == before
+        message = str(caught.value)
+        assert repr(event) in message
+        assert f"version {self.run.model.version}" in message
+        worker = getattr(event, "worker", None)
+        stay = self.run.model.live.get(worker)
+        if stay:
+            phase = "running" if stay.running else "finished" if stay.stopped else "waiting"
+            assert f"worker {worker} {phase}, clock {stay.clock}" in message
+        elif worker is not None:
+            assert f"worker {worker} not live" in message
+
+    @invariant()
+    def what_it_shows_is_so(self):
+        controller, model = self.run.controller, self.run.model
+        assert controller.version == model.version
+        assert controller.updates == len(model.stalenesses)
+        assert controller.min_clock == model.min_clock
+        assert controller.num_workers == len(model.live)
+        assert list(controller.buffered) == model.buffered
+        assert controller.done == (not (model.running() or model.waiting() or model.buffered))
+        if model.live:
+            assert controller.coverage == model.coverage(model.version)
+        for worker, stay in model.live.items():
+            assert controller.clock(worker) == stay.clock
+            if stay.running:
+                assert controller.held_coverage(worker) <= model.coverage(stay.held)
+
+    @invariant()
+    def nobody_waits_in_vain(self):
+        waiting = self.run.model.waiting()
+        assert all(must_wait(self.policy, self.run, worker) for worker in waiting)
+        assert not (waiting and self.run.model.ended)
+
+    def teardown(self):
+        if hasattr(self, "run"):
+            model = self.run.model
+            report = check_contract(self.run.drain())
+            assert report.complete
+            assert report.in_flight == 0
+            assert (report.reads, report.versions) == (len(model.start_lags), model.version)
+            assert report.merged + report.dropped == len(model.pushes)
+
+
+POLICIES = [
+    *(policy() for policy in ALL_POLICIES),
+    *(SSP(bound, adopt) for bound in (0, 1, 3, 7) for adopt in ("eager", "lazy")),
+    *(Quorum(), Fussy(), Moody(), Forgetful(2)),
+]
+
+
+@pytest.mark.parametrize("policy", dict.fromkeys(POLICIES), ids=repr)
+def test_any_schedule(policy):
+    run_state_machine_as_test(
+        lambda: Schedules(policy),
+        settings=settings(
+            max_examples=50,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+def test_what_is_not_an_event_is_a_type_error():
+    with pytest.raises(TypeError, match="not an event: 'hello'"):
+        Run(ASP(), workers=1).controller.handle("hello", 0.0)

@@ -1,0 +1,227 @@
+"""How a run ends, and what ends it early."""
+
+from dataclasses import dataclass
+
+import pytest
+from harness import Run, commands_of, random_run
+
+from jax_ssp.controller import (
+    Controller,
+    DeltaReady,
+    Drop,
+    Merge,
+    PolicyError,
+    SetTimer,
+    StartClock,
+    StopRequested,
+    StopWorker,
+    WorkerJoined,
+    WorkerLost,
+    check_contract,
+)
+from jax_ssp.policies import ASP, BSP, SSP, Decision, Delta, Policy, Wait
+
+BUILT_IN = [ASP(), BSP(), SSP(2), SSP(2, "lazy")]
+ON_ARRIVAL = [ASP(), SSP(1), SSP(3, "lazy")]
+
+
+@dataclass(frozen=True)
+class Hoard(Policy):
+    """Merges nothing before the end; a wake-up call is set far away."""
+
+    def ready(self, view):
+        return Decision(wake=1e9)
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=repr)
+def test_every_worker_finishes_num_clocks(policy):
+    run = random_run(policy, seed=1, workers=3, events=100, num_clocks=5)
+    starts = [(start.worker, start.clock) for start in commands_of(run.tape, StartClock)]
+    assert sorted(starts) == [(worker, clock) for worker in range(3) for clock in range(5)]
+    assert sorted(commands_of(run.tape, StopWorker)) == [(0,), (1,), (2,)]
+    assert run.controller.done
+    assert run.controller.ended is None
+    assert run.controller.updates == 15
+
+
+@pytest.mark.parametrize("policy", ON_ARRIVAL, ids=repr)
+@pytest.mark.parametrize("max_updates", [1, 7])
+def test_max_updates_is_exact_when_merging_on_arrival(policy, max_updates):
+    run = random_run(policy, seed=2, workers=4, events=100, max_updates=max_updates)
+    assert run.controller.updates == max_updates
+    assert run.controller.ended == "max_updates"
+    assert run.controller.done
+    drops = list(commands_of(run.tape, Drop))
+    assert len(drops) + max_updates == len(run.model.pushes)
+    assert all("max_updates" in drop.reason for drop in drops)
+
+
+@pytest.mark.parametrize("max_updates", [5, 8])
+def test_max_updates_never_splits_a_barrier(max_updates):
+    run = random_run(BSP(), seed=3, workers=4, events=100, max_updates=max_updates)
+    assert [len(merge.deltas) for merge in commands_of(run.tape, Merge)] == [4, 4]
+    assert run.controller.done
+
+
+def test_max_updates_empties_the_buffer_and_the_timer():
+    @dataclass(frozen=True)
+    class OldestOfThree(Policy):
+        def ready(self, view):
+            three = len(view.buffered) >= 3
+            return Decision(merge=tuple(view.buffered)[:three], wake=9.0)
+
+    run = Run(OldestOfThree(), workers=3, max_updates=1)
+    assert SetTimer(9.0) in run.finish(0)
+    run.finish(1)
+    *settled, timer = [c for c in run.finish(2) if not isinstance(c, StopWorker)]
+    assert [type(command) for command in settled] == [Merge, Drop, Drop]
+    assert timer == SetTimer(None)
+
+
+@pytest.mark.parametrize("policy", [*BUILT_IN, Hoard()], ids=repr)
+def test_a_stop_request_lets_running_clocks_finish_and_merges_them(policy):
+    run = Run(policy, workers=3)
+    run.finish(0)
+    run.handle(StopRequested("target reached"))
+    assert run.controller.ended == "target reached"
+    for worker in run.model.running():
+        assert not run.controller.done
+        run.finish(worker)
+    assert run.controller.done
+    assert not list(commands_of(run.tape, Drop))
+    assert run.controller.updates == len(run.model.pushes) >= 3
+    assert run.model.timer is None
+
+
+def test_a_stop_request_releases_who_waits():
+    run = Run(BSP(), workers=2)
+    assert run.finish(0) == []
+    assert run.handle(StopRequested("enough")) == [StopWorker(0)]
+
+
+def test_the_first_reason_to_end_is_kept():
+    run = Run(ASP(), workers=2, max_updates=1)
+    run.handle(StopRequested("first"))
+    run.handle(StopRequested("second"))
+    run.finish(0)
+    assert run.controller.ended == "first"
+    run.finish(1)
+    assert run.controller.updates == 2, "after a stop request what is still pushed is merged"
+
+
+def test_a_stop_request_may_give_any_reason():
+    run = Run(ASP(), workers=1)
+    run.handle(StopRequested("max_updates"))
+    run.finish(0)
+    assert run.controller.updates == 1
+
+
+@pytest.mark.parametrize("end", ["num_clocks", "max_updates", "stop"])
+def test_who_joins_after_the_end_is_stopped_at_once(end):
+    limits = {} if end == "stop" else {end: 1}
+    run = Run(ASP(), workers=1, **limits)
+    run.handle(StopRequested("enough")) if end == "stop" else None
+    run.finish(0)
+    assert run.handle(WorkerJoined(5)) == [StopWorker(5)]
+    assert run.controller.done
+
+
+def test_when_everybody_is_lost_their_deltas_are_still_merged():
+    run = Run(BSP(), workers=3)
+    run.finish(1)
+    run.finish(0)
+    assert run.handle(WorkerLost(0)) == []
+    assert run.handle(WorkerLost(1)) == []
+    (merge,) = run.handle(WorkerLost(2))
+    assert [delta[:2] for delta in merge.deltas] == [(0, 0), (1, 0)]
+    assert merge.num_workers == 2
+    assert run.controller.done
+    run.tape.complete = True
+    assert check_contract(run.tape).merged == 2
+
+
+def test_when_everybody_is_lost_the_timer_is_cancelled():
+    run = Run(Hoard(), workers=1)
+    assert run.finish(0)[0] == SetTimer(1e9)
+    merge, timer = run.handle(WorkerLost(0))
+    assert isinstance(merge, Merge)
+    assert timer == SetTimer(None)
+
+
+def test_a_run_goes_on_when_somebody_comes_back():
+    run = Run(BSP(), workers=2, num_clocks=3)
+    run.finish(0)
+    run.finish(1)
+    run.handle(WorkerLost(0))
+    run.handle(WorkerLost(1))
+    (start,) = run.handle(WorkerJoined(1))
+    assert (start.clock, start.version, start.pending) == (1, 1, ())
+
+
+def test_a_lost_worker_holds_nobody_back():
+    run = Run(SSP(1), workers=2)
+    run.finish(0)
+    assert [type(command) for command in run.finish(0)] == [Merge]
+    (start,) = run.handle(WorkerLost(1))
+    assert (start.worker, start.clock, start.num_workers) == (0, 2, 1)
+
+
+def test_lost_worker_counts_once_in_a_merge():
+    run = Run(Hoard(), workers=2)
+    run.finish(0)
+    run.finish(0)
+    run.finish(1)
+    run.handle(WorkerLost(0))
+    (merge, _) = run.handle(WorkerLost(1))
+    assert len(merge.deltas) == 3
+    assert merge.num_workers == 2
+
+
+def misbehaves(**hooks):
+    return type("Misbehaves", (Policy,), {name: staticmethod(hook) for name, hook in hooks.items()})
+
+
+def merges(*deltas):
+    return misbehaves(ready=lambda view: Decision(merge=deltas))()
+
+
+def latest_first(view):
+    return Decision(merge=tuple(view.buffered)[::-1] if len(view.buffered) == 2 else ())
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (misbehaves(admit=lambda view, worker: False)(), r"lets nobody run; waiting: \[0\]"),
+        (misbehaves(admit=lambda view, worker: Wait(coverage=1))(), "lets nobody run"),
+        (misbehaves(admit=lambda view, worker: Wait(coverage=0))(), "coverage 0, which is there"),
+        (misbehaves(admit=lambda view, worker: Wait(version=0))(), "version 0, which is there"),
+        (misbehaves(local_steps=lambda view, worker: 0)(), "gives worker 0 0 local steps"),
+        (merges(Delta(3, 0, 0)), r"settles Delta\(worker=3.*not buffered"),
+        (merges(Delta(0, 0, 0), Delta(0, 0, 0)), "not buffered"),
+        (misbehaves(ready=latest_first)(), r"settles Delta\(worker=0, clock=1.*before an earlier"),
+        (
+            misbehaves(ready=lambda view: Decision(drop=tuple(view.buffered)))(),
+            r"drops Delta\(worker=0.*without a reason",
+        ),
+    ],
+)
+def test_an_illegal_decision_stops_the_run(policy, message):
+    controller = Controller(policy)
+    with pytest.raises(PolicyError, match=message):  # noqa: PT012
+        controller.handle(WorkerJoined(0), 0.0)
+        controller.handle(DeltaReady(0, 0, 0), 1.0)
+        controller.handle(DeltaReady(0, 1, 0), 2.0)
+
+
+@pytest.mark.parametrize("name", ["local_steps", "num_clocks", "max_updates"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_limits_are_at_least_one(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got {value}."):
+        Controller(ASP(), **{name: value})
+
+
+def test_the_default_of_local_steps_is_the_run_s():
+    run = Run(ASP(), workers=1, local_steps=8)
+    assert next(commands_of(run.tape, StartClock)).local_steps == 8
+    assert run.controller.default_local_steps == 8

@@ -1,0 +1,200 @@
+"""Every policy keeps the rules of the house; the built-in ones do what their papers say."""
+
+import dataclasses
+import heapq
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jax_ssp.controller import (
+    Controller,
+    DeltaReady,
+    StartClock,
+    StopRequested,
+    WorkerJoined,
+    WorkerLost,
+)
+from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Policy, Wait
+
+QUICK = settings(deadline=None)
+
+
+@pytest.mark.parametrize("kind", ALL_POLICIES, ids=lambda kind: kind.__name__)
+def test_every_policy_keeps_the_rules_of_the_house(kind):
+    policy = kind()
+    assert isinstance(policy, Policy)
+    assert policy == kind()
+    assert hash(policy) == hash(kind())
+    assert type(policy).__dataclass_params__.frozen
+    fields = dataclasses.fields(policy)
+    for field in fields:
+        assert not field.repr or f"{field.name}=" in repr(policy)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(policy, field.name, None)
+    assert repr(policy).startswith(f"{kind.__name__}(")
+    bound = policy.guaranteed_bound
+    assert bound is None or (type(bound) is int and bound >= 0)
+    assert kind.__doc__
+    assert "Example:" in kind.__doc__
+    assert "Reference:" in kind.__doc__
+
+
+def test_no_policy_is_in_the_table_twice():
+    assert len({kind.__name__ for kind in ALL_POLICIES}) == len(ALL_POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("policy", "bound"),
+    [(ASP(), None), (BSP(), 0), (SSP(), 3), (SSP(0), 0), (SSP(7), 7), (SSP(2, "lazy"), 2)],
+    ids=repr,
+)
+def test_guaranteed_bound(policy, bound):
+    assert policy.guaranteed_bound == bound
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"bound": -1}, ValueError, r"`SSP\(bound=...\)` must be non-negative, got -1\."),
+        ({"bound": 1.5}, TypeError, r"`SSP\(bound=...\)` must be an integer, got 1\.5\."),
+        ({"bound": True}, TypeError, r"`SSP\(bound=...\)` must be an integer, got True\."),
+        ({"adopt": "x"}, ValueError, r"`SSP\(adopt=...\)` must be \"eager\" or \"lazy\", got 'x'"),
+    ],
+)
+def test_ssp_says_what_is_wrong_with_its_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        SSP(**arguments)
+
+
+def test_a_wait_is_a_no():
+    assert not Wait()
+    assert not Wait(coverage=3)
+    assert not Wait(version=2)
+
+
+# Schedules.
+
+
+@QUICK
+@given(st.integers(0, 2**32), st.sampled_from(["eager", "lazy"]))
+def test_ssp_at_bound_0_is_bsp(seed, adopt):
+    rng = random.Random(seed)
+    one, other = Controller(BSP(), num_clocks=8), Controller(SSP(0, adopt), num_clocks=8)
+    running = {}
+
+    def both(event):
+        commands = one.handle(event, 0.0)
+        assert other.handle(event, 0.0) == commands
+        running.update({c.worker: c for c in commands if isinstance(c, StartClock)})
+
+    live = set()
+    for _ in range(60):
+        worker = rng.randrange(5)
+        if worker in running and rng.random() < 0.9:
+            start = running.pop(worker)
+            both(DeltaReady(worker, start.clock, start.version))
+        elif worker not in live:
+            live.add(worker)
+            both(WorkerJoined(worker))
+        elif rng.random() < 0.2:
+            live.remove(worker)
+            running.pop(worker, None)
+            both(WorkerLost(worker))
+        elif rng.random() < 0.02:
+            both(StopRequested("enough"))
+
+
+@QUICK
+@given(st.permutations(range(5)))
+def test_a_barrier_merges_in_the_same_order_whoever_comes_first(arrivals):
+    controller = Controller(BSP())
+    for worker in range(5):
+        controller.handle(WorkerJoined(worker), 0.0)
+    for worker in arrivals:
+        merge, *_ = controller.handle(DeltaReady(worker, 0, 0), 1.0) or [None]
+    assert [delta.worker for delta in merge.deltas] == [0, 1, 2, 3, 4]
+    assert {delta.staleness for delta in merge.deltas} == {0}
+
+
+def alone(policy, clocks):
+    """What one worker alone reads: (version, pending) of each clock."""
+    controller, reads = Controller(policy), []
+    (start,) = controller.handle(WorkerJoined(0), 0.0)
+    for clock in range(clocks):
+        reads.append((start.version, start.pending))
+        _, start = controller.handle(DeltaReady(0, clock, start.version), 1.0)
+    return reads
+
+
+def test_lazy_reads_keep_a_snapshot_until_it_is_too_old():
+    kept = [(0, ()), (0, (0,)), (0, (0, 1)), (3, ()), (3, (3,)), (3, (3, 4)), (6, ())]
+    assert alone(SSP(2, "lazy"), clocks=7) == kept
+    assert alone(SSP(2, "eager"), clocks=7) == [(clock, ()) for clock in range(7)]
+
+
+def simulate(policy, durations):
+    """Start and finish of every (worker, clock), where worker i takes durations[i][c] for clock c.
+
+    Merging takes no time. Durations are whole numbers, so that sums of them are exact.
+    """
+    controller = Controller(policy, num_clocks=len(durations[0]))
+    starts, finishes, underway = {}, {}, []
+
+    def handle(event, now):
+        for command in controller.handle(event, now):
+            if isinstance(command, StartClock):
+                worker, clock, _, version, _, _ = command
+                starts[worker, clock] = now
+                done = now + durations[worker][clock]
+                heapq.heappush(underway, (done, worker, clock, version))
+
+    for worker in range(len(durations)):
+        handle(WorkerJoined(worker), 0)
+    while underway:
+        now, worker, clock, version = heapq.heappop(underway)
+        finishes[worker, clock] = now
+        handle(DeltaReady(worker, clock, version), now)
+    assert controller.done
+    return starts, finishes
+
+
+DURATIONS = st.tuples(st.integers(1, 6), st.integers(1, 12)).flatmap(
+    lambda size: st.lists(
+        st.lists(st.integers(1, 9), min_size=size[1], max_size=size[1]),
+        min_size=size[0],
+        max_size=size[0],
+    )
+)
+
+
+@QUICK
+@given(DURATIONS, st.integers(0, 4), st.sampled_from(["eager", "lazy"]))
+def test_a_clock_starts_exactly_when_the_bound_allows(durations, bound, adopt):
+    starts, finishes = simulate(SSP(bound, adopt), durations)
+    workers, clocks = range(len(durations)), range(len(durations[0]))
+    assert len(starts) == len(finishes) == len(workers) * len(clocks)
+    for (worker, clock), start in starts.items():
+        own = finishes.get((worker, clock - 1), 0)
+        others = [finishes.get((other, clock - bound - 1), 0) for other in workers]
+        assert start == max(own, *others)
+
+
+@QUICK
+@given(DURATIONS)
+def test_asp_never_waits_and_bsp_waits_for_everybody(durations):
+    _, alone = simulate(ASP(), durations)
+    _, together = simulate(BSP(), durations)
+    last = len(durations[0]) - 1
+    assert [alone[worker, last] for worker in range(len(durations))] == [*map(sum, durations)]
+    steps = [max(clock) for clock in zip(*durations, strict=True)]
+    assert max(together[worker, last] for worker in range(len(durations))) == sum(steps)
+
+
+@QUICK
+@given(DURATIONS, st.integers(0, 3))
+def test_a_larger_bound_is_never_slower(durations, bound):
+    _, tight = simulate(SSP(bound), durations)
+    _, loose = simulate(SSP(bound + 1), durations)
+    assert all(loose[which] <= tight[which] for which in tight)

@@ -1,0 +1,229 @@
+"""The tape: what is written is read back, whatever happens to the file."""
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jax_ssp.controller import (
+    DeltaReady,
+    Drop,
+    Merge,
+    Merged,
+    SetTimer,
+    StartClock,
+    StopRequested,
+    StopWorker,
+    TimerFired,
+    WorkerJoined,
+    WorkerLost,
+)
+from jax_ssp.tape import FORMAT, Tape, TapeWriter, read_tape, schedule, weight_of, write_tape
+
+COUNT = st.integers(0, 2**40)
+SECONDS = st.floats(allow_nan=False)
+EVENTS = st.one_of(
+    st.builds(WorkerJoined, COUNT),
+    st.builds(DeltaReady, COUNT, COUNT, COUNT),
+    st.builds(WorkerLost, COUNT),
+    st.builds(TimerFired, SECONDS),
+    st.builds(StopRequested, st.text()),
+)
+MERGED = st.builds(Merged, COUNT, COUNT, COUNT, COUNT, COUNT)
+COMMANDS = st.one_of(
+    st.builds(StartClock, COUNT, COUNT, COUNT, COUNT, st.lists(COUNT).map(tuple), COUNT),
+    st.builds(Merge, COUNT, st.lists(MERGED, max_size=3).map(tuple), COUNT),
+    st.builds(Drop, COUNT, COUNT, st.text()),
+    st.builds(SetTimer, st.none() | SECONDS),
+    st.builds(StopWorker, COUNT),
+)
+ROWS = st.lists(st.tuples(SECONDS, EVENTS, st.lists(COMMANDS, max_size=3)), max_size=6)
+FILES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def tape_of(rows, header=None, complete=False):
+    tape = Tape({"bound": 3} if header is None else header)
+    for row in rows:
+        tape.append(*row)
+    tape.complete = complete
+    return tape
+
+
+def exact(tape):
+    """The rows with the types of all messages, which are equal to plain tuples otherwise."""
+    return [
+        (now, type(event), event, [(type(command), command) for command in commands])
+        for now, event, commands in tape
+    ]
+
+
+@FILES
+@given(ROWS, st.booleans())
+def test_a_file_gives_back_the_tape(tmp_path, rows, complete):
+    tape = tape_of(rows, {"bound": None, "experiment": {"seed": 7, "rate": 0.1}}, complete)
+    write_tape(tmp_path / "tape.jsonl.gz", tape)
+    again = read_tape(tmp_path / "tape.jsonl.gz")
+    assert exact(again) == exact(tape) == exact(tape_of(rows))
+    assert list(again) == [(now, event, commands) for now, event, commands in rows]
+    assert again.header == tape.header
+    assert again.complete == complete
+    assert len(again) == len(rows)
+
+
+def test_seconds_are_exact_to_the_last_bit(tmp_path):
+    times = [0.1 + 0.2, math.pi, 5e-324, 1e300, 1 / 3, math.nextafter(1.0, 2.0)]
+    write_tape(tmp_path / "tape", tape_of([(t, TimerFired(t), [SetTimer(t)]) for t in times]))
+    assert [now.hex() for now, _, _ in read_tape(tmp_path / "tape")] == [t.hex() for t in times]
+
+
+def test_the_header_is_what_json_makes_of_it():
+    given_header = {"bound": 3, "sizes": (1, 2)}
+    tape = Tape(given_header)
+    given_header["bound"] = 4
+    assert tape.header == {"bound": 3, "sizes": [1, 2]}
+
+
+# A writer that was killed.
+
+
+def growing(path, rows, flush_every):
+    """A file written like a run writes it; gives the tape, and (bytes, rows) after each flush."""
+    tape = tape_of([])
+    writer = TapeWriter(path, tape)
+    flushed = []
+    for number, row in enumerate(rows):
+        tape.append(*row)
+        if number % flush_every == 0:
+            writer.flush()
+            flushed.append((path.stat().st_size, len(tape)))
+    tape.complete = True
+    writer.close()
+    return tape, flushed
+
+
+@FILES
+@given(data=st.data(), flush_every=st.integers(1, 4))
+def test_a_file_that_breaks_off_is_read_up_to_its_last_whole_row(tmp_path, data, flush_every):
+    path = tmp_path / "tape"
+    rows = [(number / 3, DeltaReady(number, number * 7, 1), []) for number in range(40)]
+    tape, flushed = growing(path, rows, flush_every)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(flushed[0][0], len(whole) - 1))
+    path.write_bytes(whole[:cut])
+    again = read_tape(path)
+    assert again.header == tape.header
+    assert list(again) == list(tape)[: len(again)]
+    assert len(again) >= max(rows for size, rows in flushed if size <= cut)
+    assert not again.complete or len(again) == len(tape)
+
+
+def test_a_last_line_without_its_end_is_left_out(tmp_path):
+    text = f'{json.dumps({"format": FORMAT})}\n[0.0,["WorkerJoined",0],[]]\n[1.0,["Worke'
+    (tmp_path / "tape").write_bytes(gzip.compress(text.encode()))
+    again = read_tape(tmp_path / "tape")
+    assert list(again) == [(0.0, WorkerJoined(0), [])]
+    assert not again.complete
+
+
+def test_what_is_flushed_can_be_read_while_the_writer_goes_on(tmp_path):
+    tape = tape_of([(0.0, WorkerJoined(0), [])])
+    writer = TapeWriter(tmp_path / "tape", tape)
+    writer.flush()
+    tape.append(1.0, WorkerLost(0), [])
+    again = read_tape(tmp_path / "tape")
+    assert (len(again), again.complete) == (1, False)
+    writer.close()
+    assert len(read_tape(tmp_path / "tape")) == 2
+
+
+def test_a_run_that_did_not_end_leaves_an_incomplete_tape(tmp_path):
+    write_tape(tmp_path / "tape", tape_of([(0.0, WorkerJoined(0), [])], complete=False))
+    assert not read_tape(tmp_path / "tape").complete
+
+
+# What is not a tape.
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", gzip.compress(b"")[:5]], ids=repr)
+def test_what_is_not_gzip_is_refused(tmp_path, content):
+    (tmp_path / "tape").write_bytes(content)
+    with pytest.raises(ValueError, match="tape is not a tape"):
+        read_tape(tmp_path / "tape")
+
+
+@pytest.mark.parametrize("header", [b"", b"hello", b"[1, 2]", b"5", b"{}", b'{"a": 1}', b"\xff"])
+def test_what_does_not_begin_with_a_header_is_refused(tmp_path, header):
+    (tmp_path / "tape").write_bytes(gzip.compress(header + b"\n"))
+    with pytest.raises(ValueError, match="tape is not a tape"):
+        read_tape(tmp_path / "tape")
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    header = json.dumps({"format": FORMAT + 1, "bound": 3})
+    (tmp_path / "tape").write_bytes(gzip.compress(header.encode() + b"\n"))
+    with pytest.raises(ValueError, match=f"format {FORMAT + 1}; this version reads {FORMAT}"):
+        read_tape(tmp_path / "tape")
+
+
+@pytest.mark.parametrize("row", ["nonsense", "5", "[1]", "[0.0, [], 7]"])
+def test_a_row_that_is_none_is_named(tmp_path, row):
+    lines = f'{json.dumps({"format": FORMAT})}\n[0.0,["WorkerJoined",0],[]]\n{row}\n'
+    (tmp_path / "tape").write_bytes(gzip.compress(lines.encode()))
+    with pytest.raises(ValueError, match="tape, line 3 is not a row of a tape"):
+        read_tape(tmp_path / "tape")
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_tape(tmp_path / "nowhere")
+
+
+# The schedule, on a run made by hand: worker 1 is slow, and its second delta is dropped.
+
+
+def start(worker, clock, version):
+    return StartClock(worker, clock, 1, version, (), 2)
+
+
+BY_HAND = [
+    (0.0, WorkerJoined(0), [start(0, 0, 0)]),
+    (0.5, WorkerJoined(1), [start(1, 0, 0)]),
+    (1.0, DeltaReady(0, 0, 0), [Merge(1, (Merged(0, 0, 0, 0, 1),), 2), start(0, 1, 1)]),
+    (2.5, DeltaReady(0, 1, 1), []),
+    (
+        4.0,
+        DeltaReady(1, 0, 0),
+        [Merge(2, (Merged(0, 1, 1, 0, 1), Merged(1, 0, 0, 1, 0)), 2), start(1, 1, 2)],
+    ),
+    (5.0, WorkerJoined(2), [start(2, 1, 2)]),
+    (6.0, WorkerLost(2), []),
+    (7.0, DeltaReady(1, 1, 2), [Drop(1, 1, "too late")]),
+]
+
+
+def test_the_schedule_has_a_row_a_settled_clock():
+    table = schedule(tape_of(BY_HAND))
+    columns = "worker, clock, start, finish, base_version, merge_version, staleness, lag, weight"
+    assert ", ".join(table.dtype.names) == columns
+    assert table.tolist() == [
+        (0, 0, 0.0, 1.0, 0, 1, 0, 1, 0.5),
+        (0, 1, 1.0, 2.5, 1, 2, 0, 1, 0.5),
+        (1, 0, 0.5, 4.0, 0, 2, 1, 0, 0.5),
+        (1, 1, 4.0, 7.0, 2, -1, 0, 0, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(("weight", "each"), [("mean", 0.5), ("sum", 1.0), (0.3, 0.3), (2, 2.0)])
+def test_the_schedule_gives_each_delta_its_weight(weight, each):
+    assert schedule(tape_of(BY_HAND), weight)["weight"].tolist() == [each, each, each, 0.0]
+    assert weight_of(weight, 2) == each
+
+
+def test_the_schedule_of_an_empty_tape_is_an_empty_table():
+    table = schedule(tape_of([]))
+    assert table.shape == (0,)
+    assert table["start"].dtype == np.float64
