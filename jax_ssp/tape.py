@@ -3,7 +3,9 @@
 The events alone make a run repeatable: all else is a function of them. The commands are kept beside
 them as evidence, for `check_contract` to prove the contract from and for a replay to compare with.
 
-In memory a row is plain tuples of numbers and strings, which the garbage collector does not trace.
+In memory rows are packed into one buffer: as objects they would be walked by every full garbage
+collection, so that recording n of them would cost n squared. (The buffer is made and read by this
+process alone; what is read from files is JSON.)
 In a file (`tape.jsonl.gz`) the first line is the header, each further line is one row
 `[now, event, commands]`, and the last line, `{"end": ...}`, says that the tape is complete. A file
 that breaks off is readable up to there.
@@ -13,10 +15,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import marshal
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -25,6 +29,7 @@ from jax_ssp.controller.events import EVENTS, DeltaReady, Event
 
 FORMAT = 1
 
+_Row: TypeAlias = tuple[float, tuple[Any, ...], tuple[tuple[Any, ...], ...]]
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (*EVENTS, *COMMANDS)}
 
 SCHEDULE_DTYPE = np.dtype(
@@ -72,22 +77,23 @@ class Tape:
     def __init__(self, header: Mapping[str, Any]) -> None:
         self.header: dict[str, Any] = json.loads(json.dumps(dict(header)))
         self.complete = False
-        self._rows: list[tuple[float, tuple[Any, ...], tuple[tuple[Any, ...], ...]]] = []
+        self._buffer = bytearray()
+        self._ends = array("Q")  # of each row in the buffer
 
     def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """Add what happened (`now` in seconds) and what the controller answered."""
-        self._rows.append((now, _encode(event), tuple(map(_encode, commands))))
+        self._add((now, _encode(event), tuple(map(_encode, commands))))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ends)
 
     def __iter__(self) -> Iterator[Entry]:
-        for now, event, commands in self._rows:
+        for now, event, commands in self._rows():
             yield Entry(now, _decode(event), [_decode(command) for command in commands])
 
     def lines(self, start: int = 0) -> Iterator[str]:
         """The rows from number `start` on, as lines of JSON."""
-        for row in self._rows[start:]:
+        for row in self._rows(start):
             yield json.dumps(row, separators=(",", ":"))
 
     def read_line(self, line: str) -> None:
@@ -97,7 +103,18 @@ class Tape:
             self.complete = True
             return
         now, event, commands = row
-        self._rows.append((now, _plain(event), tuple(_plain(command) for command in commands)))
+        self._add((now, _plain(event), tuple(_plain(command) for command in commands)))
+
+    def _add(self, row: _Row) -> None:
+        self._buffer += marshal.dumps(row)
+        self._ends.append(len(self._buffer))
+
+    def _rows(self, first: int = 0) -> Iterator[_Row]:
+        start = self._ends[first - 1] if first else 0
+        for number in range(first, len(self._ends)):
+            end = self._ends[number]
+            yield marshal.loads(self._buffer[start:end])
+            start = end
 
 
 def _encode(message: Event | Command) -> tuple[Any, ...]:

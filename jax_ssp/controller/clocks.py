@@ -13,54 +13,45 @@ class ClockVector:
     Example:
         >>> clocks = ClockVector()
         >>> clocks.join(0, at=0); clocks.join(1, at=0)
-        >>> clocks.advance(0, 2)
-        >>> clocks.min, clocks[0]
-        (0, 2)
+        >>> clocks.advance(0)
+        >>> clocks.min, clocks.of[0]
+        (0, 1)
         >>> clocks.leave(1); clocks.min
-        2
+        1
     """
 
-    __slots__ = ("_clock", "_count", "min")
+    __slots__ = ("_count", "min", "of")
 
     def __init__(self) -> None:
-        self._clock: dict[int, int] = {}
+        self.of: dict[int, int] = {}  # the clock of each worker; to be read
         self._count: dict[int, int] = {}
         self.min = 0  # with nobody there it keeps its last value, so that it never moves down
 
-    def __getitem__(self, worker: int) -> int:
-        return self._clock[worker]
-
-    def __contains__(self, worker: int) -> bool:
-        return worker in self._clock
-
-    def __len__(self) -> int:
-        return len(self._clock)
-
     def join(self, worker: int, at: int) -> None:
-        assert worker not in self._clock
+        assert worker not in self.of
         assert at >= self.min
-        self._clock[worker] = at
+        self.of[worker] = at
         self._count[at] = self._count.get(at, 0) + 1
         self._raise_min()
 
-    def advance(self, worker: int, by: int = 1) -> None:
-        old = self._clock[worker]
-        new = old + by
-        self._clock[worker] = new
-        self._count[new] = self._count.get(new, 0) + 1
-        self._forget(old)
+    def advance(self, worker: int) -> None:
+        old = self.of[worker]
+        self.of[worker] = new = old + 1
+        count = self._count
+        count[new] = count.get(new, 0) + 1
+        if count[old] > 1:
+            count[old] -= 1
+        else:
+            del count[old]
+            if old == self.min:
+                self.min = new
 
     def leave(self, worker: int) -> None:
-        self._forget(self._clock.pop(worker))
-
-    def _forget(self, clock: int) -> None:
-        left = self._count[clock] - 1
-        if left:
-            self._count[clock] = left
-        else:
+        clock = self.of.pop(worker)
+        self._count[clock] -= 1
+        if not self._count[clock]:
             del self._count[clock]
-            if clock == self.min:
-                self._raise_min()
+            self._raise_min()
 
     def _raise_min(self) -> None:
         if self._count:

@@ -153,7 +153,7 @@ class Controller:
         return self._buffer.keys()
 
     def clock(self, worker: int) -> int:
-        return self._clocks[worker]
+        return self._clocks.of[worker]
 
     def held_coverage(self, worker: int) -> int:
         return self._workers[worker].held_coverage
@@ -186,7 +186,11 @@ class Controller:
         if not now >= self.now:
             raise self._illegal(event, f"time runs backwards, from {self.now} to {now}")
         commands: list[Command] = []
-        asking = self._take_in(event)
+        if type(event) is DeltaReady:
+            self._delta_ready(event)
+            asking = event.worker
+        else:
+            asking = self._take_in(event)
         self.now = now
         if self._buffer or self._timer is not None:
             self._settle(commands)
@@ -198,11 +202,7 @@ class Controller:
     # 1. Take it in.
 
     def _take_in(self, event: Event) -> int | None:
-        """Check an event, then apply it; gives the worker that it makes ask for work."""
-        kind = type(event)
-        if kind is DeltaReady:
-            self._delta_ready(event)  # pyright: ignore[reportArgumentType]
-            return event[0]  # pyright: ignore[reportReturnType]
+        """Check a rarer event, then apply it; gives the worker that it makes ask for work."""
         match event:
             case WorkerJoined(worker):
                 if worker in self._workers:
@@ -215,7 +215,7 @@ class Controller:
             case WorkerLost(worker):
                 if worker not in self._workers:
                     raise self._illegal(event, "it is not here")
-                self._left_at[worker] = self._clocks[worker]
+                self._left_at[worker] = self._clocks.of[worker]
                 self._running -= self._workers.pop(worker).phase is Phase.RUNNING
                 self._clocks.leave(worker)
                 self._settled.leave(worker)
@@ -235,7 +235,7 @@ class Controller:
         record = self._workers.get(worker)
         if record is None or record.phase is not Phase.RUNNING:
             raise self._illegal(event, "it is not running a clock")
-        if clock != self._clocks[worker]:
+        if clock != self._clocks.of[worker]:
             raise self._illegal(event, "it is running another clock")
         if version != record.version:
             raise self._illegal(event, "it was told to read another version")
@@ -272,7 +272,7 @@ class Controller:
             owner = self._take_out(delta)
             lag = 0
             if self._workers.get(delta.worker) is owner:
-                lag = self._clocks[delta.worker] - self._clocks.min
+                lag = self._clocks.of[delta.worker] - self._clocks.min
             else:
                 lost.add(owner)
             merged.append(Merged(*delta, self.version - delta.version, lag))
@@ -296,7 +296,7 @@ class Controller:
         if owner is None:
             raise PolicyError(f"{self.policy} settles {delta}, which is not buffered.")
         if self._workers.get(delta.worker) is owner:
-            if self._settled[delta.worker] != delta.clock:
+            if self._settled.of[delta.worker] != delta.clock:
                 raise PolicyError(f"{self.policy} settles {delta} before an earlier one.")
             self._settled.advance(delta.worker)
         return owner
@@ -317,7 +317,7 @@ class Controller:
 
     def _ask(self, worker: int, commands: list[Command]) -> None:
         record = self._workers[worker]
-        clock = self._clocks[worker]
+        clock = self._clocks.of[worker]
         if self.ended is not None or (self._num_clocks is not None and clock >= self._num_clocks):
             record.phase = Phase.FINISHED
             commands.append(StopWorker(worker))
@@ -333,7 +333,7 @@ class Controller:
             record.version = self.version
             record.held_coverage = self._settled.min
             if record.unread:
-                settled = self._settled[worker]
+                settled = self._settled.of[worker]
                 record.unread = [stamp for stamp in record.unread if stamp >= settled]
         steps = self.policy.local_steps(self, worker)
         if steps < 1:
@@ -375,7 +375,7 @@ class Controller:
             where += f", worker {worker} not live"
         elif worker is not None and record is not None:
             where += (
-                f", worker {worker} {record.phase.value}, clock {self._clocks[worker]}, "
+                f", worker {worker} {record.phase.value}, clock {self._clocks.of[worker]}, "
                 f"holding version {record.version}"
             )
         return ProtocolError(f"illegal {event}: {why} ({where}).")

@@ -55,7 +55,9 @@ class WaitingRoom:
     def leave_reached(self, coverage: int, version: int) -> list[int]:
         """Let go, in order, of those whose coverage or version is reached, or who wait for any."""
         workers: list[int] = []
-        if self._lot_of:
+        if self._lot_of and (
+            coverage != self._coverage or self._until_version or self._until_anything
+        ):
             workers += _reached(self._until_coverage, self._coverage, coverage)
             workers += _reached(self._until_version, self._version, version)
             workers += self._until_anything
