@@ -142,8 +142,9 @@ def _replay(run: Path, file: Path | None) -> int:
     import numpy as np
 
     from jax_ssp.checkpoint import load_params
+    from jax_ssp.controller import ProtocolError
     from jax_ssp.report.progress import Progress
-    from jax_ssp.runtimes.replay import Replay
+    from jax_ssp.runtimes.replay import Replay, TapeMismatch
     from jax_ssp.tape import read_tape
 
     with _usage_errors():
@@ -155,7 +156,11 @@ def _replay(run: Path, file: Path | None) -> int:
     with _usage_errors():
         experiment.runtime.count()  # splits the CPU as the run did, before JAX starts
         arguments = experiment.arguments(Replay(tape))
-    result = _trained(arguments, [Progress()])
+    try:
+        result = _trained(arguments, [Progress()])
+    except (TapeMismatch, ProtocolError) as error:
+        print(f"the run does NOT repeat: {error}")
+        return BUG
     print(f"{len(tape)} events repeated, every answer of the controller the same")
     if result.params is None:
         return DONE
@@ -302,6 +307,7 @@ def _loaded(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
         raise UsageError(

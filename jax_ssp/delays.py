@@ -11,7 +11,7 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Delay(abc.ABC):
         Returns:
             Seconds for the whole clock.
         """
+
+
+# What a runtime takes: a `Delay`, or any callable of that signature. To a type checker it is `Any`,
+# so that the command line shows the fields of the model that a config names, whatever it is.
+DelayModel: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ class Straggler(Delay):
         [4.0, 1.0, 1.0, 4.0]
     """
 
-    base: Delay = field(default_factory=Constant)
+    base: DelayModel = field(default_factory=Constant)
     """The delay model of all workers."""
     worker: int = 0
     """The worker that is slowed."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import re
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -142,6 +144,7 @@ class Experiment:
 
     def arguments(self, runtime: Runtime | None = None) -> dict[str, Any]:
         """What `train` is called with."""
+        self._check_parts()
         runtime = self.runtime if runtime is None else runtime
         task = self._task(runtime)
         evaluate = task.evaluate if task else None
@@ -167,6 +170,16 @@ class Experiment:
         """All fields as JSON-able facts, with the class of each part."""
         return {column.name: _plain(getattr(self, column.name)) for column in fields(self)}
 
+    def _check_parts(self) -> None:
+        remedies = {
+            "workload": ((Workload, type(None)), "an `ssp.Workload`"),
+            "server_tx": (Configured, "what `ssp.configured(transform, ...)` gives"),
+        }
+        for name, (kind, remedy) in remedies.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"`Experiment({name}=...)` must be {remedy}, got {value!r}.")
+
     def _task(self, runtime: Runtime) -> Task | None:
         if not runtime.computes:
             return None
@@ -190,4 +203,11 @@ def _plain(value: Any) -> Any:
         return {"type": type(value).__name__, **parts}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (str, int, bool, type(None))):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    # Addresses differ from process to process, and a replay compares.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -22,6 +22,10 @@ WorkerState: TypeAlias = Any
 Batch: TypeAlias = Any
 Metrics: TypeAlias = Mapping[str, jax.Array]
 
+# What a row of a run's history holds beside a clock's metrics.
+CLOCK_COLUMNS = ("worker", "clock", "start", "finish", "base_version", "merge_version")
+CLOCK_COLUMNS += ("staleness", "lag", "updates", "weight", "kind", "nonfinite")
+
 
 class Step(Protocol):
     """What a worker repeats: one local step."""
@@ -222,7 +226,8 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
     Raises:
         TypeError: if a step has no `init`, or gives something other than three values.
         ValueError: if parameters are not floating point, or a delta differs from them in
-            structure, shape or dtype; both paths are named.
+            structure, shape or dtype (both paths are named), or a metric is no scalar or has the
+            name of a column.
     """
     if not callable(step) or not callable(getattr(step, "init", None)):
         raise TypeError(
@@ -244,6 +249,8 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
     delta, _, metrics = result
     _check_delta(shapes, delta)
     for name, value in dict(metrics).items():
+        if name in CLOCK_COLUMNS:
+            raise ValueError(f"metric {name!r} needs another name: {CLOCK_COLUMNS} are taken.")
         if value.shape != ():
             raise ValueError(f"metric {name!r} must be a scalar, got shape {value.shape}.")
 
@@ -285,6 +292,11 @@ def _loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
         raise TypeError(
             "a loss function must return (loss, metrics), metrics a dict of scalars "
             f"(or an empty one), got {type(result).__name__}."
+        )
+    if jnp.shape(result[0]):
+        raise TypeError(
+            f"a loss function must return a scalar loss, got shape {jnp.shape(result[0])}; "
+            "take the mean over the batch."
         )
     return result
 

@@ -1,7 +1,35 @@
 """Every test runs on 4 virtual CPU devices, under strict dtype and rank promotion."""
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def standard_promotion():
+    """For what optax does not do strictly, such as Adam's bias correction; in all threads."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def compilations():
+    """Counts what XLA compiles: `compilations()` gives how much since the last call."""
+    seen = []
+
+    def listener(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(seconds)
+
+    def since_last_call():
+        count = len(seen)
+        seen.clear()
+        return count
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield since_last_call
+    jax.monitoring.unregister_event_duration_listener(listener)

@@ -29,6 +29,8 @@ FLUSH_SECONDS = 2.0
 class RunFolder(Observer):
     """Writes a run's folder while the run goes; `finish` adds what the result gives.
 
+    The folder is made when the run starts: one that fails before leaves nothing behind.
+
     Args:
         path: the folder; it must not hold a run yet.
         config: what was run, as JSON-able facts.
@@ -41,17 +43,19 @@ class RunFolder(Observer):
         self.path = Path(path)
         if (self.path / "config.json").exists():
             raise ValueError(f"{self.path} holds a run already; give another `--workdir`.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / "config.json", config)
-        self._metrics = MetricsWriter(self.path)
+        self._config = config
+        self._metrics: MetricsWriter | None = None
         self._tape: TapeWriter | None = None
         self._due = 0.0
+
+    def on_start(self, info: Mapping[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.path / "config.json", self._config)
+        self._metrics = MetricsWriter(self.path)
+        self._metrics.on_start(info)
         # Rows of metrics go straight to their writer.
         self.on_clock = self._metrics.on_clock
         self.on_eval = self._metrics.on_eval
-
-    def on_start(self, info: Mapping[str, Any]) -> None:
-        self._metrics.on_start(info)
         self._tape = TapeWriter(self.path / "tape.jsonl.gz", info["tape"])
         self._due = time.monotonic() + FLUSH_SECONDS
 
@@ -61,7 +65,8 @@ class RunFolder(Observer):
             self._due = time.monotonic() + FLUSH_SECONDS
 
     def on_end(self, status: str) -> None:
-        self._metrics.on_end(status)
+        if self._metrics is not None:
+            self._metrics.on_end(status)
         if self._tape is not None:
             self._tape.close()
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jax_ssp.controller.commands import Command, Merge, StartClock, StopWorker
-from jax_ssp.controller.events import DeltaReady, Event, WorkerJoined, WorkerLost
+from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined, WorkerLost
 from jax_ssp.report.tables import format_number, format_seconds, histogram
 from jax_ssp.runtimes.base import Observer
 
@@ -57,6 +57,7 @@ class _Run:
     updates: int = 0
     merged: int = 0  # deltas merged while this was watching
     evaluation: str = ""
+    status: str = "running"
     workers: dict[int, _Worker] = field(default_factory=dict)
     staleness: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -151,6 +152,8 @@ class Progress(Observer):
             run.workers[event.worker] = _Worker(clock, now)
         elif isinstance(event, WorkerLost):
             self._set(event.worker, None, "lost")
+        elif isinstance(event, StopRequested) and event.reason == "interrupted":
+            self._interrupted()
         for command in commands:
             if isinstance(command, StartClock):
                 self._set(command.worker, command.clock, "running")
@@ -160,6 +163,13 @@ class Progress(Observer):
                 self._set(command.worker, None, "finished")
         if self._clock() >= self._due:
             self._show()
+
+    def _interrupted(self) -> None:
+        """Say that the run ends, which takes as long as the clocks that are running."""
+        self._run.status = "finishing the clocks under way (interrupt again to leave them)"
+        if not self._on_terminal:
+            self._console.out(f"interrupted: {self._run.status}")
+        self._due = self._clock()
 
     def _set(self, worker: int, clock: int | None, state: str) -> None:
         row = self._run.workers.get(worker)
@@ -198,7 +208,8 @@ class Progress(Observer):
         if not self._on_terminal:
             self._console.out(f"{status} after {format_seconds(now - run.began)} · {_line(run)}")
         elif self._live is not None:
-            self._live.update(_screen(run, status), refresh=True)
+            run.status = status
+            self._live.update(_screen(run), refresh=True)
         self._stop_live()
         self._live = None
 
@@ -232,10 +243,10 @@ def _line(run: _Run) -> str:
     return " · ".join(parts)
 
 
-def _screen(run: _Run, status: str = "running") -> RenderableType:
+def _screen(run: _Run) -> RenderableType:
     kind = " (virtual)" if run.info.get("time") == "virtual" else ""
     return Group(
-        Text(f"{_title(run)} · {status} at {format_seconds(run.now)}{kind}", style="bold"),
+        Text(f"{_title(run)} · {run.status} at {format_seconds(run.now)}{kind}", style="bold"),
         Text(_line(run)),
         Text(run.evaluation, style="cyan"),
         _table(run) if len(run.workers) <= MAX_ROWS else _summary(run),

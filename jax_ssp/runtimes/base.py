@@ -137,3 +137,12 @@ class Runtime(ABC):
 
     def check(self, header: Mapping[str, Any]) -> None:
         """Raise ValueError if a run with this tape header cannot be had here."""
+
+
+def at_least_one(runtime: Runtime, field: str) -> None:
+    """Raise TypeError or ValueError unless this field of a runtime is a positive integer."""
+    value, name = getattr(runtime, field), type(runtime).__name__
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}({field}=...)` must be an integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"`{name}({field}=...)` must be at least 1, got {value}.")

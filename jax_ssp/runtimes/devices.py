@@ -16,8 +16,8 @@ import tyro
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady, StopRequested, TimerFired, WorkerJoined
-from jax_ssp.delays import Delay
-from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.delays import DelayModel
+from jax_ssp.runtimes.base import Message, Runtime, World, at_least_one
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.steps import Params
@@ -39,22 +39,27 @@ class Devices(Runtime):
 
     Raises:
         ValueError: if a number is less than 1; `train` raises it if there are not devices enough.
+        TypeError: if `delay` is not callable.
     """
 
     devices: Annotated[Sequence[Any] | None, tyro.conf.Suppress] = None
     num_workers: int | None = None
     workers_per_device: int = 1
     cpu_devices: int | None = None
-    delay: Delay | None = None
+    delay: DelayModel = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "workers_per_device", "cpu_devices"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`Devices({name}=...)` must be at least 1, got {value}.")
+            if getattr(self, name) is not None:
+                at_least_one(self, name)
         if self.devices is not None and not len(self.devices):
             raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
+        if self.delay is not None and not callable(self.delay):
+            raise TypeError(
+                "`Devices(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "
+                f"got {self.delay!r}."
+            )
 
     @property
     def time(self) -> str:
@@ -98,7 +103,7 @@ _Job: TypeAlias = tuple[StartClock, "Params | None"]
 class _DeviceWorld(World):
     evaluates_aside = True
 
-    def __init__(self, workers: Sequence[Worker], delay: Delay | None, seed: int) -> None:
+    def __init__(self, workers: Sequence[Worker], delay: DelayModel, seed: int) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._mail: list[queue.SimpleQueue[_Job | None]] = [queue.SimpleQueue() for _ in workers]
         self._delays = None if delay is None else DelayDraws(delay, seed, len(workers))

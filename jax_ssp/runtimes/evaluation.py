@@ -143,4 +143,7 @@ class Evaluator:
         metrics = self._fn(jax.device_put(params, self._device))
         if not isinstance(metrics, Mapping):
             raise TypeError(f"`evaluate` must return a dict of scalars, got {metrics!r}.")
+        taken = sorted({"version", "updates", "time", "kind", "nonfinite"} & set(metrics))
+        if taken:
+            raise ValueError(f"`evaluate` must name {taken} otherwise: these names are taken.")
         return {**about, **{name: float(value) for name, value in metrics.items()}}

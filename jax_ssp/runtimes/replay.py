@@ -96,7 +96,7 @@ class _ReplayWorld(World):
             return None
         now, event, _ = self._entry
         push = None
-        if isinstance(event, DeltaReady) and self._workers:
+        if isinstance(event, DeltaReady) and event.worker in self._running and self._workers:
             push = self._workers[event.worker].run(*self._running.pop(event.worker))
         return Message(now, event, push)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
-from jax_ssp.delays import Constant, Delay
-from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.delays import Constant, DelayModel
+from jax_ssp.runtimes.base import Message, Runtime, World, at_least_one
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.steps import Params
 
@@ -43,15 +43,12 @@ class Virtual(Runtime):
     """
 
     num_workers: int = 4
-    delay: Delay = field(default_factory=Constant)
+    delay: DelayModel = field(default_factory=Constant)
     seed: int = 0
     compute: bool = True
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ValueError(
-                f"`Virtual(num_workers=...)` must be at least 1, got {self.num_workers}."
-            )
+        at_least_one(self, "num_workers")
         if not callable(self.delay):
             raise TypeError(
                 "`Virtual(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "
@@ -75,7 +72,7 @@ class Virtual(Runtime):
 class DelayDraws:
     """Delays of the workers of a run, each from a random stream of its own."""
 
-    def __init__(self, delay: Delay, seed: int, num_workers: int) -> None:
+    def __init__(self, delay: DelayModel, seed: int, num_workers: int) -> None:
         self._delay = delay
         self._streams = [np.random.default_rng([seed, worker]) for worker in range(num_workers)]
 
@@ -97,7 +94,7 @@ class DelayDraws:
 
 class _VirtualWorld(World):
     def __init__(
-        self, num_workers: int, workers: Sequence[Worker], delay: Delay, seed: int
+        self, num_workers: int, workers: Sequence[Worker], delay: DelayModel, seed: int
     ) -> None:
         self._workers = workers
         self._delays = DelayDraws(delay, seed, num_workers)

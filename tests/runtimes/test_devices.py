@@ -1,0 +1,391 @@
+"""Real threads: they overlap, they end with the run, and what goes wrong in one is told."""
+
+import itertools
+import math
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import optax
+import pytest
+from problems import DIMENSION, PARAMS, batches, bits, linear, loss_fn, merges
+
+import jax_ssp as ssp
+from jax_ssp import delays
+from jax_ssp.policies import Decision
+from jax_ssp.runtimes.worker import Worker
+
+JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
+PATIENCE = 60.0  # seconds after which something that must happen did not
+
+
+def ssp_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ssp-")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind():
+    assert ssp_threads() == []
+    yield
+    assert ssp_threads() == []
+
+
+def train(runtime=None, policy=None, **others):
+    policy = ssp.SSP(2) if policy is None else policy
+    return ssp.train(
+        policy=policy,
+        runtime=ssp.Devices(delay=JITTER) if runtime is None else runtime,
+        **linear(**{"num_clocks": 8, **others}),
+    )
+
+
+class Call(ssp.Observer):
+    """Calls a function at each row of one hook."""
+
+    def __init__(self, hook, function):
+        setattr(self, hook, function)
+
+
+# Placement.
+
+
+def places(result):
+    return [index for _, index in result.tape.header["devices"]]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "expected"),
+    [
+        (ssp.Devices(), [0, 1, 2, 3]),
+        (ssp.Devices(num_workers=3), [0, 1, 2]),
+        (ssp.Devices(workers_per_device=2), [0, 0, 1, 1, 2, 2, 3, 3]),
+        (ssp.Devices(workers_per_device=2, num_workers=5), [0, 0, 1, 1, 2]),
+        (ssp.Devices(cpu_devices=4), [0, 1, 2, 3]),
+    ],
+    ids=repr,
+)
+def test_workers_are_placed_on_the_devices_there_are(runtime, expected):
+    result = train(runtime, num_clocks=3)
+    assert places(result) == expected
+    assert result.updates == 3 * len(expected)
+    assert runtime.count() == len(expected)
+    ssp.check_contract(result.tape)
+
+
+def test_a_list_of_devices_may_name_one_twice():
+    first, second, third, _ = jax.devices()
+    result = train(ssp.Devices([third, first, third, third, second]), num_clocks=3)
+    assert places(result) == [2, 0, 2, 2, 1]
+    assert result.updates == 15
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ssp.Devices(num_workers=5), r"`Devices\(num_workers=5\)` needs 5 places, but "
+         r"there are 4 devices with 1 each\. Ask for fewer workers, set `workers_per_device`"),
+        (lambda: ssp.Devices(num_workers=9, workers_per_device=2), r"needs 9 places, but .* 2 e"),
+        (lambda: ssp.Devices(jax.devices()[:1], num_workers=2), r"there are 1 devices with 1 each"),
+        (lambda: ssp.Devices(num_workers=0), r"`Devices\(num_workers=...\)` must be at least 1"),
+        (lambda: ssp.Devices(workers_per_device=0), r"`Devices\(workers_per_device=...\)` must be"),
+        (lambda: ssp.Devices(cpu_devices=0), r"`Devices\(cpu_devices=...\)` must be at least 1"),
+        (lambda: ssp.Devices([]), r"`Devices\(devices=...\)` must name at least one device"),
+    ],
+)  # fmt: skip
+def test_devices_that_are_not_there_are_told(make, message):
+    with pytest.raises(ValueError, match=message):
+        train(make())
+
+
+def test_a_clock_is_compiled_once_a_device(compilations):
+    steps = [ssp.make_step(loss_fn, optax.sgd(rate, momentum=0.9)) for rate in (0.01, 0.02)]
+    counts = []
+    for step in (steps[0], steps[1], steps[1]):  # at first JAX's own small programs too
+        compilations()
+        ssp.train(runtime=ssp.Devices(), **{**linear(num_clocks=4, policy=ssp.ASP()), "step": step})
+        counts.append(compilations())
+    server = 1  # its merge
+    assert counts[2] == server  # the workers' programs are kept
+    assert 4 <= counts[1] - server <= 4 + 4  # on each device the clock, and the first state
+
+
+# What goes wrong.
+
+
+def failing_worker(monkeypatch, worker, clock):
+    """A fault injected into one clock of one worker."""
+    run = Worker.run
+
+    def faulty(self, start, snapshot):
+        if (self.index, start.clock) == (worker, clock):
+            raise ArithmeticError("the step went wrong")
+        return run(self, start, snapshot)
+
+    monkeypatch.setattr(Worker, "run", faulty)
+
+
+@pytest.mark.parametrize("clock", [0, 5])
+def test_an_error_in_a_step_is_raised_and_names_the_worker(monkeypatch, clock):
+    failing_worker(monkeypatch, 2, clock)
+    ends = []
+    with pytest.raises(ArithmeticError, match="the step went wrong") as caught:
+        train(observers=[Call("on_end", ends.append)])
+    assert caught.value.__notes__ == ["in worker 2 of jax_ssp"]
+    assert ends == ["failed"]
+
+
+def test_an_error_while_compiling_is_raised_and_names_the_worker(monkeypatch):
+    def broken(self):
+        if self.index == 3:
+            raise ArithmeticError("it does not compile")
+
+    monkeypatch.setattr(Worker, "compile", broken)
+    with pytest.raises(ArithmeticError, match="it does not compile") as caught:
+        train()
+    assert caught.value.__notes__ == ["in worker 3 of jax_ssp"]
+
+
+def test_an_error_in_the_data_is_raised_and_names_the_worker():
+    def data(worker):
+        for number, batch in enumerate(batches(worker)):
+            if (worker, number) == (1, 4):
+                raise OSError("the disk is gone")
+            yield batch
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        train(data=data)
+    assert caught.value.__notes__ == ["in worker 1 of jax_ssp"]
+
+
+def test_data_that_ends_too_early_names_the_worker_and_the_batches():
+    def data(worker):
+        return itertools.islice(batches(worker), 5 if worker == 3 else None)
+
+    message = r"`data\(worker=3\)` ended after 5 batches; repeat it or lower num_clocks\."
+    with pytest.raises(ValueError, match=message) as caught:
+        train(data=data)
+    assert caught.value.__notes__ == ["in worker 3 of jax_ssp"]
+
+
+def test_an_error_in_an_observer_or_in_the_evaluation_is_raised():
+    def fail(*_):
+        raise ArithmeticError("not now")
+
+    with pytest.raises(ArithmeticError, match="not now"):
+        train(observers=[Call("on_clock", fail)])
+    with pytest.raises(ArithmeticError, match="not now"):
+        train(evaluate=fail, eval_every=1)
+    with pytest.raises(ArithmeticError, match="not now"):
+        train(evaluate=fail)
+
+
+def test_a_failing_run_does_not_wait_for_injected_delays(monkeypatch):
+    failing_worker(monkeypatch, 0, 1)
+    hour = delays.PerWorker((0.0, 3600.0, 3600.0, 3600.0))
+    with pytest.raises(ArithmeticError, match="the step went wrong"):
+        train(ssp.Devices(delay=hour))
+
+
+# Evaluation.
+
+
+def test_evaluation_stops_nobody():
+    clocks, moved_on = itertools.count(1), threading.Event()
+
+    def on_clock(row):
+        if next(clocks) >= 40:
+            moved_on.set()
+
+    def evaluate(params):
+        # The first version evaluated is that after 4 deltas.
+        return {"went_on": float(moved_on.wait(PATIENCE))}
+
+    result = train(
+        evaluate=evaluate, eval_every=1, num_clocks=12, observers=[Call("on_clock", on_clock)]
+    )
+    first, last = result.evaluations[0], result.evaluations[-1]
+    assert (first["updates"], first["went_on"]) == (4, 1.0)
+    # What came while the first was under way was passed over, but for the newest.
+    assert 2 <= len(result.evaluations) <= 5
+    assert last["version"] == result.version == 48
+
+
+@pytest.mark.parametrize("eval_every", [None, 1, 3, 1000])
+def test_the_last_version_is_always_evaluated(eval_every):
+    seen, rows = [], []
+
+    def evaluate(params):
+        seen.append(bits(params))
+        return {"first": params["w"][0]}
+
+    observer = Call("on_eval", rows.append)
+    result = train(evaluate=evaluate, eval_every=eval_every, observers=[observer])
+    assert result.evaluations[-1]["version"] == result.version
+    assert result.evaluations[-1]["time"] == result.seconds
+    assert seen[-1] == bits(result.params)
+    assert result.metrics == {"first": float(result.params["w"][0])}
+    assert rows == result.evaluations
+    assert len(seen) == len(rows)
+    versions = [row["version"] for row in rows]
+    assert versions == sorted(set(versions))
+    if eval_every in (None, 1000):
+        assert len(rows) == 1
+
+
+# Ends.
+
+
+def distance(params):
+    return {"distance": np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION))}
+
+
+def test_a_target_ends_the_run():
+    result = train(evaluate=distance, eval_every=1, target="distance <= 2.0", num_clocks=100_000)
+    assert result.status == "target"
+    assert any(row["distance"] <= 2 for row in result.evaluations)
+    assert result.updates < 400_000
+    assert result.tape.complete
+    assert ssp.check_contract(result.tape).merged == result.updates
+
+
+@pytest.mark.parametrize("policy", [ssp.ASP(), ssp.SSP(1), ssp.BSP()], ids=repr)
+def test_max_updates_ends_the_run(policy):
+    result = train(policy=policy, num_clocks=None, max_updates=30)
+    # A barrier is never split.
+    assert result.updates == (32 if policy == ssp.BSP() else 30)
+    assert result.status == "done"
+    report = ssp.check_contract(result.tape)
+    assert (report.merged, report.complete) == (result.updates, True)
+    dropped = result.schedule[result.schedule["merge_version"] < 0]
+    assert len(dropped) == report.dropped <= 3
+
+
+def interrupt(times=1):
+    """An observer that presses Ctrl-C once ten clocks are merged."""
+    seen = itertools.count(1)
+
+    def on_clock(row):
+        if next(seen) == 10:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return Call("on_clock", on_clock)
+
+
+@pytest.mark.parametrize("runtime", [None, ssp.Virtual(4)], ids=["devices", "virtual"])
+def test_the_first_interrupt_ends_the_run_whole(runtime):
+    before = signal.getsignal(signal.SIGINT)
+    result = train(runtime, num_clocks=100_000, evaluate=distance, observers=[interrupt()])
+    assert result.status == "interrupted"
+    assert 10 <= result.updates < 400_000
+    assert result.tape.complete
+    report = ssp.check_contract(result.tape)
+    assert (report.merged, report.in_flight) == (result.updates, 0)
+    assert len(result.evaluations) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    again = train(ssp.Replay(result.tape), num_clocks=100_000)
+    assert (bits(again.params), again.status) == (bits(result.params), "interrupted")
+
+
+def test_the_second_interrupt_is_one():
+    before = signal.getsignal(signal.SIGINT)
+    ends = []
+    with pytest.raises(KeyboardInterrupt):
+        train(num_clocks=100_000, observers=[interrupt(times=2), Call("on_end", ends.append)])
+    assert ends == ["failed"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_outside_the_main_thread_works_too():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(policy=ssp.BSP())))
+    thread.start()
+    thread.join()
+    assert bits(results[0].params) == bits(train(policy=ssp.BSP()).params)
+
+
+@pytest.mark.parametrize("runtime", [None, ssp.Virtual(4)], ids=["devices", "virtual"])
+def test_a_loss_that_is_not_finite_ends_the_run(runtime):
+    def data(worker):
+        for number, batch in enumerate(batches(worker)):
+            poison = np.float32(np.nan if (worker, number) == (1, 3) else 1)
+            yield jax.tree.map(lambda leaf, by=poison: leaf * by, batch)
+
+    result = train(runtime, data=data, num_clocks=100_000)
+    assert result.status == "diverged"
+    assert result.tape.complete
+    assert ssp.check_contract(result.tape).merged == result.updates < 1000
+    first = next(row for row in result.history if not math.isfinite(row["loss"]))
+    assert (first["worker"], first["clock"]) == (1, 3)
+
+
+# Time.
+
+
+@pytest.mark.parametrize("local_steps", [1, 2])
+def test_an_injected_delay_is_how_long_a_clock_takes_at_least(local_steps):
+    result = train(ssp.Devices(delay=JITTER, seed=5), local_steps=local_steps)
+    took = np.zeros((4, 8))
+    for row in result.schedule:
+        took[row["worker"], row["clock"]] = row["finish"] - row["start"]
+    streams = [np.random.default_rng([5, worker]) for worker in range(4)]
+    clocks = range(8)
+    drawn = [[JITTER(w, c, local_steps, rng) for c in clocks] for w, rng in enumerate(streams)]
+    assert (took >= drawn).all()
+    assert (np.diff([now for now, _, _ in result.tape]) >= 0).all()
+    assert result.seconds >= np.sum(drawn, axis=1).max()
+
+
+def test_a_delay_that_makes_no_sense_is_an_error_that_names_the_clock():
+    def bad(worker, clock, steps, rng):
+        return -1.0 if (worker, clock) == (1, 2) else 0.0
+
+    with pytest.raises(ValueError, match=r"delay of worker 1, clock 2 must be .*, got -1\.0 from"):
+        train(ssp.Devices(delay=bad))
+
+
+class Batched(ssp.Policy):
+    """Merges what has come `period` seconds after the first of it, and at no other time."""
+
+    period = 0.004
+
+    def __init__(self):
+        object.__setattr__(self, "deadline", None)
+
+    def ready(self, view):
+        if self.deadline is None:
+            object.__setattr__(self, "deadline", view.now + self.period)
+        if view.now < self.deadline:
+            return Decision(wake=self.deadline)
+        object.__setattr__(self, "deadline", None)
+        return Decision(merge=tuple(view.buffered))
+
+
+def test_a_timer_comes_no_earlier_than_it_was_asked_for():
+    spec = linear(num_clocks=8)
+    result = ssp.train(policy=Batched(), runtime=ssp.Devices(delay=JITTER), **spec)
+    fired = [(now, event.at) for now, event, _ in result.tape if hasattr(event, "at")]
+    assert fired
+    assert all(now >= at for now, at in fired)
+    assert sum(len(merge.deltas) for merge in merges(result.tape)) == 32
+    assert any(len(merge.deltas) > 1 for merge in merges(result.tape))
+    ssp.check_contract(result.tape)
+    again = ssp.train(policy=Batched(), runtime=ssp.Replay(result.tape), **spec)
+    assert bits(again.params) == bits(result.params)
+
+
+def test_workers_compute_at_the_same_time(monkeypatch):
+    """Each clock waits until all four workers are in one: one after the other, none would end."""
+    barrier = threading.Barrier(4, timeout=PATIENCE)
+    run = Worker.run
+
+    def together(self, start, snapshot):
+        barrier.wait()
+        return run(self, start, snapshot)
+
+    monkeypatch.setattr(Worker, "run", together)
+    result = train(ssp.Devices(), policy=ssp.BSP(), num_clocks=5)
+    assert result.updates == 20
+    assert not np.array_equal(result.params["w"], PARAMS["w"])

@@ -1,0 +1,261 @@
+"""The server merges what NumPy would, numbers its versions, and touches nobody else's arrays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_ssp.server import Server
+
+EXTRAS = ("staleness", "lag", "worker", "num_workers")
+
+
+def tree(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "w": rng.normal(size=(3, 2)).astype(np.float32),
+        "b": rng.normal(size=2).astype(np.float32),
+    }
+
+
+def on_device(arrays):
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def assert_close(params, expected):
+    assert params.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(params[name], expected[name], rtol=2e-6, atol=1e-6)
+
+
+# Merging.
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("num_workers", [None, 4])
+@pytest.mark.parametrize("weight", ["mean", "sum", 0.25, -2])
+def test_a_merge_adds_the_weighted_sum_of_the_deltas(weight, num_workers, count):
+    params, deltas = tree(0), [tree(1 + number) for number in range(count)]
+    server = Server(params, weight=weight)
+    server.merge([on_device(delta) for delta in deltas], num_workers=num_workers)
+    factor = {"mean": 1 / (num_workers or count), "sum": 1.0}.get(weight, weight)
+    expected = {name: params[name] + factor * sum(d[name] for d in deltas) for name in params}
+    assert_close(server.params, expected)
+
+
+def test_deltas_are_summed_in_the_order_given():
+    big, one = {"w": jnp.array([1e8])}, {"w": jnp.array([1.0])}
+    minus = {"w": jnp.array([-1e8])}
+    for deltas, total in (([big, one, minus], 0.0), ([big, minus, one], 1.0)):
+        server = Server({"w": jnp.zeros(1)}, weight="sum")
+        server.merge(deltas)
+        assert server.params["w"].tolist() == [total]
+
+
+def test_versions_count_merges_and_only_the_newest_is_held():
+    server = Server(tree(0))
+    assert server.version == 0
+    assert server.snapshot(0) is server.snapshot() is server.params
+    assert server.merge([tree(1)]) == 1
+    assert server.merge([tree(1), tree(2), tree(3)]) == 2
+    assert server.snapshot(2) is server.snapshot() is server.params
+    for version in (0, 1, 3):
+        with pytest.raises(ValueError, match=rf"version {version} is not held, .* newest, 2\."):
+            server.snapshot(version)
+    assert server.version == 2
+
+
+def test_without_deltas_there_is_no_version():
+    server = Server(tree(0))
+    with pytest.raises(ValueError, match=r"`merge\(deltas\)` needs at least one delta, got none\."):
+        server.merge([])
+    assert server.version == 0
+
+
+@pytest.mark.parametrize("weight", ["median", "1", float("nan"), float("inf"), True, None])
+def test_a_weight_that_is_none_is_refused(weight):
+    with pytest.raises(ValueError, match='`weight` must be "mean", "sum" or a finite number, got'):
+        Server(tree(0), weight=weight)
+
+
+def test_a_transform_that_is_none_is_refused():
+    with pytest.raises(TypeError, match=r"`server_tx` must be an optax transform, got 0\.1"):
+        Server(tree(0), 0.1)
+
+
+def test_it_lives_on_one_device_and_takes_deltas_from_any():
+    home, *others = jax.devices()[2], *jax.devices()
+    server = Server({"w": jnp.zeros(2)}, weight="sum", device=home)
+    for device in others:
+        server.merge([{"w": jax.device_put(jnp.ones(2), device)}])
+    assert server.params["w"].devices() == {home}
+    assert server.params["w"].tolist() == [4.0, 4.0]
+    assert Server(tree(0)).device == jax.devices("cpu")[0]
+
+
+# Nobody else's arrays.
+
+
+def aligned(values) -> np.ndarray:
+    """NumPy memory that JAX's CPU backend can use as it is, without a copy."""
+    values = np.asarray(values, np.float32)
+    raw = np.empty(values.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    array = raw[start : start + values.nbytes].view(np.float32)
+    array[:] = values
+    return array
+
+
+def test_a_snapshot_somebody_keeps_stays_as_it_is():
+    server = Server(tree(0), optax.sgd(0.1, momentum=0.9))
+    kept, copies = [], []
+    for number in range(20):
+        kept.append(server.snapshot())
+        copies.append(jax.tree.map(np.array, kept[-1]))
+        server.merge([tree(number)])
+    assert len({leaf["w"].unsafe_buffer_pointer() for leaf in kept}) == 20
+    for snapshot, copy in zip(kept, copies, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, snapshot, copy)
+
+
+def test_the_users_arrays_are_neither_taken_over_nor_written_to():
+    params, delta = on_device(tree(0)), on_device(tree(1))
+    server = Server(params, optax.trace(0.5), weight="sum")
+    for _ in range(5):
+        server.merge([delta, delta])
+    jax.tree.map(np.testing.assert_array_equal, params, tree(0))
+    jax.tree.map(np.testing.assert_array_equal, delta, tree(1))
+
+
+def test_the_user_may_delete_what_the_server_was_given():
+    params, delta = on_device(tree(0)), on_device(tree(1))
+    server = Server(params, weight="sum")
+    jax.tree.map(lambda leaf: leaf.delete(), params)
+    server.merge([delta])
+    jax.block_until_ready(server.params)
+    jax.tree.map(lambda leaf: leaf.delete(), delta)
+    assert_close(server.params, {name: tree(0)[name] + tree(1)[name] for name in tree(0)})
+
+
+def test_the_user_may_overwrite_what_the_server_was_given():
+    size = 200_000  # large enough for the merge to be under way still when the delta is overwritten
+    params, delta = aligned(np.zeros(size)), aligned(np.ones(size))
+    server = Server({"w": params}, weight="sum")
+    params[:] = 7.0
+    for _ in range(3):
+        delta[:] = 1.0
+        server.merge([{"w": delta}])
+        delta[:] = 9.0
+    assert np.unique(np.asarray(server.params["w"])).tolist() == [3.0]
+
+
+def test_a_transform_that_keeps_the_parameters_is_not_given_the_snapshot_to_destroy():
+    keep = optax.GradientTransformation(lambda params: params, lambda u, state, params: (u, params))
+    server = Server({"w": jnp.zeros(300)}, keep, weight="sum")
+    kept = [server.snapshot()]
+    for _ in range(3):
+        server.merge([{"w": jnp.ones(300)}])
+        kept.append(server.snapshot())
+    assert [float(snapshot["w"][0]) for snapshot in kept] == [0.0, 1.0, 2.0, 3.0]
+
+
+# Transforms.
+
+
+def test_momentum_is_kept_across_merges():
+    server = Server({"w": jnp.zeros(2)}, optax.sgd(0.5, momentum=0.9))
+    w, trace = np.zeros(2), np.zeros(2)
+    for number in range(6):
+        delta = np.array([number + 1.0, -1.0])
+        server.merge([{"w": delta.astype(np.float32)}])
+        trace = delta + 0.9 * trace
+        w = (
+            w - 0.5 * trace
+        )  # optax.sgd turns a gradient around; as an outer optimizer it gets -delta
+    np.testing.assert_allclose(server.params["w"], w, rtol=1e-6)
+
+
+NORM = np.hypot(3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("tx", "expected"),
+    [
+        (None, [3.0, 4.0]),
+        (optax.clip(3.5), [3.0, 3.5]),
+        (optax.clip_by_global_norm(2.5), [3.0 * 2.5 / NORM, 4.0 * 2.5 / NORM]),
+        (optax.chain(optax.clip(3.5), optax.scale(2.0)), [6.0, 7.0]),
+    ],
+    ids=["none", "clip", "norm", "chain"],
+)
+def test_any_optax_transform_works_on_the_weighted_sum(tx, expected):
+    server = Server({"w": jnp.zeros(2)}, tx, weight="sum")
+    server.merge([{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([2.0, 3.0])}])
+    np.testing.assert_allclose(server.params["w"], expected, rtol=1e-6)
+
+
+def reader(traces: list) -> optax.GradientTransformationExtraArgs:
+    """Puts what it is told in place of the delta, and notes how it was told at each trace."""
+
+    def update(updates, state, params=None, **extras):
+        traces.append({name: (extras[name].dtype, extras[name].shape) for name in extras})
+        return {"told": jnp.stack([extras[name] for name in EXTRAS]).astype(jnp.float32)}, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def test_a_transform_reads_staleness_lag_worker_and_num_workers_as_int32_scalars():
+    traces = []
+    server = Server({"told": jnp.zeros(4)}, optax.chain(optax.identity(), reader(traces)))
+    delta = {"told": jnp.ones(4)}
+    server.merge([delta], staleness=5, lag=2, worker=7, num_workers=9)
+    assert server.params["told"].tolist() == [5.0, 2.0, 7.0, 9.0]
+    server.merge([delta, delta])  # the defaults; num_workers is the number of deltas
+    assert server.params["told"].tolist() == [5.0, 2.0, 7.0, 11.0]
+    assert traces == [dict.fromkeys(EXTRAS, (np.dtype(np.int32), ()))] * 2
+
+
+def test_one_compilation_serves_every_staleness_lag_worker_and_number_of_workers(compilations):
+    traces = []
+    server = Server({"told": jnp.zeros(4)}, reader(traces))
+    delta = {"told": jnp.ones(4)}
+    compilations()
+    server.merge([delta])
+    assert (len(traces), compilations()) == (1, 1)
+    for number in range(8):
+        server.merge([delta], staleness=number, lag=number, worker=number, num_workers=number + 1)
+    assert (len(traces), compilations()) == (1, 0)
+
+
+def test_equal_servers_have_equal_programs_and_others_do_not():
+    programs = [
+        Server(tree(0), tx).program() for tx in (optax.scale(0.5), optax.scale(0.5), optax.scale(2))
+    ]
+    assert programs[0] == programs[1] != programs[2]
+
+
+# Dtypes.
+
+
+def test_bfloat16_keeps_its_dtype_and_is_summed_in_float32():
+    one = {"w": jnp.ones(2, jnp.bfloat16)}
+    server = Server({"w": jnp.zeros(2, jnp.bfloat16)}, weight="sum")
+    # In bfloat16 256 + 1 is 256 again, however often.
+    server.merge([{"w": jnp.full(2, 256, jnp.bfloat16)}, *[one] * 8])
+    assert server.params["w"].dtype == jnp.bfloat16
+    assert server.params["w"].astype(jnp.float32).tolist() == [264.0, 264.0]
+
+
+def test_each_leaf_keeps_its_own_dtype():
+    params = {
+        "half": jnp.ones(2, jnp.float16),
+        "single": jnp.ones(2),
+        "complex": jnp.ones(2, jnp.complex64),
+    }
+    server = Server(params, weight="mean")
+    server.merge([params], num_workers=4)
+    assert jax.tree.map(lambda leaf: leaf.dtype, server.params) == jax.tree.map(
+        lambda leaf: leaf.dtype, params
+    )
+    assert all(leaf.tolist() == [1.25, 1.25] for leaf in jax.tree.leaves(server.params))
