@@ -107,19 +107,22 @@ def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) 
     from jax_ssp.report.tables import print_table
 
     runs: list[dict[str, Any]] = []
+    code = DONE
     for index, experiment in enumerate(experiments):
         print(f"[{index + 1}/{len(experiments)}] {experiment.name}, seed {experiment.seed}")
         path = folder / f"{index:02d}-{experiment.name}-seed{experiment.seed}"
         result, summary = _run_one(experiment, path, {**source, "index": index})
         if result.status == "interrupted":
-            return INTERRUPTED
+            code = INTERRUPTED
+            break
         about = {"name": experiment.name, "seed": experiment.seed}
         runs.append({**about, "summary": summary, "evaluations": result.evaluations})
-    rows = compare(runs, folder)
-    shown = [column for column in rows[0] if "max_" not in column and "range" not in column]
-    print_table(rows, shown)
+    if runs:
+        rows = compare(runs, folder)
+        shown = [column for column in rows[0] if "max_" not in column and "range" not in column]
+        print_table(rows, shown)
     print(f"run folder: {folder}")
-    return DONE
+    return code
 
 
 def _run_one(
@@ -129,6 +132,7 @@ def _run_one(
     from jax_ssp.report.folder import RunFolder
     from jax_ssp.report.progress import Progress
 
+    print(f"{experiment.name}: building and compiling", file=sys.stderr)
     with _usage_errors():
         arguments = experiment.arguments()
         about = {"environment": environment(), "experiment": experiment.describe()}
@@ -148,7 +152,7 @@ def _replay(run: Path, file: Path | None) -> int:
     from jax_ssp.tape import read_tape
 
     with _usage_errors():
-        tape = read_tape(run / "tape.jsonl.gz")
+        tape = read_tape(_tape_in(run))
         config = json.loads((run / "config.json").read_text())
     experiments, _ = _parsed(file or Path(config["file"]), config["overrides"])
     experiment = experiments[config["index"]]
@@ -187,13 +191,24 @@ def _verify(run: Path) -> int:
     from jax_ssp.tape import read_tape
 
     with _usage_errors():
-        tape = read_tape(run if run.is_file() else run / "tape.jsonl.gz")
+        tape = read_tape(run if run.is_file() else _tape_in(run))
     try:
         print(check_contract(tape))
     except ContractViolation as violation:
         print(violation)
         return BUG
     return DONE
+
+
+def _tape_in(run: Path) -> Path:
+    tape = run / "tape.jsonl.gz"
+    if not tape.is_file():
+        members = sorted(each.parent for each in run.glob("*/tape.jsonl.gz"))
+        remedy = (
+            f"; it holds a sweep, give one of its runs, such as {members[0]}" if members else ""
+        )
+        raise UsageError(f"{run} is not a run's folder, there is no tape.jsonl.gz in it{remedy}")
+    return tape
 
 
 def _devices() -> int:
@@ -279,6 +294,8 @@ def _parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOpti
     for config in configs:
         if not isinstance(config, Experiment):
             raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
+        with _usage_errors():
+            config.check_parts()
     parsed = [
         tyro.cli(
             arguments,

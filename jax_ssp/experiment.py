@@ -144,7 +144,7 @@ class Experiment:
 
     def arguments(self, runtime: Runtime | None = None) -> dict[str, Any]:
         """What `train` is called with."""
-        self._check_parts()
+        self.check_parts()
         runtime = self.runtime if runtime is None else runtime
         task = self._task(runtime)
         evaluate = task.evaluate if task else None
@@ -170,9 +170,12 @@ class Experiment:
         """All fields as JSON-able facts, with the class of each part."""
         return {column.name: _plain(getattr(self, column.name)) for column in fields(self)}
 
-    def _check_parts(self) -> None:
+    def check_parts(self) -> None:
+        """Raise TypeError, naming the remedy, if a part is not of its kind."""
         remedies = {
             "workload": ((Workload, type(None)), "an `ssp.Workload`"),
+            "policy": (Policy, "a Policy such as `ssp.SSP(bound=3)`"),
+            "runtime": (Runtime, "a Runtime such as `ssp.Devices()`"),
             "server_tx": (Configured, "what `ssp.configured(transform, ...)` gives"),
         }
         for name, (kind, remedy) in remedies.items():

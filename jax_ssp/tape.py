@@ -82,7 +82,8 @@ class Tape:
 
     def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """Add what happened (`now` in seconds) and what the controller answered."""
-        self._add((now, _encode(event), tuple(map(_encode, commands))))
+        kind = type(event).__name__
+        self._add((now, (kind, *event), tuple([_encode(command) for command in commands])))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -117,11 +118,11 @@ class Tape:
             start = end
 
 
-def _encode(message: Event | Command) -> tuple[Any, ...]:
-    if type(message) is Merge:
-        version, deltas, num_workers = message
-        return ("Merge", version, tuple(map(tuple, deltas)), num_workers)
-    return (type(message).__name__, *message)
+def _encode(command: Command) -> tuple[Any, ...]:
+    if type(command) is Merge:
+        version, deltas, num_workers = command
+        return ("Merge", version, tuple([(*delta,) for delta in deltas]), num_workers)
+    return (type(command).__name__, *command)
 
 
 def _decode(row: tuple[Any, ...]) -> Any:

@@ -52,6 +52,7 @@ class Line(ssp.Workload):
     """Points."""
     batch_size: int = 4
     """Points a step."""
+    scale: float = 1.0
     mistake: str = ""
 
     def build(self, num_workers: int, seed: int) -> Task:
@@ -62,7 +63,7 @@ class Line(ssp.Workload):
             if self.mistake == "bug":
                 undefined_name  # noqa: B018
             x, y = batch
-            errors = (x @ params["w"] - y) ** 2
+            errors = self.scale * (x @ params["w"] - y) ** 2
             if self.mistake == "nan":
                 return jnp.log(-1 - jnp.mean(errors)), {}
             return errors if self.mistake == "vector" else jnp.mean(errors), {}
@@ -620,6 +621,39 @@ def test_a_sweep_is_run_compared_and_each_member_can_be_replayed(tmp_path, capsy
         assert jax_ssp("verify", folder / member) == DONE
         assert jax_ssp("replay", folder / member) == DONE
         assert "the same to the last bit" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_does_not_spoil_the_comparison(tmp_path, capsys):
+    """Its evaluations are not finite, of which neither JSON nor a figure can show anything."""
+    two = """
+
+def get_sweep() -> list[ssp.Experiment]:
+    runtime = ssp.Virtual(num_workers=2)
+    return [
+        ssp.Experiment(
+            name=name, workload=Line(scale=scale), runtime=runtime, num_clocks=5, eval_every=1
+        )
+        for name, scale in {"good": 1.0, "wild": 1e30}.items()
+    ]
+"""
+    folder = tmp_path / "sweep"
+    file = written(tmp_path / "sweep.py", CONFIG + two)
+    assert jax_ssp("run", file, "--workdir", folder) == DONE
+    assert "diverged" in capsys.readouterr().out
+    text = (folder / "comparison.json").read_text()
+    comparison = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    good, wild = comparison["rows"]
+    assert good["distance"] < 3
+    assert wild["distance"] is None
+    assert (folder / "comparison.png").exists()
+
+
+def test_of_a_sweep_one_run_is_verified_or_replayed(tmp_path, run, capsys):
+    for command in ("verify", "replay"):
+        assert jax_ssp(command, tmp_path) == USAGE
+        assert f"it holds a sweep, give one of its runs, such as {run}" in capsys.readouterr().err
+        assert jax_ssp(command, tmp_path / "nothing") == USAGE
+        assert "is not a run's folder" in capsys.readouterr().err
 
 
 # --- signals ------------------------------------------------------------------------------------

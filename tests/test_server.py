@@ -228,6 +228,14 @@ def test_one_compilation_serves_every_staleness_lag_worker_and_number_of_workers
     assert (len(traces), compilations()) == (1, 0)
 
 
+def test_a_merge_is_compiled_once_for_a_transform_with_a_state_too(compilations):
+    server, delta = Server({"w": jnp.zeros(4)}, optax.trace(0.9)), {"w": jnp.ones(4)}
+    compilations()
+    for _ in range(3):
+        server.merge([delta])
+    assert compilations() == 1
+
+
 def test_equal_servers_have_equal_programs_and_others_do_not():
     programs = [
         Server(tree(0), tx).program() for tx in (optax.scale(0.5), optax.scale(0.5), optax.scale(2))

@@ -471,3 +471,46 @@ def test_a_worker_reads_its_own_writes_that_are_still_on_their_way(weight, facto
     }
     assert float(result.params["w"]) == factor * 255
     ssp.check_contract(result.tape)
+
+
+class InPairs(ssp.Policy):
+    """Merges two at a time, as they come."""
+
+    def ready(self, view):
+        waiting = tuple(view.buffered)
+        return ssp.policies.Decision(merge=waiting[:2] if len(waiting) >= 2 else ())
+
+
+def test_the_servers_transform_is_told_of_the_stalest_delta_in_a_merge():
+    names = ("staleness", "lag", "worker", "num_workers")
+
+    def update(updates, state, params=None, **extras):
+        del updates
+        told = jnp.stack([extras[name] for name in names]).astype(jnp.float32)
+        return {"told": told - params["told"]}, state
+
+    class Nothing:
+        init = staticmethod(lambda params: ())
+
+        def __call__(self, params, worker_state, batch, key):
+            return jax.tree.map(jnp.zeros_like, params), worker_state, {}
+
+    result = ssp.train(
+        Nothing(),
+        params={"told": np.zeros(4, np.float32)},
+        data=ones,
+        policy=InPairs(),
+        runtime=virtual(1, 2.25, 4),
+        server_tx=optax.GradientTransformationExtraArgs(lambda params: (), update),
+        num_clocks=6,
+        evaluate=lambda params: dict(zip(names, params["told"], strict=True)),
+        eval_every=1,
+    )
+    told = {row["version"]: tuple(row[name] for name in names) for row in result.evaluations}
+    merges = [c for _, _, commands in result.tape for c in commands if hasattr(c, "deltas")]
+    for merge in merges:
+        stalest = max(merge.deltas, key=lambda delta: delta.staleness)
+        expected = (stalest.staleness, stalest.lag, stalest.worker, merge.num_workers)
+        assert told.get(merge.version, expected) == expected
+    seen = [merge.deltas for merge in merges if merge.version in told]
+    assert {two.staleness - one.staleness > 0 for one, two in seen} == {True, False}

@@ -63,13 +63,17 @@ class Phase(enum.Enum):
     FINISHED = "finished"
 
 
+# The enum's members, without the look-up that each use of them would cost.
+_WAITING, _RUNNING, _FINISHED = Phase.WAITING, Phase.RUNNING, Phase.FINISHED
+
+
 class _Worker:
     """A live worker. A worker that leaves and comes back is a new one."""
 
     __slots__ = ("held_coverage", "phase", "unread", "version")
 
     def __init__(self) -> None:
-        self.phase = Phase.WAITING
+        self.phase = _WAITING
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
         self.unread: list[int] = []  # stamps of its own deltas that version does not contain
@@ -118,7 +122,7 @@ class Controller:
         self.updates = 0
         self.ended: str | None = None  # why nobody starts any more
         self._full = False  # whether that is because of max_updates
-        self._local_steps = local_steps
+        self.default_local_steps = local_steps
         self._num_clocks = num_clocks
         self._max_updates = max_updates
         self._workers: dict[int, _Worker] = {}
@@ -126,6 +130,7 @@ class Controller:
         self._settled = ClockVector()
         self._left_at: dict[int, int] = {}  # clocks of workers that are gone
         self._buffer: dict[Delta, _Worker] = {}
+        self.buffered: Collection[Delta] = self._buffer.keys()
         self._running = 0
         self._timer: float | None = None
         self._waiting = WaitingRoom()
@@ -143,14 +148,6 @@ class Controller:
     @property
     def num_workers(self) -> int:
         return len(self._workers)
-
-    @property
-    def default_local_steps(self) -> int:
-        return self._local_steps
-
-    @property
-    def buffered(self) -> Collection[Delta]:
-        return self._buffer.keys()
 
     def clock(self, worker: int) -> int:
         return self._clocks.of[worker]
@@ -216,7 +213,7 @@ class Controller:
                 if worker not in self._workers:
                     raise self._illegal(event, "it is not here")
                 self._left_at[worker] = self._clocks.of[worker]
-                self._running -= self._workers.pop(worker).phase is Phase.RUNNING
+                self._running -= self._workers.pop(worker).phase is _RUNNING
                 self._clocks.leave(worker)
                 self._settled.leave(worker)
                 self._waiting.leave(worker)
@@ -233,13 +230,13 @@ class Controller:
     def _delta_ready(self, event: DeltaReady) -> None:
         worker, clock, version = event
         record = self._workers.get(worker)
-        if record is None or record.phase is not Phase.RUNNING:
+        if record is None or record.phase is not _RUNNING:
             raise self._illegal(event, "it is not running a clock")
         if clock != self._clocks.of[worker]:
             raise self._illegal(event, "it is running another clock")
         if version != record.version:
             raise self._illegal(event, "it was told to read another version")
-        record.phase = Phase.WAITING
+        record.phase = _WAITING
         record.unread.append(clock)
         self._running -= 1
         self._clocks.advance(worker)
@@ -269,13 +266,14 @@ class Controller:
         merged: list[Merged] = []
         lost: set[_Worker] = set()
         for delta in deltas:
+            worker, clock, base = delta
             owner = self._take_out(delta)
             lag = 0
-            if self._workers.get(delta.worker) is owner:
-                lag = self._clocks.of[delta.worker] - self._clocks.min
+            if self._workers.get(worker) is owner:
+                lag = self._clocks.of[worker] - self._clocks.min
             else:
                 lost.add(owner)
-            merged.append(Merged(*delta, self.version - delta.version, lag))
+            merged.append(Merged(worker, clock, base, self.version - base, lag))
         self.version += 1
         self.updates += len(merged)
         commands.append(Merge(self.version, tuple(merged), len(self._workers) + len(lost)))
@@ -319,7 +317,7 @@ class Controller:
         record = self._workers[worker]
         clock = self._clocks.of[worker]
         if self.ended is not None or (self._num_clocks is not None and clock >= self._num_clocks):
-            record.phase = Phase.FINISHED
+            record.phase = _FINISHED
             commands.append(StopWorker(worker))
             return
         answer = self.policy.admit(self, worker)
@@ -338,7 +336,7 @@ class Controller:
         steps = self.policy.local_steps(self, worker)
         if steps < 1:
             raise PolicyError(f"{self.policy} gives worker {worker} {steps} local steps.")
-        record.phase = Phase.RUNNING
+        record.phase = _RUNNING
         self._running += 1
         pending = tuple(record.unread)
         commands.append(

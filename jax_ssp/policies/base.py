@@ -125,7 +125,7 @@ class Policy:
 
     def ready(self, view: View) -> Decision:
         """Which buffered deltas to merge or drop now. A worker's own go in the order of stamps."""
-        return Decision(merge=tuple(view.buffered))
+        return Decision(tuple(view.buffered))
 
     def adopts(self, view: View, worker: int) -> bool:
         """Does a worker about to start take the newest version (or keep the one it holds)?"""

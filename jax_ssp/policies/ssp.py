@@ -55,7 +55,7 @@ class SSP(Policy):
     def ready(self, view: View) -> Decision:
         if self.bound == 0:
             return merge_at_barrier(view)
-        return Decision(merge=tuple(view.buffered))
+        return super().ready(view)
 
     def adopts(self, view: View, worker: int) -> bool:
         if self.adopt == "eager":

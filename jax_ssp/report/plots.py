@@ -230,7 +230,10 @@ def _draw_seeds(axis: Axes, runs: Sequence[Curve], what: str, look: Mapping[str,
     grid = grid[np.linspace(0, len(grid) - 1, min(len(grid), MAX_POINTS)).round().astype(int)]
     finite = [np.where(np.isfinite(run.values), run.values, np.nan) for run in runs]
     values = np.array([np.interp(grid, x, y) for x, y in zip(points, finite, strict=True)])
-    axis.plot(grid, np.median(values, axis=0), **look)
+    middle = np.median(values, axis=0)
+    if not np.isfinite(middle).any():  # nothing to draw but its entry in the legend
+        look = {**look, "markevery": None}
+    axis.plot(grid, middle, **look)
     if len(runs) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
         axis.fill_between(grid, low, high, color=look["color"], alpha=0.18, linewidth=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ def compare(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, A
         last evaluation also the range.
     """
     rows = [_row(name, group) for name, group in _groups(runs).items()]
-    content = {"meta": environment(), "rows": rows, "runs": list(runs)}
-    (folder / "comparison.json").write_text(json.dumps(content, indent=1) + "\n")
+    content = _strict({"meta": environment(), "rows": rows, "runs": list(runs)})
+    text = json.dumps(content, indent=1, allow_nan=False)
+    (folder / "comparison.json").write_text(text + "\n")
     (folder / "comparison.md").write_text(markdown_table(rows) + "\n")
     metrics = [name for run in runs for row in run["evaluations"] for name in row]
     metric = next(
@@ -59,7 +61,7 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last = [run["evaluations"][-1] for run in runs if run["evaluations"]]
     for metric in dict.fromkeys(metric for each in last for metric in each):
         if metric not in _ABOUT:
-            values = [each[metric] for each in last]
+            values = [math.nan if each[metric] is None else each[metric] for each in last]
             row[metric] = statistics.median(values)
             row[f"{metric} range"] = f"{min(values):.3g} to {max(values):.3g}"
     row["status"] = ", ".join(sorted({run["summary"]["status"] for run in runs}))
@@ -68,5 +70,16 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _curve(run: Mapping[str, Any], metric: str) -> Curve:
     rows = [row for row in run["evaluations"] if metric in row]
-    columns = {name: np.array([row[name] for row in rows]) for name in ("updates", "time", metric)}
-    return Curve(run["name"], run["seed"], columns["updates"], columns["time"], columns[metric])
+    updates, seconds, values = (
+        np.array([row[name] for row in rows], dtype=float) for name in ("updates", "time", metric)
+    )
+    return Curve(run["name"], run["seed"], updates, seconds, values)
+
+
+def _strict(value: Any) -> Any:
+    """As strict JSON has it: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from jax_ssp.controller.commands import Merge, Merged, StartClock, StopWorker
-from jax_ssp.controller.events import DeltaReady, WorkerJoined, WorkerLost
+from jax_ssp.controller.events import DeltaReady, StopRequested, WorkerJoined, WorkerLost
 from jax_ssp.report.progress import Progress
 
 
@@ -237,3 +237,15 @@ def test_losses_that_are_no_numbers_do_no_harm(loss: float | None) -> None:
     run.progress.on_clock(row if loss is None else {**row, "loss": loss})
     run.progress.on_end("diverged")
     assert table_row(last_screen(console), 0)[-1] == ("s" if loss is None else str(loss))
+
+
+@pytest.mark.parametrize("console", [terminal(), pipe()], ids=["terminal", "pipe"])
+def test_an_interrupt_is_answered_at_once(console: Console) -> None:
+    """Before the clocks under way have finished, which may take long."""
+    run = Run(Progress(console, interval=1e9, clock=Clock()), 2)
+    run.join()
+    run.progress.on_entry(1.0, StopRequested("target"), [])
+    assert "interrupt" not in written(console)
+    run.progress.on_entry(1.0, StopRequested("interrupted"), [])
+    assert "finishing the clocks under way (interrupt again to leave them)" in written(console)
+    run.progress.on_end("interrupted")
