@@ -20,6 +20,7 @@ _NAMES = {
     "Experiment": "experiment",
     "Observer": "runtimes.base",
     "Policy": "policies",
+    "Progress": "report.progress",
     "Replay": "runtimes.replay",
     "Result": "training",
     "SSP": "policies",

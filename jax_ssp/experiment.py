@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-import re
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
 import optax
@@ -24,7 +22,7 @@ from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
-from jax_ssp.training import Result, train
+from jax_ssp.training import Result, describe, train
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ class Experiment:
     weight: Weight = "mean"
     """Factor of a delta: mean (1 / workers), sum (1), or a number."""
     eval_every: int | None = None
-    """Clocks between evaluations; by default only the last version is evaluated."""
+    """Clocks between evaluations; by default only the first and the last version are evaluated."""
     target: str | None = None
     """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"."""
     seed: int = 0
@@ -168,7 +166,7 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """All fields as JSON-able facts, with the class of each part."""
-        return {column.name: _plain(getattr(self, column.name)) for column in fields(self)}
+        return {column.name: describe(getattr(self, column.name)) for column in fields(self)}
 
     def check_parts(self) -> None:
         """Raise TypeError, naming the remedy, if a part is not of its kind."""
@@ -198,19 +196,3 @@ class Experiment:
 @functools.lru_cache(maxsize=8)
 def _build(workload: Workload, num_workers: int, seed: int) -> Task:
     return workload.build(num_workers, seed)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {column.name: _plain(getattr(value, column.name)) for column in fields(value)}
-        return {"type": type(value).__name__, **parts}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, (str, int, bool, type(None))):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    # Addresses differ from process to process, and a replay compares.
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -7,6 +7,7 @@ reference to it, and the server itself holds only the newest.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -34,6 +35,8 @@ class Server:
             the deltas as they are.
         weight: factor of a delta: "mean" (1 / num_workers), "sum" (1), or a number.
         device: where merging runs; by default the first CPU device, off every accelerator's queue.
+        averaged: tree of booleans like `params`, true for what is not trained (BatchNorm
+            statistics): its deltas always count 1 / num_workers, and the transform leaves it alone.
 
     Raises:
         ValueError: if `weight` is not one of these, or not finite.
@@ -54,13 +57,18 @@ class Server:
         *,
         weight: Weight = "mean",
         device: jax.Device | None = None,
+        averaged: Any = None,
     ) -> None:
         self.weight = check_weight(weight)
         if not isinstance(server_tx, optax.GradientTransformation | None):
             raise TypeError(f"`server_tx` must be an optax transform, got {server_tx!r}.")
         self.device = host_device() if device is None else device
         self.version = 0
-        self._tx = optax.with_extra_args_support(server_tx or optax.identity())
+        self._averaged = jax.tree.map(lambda _: False, params) if averaged is None else averaged
+        tx = server_tx or optax.identity()
+        if averaged is not None:
+            tx = optax.masked(tx, jax.tree.map(operator.not_, averaged))
+        self._tx = optax.with_extra_args_support(tx)
         self._params = jax.device_put(_owned(params), self.device, may_alias=False)
         self._state = jax.device_put(jax.jit(self._tx.init)(self._params), self.device)
         self._merge = jax.jit(self._merged, donate_argnums=1)
@@ -111,26 +119,36 @@ class Server:
         if not deltas:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
         count = len(deltas) if num_workers is None else num_workers
-        self._params, self._state = self._merge(
-            *self._merge_args(jax.device_put(_owned(tuple(deltas)), self.device), count),
-            {
-                "staleness": np.int32(staleness),
-                "lag": np.int32(lag),
-                "worker": np.int32(worker),
-                "num_workers": np.int32(count),
-            },
-        )
+        on_device = jax.device_put(_owned(tuple(deltas)), self.device)
+        arguments = self._arguments(on_device, staleness, lag, worker, count)
+        self._params, self._state = self._merge(*arguments)
         self.version += 1
         return self.version
 
-    def program(self) -> str:
-        """The merge of one delta as compiled text: the same text, the same server."""
-        extras = dict.fromkeys(("staleness", "lag", "worker", "num_workers"), np.int32(0))
-        return self._merge.lower(*self._merge_args((self._params,), 1), extras).as_text()
+    def compile(self, num_deltas: int) -> None:
+        """Compile the merge of so many deltas by running it once; nothing is kept of it."""
+        params, state, deltas, *others = self._example(num_deltas)
+        state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
+        jax.block_until_ready(self._merge(params, state, deltas, *others))
 
-    def _merge_args(self, deltas: tuple[Params, ...], num_workers: int) -> tuple[Any, ...]:
-        weight = np.float32(weight_of(self.weight, num_workers))
-        return self._params, self._state, deltas, weight
+    def program(self) -> str:
+        """The merge of one delta as compiler text: the same text, the same server."""
+        return self._merge.lower(*self._example(1)).as_text()
+
+    def _example(self, num_deltas: int) -> tuple[Any, ...]:
+        return self._arguments((self._params,) * num_deltas, 0, 0, 0, 1)
+
+    def _arguments(
+        self, deltas: tuple[Params, ...], staleness: int, lag: int, worker: int, num_workers: int
+    ) -> tuple[Any, ...]:
+        weight = as_weight(weight_of(self.weight, num_workers))
+        extras = {
+            "staleness": np.int32(staleness),
+            "lag": np.int32(lag),
+            "worker": np.int32(worker),
+            "num_workers": np.int32(num_workers),
+        }
+        return self._params, self._state, deltas, weight, extras
 
     def _merged(
         self,
@@ -140,14 +158,14 @@ class Server:
         weight: jax.Array,
         extras: dict[str, jax.Array],
     ) -> tuple[Params, optax.OptState]:
-        def total(*leaves: jax.Array) -> jax.Array:
-            # In at least float32, in the order given: the sum is the same from run to run.
-            dtype = leaves[0].dtype
-            wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-            first, *others = (leaf.astype(wide) * weight.astype(wide) for leaf in leaves)
-            return sum(others, start=first).astype(dtype)
+        share = 1.0 / extras["num_workers"].astype(weight.dtype)
 
-        updates = jax.tree.map(total, *deltas)
+        def total(averaged: bool, *leaves: jax.Array) -> jax.Array:
+            # In the order given, so that the sum is the same from run to run.
+            first, *others = (weighted(leaf, share if averaged else weight) for leaf in leaves)
+            return sum(others, start=first).astype(leaves[0].dtype)
+
+        updates = jax.tree.map(total, self._averaged, *deltas)
         updates, state = self._tx.update(updates, state, params, **extras)
         return optax.apply_updates(params, updates), state
 
@@ -155,6 +173,27 @@ class Server:
 def _owned(tree: Params) -> Params:
     """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
+def all_finite(params: Params) -> bool:
+    """Is every number of a version, or of a delta, finite?"""
+    return bool(_all_finite(jax.tree.leaves(params)))
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def as_weight(factor: float) -> np.ndarray:
+    """A delta's factor in the widest float that JAX is set to."""
+    return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
+
+
+def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
+    """Delta times weight, in at least float32."""
+    wide = delta.dtype if jnp.finfo(delta.dtype).bits >= 32 else jnp.float32
+    return delta.astype(wide) * weight.astype(wide)
 
 
 def check_weight(weight: Any) -> Weight:

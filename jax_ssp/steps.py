@@ -28,7 +28,12 @@ CLOCK_COLUMNS += ("staleness", "lag", "updates", "weight", "kind", "nonfinite")
 
 
 class Step(Protocol):
-    """What a worker repeats: one local step."""
+    """What a worker repeats: one local step.
+
+    It is traced when it is first used, so it must not change after that. Parameters that are not
+    trained but only averaged (running statistics) can be named by a method
+    `averaged(params) -> tree of booleans`.
+    """
 
     def init(self, params: Params) -> WorkerState:
         """The worker's own state (optimizer state, say) before its first step."""
@@ -116,6 +121,10 @@ class NnxStep:
     def init(self, params: dict[str, jax.Array]) -> WorkerState:
         return self._optimizer.init({name: params[name] for name in self._trained})
 
+    def averaged(self, params: Mapping[str, jax.Array]) -> dict[str, bool]:
+        """Which parameters are not trained, but averaged over the workers."""
+        return {name: name not in self._trained for name in params}
+
     def model(self, params: Mapping[str, jax.Array]) -> Any:
         """The model with these parameters, in evaluation mode (no dropout, running statistics)."""
         model = self._merge(params, self._rngs)
@@ -156,9 +165,10 @@ def make_nnx_step(
     """Make a training step from a flax.nnx model.
 
     `nnx.Param` variables are trained by the optimizer. Every other variable but the random state
-    (BatchNorm's mean and variance, say) travels as a delta too, so that merging averages it. The
-    model's random streams (dropout) are seeded anew for each worker, clock and step. The model
-    itself is copied, not changed.
+    (BatchNorm's mean and variance, say) travels as a delta too, so that merging averages it,
+    whatever weight and transform the server has for what is trained. The model's random streams
+    (dropout) are seeded anew for each worker, clock and step. The model itself is copied, not
+    changed.
 
     Args:
         model: the model; train it from `step.params`, use it as `step.model(result.params)`.
@@ -179,6 +189,12 @@ def make_nnx_step(
         (3, 1)
     """
     return NnxStep(model, loss, optimizer)
+
+
+def averaged_leaves(step: Step, params: Params) -> Any:
+    """Tree of booleans like `params`: which leaves the step says are averaged; none by default."""
+    named = getattr(step, "averaged", None)
+    return jax.tree.map(lambda _: False, params) if named is None else named(params)
 
 
 def clock_fn(

@@ -100,11 +100,17 @@ class Tape:
     def read_line(self, line: str) -> None:
         """Add the row that a line of JSON holds."""
         row = json.loads(line)
+        if self.complete:
+            raise ValueError("there are rows after the end")
         if isinstance(row, dict):
+            if row["end"] != len(self):
+                raise ValueError(f"the tape ends after {row['end']} rows, but has {len(self)}")
             self.complete = True
             return
-        now, event, commands = row
-        self._add((now, _plain(event), tuple(_plain(command) for command in commands)))
+        now, event, commands = _plain(row)
+        for message in (event, *commands):
+            _decode(message)
+        self._add((float(now), event, commands))
 
     def _add(self, row: _Row) -> None:
         self._buffer += marshal.dumps(row)
@@ -143,7 +149,7 @@ class TapeWriter:
         self._tape = tape
         self._written = 0
         self._file = gzip.open(path, "wt", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        self._file.write(json.dumps({"format": FORMAT, **tape.header}) + "\n")
+        self._file.write(json.dumps({**tape.header, "format": FORMAT}) + "\n")
 
     def flush(self) -> None:
         """Bring the file up to the tape; what is written can be read even if nothing follows."""
@@ -184,8 +190,11 @@ def read_tape(path: str | Path) -> Tape:
     for number, line in enumerate(lines, start=2):
         try:
             tape.read_line(line)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is not a row of a tape: {line!r}.") from error
+        except (ValueError, TypeError, KeyError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{path}, line {number} is not a row of a tape ({why}): {line!r}."
+            ) from error
     return tape
 
 
@@ -198,7 +207,7 @@ def _whole_lines(path: Path) -> Iterator[str]:
         except (EOFError, zlib.error):
             return  # the writer was killed: everything up to its last flush has been read
         except gzip.BadGzipFile as error:
-            raise ValueError(f"{path} is not a tape: it is not gzip.") from error
+            raise ValueError(f"{path} is not a tape, or a damaged one: {error}.") from error
 
 
 def schedule(tape: Tape, weight: str | float = "mean") -> np.ndarray:

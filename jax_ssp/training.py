@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -41,10 +45,10 @@ class Result:
         wall_seconds: that the whole call took.
     """
 
-    params: Params | None
-    tape: Tape
+    params: Params | None = field(repr=False)
+    tape: Tape = field(repr=False)
     history: list[dict[str, Any]] = field(repr=False)
-    evaluations: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]] = field(repr=False)
     status: str
     version: int
     updates: int
@@ -121,7 +125,9 @@ def train(
         weight: of a delta: "mean" (1 / workers), "sum", or a number.
         seed: of the keys that steps get.
         evaluate: `params -> metrics` of a published version, on the first worker's device.
-        eval_every: clocks between evaluations; by default only the last version is evaluated.
+        eval_every: clocks between evaluations; by default only the first and the last version are
+            evaluated. On real devices evaluation runs beside the workers; a version that still
+            waits for it when the next one is due is passed over.
         target: ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97".
         observers: told what happens while it happens.
         name: of the run, for the observers.
@@ -169,7 +175,9 @@ def train(
     }
     crew: Crew | None = None
     if runtime.computes:
-        crew = make_crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
+        crew = make_crew(
+            step, params, data, runtime, local_steps, weight, seed, server_tx, num_clocks
+        )
         experiment.update(crew.identity)
     header = {
         "name": name,
@@ -177,43 +185,39 @@ def train(
         "bound": policy.guaranteed_bound,
         "num_workers": num_workers,
         "time": runtime.time,
-        "devices": [(w.device.platform, w.device.id) for w in crew.workers] if crew else [],
+        "devices": [_place(worker.device) for worker in crew.workers] if crew else [],
         "experiment": experiment,
     }
     tape = Tape(header)
     runtime.check(tape.header)  # as JSON has it, like that of a tape it may be compared with
-    world = runtime.open(num_workers, crew.workers if crew else ())
     evaluator = None
-    status = "failed"
-    try:
-        if evaluate is not None and crew is not None:
-            post = world.post if world.evaluates_aside else None
+    if crew is not None:
+        # A barrier merges one delta of every worker at once; other policies are compiled for one.
+        crew.server.compile(num_workers if policy.guaranteed_bound == 0 else 1)
+        if evaluate is not None:
             goal = None if target is None else Target.parse(target)
-            evaluator = Evaluator(evaluate, eval_every, crew.workers[0].device, goal, post)
-        loop = Loop(
-            controller,
-            crew.server if crew else None,
-            world,
-            tape,
-            evaluator=evaluator,
-            observers=observers,
-        )
+            device = crew.workers[0].device
+            evaluator = Evaluator(evaluate, eval_every, device, crew.server.params, goal)
+    with contextlib.ExitStack() as closing:  # runs all of it, whatever fails
+        world = runtime.open(num_workers, crew.workers if crew else ())
+        closing.callback(world.close)
+        if evaluator is not None:
+            closing.callback(evaluator.close)
+            if world.evaluates_aside:
+                evaluator.go_aside(world.post)
+        server = crew.server if crew else None
+        loop = Loop(controller, server, world, tape, evaluator=evaluator, observers=observers)
         info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
         for observer in observers:
             observer.on_start(info)
-        status = loop.run()
-    finally:
-        world.close()
-        if evaluator is not None:
-            evaluator.close()
-        for observer in observers:
-            observer.on_end(status)
+            closing.callback(lambda observer=observer: observer.on_end(loop.status))
+        loop.run()
     return Result(
-        params=crew.server.params if crew else None,
+        params=jax.device_put(crew.server.params, crew.workers[0].device) if crew else None,
         tape=tape,
         history=loop.history,
         evaluations=loop.evaluations,
-        status=status,
+        status=loop.status,
         version=controller.version,
         updates=loop.updates,
         seconds=loop.seconds,
@@ -221,9 +225,20 @@ def train(
     )
 
 
-def describe(config: Any) -> dict[str, Any]:
-    """A frozen dataclass as JSON-able facts, its class first."""
-    return {"type": type(config).__name__, **asdict(config)}
+def describe(config: Any) -> Any:
+    """A config as JSON-able facts: a dataclass as its fields, its class first."""
+    if is_dataclass(config) and not isinstance(config, type):
+        parts = {column.name: describe(getattr(config, column.name)) for column in fields(config)}
+        return {"type": type(config).__name__, **parts}
+    if isinstance(config, (list, tuple)):
+        return [describe(each) for each in config]
+    if isinstance(config, dict):
+        return {str(name): describe(each) for name, each in config.items()}
+    finite = not isinstance(config, float) or math.isfinite(config)
+    if type(config) in (str, int, bool, float, type(None)) and finite:
+        return config
+    # Addresses differ from process to process, and a replay compares.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(config))
 
 
 def _check_arguments(
@@ -250,6 +265,11 @@ def _check_arguments(
         raise TypeError(f"`evaluate` must be a function params -> metrics, got {evaluate!r}.")
     if target is not None:
         Target.parse(target)
+
+
+def _place(device: jax.Device) -> tuple[str, int]:
+    """A device as a tape names it: platform, and place among its devices here."""
+    return device.platform, jax.local_devices(backend=device.platform).index(device)
 
 
 def _check_integers(**arguments: Any) -> None:

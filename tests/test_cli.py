@@ -69,7 +69,9 @@ class Line(ssp.Workload):
             return errors if self.mistake == "vector" else jnp.mean(errors), {}
 
         def evaluate(params):
-            if self.mistake == "evaluation":
+            if self.mistake == "first evaluation":
+                raise RuntimeError("no evaluation at all")
+            if self.mistake == "evaluation" and params["w"].any():
                 raise RuntimeError("no evaluation today")
             return {"distance": jnp.linalg.norm(params["w"] - jnp.arange(3.0))}
 
@@ -206,7 +208,7 @@ def test_a_run_writes_its_folder(finished):
     rows = read_metrics(finished)
     assert [row["kind"] for row in rows].count("clock") == 80
     evaluations = [row for row in rows if row["kind"] == "eval"]
-    assert [row["updates"] for row in evaluations] == [20, 40, 60, 80]
+    assert [row["updates"] for row in evaluations] == [0, 20, 40, 60, 80]
     assert summary["distance"] == evaluations[-1]["distance"]
 
     (events,) = finished.glob("events.out.tfevents.*")
@@ -419,6 +421,15 @@ def test_a_bug_of_the_users_keeps_its_traceback(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_bug_in_the_evaluation_is_found_before_the_run(config, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="no evaluation at all"):
+        main(["run", str(config), "--workload.mistake", "first evaluation", "--workdir", str(run)])
+    assert not run.exists()
+    assert jax_ssp("run", config, "--target", "nothing <= 1", "--workdir", run) == USAGE
+    assert not run.exists()
+
+
 def test_a_bug_in_the_evaluation_leaves_what_there_is(config, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(RuntimeError, match="no evaluation today"):
@@ -532,6 +543,7 @@ def test_replay_of_damaged_parameters_ends_with_2(run, capsys):
 
 def without_one_row(header, rows):
     del rows[30]
+    rows[-1]["end"] -= 1
 
 
 def with_two_rows_exchanged(header, rows):
@@ -611,7 +623,7 @@ def test_a_sweep_is_run_compared_and_each_member_can_be_replayed(tmp_path, capsy
     members = sorted(path.name for path in folder.iterdir() if path.is_dir())
     assert members == ["00-BSP-seed0", "01-BSP-seed1", "02-SSP(1)-seed0", "03-SSP(1)-seed1"]
     comparison = json.loads((folder / "comparison.json").read_text())
-    assert [row["policy"] for row in comparison["rows"]] == ["BSP", "SSP(1)"]
+    assert [row["name"] for row in comparison["rows"]] == ["BSP", "SSP(1)"]
     assert [row["runs"] for row in comparison["rows"]] == [2, 2]
     assert [run["summary"]["updates"] for run in comparison["runs"]] == [16] * 4
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")

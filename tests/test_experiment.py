@@ -64,7 +64,7 @@ def test_it_trains_what_its_fields_say():
     result = experiment.run()
     assert result.updates == 60
     assert result.metrics["error"] < 0.01
-    assert [row["updates"] for row in result.evaluations] == [20, 40, 60]
+    assert [row["updates"] for row in result.evaluations] == [0, 20, 40, 60]
     # And it is what `train` does with the same parts.
     task = Line(slope=3.0).build(2, 3)
     by_hand = ssp.train(

@@ -227,3 +227,24 @@ def test_the_schedule_of_an_empty_tape_is_an_empty_table():
     table = schedule(tape_of([]))
     assert table.shape == (0,)
     assert table["start"].dtype == np.float64
+
+
+def test_a_file_that_lacks_a_row_is_refused(tmp_path):
+    path = tmp_path / "tape"
+    tape = Tape({"bound": 0})
+    for worker in range(3):
+        tape.append(float(worker), WorkerJoined(worker), [])
+    tape.complete = True
+    write_tape(path, tape)
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join(lines[:2] + lines[3:])))
+    with pytest.raises(ValueError, match="ends after 3 rows, but has 2"):
+        read_tape(path)
+
+
+@pytest.mark.parametrize("row", ['[0.0, ["Nope", 1], []]', '[0.0, ["WorkerJoined"], []]', '"abc"'])
+def test_a_row_of_nothing_known_is_named(row, tmp_path):
+    path = tmp_path / "tape"
+    path.write_bytes(gzip.compress(f'{{"format": {FORMAT}, "bound": 0}}\n{row}\n'.encode()))
+    with pytest.raises(ValueError, match="line 2 is not a row of a tape"):
+        read_tape(path)

@@ -321,9 +321,9 @@ def test_evaluations_come_every_so_many_clocks_of_all_workers():
     result = ssp.train(**{**SPEC, "num_clocks": 7}, runtime=virtual(1, 2), evaluate=evaluate,
                        eval_every=3)  # fmt: skip
     about = [(row["version"], row["updates"]) for row in result.evaluations]
-    assert about == [(6, 6), (12, 12), (14, 14)]
+    assert about == [(0, 0), (6, 6), (12, 12), (14, 14)]
     at = {row["merge_version"]: row["finish"] for row in result.history}
-    assert [row["time"] for row in result.evaluations] == [at[6], at[12], at[14]]
+    assert [row["time"] for row in result.evaluations] == [0.0, at[6], at[12], at[14]]
     barrier = ssp.train(
         **{**SPEC, "policy": ssp.BSP(), "num_clocks": 7},
         runtime=virtual(1, 2),
@@ -331,7 +331,7 @@ def test_evaluations_come_every_so_many_clocks_of_all_workers():
         eval_every=3,
     )
     about = [(row["version"], row["updates"]) for row in barrier.evaluations]
-    assert about == [(3, 6), (6, 12), (7, 14)]
+    assert about == [(0, 0), (3, 6), (6, 12), (7, 14)]
 
 
 # Observers.
@@ -370,13 +370,15 @@ def test_observers_are_told_everything_in_order_one_after_the_other():
         observers=observers,
         name="it",
     )
-    assert entries[0::2] == [("a", *rest) for _, *rest in entries[1::2]]
+    # In the order in which they were given; at the end the other way round.
+    assert entries[0:-2:2] == [("a", *rest) for _, *rest in entries[1:-2:2]]
+    assert [(name, kind) for name, kind, _ in entries[-2:]] == [("b", "end"), ("a", "end")]
     told = [(kind, what) for name, kind, what in entries if name == "b"]
     kinds = [kind for kind, _ in told]
     # Two workers join; then a clock is told before the row of the tape that it was merged in.
     one = ["clock", "entry"]
     evaluated = ["clock", "eval", "entry"]
-    assert kinds == ["start", "entry", "entry", *one, *evaluated, *one, *evaluated, "end"]
+    assert kinds == ["start", "eval", "entry", "entry", *one, *evaluated, *one, *evaluated, "end"]
     by_kind = {kind: [what for each, what in told if each == kind] for kind in kinds}
     assert by_kind["clock"] == result.history
     assert by_kind["eval"] == result.evaluations

@@ -61,7 +61,7 @@ class CNN(nnx.Module):
 
 @dataclass(frozen=True)
 class Digits(ssp.Workload):
-    """The digits CNN under Adam or SGD with momentum."""
+    """The digits CNN under SGD with momentum."""
 
     width: int = 16
     """Channels of the first convolution."""

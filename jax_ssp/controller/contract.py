@@ -24,7 +24,14 @@ from typing import Any, Protocol
 
 from jax_ssp.controller.commands import Command, Drop, Merge, SetTimer, StartClock, StopWorker
 from jax_ssp.controller.errors import ContractViolation
-from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerJoined, WorkerLost
+from jax_ssp.controller.events import (
+    DeltaReady,
+    Event,
+    StopRequested,
+    TimerFired,
+    WorkerJoined,
+    WorkerLost,
+)
 
 
 class TapeLike(Protocol):
@@ -126,6 +133,7 @@ class _Stay:
 
     stopped: bool = False
     running: StartClock | None = None
+    held: int = -1  # the version it reads
     # Its pushed deltas in order: (stamp, version that contains it; None while it is under way).
     log: list[tuple[int, int | None]] = field(default_factory=list[tuple[int, int | None]])
 
@@ -145,11 +153,12 @@ class _Checker:
         self.running = 0
         self.unfinished = 0
         self.timer: float | None = None
+        self.ending = False
         self.reads = self.merged = self.dropped = self.total_staleness = 0
         self.max_start_lag = self.max_lag = self.max_staleness = 0
 
     def entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
-        if now < self.now:
+        if not now >= self.now:
             raise self._violation(4, f"time runs backwards from {self.now}")
         self.now = now
         match event:
@@ -159,10 +168,12 @@ class _Checker:
                 self._pushed(event)
             case WorkerLost(worker):
                 self._lost(worker)
-            case TimerFired():
+            case TimerFired(at):
+                if at != self.timer or now < at:
+                    raise self._violation(5, f"{event}, but the timer is set to {self.timer}")
                 self.timer = None
-            case _:
-                pass
+            case StopRequested():
+                self.ending = True
         self._see_coverage()
         for command in commands:
             match command:
@@ -175,8 +186,10 @@ class _Checker:
                 case SetTimer(at):
                     self.timer = at
                 case StopWorker(worker):
-                    stay = self.stays[worker]
-                    self.unfinished -= not stay.stopped
+                    stay = self.stays.get(worker)
+                    if stay is None or stay.running is not None or stay.stopped:
+                        raise self._violation(5, f"{command}, but the worker is not waiting")
+                    self.unfinished -= 1
                     stay.stopped = True
         alive = self.running > 0 or self.timer is not None or self.unfinished == 0
         if not alive:
@@ -184,6 +197,8 @@ class _Checker:
 
     def report(self, complete: bool) -> ContractReport:
         if complete:
+            if self.unfinished:
+                raise self._violation(5, f"the run ends, but {self.unfinished} workers have not")
             lost = next(iter(self.pushed), None)
             if lost is not None:
                 raise self._violation(4, f"delta (worker, clock) {lost} was never settled")
@@ -244,6 +259,10 @@ class _Checker:
         if clock != finished:
             raise self._violation(1, f"{start}, but it has finished {finished} clocks")
         low = self._min_clock()
+        if self.ending:
+            raise self._violation(5, f"{start}, but a stop was requested")
+        if start.num_workers != len(self.stays) or start.local_steps < 1:
+            raise self._violation(3, f"{start}: there are {len(self.stays)} workers")
         self.reads += 1
         self.max_start_lag = max(self.max_start_lag, clock - low)
         if not 0 <= version <= self.version:
@@ -263,12 +282,17 @@ class _Checker:
         own = tuple(reversed(unread))
         if start.pending != own:
             raise self._violation(3, f"{start}, but its own deltas {own} are not in it")
+        if version not in (self.version, stay.held):
+            raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
+        stay.held = version
         stay.running = start
         self.running += 1
 
     def _merge(self, merge: Merge) -> None:
         if merge.version != self.version + 1:
             raise self._violation(4, f"{merge} after {self.version}")
+        if not merge.deltas:
+            raise self._violation(4, f"{merge} of nothing")
         lost: set[int] = set()  # stays, by identity
         for delta in merge.deltas:
             base, stay = self._settle(delta.worker, delta.clock, merge, merge.version)

@@ -259,8 +259,10 @@ class Controller:
             self._drop(tuple(self._buffer), "the run has ended by max_updates", commands)
             wake = None
         if wake != self._timer:
-            self._timer = wake
-            commands.append(SetTimer(wake))
+            if wake is not None and not math.isfinite(wake):
+                raise PolicyError(f"{self.policy} wants to be woken at {wake}.")
+            self._timer = None if wake is None else float(wake)
+            commands.append(SetTimer(self._timer))
 
     def _merge(self, deltas: Sequence[Delta], commands: list[Command]) -> None:
         merged: list[Merged] = []
@@ -333,7 +335,7 @@ class Controller:
             if record.unread:
                 settled = self._settled.of[worker]
                 record.unread = [stamp for stamp in record.unread if stamp >= settled]
-        steps = self.policy.local_steps(self, worker)
+        steps = int(self.policy.local_steps(self, worker))
         if steps < 1:
             raise PolicyError(f"{self.policy} gives worker {worker} {steps} local steps.")
         record.phase = _RUNNING

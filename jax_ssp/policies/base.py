@@ -98,7 +98,8 @@ class Decision(NamedTuple):
         merge: deltas to apply, in this order, as one new version.
         drop: deltas to forget.
         reason: why they are dropped; needed if there are any.
-        wake: ask `ready` again at this time (seconds), whatever happens until then.
+        wake: ask `ready` again at this time (seconds) if something is buffered then; each decision
+            replaces the wake of the one before.
     """
 
     merge: Sequence[Delta] = ()

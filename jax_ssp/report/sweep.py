@@ -55,7 +55,7 @@ def _groups(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, An
 
 
 def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"policy": name, "runs": len(runs)}
+    row: dict[str, Any] = {"name": name, "runs": len(runs)}
     for column in _SHOWN:
         row[column] = statistics.fmean(run["summary"][column] for run in runs)
     last = [run["evaluations"][-1] for run in runs if run["evaluations"]]

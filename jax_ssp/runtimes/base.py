@@ -26,12 +26,21 @@ class Push(NamedTuple):
     """What a worker hands over with its `DeltaReady`.
 
     Attributes:
+        version: the version the worker holds, which is what the delta is measured from.
         delta: the payload, on the server's device.
         metrics: the clock's metrics as host floats.
     """
 
+    version: int
     delta: Params
     metrics: Mapping[str, float]
+
+
+class Snapshot(NamedTuple):
+    """A version on its way to a worker."""
+
+    version: int
+    params: Params
 
 
 class Message(NamedTuple):
@@ -74,7 +83,7 @@ class World(ABC):
     """Where workers live: has them join and start clocks, reports what happens."""
 
     @abstractmethod
-    def start(self, start: StartClock, snapshot: Params | None) -> None:
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         """Let a worker run a clock; `snapshot` is None if it keeps the one it holds."""
 
     @abstractmethod
@@ -98,11 +107,14 @@ class World(ABC):
         """Have a finished evaluation reported; only asked of a world that `evaluates_aside`."""
         raise NotImplementedError
 
+    decides: bool = True
+    """Whether a reached target or a divergence ends the run, or a tape says where it ends."""
+
     evaluates_aside: bool = False
     """Whether evaluation runs beside the workers, or the world stands still for it."""
 
     def close(self) -> None:
-        """Let go of threads."""
+        """Let go of threads; one that is stuck in the user's code is left behind."""
 
 
 @dataclass(frozen=True)

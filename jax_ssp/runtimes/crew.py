@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -16,7 +17,7 @@ from jax_ssp.data import Feed
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.worker import Worker, program_of
 from jax_ssp.server import Server, Weight
-from jax_ssp.steps import Params, Step, check_step
+from jax_ssp.steps import Params, Step, averaged_leaves, check_step
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def make_crew(
     weight: Weight,
     seed: int,
     server_tx: optax.GradientTransformation | None,
+    num_clocks: int | None = None,
 ) -> Crew:
     """Check step, parameters and data by their shapes, then make workers and server."""
     params = getattr(step, "params", None) if params is None else params
@@ -51,13 +53,35 @@ def make_crew(
         raise TypeError(f"`train(data=...)` must be a function worker -> batches, got {data!r}.")
     devices = runtime.place()
     feeds = [Feed(data(worker), devices[worker], worker) for worker in range(len(devices))]
+    shards = getattr(data, "num_workers", len(devices))
+    if shards != len(devices):
+        raise ValueError(
+            f"`train(data=...)` is split over {shards} workers, but the run has {len(devices)}; "
+            "give both the same number."
+        )
+    checked: set[Any] = set()
     for feed in feeds:
-        check_step(step, params, feed.peek())
-    server = Server(params, server_tx, weight=weight)
+        kind = kind_of(feed.peek())
+        if kind not in checked:
+            checked.add(kind)
+            check_step(step, params, feed.peek())
+    averaged = averaged_leaves(step, params) if hasattr(step, "averaged") else None
+    server = Server(params, server_tx, weight=weight, averaged=averaged)
     program = program_of(step)
     key = jax.random.key(seed)
     workers = [
-        Worker(index, program, device, server.params, feed, key, weight, server.device, local_steps)
+        Worker(
+            index,
+            program,
+            device,
+            server.params,
+            feed,
+            key,
+            weight,
+            server.device,
+            local_steps,
+            num_clocks,
+        )
         for index, (device, feed) in enumerate(zip(devices, feeds, strict=True))
     ]
     identity = {
@@ -69,6 +93,12 @@ def make_crew(
         "platforms": sorted({device.platform for device in devices}),
     }
     return Crew(workers, server, identity)
+
+
+def kind_of(batch: Any) -> Any:
+    """What decides how a step is traced: structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((np.shape(leaf), jnp.result_type(leaf).name) for leaf in leaves)
 
 
 def digest(*parts: Any) -> str:

@@ -17,15 +17,19 @@ import tyro
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import DelayModel
-from jax_ssp.runtimes.base import Message, Runtime, World, at_least_one
+from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, at_least_one
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
-from jax_ssp.steps import Params
+
+CLOSE_SECONDS = 2.0  # for threads to end; they do at once unless the user's code holds them
 
 
 @dataclass(frozen=True)
 class Devices(Runtime):
     """Workers on real devices.
+
+    Each computes in a thread of its own, so settings of JAX made by a context manager do not reach
+    it: use `jax.config.update`.
 
     Args:
         devices: any list of JAX devices, one worker each; naming one twice puts two workers on it.
@@ -88,16 +92,17 @@ class Devices(Runtime):
             with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", self.cpu_devices)
         devices = jax.local_devices()
-        wanted = self.num_workers or self.cpu_devices or 1
-        if self.cpu_devices is not None and len(devices) * self.workers_per_device < wanted:
-            devices = jax.local_devices(backend="cpu")
+        if self.cpu_devices is not None:
+            room = len(devices) * self.workers_per_device
+            if room < (self.num_workers or self.cpu_devices * self.workers_per_device):
+                devices = jax.local_devices(backend="cpu")
         return devices
 
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
         return _DeviceWorld(workers, self.delay, self.seed)
 
 
-_Job: TypeAlias = tuple[StartClock, "Params | None"]
+_Job: TypeAlias = tuple[StartClock, Snapshot | None]
 
 
 class _DeviceWorld(World):
@@ -128,17 +133,20 @@ class _DeviceWorld(World):
         for worker in workers:
             self._inbox.put((WorkerJoined(worker.index), None))
 
-    def start(self, start: StartClock, snapshot: Params | None) -> None:
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         self._mail[start.worker].put((start, snapshot))
 
     def receive(self) -> Message:
-        timeout = None if self._timer is None else max(0.0, self._timer - self._now())
+        timer = self._timer
         try:
+            timeout = None if timer is None else timer - self._now()
+            if timeout is not None and timeout <= 0:
+                raise queue.Empty
             got = self._inbox.get(timeout=timeout)
         except queue.Empty:
-            timer, self._timer = self._timer, None
             assert timer is not None
-            return Message(self._now(), TimerFired(timer))
+            self._timer = None
+            return Message(max(timer, self._now()), TimerFired(timer))
         self._raise_if_failed(got)
         what, push = got
         return Message(self._now(), what, push)
@@ -159,8 +167,9 @@ class _DeviceWorld(World):
         self._closing.set()
         for mail in self._mail:
             mail.put(None)
+        deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
@@ -181,8 +190,9 @@ class _DeviceWorld(World):
                 if self._delays is not None:
                     rest = self._delays.draw(start) - (time.perf_counter() - began)
                     self._closing.wait(max(0.0, rest))
-                event = DeltaReady(start.worker, start.clock, start.version)
+                event = DeltaReady(start.worker, start.clock, push.version)
                 self._inbox.put((event, push))
+                worker.prefetch(start)  # after the push: drawing a batch may take its time
         except BaseException as error:  # reported to, and raised in, the controller's thread
             error.add_note(f"in worker {worker.index} of jax_ssp")
             self._inbox.put(error)

@@ -57,7 +57,7 @@ class Target:
 
 
 class Evaluator:
-    """Evaluates a version every so many clocks.
+    """Evaluates a version every so many clocks, the first one at once and the last one always.
 
     "Every k clocks" counts merged deltas: it is due each time k deltas for every worker have been
     merged, whoever made them, so that policies can be compared at equal numbers of updates.
@@ -66,9 +66,16 @@ class Evaluator:
         fn: `params -> metrics`.
         every: clocks between evaluations; None evaluates the last version only.
         device: where `fn` gets its parameters.
+        params: the first version. It is evaluated here and now, so that `fn` is compiled, and
+            what is wrong with it is found, before any worker starts.
         target: when to end the run.
-        post: takes a finished evaluation; with it, evaluation runs in a thread of its own, and a
-            version still waiting there when a newer one comes is passed over.
+
+    Attributes:
+        first: the first version's row.
+
+    Raises:
+        TypeError: if `fn` does not give a dict.
+        ValueError: if it gives a name that is taken, or not the target's metric.
     """
 
     def __init__(
@@ -76,17 +83,27 @@ class Evaluator:
         fn: EvalFn,
         every: int | None,
         device: jax.Device,
+        params: Params,
         target: Target | None = None,
-        post: Callable[[Future[Any]], None] | None = None,
     ) -> None:
         self._fn = fn
         self._every = every
         self._device = device
         self._target = target
-        self._post = post
         self._next_at: int | None = None
-        self._thread = ThreadPoolExecutor(1, "ssp-evaluation") if post else None
+        self._thread: ThreadPoolExecutor | None = None
+        self._post: Callable[[Future[Any]], None] | None = None
         self._under_way: list[Future[dict[str, Any]]] = []
+        self.first = self._row({"version": 0, "updates": 0, "time": 0.0}, params)
+        self.reached(self.first)
+
+    def go_aside(self, post: Callable[[Future[Any]], None]) -> None:
+        """Evaluate in a thread of its own from now on, and have `post` take what is finished.
+
+        A version that still waits there when a newer one comes is passed over.
+        """
+        self._post = post
+        self._thread = ThreadPoolExecutor(1, "ssp-evaluation")
 
     def due(self, updates: int, num_workers: int) -> bool:
         """Is it time, now that this many deltas are merged?"""

@@ -24,10 +24,11 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.events import DeltaReady, Event
-from jax_ssp.runtimes.base import Observer, Push, World
+from jax_ssp.controller.events import DeltaReady, Event, WorkerLost
+from jax_ssp.runtimes.base import Observer, Push, Snapshot, World
 from jax_ssp.runtimes.evaluation import Evaluator
-from jax_ssp.server import Server
+from jax_ssp.server import Server, all_finite
+from jax_ssp.steps import Params
 from jax_ssp.tape import Tape
 
 
@@ -37,6 +38,7 @@ class Loop:
     Attributes:
         history: a row for each settled delta (see `Observer.on_clock`).
         evaluations: a row for each evaluation (see `Observer.on_eval`).
+        status: how the run ended (see `Observer.on_end`); "failed" until it has.
         seconds: time of the last merge.
         updates: deltas merged.
     """
@@ -57,18 +59,22 @@ class Loop:
         self.tape = tape
         self.history: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
+        self.status = "failed"
         self.seconds = 0.0
         self.updates = 0
         self._evaluator = evaluator
         self._observers = observers
+        self._over = False
         self._verdict: str | None = None
         self._held: dict[int, int] = {}  # the version each worker holds
         self._started: dict[int, float] = {}
         self._pushes: dict[tuple[int, int], tuple[float, float, Push | None]] = {}
 
-    def run(self) -> str:
-        """Run to the end; gives the status of `Observer.on_end`."""
+    def run(self) -> None:
+        """Run to the end."""
         with stop_on_interrupt(self.world.request_stop):
+            if self._evaluator is not None:
+                self._evaluated(self._evaluator.first)
             while (message := self.world.receive()) is not None:
                 now, what, push = message
                 if isinstance(what, Future):
@@ -81,11 +87,17 @@ class Loop:
                 if self.controller.done:
                     self.tape.complete = True
                     break
-        self._evaluate_last()
+            self._over = True
+            self._evaluate_last()
+        self.status = self._final_status()
+
+    def _final_status(self) -> str:
         ended = self.controller.ended
-        if self._verdict or not self.tape.complete:
-            return self._verdict or "stopped"
-        return "done" if ended in (None, "max_updates") else ended
+        if ended not in (None, "max_updates"):
+            return ended
+        if self.server is not None and not all_finite(self.server.params):
+            return "diverged"
+        return self._verdict or ("done" if self.tape.complete else "stopped")
 
     def _event(self, now: float, event: Event, push: Push | None) -> None:
         commands = self.controller.handle(event, now)
@@ -94,6 +106,9 @@ class Loop:
         if type(event) is DeltaReady:
             start = self._started.pop(event.worker)
             self._pushes[event.worker, event.clock] = (start, now, push)
+        elif type(event) is WorkerLost:
+            self._held.pop(event.worker, None)
+            self._started.pop(event.worker, None)
         for command in commands:
             self._carry_out(command, now)
         for observer in self._observers:
@@ -104,7 +119,7 @@ class Loop:
             case StartClock(worker=worker, version=version):
                 snapshot = None
                 if self.server is not None and self._held.get(worker) != version:
-                    snapshot = self.server.snapshot(version)
+                    snapshot = Snapshot(version, self.server.snapshot(version))
                 self._held[worker] = version
                 self._started[worker] = now
                 self.world.start(command, snapshot)
@@ -122,18 +137,23 @@ class Loop:
         self.updates += len(merge.deltas)
         if self.server is not None:
             oldest = max(merge.deltas, key=lambda delta: delta.staleness)
-            pushes = [self._pushes[delta.worker, delta.clock][2] for delta in merge.deltas]
-            self.server.merge(
-                [push.delta for push in pushes if push is not None],
+            version = self.server.merge(
+                [self._payload(delta) for delta in merge.deltas],
                 staleness=oldest.staleness,
                 lag=oldest.lag,
                 worker=oldest.worker,
                 num_workers=merge.num_workers,
             )
+            assert version == merge.version, "server and controller count the same merges"
         for delta in merge.deltas:
             self._settled(delta, merge.version)
         if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
             self._evaluate(now)
+
+    def _payload(self, delta: Merged) -> Params:
+        push = self._pushes[delta.worker, delta.clock][2]
+        assert push is not None, "where there is a server, every delta has a payload"
+        return push.delta
 
     def _settled(self, delta: Merged, version: int) -> None:
         start, finish, push = self._pushes.pop((delta.worker, delta.clock))
@@ -155,8 +175,11 @@ class Loop:
             self.history.append(row)
         for observer in self._observers:
             observer.on_clock(row)
-        if not math.isfinite(row.get("loss", 0.0)):
-            self._end("diverged")
+        suspect = version >= 0 and not math.isfinite(row.get("loss", 0.0))
+        if suspect and push is not None and self.server is not None:
+            kept_out = all_finite(self.server.params) and not all_finite(push.delta)
+            if not kept_out:
+                self._end("diverged")
 
     def _evaluate(self, now: float) -> None:
         assert self._evaluator is not None
@@ -172,7 +195,7 @@ class Loop:
             return
         for row in self._evaluator.drain():
             self._evaluated(row)
-        if not self.evaluations or self.evaluations[-1]["version"] != self.server.version:
+        if self.evaluations[-1]["version"] != self.server.version:
             self._evaluate(self.seconds)
             for row in self._evaluator.drain():
                 self._evaluated(row)
@@ -186,9 +209,10 @@ class Loop:
             self._end("target")
 
     def _end(self, verdict: str) -> None:
-        if self._verdict is None:
+        if self._verdict is None and (self._over or self.world.decides):
             self._verdict = verdict
-            self.world.request_stop(verdict)
+            if not self._over:
+                self.world.request_stop(verdict)
 
 
 @contextmanager

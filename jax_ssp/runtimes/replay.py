@@ -10,9 +10,8 @@ import jax
 
 from jax_ssp.controller.commands import Command, StartClock
 from jax_ssp.controller.events import DeltaReady
-from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World
 from jax_ssp.runtimes.worker import Worker
-from jax_ssp.steps import Params
 from jax_ssp.tape import Entry, Tape
 
 
@@ -81,13 +80,15 @@ def _device(platform: str, index: int) -> jax.Device:
 
 
 class _ReplayWorld(World):
+    decides = False
+
     def __init__(self, entries: Iterator[Entry], workers: Sequence[Worker]) -> None:
         self._entries = entries
         self._workers = workers
         self._entry: Entry | None = None
-        self._running: dict[int, tuple[StartClock, Params | None]] = {}
+        self._running: dict[int, tuple[StartClock, Snapshot | None]] = {}
 
-    def start(self, start: StartClock, snapshot: Params | None) -> None:
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         self._running[start.worker] = (start, snapshot)
 
     def receive(self) -> Message | None:

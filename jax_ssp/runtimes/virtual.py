@@ -17,9 +17,8 @@ import numpy as np
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import Constant, DelayModel
-from jax_ssp.runtimes.base import Message, Runtime, World, at_least_one
+from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, at_least_one
 from jax_ssp.runtimes.worker import Worker
-from jax_ssp.steps import Params
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class DelayDraws:
             ValueError: if the delay model gives something negative or not finite.
         """
         worker, clock, steps = start.worker, start.clock, start.local_steps
-        seconds = self._delay(worker, clock, steps, self._streams[worker])
+        seconds = float(self._delay(worker, clock, steps, self._streams[worker]))
         if not 0 <= seconds < float("inf"):
             raise ValueError(
                 f"the delay of worker {worker}, clock {clock} must be finite and non-negative, "
@@ -102,10 +101,10 @@ class _VirtualWorld(World):
         self._timer: float | None = None
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
         # Finishing clocks: (when, tie-breaker: who started first, start, snapshot).
-        self._finishing: list[tuple[float, int, StartClock, Params | None]] = []
+        self._finishing: list[tuple[float, int, StartClock, Snapshot | None]] = []
         self._count = 0
 
-    def start(self, start: StartClock, snapshot: Params | None) -> None:
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         self._count += 1
         finish = self._now + self._delays.draw(start)
         heapq.heappush(self._finishing, (finish, self._count, start, snapshot))
@@ -120,9 +119,10 @@ class _VirtualWorld(World):
         if not self._finishing:
             return None
         self._now, _, start, snapshot = heapq.heappop(self._finishing)
-        event = DeltaReady(start.worker, start.clock, start.version)
-        push = self._workers[start.worker].run(start, snapshot) if self._workers else None
-        return Message(self._now, event, push)
+        if not self._workers:
+            return Message(self._now, DeltaReady(start.worker, start.clock, start.version))
+        push = self._workers[start.worker].run(start, snapshot)
+        return Message(self._now, DeltaReady(start.worker, start.clock, push.version), push)
 
     def request_stop(self, reason: str) -> None:
         self._at_once.append(StopRequested(reason))

@@ -12,9 +12,9 @@ import numpy as np
 
 from jax_ssp.controller import StartClock
 from jax_ssp.data import Feed
-from jax_ssp.runtimes.base import Push
-from jax_ssp.server import Weight
-from jax_ssp.steps import Params, Step, clock_fn
+from jax_ssp.runtimes.base import Push, Snapshot
+from jax_ssp.server import Weight, as_weight, weighted
+from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
 from jax_ssp.tape import weight_of
 
 
@@ -23,7 +23,7 @@ class Program:
 
     def __init__(self, step: Step) -> None:
         self.init = jax.jit(step.init)
-        self.add = jax.jit(_add)
+        self.add = jax.jit(self._added)
         self._step = step
         self._clocks: dict[int, Any] = {}
 
@@ -32,6 +32,14 @@ class Program:
         if steps not in self._clocks:
             self._clocks[steps] = jax.jit(clock_fn(self._step, steps), donate_argnums=1)
         return self._clocks[steps]
+
+    def _added(self, params: Params, delta: Params, weight: jax.Array, share: jax.Array) -> Params:
+        """Parameters plus an own delta, with the weight that the server will give it."""
+
+        def add(averaged: bool, param: jax.Array, delta: jax.Array) -> jax.Array:
+            return param + weighted(delta, share if averaged else weight).astype(param.dtype)
+
+        return jax.tree.map(add, averaged_leaves(self._step, params), params, delta)
 
 
 @functools.lru_cache(maxsize=8)
@@ -60,6 +68,7 @@ class Worker:
         weight: the server's, for its own deltas that are not merged yet.
         push_to: the server's device.
         local_steps: H, the run's default.
+        num_clocks: clocks it will run, if that is known; no batch is drawn ahead after the last.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Worker:
         weight: Weight,
         push_to: jax.Device,
         local_steps: int,
+        num_clocks: int | None = None,
     ) -> None:
         self.index = index
         self.device = device
@@ -81,6 +91,8 @@ class Worker:
         self._weight = weight
         self._push_to = push_to
         self._local_steps = local_steps
+        self._num_clocks = num_clocks
+        self._version = 0
         self._key = jax.device_put(key, device)
         self._held: Params = jax.device_put(params, device)
         # Committed, like all that follows: a state that is not would cost a second compilation.
@@ -125,7 +137,7 @@ class Worker:
         state = jax.tree.map(jnp.copy, self._state)  # the clock takes its state over
         return self._held, state, batch, self._key, np.int32(self.index), np.int32(0)
 
-    def run(self, start: StartClock, snapshot: Params | None) -> Push:
+    def run(self, start: StartClock, snapshot: Snapshot | None) -> Push:
         """Run one clock to its end.
 
         Args:
@@ -136,12 +148,15 @@ class Worker:
             The delta, computed and on its way to the server's device, and the metrics.
         """
         if snapshot is not None:
-            self._held = jax.device_put(snapshot, self.device)
+            self._version = snapshot.version
+            self._held = jax.device_put(snapshot.params, self.device)
         self._own = {stamp: self._own[stamp] for stamp in start.pending}
         local = self._held
-        if self._own:
-            weight = np.float32(weight_of(self._weight, start.num_workers))
-            local = self._program.add(local, tuple(self._own.values()), weight)
+        for delta in self._own.values():
+            weight, share = (
+                as_weight(weight_of(each, start.num_workers)) for each in (self._weight, "mean")
+            )
+            local = self._program.add(local, delta, weight, share)
         steps = start.local_steps
         delta, self._state, metrics = self._program.clock(steps)(
             local,
@@ -151,18 +166,12 @@ class Worker:
             np.int32(self.index),
             np.int32(start.clock),
         )
-        self._feed.prefetch(steps)
         self._own[start.clock] = delta
         delta = jax.block_until_ready(jax.device_put(delta, self._push_to))
-        return Push(delta, {name: float(value) for name, value in jax.device_get(metrics).items()})
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        return Push(self._version, delta, numbers)
 
-
-def _add(params: Params, deltas: tuple[Params, ...], weight: jax.Array) -> Params:
-    """Snapshot plus own deltas, each with the weight that the server will give it."""
-
-    def add(param: jax.Array, *deltas: jax.Array) -> jax.Array:
-        for delta in deltas:
-            param = param + delta * weight.astype(delta.dtype)
-        return param
-
-    return jax.tree.map(add, params, *deltas)
+    def prefetch(self, start: StartClock) -> None:
+        """Draw the next clock's batches, and start their copy to the device, if there is one."""
+        if self._num_clocks is None or start.clock + 1 < self._num_clocks:
+            self._feed.prefetch(start.local_steps)
