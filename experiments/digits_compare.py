@@ -3,7 +3,7 @@
 Paper:    Ho et al. 2013, "More effective distributed ML via a stale synchronous parallel parameter
           server", figures of convergence per iteration and per second (on our own workload)
 Command:  jax-ssp run experiments/digits_compare.py
-Time:     4 minutes on 2 cores
+Time:     2 minutes on 2 cores
 Expected: per update no method gains on BSP; per virtual second the larger the bound the sooner a
           loss is reached, with most of the gain at bound 3
 """

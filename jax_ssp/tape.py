@@ -19,8 +19,9 @@ import marshal
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -28,9 +29,6 @@ from jax_ssp.controller.commands import COMMANDS, Command, Drop, Merge, Merged, 
 from jax_ssp.controller.events import EVENTS, DeltaReady, Event
 
 FORMAT = 1
-
-_Row: TypeAlias = tuple[float, tuple[Any, ...], tuple[tuple[Any, ...], ...]]
-_KINDS: dict[str, type] = {kind.__name__: kind for kind in (*EVENTS, *COMMANDS)}
 
 SCHEDULE_DTYPE = np.dtype(
     [
@@ -82,64 +80,88 @@ class Tape:
 
     def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """Add what happened (`now` in seconds) and what the controller answered."""
-        kind = type(event).__name__
-        self._add((now, (kind, *event), tuple([_encode(command) for command in commands])))
+        row: list[Any] = [now, _CODES[type(event)], *event]
+        for command in commands:
+            if type(command) is Merge:
+                version, deltas, num_workers = command
+                row += (_MERGE, version, num_workers, len(deltas))
+                for delta in deltas:
+                    row += delta
+            else:
+                row.append(_CODES[type(command)])
+                row += command
+        self._buffer += marshal.dumps(row, _PACKING)
+        self._ends.append(len(self._buffer))
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __iter__(self) -> Iterator[Entry]:
-        for now, event, commands in self._rows():
-            yield Entry(now, _decode(event), [_decode(command) for command in commands])
+        return self.entries()
 
-    def lines(self, start: int = 0) -> Iterator[str]:
-        """The rows from number `start` on, as lines of JSON."""
-        for row in self._rows(start):
+    def entries(self, first: int = 0) -> Iterator[Entry]:
+        """The rows from number `first` on."""
+        start = self._ends[first - 1] if first else 0
+        for number in range(first, len(self._ends)):
+            end = self._ends[number]
+            yield _unpacked(iter(marshal.loads(self._buffer[start:end])))
+            start = end
+
+    def lines(self, first: int = 0) -> Iterator[str]:
+        """The rows from number `first` on, as lines of JSON."""
+        for now, event, commands in self.entries(first):
+            row = (now, _named(event), [_named(command) for command in commands])
             yield json.dumps(row, separators=(",", ":"))
 
     def read_line(self, line: str) -> None:
-        """Add the row that a line of JSON holds."""
+        """Add the row that a line of JSON holds; ValueError or TypeError if it holds none."""
         row = json.loads(line)
         if self.complete:
             raise ValueError("there are rows after the end")
         if isinstance(row, dict):
-            if row["end"] != len(self):
-                raise ValueError(f"the tape ends after {row['end']} rows, but has {len(self)}")
+            if row.get("end") != len(self):
+                raise ValueError(f"the tape has {len(self)} rows, its end says {row.get('end')}")
             self.complete = True
             return
-        now, event, commands = _plain(row)
-        for message in (event, *commands):
-            _decode(message)
-        self._add((float(now), event, commands))
-
-    def _add(self, row: _Row) -> None:
-        self._buffer += marshal.dumps(row)
-        self._ends.append(len(self._buffer))
-
-    def _rows(self, first: int = 0) -> Iterator[_Row]:
-        start = self._ends[first - 1] if first else 0
-        for number in range(first, len(self._ends)):
-            end = self._ends[number]
-            yield marshal.loads(self._buffer[start:end])
-            start = end
+        now, event, commands = row
+        self.append(float(now), _message(event), [_message(command) for command in commands])
 
 
-def _encode(command: Command) -> tuple[Any, ...]:
-    if type(command) is Merge:
-        version, deltas, num_workers = command
-        return ("Merge", version, tuple([(*delta,) for delta in deltas]), num_workers)
-    return (type(command).__name__, *command)
+_KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
+_CODES = {kind: code for code, kind in enumerate(_KINDS)}
+_NAMED = {kind.__name__: kind for kind in _KINDS}
+_MERGE = _CODES[Merge]
+_PACKING = 2  # marshal's: the later ones look for equal objects, which takes longer than it saves
 
 
-def _decode(row: tuple[Any, ...]) -> Any:
-    kind, *fields = row
-    if kind == "Merge":
+def _unpacked(row: Iterator[Any]) -> Entry:
+    now, kind = next(row), _KINDS[next(row)]
+    event = kind(*islice(row, len(kind._fields)))
+    commands: list[Command] = []
+    for code in row:
+        if code == _MERGE:
+            version, num_workers, count = islice(row, 3)
+            deltas = tuple(Merged(*islice(row, 5)) for _ in range(count))
+            commands.append(Merge(version, deltas, num_workers))
+        else:
+            kind = _KINDS[code]
+            commands.append(kind(*islice(row, len(kind._fields))))
+    return Entry(now, event, commands)
+
+
+def _named(message: Event | Command) -> tuple[Any, ...]:
+    return (type(message).__name__, *message)
+
+
+def _message(row: Sequence[Any]) -> Any:
+    name, *fields = row
+    if name not in _NAMED:
+        raise ValueError(f"there is no event or command {name!r}")
+    if name == "Merge":
         fields[1] = tuple(Merged(*delta) for delta in fields[1])
-    return _KINDS[kind](*fields)
-
-
-def _plain(value: Any) -> Any:
-    return tuple(map(_plain, value)) if isinstance(value, list) else value
+    if name == "StartClock":
+        fields[4] = tuple(fields[4])
+    return _NAMED[name](*fields)
 
 
 class TapeWriter:
@@ -190,7 +212,7 @@ def read_tape(path: str | Path) -> Tape:
     for number, line in enumerate(lines, start=2):
         try:
             tape.read_line(line)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, IndexError) as error:
             why = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"{path}, line {number} is not a row of a tape ({why}): {line!r}."

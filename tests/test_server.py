@@ -243,6 +243,20 @@ def test_equal_servers_have_equal_programs_and_others_do_not():
     assert programs[0] == programs[1] != programs[2]
 
 
+def test_what_is_averaged_counts_one_share_and_the_transform_does_not_see_it():
+    averaged = {"w": False, "mean": True}
+    params = {"w": jnp.zeros(2), "mean": jnp.zeros(2)}
+    tx = optax.chain(optax.scale(3.0), optax.trace(0.9))
+    server = Server(params, tx, weight="sum", averaged=averaged)
+    ones = jax.tree.map(jnp.ones_like, params)
+    server.merge([ones, ones], num_workers=4)
+    assert server.params["w"].tolist() == [6.0, 6.0]
+    assert server.params["mean"].tolist() == [0.5, 0.5]
+    server.merge([ones], num_workers=4)
+    np.testing.assert_allclose(server.params["w"], [6 + 3 + 0.9 * 6] * 2, rtol=1e-6)
+    assert server.params["mean"].tolist() == [0.75, 0.75]
+
+
 # Dtypes.
 
 

@@ -76,6 +76,12 @@ def test_a_loss_that_gives_no_metrics_is_told(result):
         nnx_step(nnx_step.params, nnx_step.init(nnx_step.params), None, KEY)
 
 
+def test_a_loss_must_be_a_scalar():
+    step = ssp.make_step(lambda params, batch, key: (params["w"] ** 2, {}), optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"must return a scalar loss, got shape \(2,\); take the m"):
+        check_step(step, linear(), batch_of(0))
+
+
 # make_nnx_step.
 
 
@@ -110,7 +116,10 @@ def test_the_parameters_are_the_arrays_by_dotted_path():
     assert params["dense.kernel"].shape == (2, 3)
     # The optimizer sees what is trained and nothing else.
     mu = net_step(optax.adam(0.1)).init(params)[0].mu
-    assert sorted(mu) == ["dense.bias", "dense.kernel", "norm.bias", "norm.scale"]
+    trained = ["dense.bias", "dense.kernel", "norm.bias", "norm.scale"]
+    assert sorted(mu) == trained
+    averaged = net_step().averaged(params)
+    assert sorted(name for name in averaged if not averaged[name]) == trained
 
 
 def test_dropout_is_another_for_each_worker_clock_and_step_and_the_same_again():
@@ -165,7 +174,8 @@ def test_batchnorm_statistics_travel_as_a_delta_and_merging_averages_them():
         np.testing.assert_allclose(delta["norm.mean"], means[-1], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(delta["norm.var"], variances[-1] - 1, rtol=1e-5, atol=1e-6)
         deltas.append(delta)
-    server = ssp.Server(params)
+    # Whatever a delta of what is trained counts.
+    server = ssp.Server(params, optax.scale(7.0), weight="sum", averaged=step.averaged(params))
     server.merge(deltas)
     merged = server.params
     np.testing.assert_allclose(merged["norm.mean"], np.mean(means, axis=0), rtol=1e-5, atol=1e-6)
@@ -291,6 +301,8 @@ PARAMS = {"w": jnp.zeros(2), "inner": [jnp.zeros(())]}
          r"the step's delta is a PyTreeDef\(.*\), the parameters are a PyTreeDef\(.*\)"),
         (lambda d, s, m: (d, s, {"loss": jnp.zeros(3)}),
          r"metric 'loss' must be a scalar, got shape \(3,\)"),
+        (lambda d, s, m: (d, s, {"staleness": jnp.float32(0)}),
+         r"metric 'staleness' needs another name: .* are taken"),
     ],
 )  # fmt: skip
 def test_a_delta_or_metric_that_does_not_fit_is_named(change, message):

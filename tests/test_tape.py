@@ -238,7 +238,7 @@ def test_a_file_that_lacks_a_row_is_refused(tmp_path):
     write_tape(path, tape)
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
     path.write_bytes(gzip.compress(b"".join(lines[:2] + lines[3:])))
-    with pytest.raises(ValueError, match="ends after 3 rows, but has 2"):
+    with pytest.raises(ValueError, match="has 2 rows, its end says 3"):
         read_tape(path)
 
 

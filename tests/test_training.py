@@ -405,12 +405,13 @@ def test_observers_see_the_clockwork_alone_too():
 
 
 class Told:
-    """A step whose delta is the batch, and whose metric `read` is the parameter it was given."""
+    """A step whose delta is the batch, and whose metrics are the parameters it was given."""
 
     init = staticmethod(lambda params: ())
+    averaged = staticmethod(lambda params: {"trained": False, "averaged": True})
 
     def __call__(self, params, worker_state, batch, key):
-        return {"w": batch}, worker_state, {"read": params["w"]}
+        return {"trained": batch, "averaged": batch}, worker_state, params
 
 
 @pytest.mark.parametrize(("weight", "factor"), [("sum", 1.0), ("mean", 0.5), (3, 3.0)])
@@ -420,14 +421,17 @@ def test_a_worker_reads_its_own_writes_on_top_of_an_old_snapshot(weight, factor)
     # has done clock 2; it adopts what is there: its own 1, 2, 4 and worker 1's 16.
     result = ssp.train(
         Told(),
-        params={"w": np.float32(0)},
+        params={"trained": np.float32(0), "averaged": np.float32(0)},
         data=lambda worker: (np.float32(2 ** (4 * worker + clock)) for clock in range(4)),
         policy=ssp.SSP(2, "lazy"),
         runtime=virtual(1, 2.5),
         num_clocks=4,
         weight=weight,
     )
-    read = {(row["worker"], row["clock"]): row["read"] for row in result.history}
+    read, averaged = (
+        {(row["worker"], row["clock"]): row[name] for row in result.history}
+        for name in ("trained", "averaged")
+    )
     base = {(row["worker"], row["clock"]): row["base_version"] for row in result.history}
     expected = {
         (0, 0): (0, 0), (0, 1): (0, 1), (0, 2): (0, 1 + 2), (0, 3): (4, 1 + 2 + 4 + 16),
@@ -437,7 +441,9 @@ def test_a_worker_reads_its_own_writes_on_top_of_an_old_snapshot(weight, factor)
     }  # fmt: skip
     assert base == {place: version for place, (version, _) in expected.items()}
     assert read == {place: factor * total for place, (_, total) in expected.items()}
-    assert float(result.params["w"]) == factor * 255
+    assert averaged == {place: total / 2 for place, (_, total) in expected.items()}
+    assert float(result.params["trained"]) == factor * 255
+    assert float(result.params["averaged"]) == 255 / 2
 
 
 class LateMerge(ssp.Policy):
@@ -453,25 +459,30 @@ def test_a_worker_reads_its_own_writes_that_are_still_on_their_way(weight, facto
     # Worker 0 at 1, 2, 3, 4 s, worker 1 at 1.75, 3.5, .. s; merged at 3 s: 1, 16, 2, 4.
     result = ssp.train(
         Told(),
-        params={"w": np.float32(0)},
+        params={"trained": np.float32(0), "averaged": np.float32(0)},
         data=lambda worker: (np.float32(2 ** (4 * worker + clock)) for clock in range(4)),
         policy=LateMerge(),
         runtime=virtual(1, 1.75),
         num_clocks=4,
         weight=weight,
     )
-    read = {(row["worker"], row["clock"]): row["read"] for row in result.history}
-    assert read == {
+    read, averaged = (
+        {(row["worker"], row["clock"]): row[name] for row in result.history}
+        for name in ("trained", "averaged")
+    )
+    expected = {
         (0, 0): 0,
-        (0, 1): factor * 1,
-        (0, 2): factor * (1 + 2),
-        (0, 3): factor * (1 + 16 + 2 + 4),
+        (0, 1): 1,
+        (0, 2): 1 + 2,
+        (0, 3): 1 + 16 + 2 + 4,
         (1, 0): 0,
-        (1, 1): factor * 16,
-        (1, 2): factor * (1 + 16 + 2 + 4 + 32),
-        (1, 3): factor * (1 + 16 + 2 + 4 + 32 + 64),
+        (1, 1): 16,
+        (1, 2): 1 + 16 + 2 + 4 + 32,
+        (1, 3): 1 + 16 + 2 + 4 + 32 + 64,
     }
-    assert float(result.params["w"]) == factor * 255
+    assert read == {place: factor * total for place, total in expected.items()}
+    assert averaged == {place: total / 2 for place, total in expected.items()}
+    assert float(result.params["trained"]) == factor * 255
     ssp.check_contract(result.tape)
 
 
