@@ -14,6 +14,9 @@ from jax_ssp.controller import (
     Drop,
     Merge,
     StartClock,
+    StopRequested,
+    StopWorker,
+    TimerFired,
     WorkerLost,
     check_contract,
 )
@@ -164,10 +167,24 @@ def overtaken(tape):
     )
 
 
+def between(tape):
+    """Worker 0 reads version 2 when 3 is the newest and it holds 1; no bound forbids that."""
+    tape = start(tape, 4, version=2)
+    tape.header["bound"] = None
+    return tape
+
+
+def after_a_stop(tape):
+    entries = list(tape)
+    return edited(tape, [*entries[:2], STOP, *entries[2:]])
+
+
 AHEAD = StartClock(worker=0, clock=2, local_steps=1, version=2, pending=(), num_workers=2)
 LATE = StartClock(worker=0, clock=5, local_steps=1, version=9, pending=(), num_workers=2)
 AGAIN = Merge(3, list(EAGER)[2].commands[0].deltas, num_workers=2)
 LOSS = Entry(9.0, WorkerLost(5), [])
+ALARM = Entry(9.0, TimerFired(9.0), [])
+STOP = Entry(0.0, StopRequested("enough"), [])
 BROKEN = [
     (1, "finished only 0", "start ahead of its gate", added(EAGER, 3, AHEAD)),
     (1, "it has finished 1 clocks", "start of a later clock", start(EAGER, 2, clock=2)),
@@ -196,6 +213,15 @@ BROKEN = [
     (4, "joins twice", "second join", event(EAGER, 1, worker=0)),
     (4, "backwards from 1.0", "time", edited(EAGER, [e._replace(now=1 - e.now) for e in EAGER])),
     (4, "lost but not here", "loss of a stranger", edited(EAGER, [*EAGER, LOSS])),
+    (2, "neither the newest", "version neither newest nor held", between(EAGER)),
+    (3, "there are 2 workers", "wrong weight of own deltas", start(EAGER, 2, num_workers=3)),
+    (3, "there are 2 workers", "clock without steps", start(EAGER, 2, local_steps=0)),
+    (4, "of nothing", "merge of nothing", added(EAGER, 3, Merge(3, (), num_workers=2))),
+    (5, "is not waiting", "stop of a stranger", added(EAGER, 2, StopWorker(9))),
+    (5, "is not waiting", "stop of one that runs", added(EAGER, 2, StopWorker(1))),
+    (5, "the timer is set to None", "timer never set", edited(EAGER, [*EAGER, ALARM])),
+    (5, "a stop was requested", "start after a stop", after_a_stop(EAGER)),
+    (5, "the run ends, but 2 workers", "end before the end", edited(EAGER, list(EAGER)[:6])),
     (5, "nobody runs", "nobody runs", changed(ALONE, 0, StartClock, lambda start: [])),
 ]
 
