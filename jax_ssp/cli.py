@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import signal
 import sys
 import time
@@ -34,14 +35,26 @@ class UsageError(Exception):
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with one of the exit codes."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    own_process, abrupt = argv is None, False
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
+        code, abrupt = INTERRUPTED, True
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         code = USAGE
+    except Exception:
+        if not own_process:
+            raise
+        traceback.print_exc()
+        code, abrupt = BUG, True
+    if own_process and abrupt:
+        # Threads may be compiling still; the interpreter's way out would crash in them, and the
+        # exit code be lost. Whatever is to be written has been.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
