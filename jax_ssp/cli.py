@@ -160,6 +160,7 @@ def _replay(run: Path, file: Path | None) -> int:
 
     from jax_ssp.checkpoint import load_params
     from jax_ssp.controller import ProtocolError
+    from jax_ssp.report.environment import environment
     from jax_ssp.report.progress import Progress
     from jax_ssp.runtimes.replay import Replay, TapeMismatch
     from jax_ssp.tape import read_tape
@@ -194,6 +195,9 @@ def _replay(run: Path, file: Path | None) -> int:
     ]
     if differing:
         print(f"parameters DIFFER in {len(differing)} of {len(named)} leaves: {differing[:8]}")
+        here, there = environment(), config.get("environment", {})
+        for name in [name for name in there if here.get(name) != there[name]]:
+            print(f"  {name}: recorded with {there[name]}, here {here.get(name)}")
         return BUG
     print(f"parameters the same to the last bit ({len(named)} leaves)")
     return DONE

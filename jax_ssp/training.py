@@ -114,8 +114,8 @@ def train(
         step: what a worker repeats (`make_step`, `make_nnx_step`, or your own); not needed, nor
             are `params` and `data`, where the runtime computes nothing.
         params: the first version; by default the step's own `params`, if it has them.
-        data: worker -> its batches; batch number clock * local_steps + step is what the worker
-            sees there.
+        data: worker -> its batches, taken one a step in the order of clocks and steps, whatever
+            the schedule.
         policy: by default `SSP(bound=3)`.
         runtime: by default `Devices()`, one worker on each device.
         server_tx: any optax transform on the server, by default the identity.

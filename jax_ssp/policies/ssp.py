@@ -19,7 +19,8 @@ class SSP(Policy):
         bound: the s of SSP (clocks).
         adopt: "eager" takes the newest version at every clock (ESSP); "lazy" keeps the snapshot a
             worker holds, and adds its own deltas to it, until that is too old for the bound (the
-            cached read of the first SSP; fewer transfers, more staleness).
+            cached read of the first SSP; fewer transfers, more staleness). Own deltas are added
+            with the server's weight; what its transform would make of them is not known yet.
 
     Raises:
         ValueError: if `bound` is negative or `adopt` is neither "eager" nor "lazy".
