@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -198,20 +198,8 @@ def train(
             goal = None if target is None else Target.parse(target)
             device = crew.workers[0].device
             evaluator = Evaluator(evaluate, eval_every, device, crew.server.params, goal)
-    with contextlib.ExitStack() as closing:  # runs all of it, whatever fails
-        world = runtime.open(num_workers, crew.workers if crew else ())
-        closing.callback(world.close)
-        if evaluator is not None:
-            closing.callback(evaluator.close)
-            if world.evaluates_aside:
-                evaluator.go_aside(world.post)
-        server = crew.server if crew else None
-        loop = Loop(controller, server, world, tape, evaluator=evaluator, observers=observers)
-        info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
-        for observer in observers:
-            observer.on_start(info)
-            closing.callback(lambda observer=observer: observer.on_end(loop.status))
-        loop.run()
+    info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
+    loop = _run(runtime, controller, crew, tape, evaluator, observers, info)
     return Result(
         params=jax.device_put(crew.server.params, crew.workers[0].device) if crew else None,
         tape=tape,
@@ -223,6 +211,32 @@ def train(
         seconds=loop.seconds,
         wall_seconds=time.perf_counter() - began,
     )
+
+
+def _run(
+    runtime: Runtime,
+    controller: Controller,
+    crew: Crew | None,
+    tape: Tape,
+    evaluator: Evaluator | None,
+    observers: Sequence[Observer],
+    info: Mapping[str, Any],
+) -> Loop:
+    """Open the world, run the loop in it to its end, and close everything, whatever fails."""
+    with contextlib.ExitStack() as closing:
+        world = runtime.open(info["num_workers"], crew.workers if crew else ())
+        closing.callback(world.close)
+        if evaluator is not None:
+            closing.callback(evaluator.close)
+            if world.evaluates_aside:
+                evaluator.go_aside(world.post)
+        server = crew.server if crew else None
+        loop = Loop(controller, server, world, tape, evaluator=evaluator, observers=observers)
+        for observer in observers:
+            observer.on_start(info)
+            closing.callback(lambda observer=observer: observer.on_end(loop.status))
+        loop.run()
+    return loop
 
 
 def describe(config: Any) -> Any:
