@@ -132,7 +132,8 @@ class Experiment:
     eval_every: int | None = None
     """Clocks between evaluations; by default only the first and the last version are evaluated."""
     target: str | None = None
-    """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"."""
+    """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with it
+    eval_every is 1 by default."""
     seed: int = 0
     """Of the model, the shards, their order, and the keys of the steps."""
 

@@ -251,6 +251,8 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
             "`ssp.make_step(loss_fn, optimizer)` makes one."
         )
     shapes = jax.eval_shape(lambda params: params, params)
+    if not jax.tree.leaves(shapes):
+        raise ValueError("`params` must hold at least one array, got none.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             name = jax.tree_util.keystr(path)

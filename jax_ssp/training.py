@@ -20,7 +20,7 @@ from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.crew import Crew, make_crew
 from jax_ssp.runtimes.devices import Devices
-from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
+from jax_ssp.runtimes.evaluation import COLUMNS, EvalFn, Evaluator, Target
 from jax_ssp.runtimes.loop import Loop
 from jax_ssp.server import Weight, check_weight
 from jax_ssp.steps import Params, Step
@@ -63,9 +63,8 @@ class Result:
     @property
     def metrics(self) -> dict[str, float]:
         """The last evaluation's metrics; empty if there was none."""
-        about = ("version", "updates", "time")
         last = self.evaluations[-1] if self.evaluations else {}
-        return {name: value for name, value in last.items() if name not in about}
+        return {name: value for name, value in last.items() if name not in COLUMNS}
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -128,7 +127,8 @@ def train(
         eval_every: clocks between evaluations; by default only the first and the last version are
             evaluated. On real devices evaluation runs beside the workers; a version that still
             waits for it when the next one is due is passed over.
-        target: ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97".
+        target: ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with
+            it `eval_every` is 1 by default.
         observers: told what happens while it happens.
         name: of the run, for the observers.
 
@@ -197,7 +197,8 @@ def train(
         if evaluate is not None:
             goal = None if target is None else Target.parse(target)
             device = crew.workers[0].device
-            evaluator = Evaluator(evaluate, eval_every, device, crew.server.params, goal)
+            every = 1 if eval_every is None and goal is not None else eval_every
+            evaluator = Evaluator(evaluate, every, device, crew.server.params, goal)
     info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
     loop = _run(runtime, controller, crew, tape, evaluator, observers, info)
     return Result(

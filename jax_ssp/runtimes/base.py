@@ -151,10 +151,10 @@ class Runtime(ABC):
         """Raise ValueError if a run with this tape header cannot be had here."""
 
 
-def at_least_one(runtime: Runtime, field: str) -> None:
-    """Raise TypeError or ValueError unless this field of a runtime is a positive integer."""
+def check_integer(runtime: Runtime, field: str, least: int) -> None:
+    """Raise TypeError or ValueError unless this field of a runtime is an integer of at least so."""
     value, name = getattr(runtime, field), type(runtime).__name__
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}({field}=...)` must be an integer, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"`{name}({field}=...)` must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"`{name}({field}=...)` must be at least {least}, got {value}.")

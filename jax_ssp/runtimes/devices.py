@@ -17,7 +17,7 @@ import tyro
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import DelayModel
-from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, at_least_one
+from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, check_integer
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
 
@@ -56,7 +56,8 @@ class Devices(Runtime):
     def __post_init__(self) -> None:
         for name in ("num_workers", "workers_per_device", "cpu_devices"):
             if getattr(self, name) is not None:
-                at_least_one(self, name)
+                check_integer(self, name, least=1)
+        check_integer(self, "seed", least=0)
         if self.devices is not None and not len(self.devices):
             raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
         if self.delay is not None and not callable(self.delay):

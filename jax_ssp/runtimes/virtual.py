@@ -17,7 +17,7 @@ import numpy as np
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import Constant, DelayModel
-from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, at_least_one
+from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, check_integer
 from jax_ssp.runtimes.worker import Worker
 
 
@@ -47,7 +47,8 @@ class Virtual(Runtime):
     compute: bool = True
 
     def __post_init__(self) -> None:
-        at_least_one(self, "num_workers")
+        check_integer(self, "num_workers", least=1)
+        check_integer(self, "seed", least=0)
         if not callable(self.delay):
             raise TypeError(
                 "`Virtual(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "

@@ -155,6 +155,7 @@ def test_an_interrupt_is_not_hidden_by_a_target_reached_after_it():
         num_clocks=1000,
         observers=[Interrupts()],
         evaluate=lambda params: {"w": params["w"][0]},
+        eval_every=500,
         target="w >= 0.001",
     )
     assert result.status == "interrupted"
@@ -187,3 +188,27 @@ def test_the_weight_is_as_wide_as_jax_is_set_to():
         server = ssp.Server({"w": jnp.zeros(1, jnp.float64)})
         server.merge([{"w": jnp.ones(1, jnp.float64)}] * 3)
         assert float(server.params["w"][0]) == pytest.approx(1.0, abs=1e-15)
+
+
+def test_a_target_alone_is_looked_at_every_clock():
+    result = train(
+        num_clocks=1000, evaluate=lambda params: {"w": params["w"][0]}, target="w >= 0.5"
+    )
+    assert result.status == "target"
+    assert result.updates < 20
+
+
+def test_a_target_that_is_no_metric_names_the_metrics_there_are():
+    with pytest.raises(ValueError, match=r"gives: \['w'\]"):
+        train(evaluate=lambda params: {"w": params["w"][0]}, target="v >= 1")
+
+
+@pytest.mark.parametrize("runtime", [ssp.Virtual, ssp.Devices])
+def test_a_negative_seed_of_delays_is_refused(runtime):
+    with pytest.raises(ValueError, match=r"seed=...\)` must be at least 0, got -1"):
+        runtime(seed=-1)
+
+
+def test_parameters_without_an_array_are_refused():
+    with pytest.raises(ValueError, match="`params` must hold at least one array"):
+        train(params={})
