@@ -257,7 +257,7 @@ class Feed:
             return jax.device_put(self._batches[0], self._device)
         batches = list(islice(self._batches, steps))
         for index, batch in enumerate(batches):
-            if _kind(batch) != _kind(batches[0]):
+            if kind_of(batch) != kind_of(batches[0]):
                 raise self._unlike(batches, index)
         device = self._device
         if isinstance(device, jax.sharding.NamedSharding):  # the new axis stays whole
@@ -296,10 +296,10 @@ def _num_examples(arrays: PyTree) -> int:
     return next(iter(lengths.values()))
 
 
-def _kind(batch: PyTree) -> tuple[Any, ...]:
-    """What batches must have in common to be stacked: structure, shapes and dtypes."""
+def kind_of(batch: PyTree) -> tuple[Any, ...]:
+    """What batches must have in common to be stacked, or traced once: structure, shapes, dtypes."""
     leaves, structure = jax.tree.flatten(batch)
-    return structure, [(np.shape(leaf), _dtype(leaf)) for leaf in leaves]
+    return structure, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
 
 
 def _describe(batch: PyTree) -> dict[str, str]:

@@ -17,10 +17,10 @@ import optax
 
 from jax_ssp.controller import Controller
 from jax_ssp.policies import SSP, Policy
-from jax_ssp.runtimes.base import Observer, Runtime
+from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
 from jax_ssp.runtimes.crew import Crew, make_crew
 from jax_ssp.runtimes.devices import Devices
-from jax_ssp.runtimes.evaluation import COLUMNS, EvalFn, Evaluator, Target
+from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
 from jax_ssp.runtimes.loop import Loop
 from jax_ssp.server import Weight, check_weight
 from jax_ssp.steps import Params, Step
@@ -64,21 +64,27 @@ class Result:
     def metrics(self) -> dict[str, float]:
         """The last evaluation's metrics; empty if there was none."""
         last = self.evaluations[-1] if self.evaluations else {}
-        return {name: value for name, value in last.items() if name not in COLUMNS}
+        return {name: value for name, value in last.items() if name not in EVAL_COLUMNS}
+
+    @property
+    def computing(self) -> float:
+        """Share of the workers' time, up to the last finish, in which they computed (0 to 1)."""
+        rows = self.schedule
+        busy = float((rows["finish"] - rows["start"]).sum())
+        total = self.tape.header["num_workers"] * float(rows["finish"].max(initial=0.0))
+        return busy / total if total else 0.0
 
     def summary(self) -> str:
         """A few lines for people."""
         rows = self.schedule
         merged = rows[rows["merge_version"] >= 0]
-        busy = float((rows["finish"] - rows["start"]).sum())
         workers = self.tape.header["num_workers"]
-        total = workers * float(rows["finish"].max(initial=0.0))
         stale = merged["staleness"]
         lines = [
             f"{self.tape.header['policy']} on {workers} workers: {self.status}",
             f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped",
             f"{self.seconds:.3g} {self.tape.header['time']} seconds, "
-            f"{100 * busy / total if total else 0:.0f} % of the workers' time computing",
+            f"{100 * self.computing:.0f} % of the workers' time computing",
             f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "
             f"{stale.max(initial=0)}",
         ]

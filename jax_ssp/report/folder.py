@@ -50,7 +50,7 @@ class RunFolder(Observer):
 
     def on_start(self, info: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / "config.json", self._config)
+        write_json(self.path / "config.json", self._config)
         self._metrics = MetricsWriter(self.path)
         self._metrics.on_start(info)
         # Rows of metrics go straight to their writer.
@@ -75,7 +75,7 @@ class RunFolder(Observer):
         if result.params is not None:
             save_params(self.path, result.params)
         summary = summarize(result)
-        _write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
         if len(result.schedule):
             from jax_ssp.report.plots import run_summary  # matplotlib only when it draws
 
@@ -87,9 +87,6 @@ class RunFolder(Observer):
 def summarize(result: Result) -> dict[str, Any]:
     """A result as JSON-able facts, the last evaluation's metrics among them."""
     report = check_contract(result.tape)
-    rows = result.schedule
-    total = result.tape.header["num_workers"] * float(rows["finish"].max(initial=0.0))
-    busy = float((rows["finish"] - rows["start"]).sum())
     return {
         "status": result.status,
         **result.metrics,
@@ -101,7 +98,7 @@ def summarize(result: Result) -> dict[str, Any]:
         "time": result.tape.header["time"],
         "seconds": result.seconds,
         "wall_seconds": result.wall_seconds,
-        "computing": busy / total if total else 0.0,
+        "computing": result.computing,
         "mean_staleness": report.mean_staleness,
         "max_staleness": report.max_staleness,
         "max_lag": report.max_lag,
@@ -109,10 +106,14 @@ def summarize(result: Result) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Strict JSON: what is not finite becomes null."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in content.items()
-    }
-    path.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], indent: int = 2) -> None:
+    """Write strict JSON: what is not finite becomes null."""
+    path.write_text(json.dumps(_strict(content), indent=indent, allow_nan=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

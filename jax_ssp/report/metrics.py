@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
 
 POINT_SECONDS = 0.1  # of real time in one TensorBoard point
 EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk
@@ -28,7 +28,6 @@ MAX_WORKER_CURVES = 16
 _CLOCK_COLUMNS = frozenset(
     ("worker", "clock", "start", "finish", "base_version", "merge_version", "staleness", "lag")
 ) | {"weight", "updates"}
-_EVAL_COLUMNS = frozenset(("version", "updates", "time"))
 
 
 class MetricsWriter(Observer):
@@ -81,7 +80,7 @@ class MetricsWriter(Observer):
     def on_eval(self, row: Mapping[str, Any]) -> None:
         self._write("eval", row)
         self._events.emit()
-        shown = {f"eval/{name}": row[name] for name in row if name not in _EVAL_COLUMNS}
+        shown = {f"eval/{name}": row[name] for name in row if name not in EVAL_COLUMNS}
         self._events.add(shown, row["updates"])
         self._events.emit()
         self._flush_what_is_due()

@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from jax_ssp.runtimes.base import EVAL_COLUMNS
+
 WIDTH = 6.8  # inches: the text of a page
 MAX_POINTS = 500  # of a drawn curve
 MAX_BARS = 40  # clocks of a worker in a timeline
@@ -270,7 +272,7 @@ def run_summary(
     if not len(schedule):
         raise ValueError("`schedule` is empty: no clock of this run was merged or dropped.")
     names = dict.fromkeys(name for row in evaluations for name in row)
-    metrics = [name for name in names if name not in ("version", "updates", "time")][:2]
+    metrics = [name for name in names if name not in EVAL_COLUMNS][:2]
     workers = np.unique(schedule["worker"])
     height = float(np.clip(0.5 + 0.13 * len(workers), 1.3, 4.5))
     with mpl.rc_context(PAPER):

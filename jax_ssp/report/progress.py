@@ -25,7 +25,7 @@ from rich.text import Text
 from jax_ssp.controller.commands import Command, Merge, StartClock, StopWorker
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined, WorkerLost
 from jax_ssp.report.tables import format_number, format_seconds, histogram
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
 
 LIVE_SECONDS = 1 / 8
 LINE_SECONDS = 5.0
@@ -195,7 +195,7 @@ class Progress(Observer):
             worker.loss, worker.staleness = loss, staleness
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
-        names = [name for name in row if name not in ("version", "updates", "time")]
+        names = [name for name in row if name not in EVAL_COLUMNS]
         metrics = " ".join(f"{name} {format_number(row[name], 3)}" for name in names)
         self._run.evaluation = f"eval at update {row['updates']}: {metrics}"
         if not self._on_terminal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from jax_ssp.report.environment import environment
+from jax_ssp.report.folder import write_json
 from jax_ssp.report.plots import Curve, comparison
 from jax_ssp.report.tables import markdown_table
+from jax_ssp.runtimes.base import EVAL_COLUMNS
 
-_ABOUT = ("version", "updates", "time")
 _SHOWN = ("seconds", "updates", "computing", "mean_staleness", "max_staleness", "max_lag")
 
 
@@ -32,14 +32,13 @@ def compare(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, A
         last evaluation also the range.
     """
     rows = [_row(name, group) for name, group in _groups(runs).items()]
-    content = _strict({"meta": environment(), "rows": rows, "runs": list(runs)})
-    text = json.dumps(content, indent=1, allow_nan=False)
-    (folder / "comparison.json").write_text(text + "\n")
+    content = {"meta": environment(), "rows": rows, "runs": list(runs)}
+    write_json(folder / "comparison.json", content, indent=1)
     (folder / "comparison.md").write_text(markdown_table(rows) + "\n")
     metrics = [name for run in runs for row in run["evaluations"] for name in row]
     metric = next(
         (name for name in metrics if "loss" in name),
-        next((name for name in metrics if name not in _ABOUT), None),
+        next((name for name in metrics if name not in EVAL_COLUMNS), None),
     )
     if metric is not None:
         unit = f"{runs[0]['summary']['time']} seconds"
@@ -60,7 +59,7 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row[column] = statistics.fmean(run["summary"][column] for run in runs)
     last = [run["evaluations"][-1] for run in runs if run["evaluations"]]
     for metric in dict.fromkeys(metric for each in last for metric in each):
-        if metric not in _ABOUT:
+        if metric not in EVAL_COLUMNS:
             values = [math.nan if each[metric] is None else each[metric] for each in last]
             row[metric] = statistics.median(values)
             row[f"{metric} range"] = f"{min(values):.3g} to {max(values):.3g}"
@@ -74,12 +73,3 @@ def _curve(run: Mapping[str, Any], metric: str) -> Curve:
         np.array([row[name] for row in rows], dtype=float) for name in ("updates", "time", metric)
     )
     return Curve(run["name"], run["seed"], updates, seconds, values)
-
-
-def _strict(value: Any) -> Any:
-    """As strict JSON has it: what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {name: _strict(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_strict(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

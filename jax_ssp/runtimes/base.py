@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from jax_ssp.steps import Params
 
 
+EVAL_COLUMNS = ("version", "updates", "time")
+"""What the row of an evaluation holds beside its metrics."""
+
+
 class Push(NamedTuple):
     """What a worker hands over with its `DeltaReady`.
 

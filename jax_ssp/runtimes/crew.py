@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.data import Feed
+from jax_ssp.data import Feed, kind_of
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.worker import Worker, program_of
 from jax_ssp.server import Server, Weight
@@ -93,12 +92,6 @@ def make_crew(
         "platforms": sorted({device.platform for device in devices}),
     }
     return Crew(workers, server, identity)
-
-
-def kind_of(batch: Any) -> Any:
-    """What decides how a step is traced: structure, shapes and dtypes."""
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple((np.shape(leaf), jnp.result_type(leaf).name) for leaf in leaves)
 
 
 def digest(*parts: Any) -> str:

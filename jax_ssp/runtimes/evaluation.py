@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import jax
 
+from jax_ssp.runtimes.base import EVAL_COLUMNS
 from jax_ssp.steps import Params
 
-COLUMNS = ("version", "updates", "time")  # of an evaluation's row, beside its metrics
 EvalFn: TypeAlias = Callable[[Params], Mapping[str, Any]]
 
 
@@ -51,7 +51,7 @@ class Target:
         if self.metric not in metrics:
             raise ValueError(
                 f"`target` asks for {self.metric!r}, which is not among what `evaluate` gives: "
-                f"{sorted(set(metrics) - set(COLUMNS))}."
+                f"{sorted(set(metrics) - set(EVAL_COLUMNS))}."
             )
         value = metrics[self.metric]
         return value >= self.value if self.at_least else value <= self.value
@@ -161,7 +161,7 @@ class Evaluator:
         metrics = self._fn(jax.device_put(params, self._device))
         if not isinstance(metrics, Mapping):
             raise TypeError(f"`evaluate` must return a dict of scalars, got {metrics!r}.")
-        taken = sorted({*COLUMNS, "kind", "nonfinite"} & set(metrics))
+        taken = sorted({*EVAL_COLUMNS, "kind", "nonfinite"} & set(metrics))
         if taken:
             raise ValueError(f"`evaluate` must name {taken} otherwise: these names are taken.")
         return {**about, **{name: float(value) for name, value in metrics.items()}}
