@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("checkpoint", "controller", "data", "delays", "mitigations", "policies")
+_MODULES = ("checkpoint", "compression", "controller", "data", "delays", "mitigations", "policies")
 _NAMES = {
     "ASP": "policies",
     "BSP": "policies",
@@ -18,6 +18,7 @@ _NAMES = {
     "Controller": "controller",
     "Devices": "runtimes.devices",
     "Experiment": "experiment",
+    "Mix": "runtimes.worker",
     "Observer": "runtimes.base",
     "Policy": "policies",
     "Progress": "report.progress",

@@ -192,6 +192,13 @@ class Feed:
         self._need(1)
         return self._batches[0]
 
+    def example(self, steps: int = 1) -> PyTree:
+        """What `take(steps)` gives, by shapes and place: the next batch, repeated, not taken."""
+        batch = self.peek()
+        if steps > 1:
+            batch = jax.tree.map(lambda leaf: _stack((leaf,) * steps, self._device), batch)
+        return self._put(batch)
+
     def take(self, steps: int = 1) -> PyTree:
         """The batches of the next `steps` local steps, on the device.
 
@@ -254,7 +261,7 @@ class Feed:
 
     def _place(self, steps: int) -> PyTree:
         if steps == 1:
-            return jax.device_put(self._batches[0], self._device)
+            return self._put(self._batches[0])
         batches = list(islice(self._batches, steps))
         for index, batch in enumerate(batches):
             if kind_of(batch) != kind_of(batches[0]):
@@ -263,7 +270,15 @@ class Feed:
         if isinstance(device, jax.sharding.NamedSharding):  # the new axis stays whole
             device = device.update(spec=jax.P(None, *device.spec))
         stacked = jax.tree.map(lambda *leaves: _stack(leaves, self._device), *batches)
-        return jax.device_put(stacked, device)
+        return self._put(stacked, device)
+
+    def _put(self, batch: PyTree, device: Device = None) -> PyTree:
+        """A batch on the device; NumPy arrays stay what they are where a program reads them so."""
+        device = self._device if device is None else device
+        on_host = isinstance(device, jax.Device) and device.platform == "cpu"
+        if on_host and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
+            return batch
+        return jax.device_put(batch, device)
 
     def _unlike(self, batches: list[PyTree], index: int) -> ValueError:
         """The error to raise as batches[index] cannot be stacked on batches[0]: says where."""

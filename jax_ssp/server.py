@@ -1,8 +1,12 @@
 """The server: merged parameters, their versions, and the server's optimizer.
 
 A merge makes one new version, `params' = params + tx(sum of weight * delta)`, in one jitted
-program. Versions are immutable, so they are shared without a copy: whoever needs an old one keeps a
-reference to it, and the server itself holds only the newest.
+program. Versions are immutable, so they are shared without a copy, and live as long as somebody
+holds them; the server itself holds only the newest. The memory of a version that nobody holds any
+more becomes that of the next one.
+
+The parameters live whole on one device (by default the host's CPU, off every accelerator's queue),
+or cut into pieces over several, each merged where it lives.
 """
 
 from __future__ import annotations
@@ -16,10 +20,41 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_ssp.compression import Compressor, residual_of
 from jax_ssp.steps import Params
 from jax_ssp.tape import weight_of
+from jax_ssp.wire import Memory, Message, Wire, transfer
 
 Weight: TypeAlias = Literal["mean", "sum"] | float
+
+
+class Snapshot:
+    """A version as it travels to workers; who needs it keeps a reference to it.
+
+    Attributes:
+        version: its number.
+        pieces: one for each device of the server, in the form that the wire gives them.
+    """
+
+    __slots__ = ("__weakref__", "_memory", "pieces", "version")
+
+    def __init__(self, version: int, pieces: list[Message], memory: Sequence[Memory] = ()) -> None:
+        self.version = version
+        self.pieces = pieces
+        self._memory = memory
+
+    def keep(self) -> list[Message]:
+        """The pieces, for somebody who may hold them longer than the snapshot."""
+        self._memory = ()
+        return self.pieces
+
+    def to(self, device: jax.Device) -> list[Message]:
+        """The pieces on a device, or on their way there."""
+        return [transfer(piece, device) for piece in self.pieces]
+
+    def __del__(self) -> None:
+        for memory, piece in zip(self._memory, self.pieces, strict=False):
+            memory.give(piece)
 
 
 class Server:
@@ -35,11 +70,16 @@ class Server:
             the deltas as they are.
         weight: factor of a delta: "mean" (1 / num_workers), "sum" (1), or a number.
         device: where merging runs; by default the first CPU device, off every accelerator's queue.
+            Several devices share the parameters by bytes, each merging its own piece; the transform
+            must then be elementwise.
         averaged: tree of booleans like `params`, true for what is not trained (BatchNorm
             statistics): its deltas always count 1 / num_workers, and the transform leaves it alone.
+        delta_wire: compressor of the deltas that `merge_sent` gets.
+        snapshot_wire: compressor of the snapshots that `publish` gives.
 
     Raises:
-        ValueError: if `weight` is not one of these, or not finite.
+        ValueError: if `weight` is not one of these, or not finite; if there are several devices and
+            the transform is not elementwise.
         TypeError: if `server_tx` is not a transform.
 
     Example:
@@ -56,27 +96,49 @@ class Server:
         server_tx: optax.GradientTransformation | None = None,
         *,
         weight: Weight = "mean",
-        device: jax.Device | None = None,
+        device: jax.Device | Sequence[jax.Device] | None = None,
         averaged: Any = None,
+        delta_wire: Compressor | None = None,
+        snapshot_wire: Compressor | None = None,
     ) -> None:
         self.weight = check_weight(weight)
         if not isinstance(server_tx, optax.GradientTransformation | None):
             raise TypeError(f"`server_tx` must be an optax transform, got {server_tx!r}.")
-        self.device = host_device() if device is None else device
+        device = host_device() if device is None else device
+        self.devices = tuple(device) if isinstance(device, Sequence) else (device,)
         self.version = 0
         self._averaged = jax.tree.map(lambda _: False, params) if averaged is None else averaged
         tx = server_tx or optax.identity()
         if averaged is not None:
             tx = optax.masked(tx, jax.tree.map(operator.not_, averaged))
         self._tx = optax.with_extra_args_support(tx)
-        self._params = jax.device_put(_owned(params), self.device, may_alias=False)
-        self._state = jax.device_put(jax.jit(self._tx.init)(self._params), self.device)
-        self._merge = jax.jit(self._merged, donate_argnums=1)
+        params = jax.device_put(_owned(params), self.devices[0], may_alias=False)
+        self.wire = Wire(params, len(self.devices), delta_wire, snapshot_wire)
+        if len(self.devices) > 1:
+            _check_elementwise(self._tx, params, self.wire)
+        self._split = jax.jit(self.wire.cut.split)
+        self._join = jax.jit(self.wire.cut.join)
+        pieces = [params] if len(self.devices) == 1 else self._split(params)
+        pieces = self._placed(pieces)
+        self._memory = list(map(Memory, pieces, self.devices))
+        self._newest = Snapshot(0, pieces, self._memory)
+        init = jax.jit(self._tx.init)
+        self._states = self._placed([init(piece) for piece in pieces])
+        self._merge_whole = jax.jit(self._merged_whole, donate_argnums=(1, 5), keep_unused=True)
+        self._merge_sent = jax.jit(self._merged_sent, donate_argnums=(1, 5), keep_unused=True)
+        self._publish = jax.jit(self.wire.published, donate_argnums=1)
+        self._published: Snapshot | None = None  # the newest, compressed, once it was asked for
+        self._residuals = [] if snapshot_wire is None else [residual_of(p) for p in pieces]
+
+    @property
+    def device(self) -> jax.Device:
+        """Where merging runs; of several devices, the first."""
+        return self.devices[0]
 
     @property
     def params(self) -> Params:
-        """The newest version's parameters."""
-        return self._params
+        """The newest version's parameters, on the (first) device."""
+        return self.snapshot()
 
     def snapshot(self, version: int | None = None) -> Params:
         """The parameters of a version, immutable and shared.
@@ -92,7 +154,18 @@ class Server:
                 f"`snapshot(version=...)`: version {version} is not held, only the newest, "
                 f"{self.version}. Keep a reference to each snapshot you need later."
             )
-        return self._params
+        pieces = self._newest.keep()
+        return pieces[0] if len(pieces) == 1 else self._join(jax.device_put(pieces, self.device))
+
+    def publish(self) -> Snapshot:
+        """The newest version as it travels to workers; compressed once, for all who ask."""
+        if self.wire.snapshots is None:
+            return self._newest
+        if self._published is None or self._published.version != self.version:
+            both = list(map(self._publish, self._newest.pieces, self._residuals))
+            messages, self._residuals = ([pair[side] for pair in both] for side in (0, 1))
+            self._published = Snapshot(self.version, messages)
+        return self._published
 
     def merge(
         self,
@@ -119,45 +192,90 @@ class Server:
         if not deltas:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
         count = len(deltas) if num_workers is None else num_workers
-        on_device = jax.device_put(_owned(tuple(deltas)), self.device)
-        arguments = self._arguments(on_device, staleness, lag, worker, count)
-        self._params, self._state = self._merge(*arguments)
+        whole = [jax.device_put(_owned(delta), self.device) for delta in deltas]
+        split = [[delta] if len(self.devices) == 1 else self._split(delta) for delta in whole]
+        about = staleness, lag, worker, count
+        return self._apply(self._merge_whole, list(map(self._placed, split)), about)
+
+    def merge_sent(
+        self,
+        deltas: Sequence[list[Message]],
+        *,
+        staleness: int,
+        lag: int,
+        worker: int,
+        num_workers: int,
+    ) -> int:
+        """The same for deltas as they travel: for each its messages, one on each device."""
+        return self._apply(self._merge_sent, deltas, (staleness, lag, worker, num_workers))
+
+    def _apply(
+        self, merge: Any, deltas: Sequence[list[Message]], about: tuple[int, int, int, int]
+    ) -> int:
+        weight = as_weight(weight_of(self.weight, about[-1]))
+        numbers = np.array(about, np.int32)  # one array: each argument takes its time
+        pieces: list[Params] = []
+        for number, piece in enumerate(self._newest.pieces):
+            messages = tuple(delta[number] for delta in deltas)
+            free = self._memory[number].take()
+            merged = merge(piece, self._states[number], messages, weight, numbers, free)
+            pieces.append(merged[0])
+            self._states[number] = merged[1]
         self.version += 1
+        self._newest = Snapshot(self.version, pieces, self._memory)
         return self.version
 
     def compile(self, num_deltas: int) -> None:
-        """Compile the merge of so many deltas by running it once; nothing is kept of it."""
-        params, state, deltas, *others = self._example(num_deltas)
-        state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
-        jax.block_until_ready(self._merge(params, state, deltas, *others))
+        """Compile the merge of so many sent deltas by running it once; nothing is kept of it."""
+        for piece, state, message, memory in zip(
+            self._newest.pieces, self._states, self._example(), self._memory, strict=True
+        ):
+            state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
+            arguments = (message,) * num_deltas, as_weight(0.0), np.ones(4, np.int32), memory.take()
+            version, _ = jax.block_until_ready(self._merge_sent(piece, state, *arguments))
+            memory.give(version)
+        if self.wire.snapshots is not None:
+            residuals = jax.tree.map(jnp.copy, self._residuals)
+            jax.block_until_ready(list(map(self._publish, self._newest.pieces, residuals)))
 
     def program(self) -> str:
         """The merge of one delta as compiler text: the same text, the same server."""
-        return self._merge.lower(*self._example(1)).as_text()
+        return "\n".join(
+            self._merge_sent.lower(
+                piece, state, (message,), as_weight(0.0), np.ones(4, np.int32), []
+            ).as_text()
+            for piece, state, message in zip(
+                self._newest.pieces, self._states, self._example(), strict=True
+            )
+        )
 
-    def _example(self, num_deltas: int) -> tuple[Any, ...]:
-        return self._arguments((self._params,) * num_deltas, 0, 0, 0, 1)
+    def _example(self) -> list[Message]:
+        """A delta as it travels: any of these shapes, on the server's devices."""
+        messages = self._newest.pieces
+        if self.wire.deltas is not None:
+            messages = map(jax.jit(self.wire.deltas.encode), messages)
+        return list(map(transfer, messages, self.devices))
 
-    def _arguments(
-        self, deltas: tuple[Params, ...], staleness: int, lag: int, worker: int, num_workers: int
-    ) -> tuple[Any, ...]:
-        weight = as_weight(weight_of(self.weight, num_workers))
-        extras = {
-            "staleness": np.int32(staleness),
-            "lag": np.int32(lag),
-            "worker": np.int32(worker),
-            "num_workers": np.int32(num_workers),
-        }
-        return self._params, self._state, deltas, weight, extras
+    def _placed(self, pieces: Sequence[Any]) -> list[Any]:
+        return [jax.device_put(*each) for each in zip(pieces, self.devices, strict=True)]
 
-    def _merged(
+    def _merged_sent(
+        self, params: Params, state: optax.OptState, messages: tuple[Message, ...], *others: Any
+    ) -> tuple[Params, optax.OptState]:
+        deltas = tuple(self.wire.opened(message, params) for message in messages)
+        return self._merged_whole(params, state, deltas, *others)
+
+    def _merged_whole(
         self,
         params: Params,
         state: optax.OptState,
         deltas: tuple[Params, ...],
         weight: jax.Array,
-        extras: dict[str, jax.Array],
+        numbers: jax.Array,
+        free: list[jax.Array],
     ) -> tuple[Params, optax.OptState]:
+        del free  # donated: the new version is written there
+        extras = _extras(*numbers)
         share = 1.0 / extras["num_workers"].astype(weight.dtype)
 
         def total(averaged: bool, *leaves: jax.Array) -> jax.Array:
@@ -170,19 +288,64 @@ class Server:
         return optax.apply_updates(params, updates), state
 
 
+def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str, Any]:
+    """What a transform is told, as int32 scalars."""
+    names = ("staleness", "lag", "worker", "num_workers")
+    return {
+        name: jnp.int32(value)
+        for name, value in zip(names, (staleness, lag, worker, num_workers), strict=True)
+    }
+
+
+def _check_elementwise(
+    tx: optax.GradientTransformationExtraArgs, params: Params, wire: Wire
+) -> None:
+    """Raise ValueError if a transform gives pieces something else than it gives the whole."""
+
+    def both(params: Params, updates: list[Params]) -> list[tuple[Params, Params]]:
+        pieces = wire.cut.split(params)
+        state, states = tx.init(params), list(map(tx.init, pieces))
+        pairs: list[tuple[Params, Params]] = []
+        for staleness, update in enumerate(updates):
+            extras = _extras(staleness, staleness, 0, 2)
+            whole, state = tx.update(update, state, params, **extras)
+            parts: list[Params] = []
+            for number, part in enumerate(wire.cut.split(update)):
+                part, states[number] = tx.update(part, states[number], pieces[number], **extras)
+                parts.append(part)
+            pairs.append((whole, wire.cut.join(parts)))
+        return pairs
+
+    # Updates from small to large, so that what clips does.
+    rng = np.random.default_rng(0)
+    updates = [
+        jax.tree.map(lambda p: (rng.normal(size=p.shape) * size).astype(p.dtype), params)  # noqa: B023
+        for size in (1e-2, 1.0, 1e2)
+    ]
+    for whole, parts in jax.jit(both)(params, updates):
+        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+            one, other = (np.asarray(each, np.float64) for each in (one, other))
+            if not np.allclose(one, other, rtol=1e-2, atol=1e-6 * np.abs(one).max(initial=0.0)):
+                raise ValueError(
+                    "`server_tx` is not elementwise (it looks at more than one number at a time, "
+                    "like a clipping by norm), so it cannot work on parameters split over devices; "
+                    'merge them on one: `placement="host"`, or one device.'
+                )
+
+
 def _owned(tree: Params) -> Params:
     """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
-def all_finite(params: Params) -> bool:
+def all_finite(tree: Any) -> bool:
     """Is every number of a version, or of a delta, finite?"""
-    return bool(_all_finite(jax.tree.leaves(params)))
+    return all(bool(_all_finite(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 @jax.jit
-def _all_finite(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(leaf))
 
 
 def as_weight(factor: float) -> np.ndarray:

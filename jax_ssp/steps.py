@@ -198,27 +198,36 @@ def averaged_leaves(step: Step, params: Params) -> Any:
 
 
 def clock_fn(
-    step: Step, steps: int
+    step: Step, steps: int, first: int = 0
 ) -> Callable[..., tuple[Params, WorkerState, Mapping[str, jax.Array]]]:
-    """The function of one clock, `(params, worker_state, batch, key, worker, clock)`, not jitted.
+    """The function of a clock, or of a part of it, not jitted.
+
+    It takes `(params, worker_state, batch, key, clock, carried=None)`.
 
     Args:
         step: what to repeat.
-        steps: H. With H > 1 every leaf of `batch` has a leading axis of that size.
+        steps: how many; with more than one, every leaf of `batch` has a leading axis of that size.
+        first: the number of the first of them in its clock.
 
     Returns:
-        A function giving the clock's delta, the new worker state, and the metrics' means over the
-        steps. `key` is the run's; each step's is folded in from worker, clock and step. The delta
-        is summed up beside the parameters rather than subtracted from them at the end, which
-        would cost it its low bits.
+        A function giving the delta, the new worker state, and the metrics' means over the steps.
+        `key` is the worker's; clock and number are folded in to give each step its own. With
+        `carried`, progress made before, steps begin at `params + carried` and the delta contains
+        it. The delta is summed up beside the parameters rather than subtracted from them at the
+        end, which would cost it its low bits.
     """
 
     def run(
-        params: Params, state: WorkerState, batch: Batch, key: jax.Array, worker: Any, clock: Any
+        params: Params,
+        state: WorkerState,
+        batch: Batch,
+        key: jax.Array,
+        clock: Any,
+        carried: Params | None = None,
     ) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.fold_in(key, worker), clock)
-        if steps == 1:
-            return step(params, state, batch, jax.random.fold_in(key, 0))
+        key = jax.random.fold_in(key, clock)
+        if steps == 1 and carried is None:
+            return step(params, state, batch, jax.random.fold_in(key, first))
 
         def body(carry: tuple[Params, WorkerState], each: tuple[Batch, jax.Array]) -> Any:
             total, state = carry
@@ -227,10 +236,12 @@ def clock_fn(
             delta, state, metrics = step(local, state, batch, jax.random.fold_in(key, number))
             return (jax.tree.map(jnp.add, total, delta), state), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        (delta, state), metrics = jax.lax.scan(
-            body, (zeros, state), (batch, jnp.arange(steps, dtype=jnp.int32))
-        )
+        total = jax.tree.map(jnp.zeros_like, params) if carried is None else carried
+        if steps == 1:
+            (delta, state), metrics = body((total, state), (batch, jnp.int32(first)))
+            return delta, state, metrics
+        numbers = jnp.arange(first, first + steps, dtype=jnp.int32)
+        (delta, state), metrics = jax.lax.scan(body, (total, state), (batch, numbers))
         return delta, state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
     return run

@@ -3,9 +3,10 @@
 The events alone make a run repeatable: all else is a function of them. The commands are kept beside
 them as evidence, for `check_contract` to prove the contract from and for a replay to compare with.
 
-In memory rows are packed into one buffer: as objects they would be walked by every full garbage
-collection, so that recording n of them would cost n squared. (The buffer is made and read by this
-process alone; what is read from files is JSON.)
+In memory rows are packed, but for the last few: as objects they would be walked by every full
+garbage collection, so that recording n of them would cost n squared; and to pack many at once costs
+less than one by one. (What is packed is made and read by this process alone; what is read from
+files is JSON.)
 In a file (`tape.jsonl.gz`) the first line is the header, each further line is one row
 `[now, event, commands]`, and the last line, `{"end": ...}`, says that the tape is complete. A file
 that breaks off is readable up to there.
@@ -17,9 +18,8 @@ import gzip
 import json
 import marshal
 import zlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -75,37 +75,41 @@ class Tape:
     def __init__(self, header: Mapping[str, Any]) -> None:
         self.header: dict[str, Any] = json.loads(json.dumps(dict(header)))
         self.complete = False
-        self._buffer = bytearray()
-        self._ends = array("Q")  # of each row in the buffer
+        self._packed: list[bytes] = []  # _PACK rows in each
+        self._rows: list[list[Any]] = []  # the last ones, fewer than that
 
     def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """Add what happened (`now` in seconds) and what the controller answered."""
         row: list[Any] = [now, _CODES[type(event)], *event]
         for command in commands:
-            if type(command) is Merge:
+            kind = type(command)
+            if kind is Merge:
                 version, deltas, num_workers = command
                 row += (_MERGE, version, num_workers, len(deltas))
                 for delta in deltas:
                     row += delta
             else:
-                row.append(_CODES[type(command)])
+                row.append(_CODES[kind])
                 row += command
-        self._buffer += marshal.dumps(row, _PACKING)
-        self._ends.append(len(self._buffer))
+        self._rows.append(row)
+        if len(self._rows) == _PACK:
+            self._packed.append(marshal.dumps(self._rows, _PACKING))
+            self._rows.clear()
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._packed) * _PACK + len(self._rows)
 
     def __iter__(self) -> Iterator[Entry]:
         return self.entries()
 
     def entries(self, first: int = 0) -> Iterator[Entry]:
         """The rows from number `first` on."""
-        start = self._ends[first - 1] if first else 0
-        for number in range(first, len(self._ends)):
-            end = self._ends[number]
-            yield _unpacked(iter(marshal.loads(self._buffer[start:end])))
-            start = end
+        pack, skipped = divmod(first, _PACK)
+        packs = map(marshal.loads, self._packed[pack:])
+        for rows in chain(packs, [self._rows[:]]):
+            for row in rows[skipped:]:
+                yield _unpacked(iter(row))
+            skipped = 0
 
     def lines(self, first: int = 0) -> Iterator[str]:
         """The rows from number `first` on, as lines of JSON."""
@@ -131,6 +135,7 @@ _KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMED = {kind.__name__: kind for kind in _KINDS}
 _MERGE = _CODES[Merge]
+_PACK = 64  # rows packed at once
 _PACKING = 2  # marshal's: the later ones look for equal objects, which takes longer than it saves
 
 

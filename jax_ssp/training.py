@@ -15,13 +15,15 @@ import jax
 import numpy as np
 import optax
 
+from jax_ssp.compression import Compressor
 from jax_ssp.controller import Controller
 from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
-from jax_ssp.runtimes.crew import Crew, make_crew
+from jax_ssp.runtimes.crew import Crew, Placement, make_crew, place_of
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
 from jax_ssp.runtimes.loop import Loop
+from jax_ssp.runtimes.worker import Adopt, Mix
 from jax_ssp.server import Weight, check_weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.tape import Tape, schedule
@@ -106,6 +108,11 @@ def train(
     max_updates: int | None = None,
     local_steps: int = 1,
     weight: Weight = "mean",
+    overlap: int = 0,
+    adopt: Adopt = "rebase",
+    placement: Placement = None,
+    delta_wire: Compressor | None = None,
+    snapshot_wire: Compressor | None = None,
     seed: int = 0,
     evaluate: EvalFn | None = None,
     eval_every: int | None = None,
@@ -128,6 +135,18 @@ def train(
         max_updates: ends the run once this many deltas are merged in total.
         local_steps: H, optimizer steps a clock.
         weight: of a delta: "mean" (1 / workers), "sum", or a number.
+        overlap: local steps of its next clock, 0 to `local_steps`, that a worker goes on for while
+            its delta travels and is merged, so that its device is never idle; then it adopts. Only
+            where the policy admits that clock ahead, which no barrier does.
+        adopt: what becomes of those steps: "rebase" keeps their progress on top of the snapshot,
+            `Mix(alpha)` sets local = alpha * local + (1 - alpha) * snapshot.
+        placement: where the server lives: "host" (the CPU, off every accelerator's queue),
+            "devices" (the parameters split over the workers' devices, merged there), or one device,
+            such as "gpu:7" or a `jax.Device`. By default the host, and under `Virtual` the device
+            that computes.
+        delta_wire: a compressor such as `ssp.compression.Int8()`: how deltas travel. What it loses
+            a worker sends with its next delta.
+        snapshot_wire: the same for snapshots; the server makes up for what it loses with the next.
         seed: of the keys that steps get.
         evaluate: `params -> metrics` of a published version, on the first worker's device.
         eval_every: clocks between evaluations; by default only the first and the last version are
@@ -165,9 +184,14 @@ def train(
     policy = SSP() if policy is None else policy
     runtime = Devices() if runtime is None else runtime
     _check_arguments(policy, runtime, num_clocks, max_updates, eval_every, evaluate, target)
-    _check_integers(local_steps=local_steps, seed=seed)
+    _check_integers(local_steps=local_steps, overlap=overlap, seed=seed)
+    _check_exchange(overlap, local_steps, adopt, delta_wire, snapshot_wire)
     controller = Controller(
-        policy, local_steps=local_steps, num_clocks=num_clocks, max_updates=max_updates
+        policy,
+        local_steps=local_steps,
+        num_clocks=num_clocks,
+        max_updates=max_updates,
+        grant_ahead=overlap > 0,
     )
     num_workers = runtime.count()
     experiment: dict[str, Any] = {
@@ -177,12 +201,29 @@ def train(
         "max_updates": max_updates,
         "local_steps": local_steps,
         "weight": check_weight(weight),
+        "overlap": overlap,
+        "adopt": describe(adopt),
+        "delta_wire": describe(delta_wire),
+        "snapshot_wire": describe(snapshot_wire),
         "seed": seed,
     }
     crew: Crew | None = None
     if runtime.computes:
         crew = make_crew(
-            step, params, data, runtime, local_steps, weight, seed, server_tx, num_clocks
+            step,
+            params,
+            data,
+            runtime,
+            local_steps=local_steps,
+            weight=weight,
+            seed=seed,
+            server_tx=server_tx,
+            num_clocks=num_clocks,
+            overlap=overlap,
+            adopt=adopt,
+            placement=placement,
+            delta_wire=delta_wire,
+            snapshot_wire=snapshot_wire,
         )
         experiment.update(crew.identity)
     header = {
@@ -191,7 +232,9 @@ def train(
         "bound": policy.guaranteed_bound,
         "num_workers": num_workers,
         "time": runtime.time,
-        "devices": [_place(worker.device) for worker in crew.workers] if crew else [],
+        "devices": [place_of(worker.place) for worker in crew.workers] if crew else [],
+        "server": [place_of(device) for device in crew.server.devices] if crew else [],
+        "batch": runtime.batch,
         "experiment": experiment,
     }
     tape = Tape(header)
@@ -288,9 +331,20 @@ def _check_arguments(
         Target.parse(target)
 
 
-def _place(device: jax.Device) -> tuple[str, int]:
-    """A device as a tape names it: platform, and place among its devices here."""
-    return device.platform, jax.local_devices(backend=device.platform).index(device)
+def _check_exchange(
+    overlap: int, local_steps: int, adopt: Any, delta_wire: Any, snapshot_wire: Any
+) -> None:
+    if not 0 <= overlap <= local_steps:
+        raise ValueError(
+            f"`overlap` must be between 0 and `local_steps`, which is {local_steps}, got {overlap}."
+        )
+    if adopt != "rebase" and not isinstance(adopt, Mix):
+        raise ValueError(f'`adopt` must be "rebase" or `ssp.Mix(alpha)`, got {adopt!r}.')
+    for name, wire in (("delta_wire", delta_wire), ("snapshot_wire", snapshot_wire)):
+        if not isinstance(wire, Compressor | None):
+            raise TypeError(
+                f"`{name}` must be a compressor such as `ssp.compression.Int8()`, got {wire!r}."
+            )
 
 
 def _check_integers(**arguments: Any) -> None:

@@ -127,9 +127,11 @@ def test_dropout_is_another_for_each_worker_clock_and_step_and_the_same_again():
     state, batch = step.init(step.params), batch_of(0)
     drawn = jax.jit(lambda key: step(step.params, state, batch, key)[2]["sum"])
 
+    def key_of_worker(worker):
+        return jax.random.fold_in(KEY, worker)
+
     def key_of(worker, clock, number):
-        key = jax.random.fold_in(jax.random.fold_in(KEY, worker), clock)
-        return jax.random.fold_in(key, number)
+        return jax.random.fold_in(jax.random.fold_in(key_of_worker(worker), clock), number)
 
     places = [(worker, clock, n) for worker in range(3) for clock in range(3) for n in range(3)]
     sums = [float(drawn(key_of(*place))) for place in places]
@@ -138,7 +140,8 @@ def test_dropout_is_another_for_each_worker_clock_and_step_and_the_same_again():
     clock = jax.jit(clock_fn(step, 1))
     for place, expected in zip(places, sums, strict=True):
         if place[2] == 0:
-            metrics = clock(step.params, state, batch, KEY, *map(np.int32, place[:2]))[2]
+            key = key_of_worker(place[0])
+            metrics = clock(step.params, state, batch, key, np.int32(place[1]))[2]
             assert metrics["sum"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -217,7 +220,7 @@ def test_a_clock_is_its_steps(steps):
     step, params = ssp.make_step(noisy_loss, optax.adam(0.05)), linear()
     state, batch = step.init(params), batch_of(7, steps)
     delta, after, metrics = jax.jit(clock_fn(step, steps))(
-        params, state, batch, KEY, np.int32(2), np.int32(9)
+        params, state, batch, jax.random.fold_in(KEY, 2), np.int32(9)
     )
     key = jax.random.fold_in(jax.random.fold_in(KEY, 2), 9)
     local, seen = params, []
@@ -237,8 +240,8 @@ def test_a_clock_is_its_steps(steps):
 
 def test_a_clock_of_one_step_takes_the_batch_as_it_is():
     step, params, batch = ssp.make_step(noisy_loss, optax.sgd(0.1)), linear(), batch_of(1)
-    given = clock_fn(step, 1)(params, step.init(params), batch, KEY, 0, 0)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(KEY, 0), 0), 0)
+    given = clock_fn(step, 1)(params, step.init(params), batch, KEY, 0)
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 0), 0)
     assert_close(given, step(params, step.init(params), batch, key))
 
 
@@ -246,8 +249,29 @@ def test_a_delta_keeps_its_low_bits_beside_large_parameters():
     step = ssp.make_step(lambda p, b, k: (jnp.sum(p["w"] * b), {}), optax.sgd(1.0))
     params = {"w": jnp.array([1e6])}
     batch = np.full((4, 1), 0.01, np.float32)  # the spacing of float32 at 1e6 is 0.0625
-    delta, _, _ = clock_fn(step, 4)(params, step.init(params), batch, KEY, 0, 0)
+    delta, _, _ = clock_fn(step, 4)(params, step.init(params), batch, KEY, 0)
     np.testing.assert_allclose(delta["w"], [-0.04], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_a_clock_in_two_parts_is_the_clock(first):
+    step, params = ssp.make_step(noisy_loss, optax.adam(0.05)), linear()
+    state, batch = step.init(params), batch_of(7, 5)
+    whole = clock_fn(step, 5)(params, state, batch, KEY, 9)
+    head, tail = (
+        jax.tree.map(lambda leaf, part=part: leaf[part] if part != slice(4, 5) else leaf[4], batch)
+        for part in (slice(0, first), slice(first, 5))
+    )
+    if first == 1:
+        head = jax.tree.map(lambda leaf: leaf[0], batch)
+    carried, state, one = clock_fn(step, first)(params, state, head, KEY, 9)
+    delta, state, two = clock_fn(step, 5 - first, first)(params, state, tail, KEY, 9, carried)
+    assert_close(delta, whole[0], rtol=1e-5)
+    assert_close(state, whole[1], rtol=1e-5)
+    for name in whole[2]:
+        mean = (first * one[name] + (5 - first) * two[name]) / 5
+        np.testing.assert_allclose(whole[2][name], mean, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -256,7 +280,7 @@ def test_a_clock_is_one_scan_however_long():
     sizes = {}
     for steps in (8, 64):
         jaxpr = jax.make_jaxpr(clock_fn(step, steps))(
-            params, step.init(params), batch_of(0, steps), KEY, np.int32(0), np.int32(0)
+            params, step.init(params), batch_of(0, steps), KEY, np.int32(0)
         )
         sizes[steps] = len(jaxpr.eqns)
         scans = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]

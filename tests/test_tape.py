@@ -15,6 +15,7 @@ from jax_ssp.controller import (
     Merge,
     Merged,
     SetTimer,
+    StartAhead,
     StartClock,
     StopRequested,
     StopWorker,
@@ -40,6 +41,7 @@ COMMANDS = st.one_of(
     st.builds(Drop, COUNT, COUNT, st.text()),
     st.builds(SetTimer, st.none() | SECONDS),
     st.builds(StopWorker, COUNT),
+    st.builds(StartAhead, COUNT, COUNT, COUNT),
 )
 ROWS = st.lists(st.tuples(SECONDS, EVENTS, st.lists(COMMANDS, max_size=3)), max_size=6)
 FILES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -74,6 +76,25 @@ def test_a_file_gives_back_the_tape(tmp_path, rows, complete):
     assert len(again) == len(rows)
 
 
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 150])
+def test_it_can_be_read_from_any_row_on_however_many_are_packed(count):
+    rows = [(float(n), DeltaReady(n, 2 * n, 3), [StopWorker(n)] * (n % 3)) for n in range(count)]
+    tape = tape_of(rows)
+    assert len(tape) == count
+    for first in range(count + 1):
+        assert list(tape.entries(first)) == rows[first:]
+        assert len(list(tape.lines(first))) == count - first
+
+
+def test_rows_that_come_while_it_is_read_are_not_among_those_read():
+    rows = [(float(n), WorkerJoined(n), []) for n in range(100)]
+    tape = tape_of(rows)
+    for number, entry in enumerate(tape):
+        assert entry == rows[number]
+        tape.append(*rows[number])
+    assert len(tape) == 200
+
+
 def test_seconds_are_exact_to_the_last_bit(tmp_path):
     times = [0.1 + 0.2, math.pi, 5e-324, 1e300, 1 / 3, math.nextafter(1.0, 2.0)]
     write_tape(tmp_path / "tape", tape_of([(t, TimerFired(t), [SetTimer(t)]) for t in times]))
@@ -106,10 +127,10 @@ def growing(path, rows, flush_every):
 
 
 @FILES
-@given(data=st.data(), flush_every=st.integers(1, 4))
+@given(data=st.data(), flush_every=st.integers(1, 80))
 def test_a_file_that_breaks_off_is_read_up_to_its_last_whole_row(tmp_path, data, flush_every):
     path = tmp_path / "tape"
-    rows = [(number / 3, DeltaReady(number, number * 7, 1), []) for number in range(40)]
+    rows = [(number / 3, DeltaReady(number, number * 7, 1), []) for number in range(150)]
     tape, flushed = growing(path, rows, flush_every)
     whole = path.read_bytes()
     cut = data.draw(st.integers(flushed[0][0], len(whole) - 1))

@@ -1,6 +1,14 @@
 """The staleness controller and its contract. Standard library only: importing it imports no JAX."""
 
-from jax_ssp.controller.commands import Drop, Merge, Merged, SetTimer, StartClock, StopWorker
+from jax_ssp.controller.commands import (
+    Drop,
+    Merge,
+    Merged,
+    SetTimer,
+    StartAhead,
+    StartClock,
+    StopWorker,
+)
 from jax_ssp.controller.contract import ContractReport, check_contract
 from jax_ssp.controller.controller import Controller, Phase
 from jax_ssp.controller.errors import ContractViolation, PolicyError, ProtocolError
@@ -24,6 +32,7 @@ __all__ = [
     "PolicyError",
     "ProtocolError",
     "SetTimer",
+    "StartAhead",
     "StartClock",
     "StopRequested",
     "StopWorker",

@@ -1,56 +1,53 @@
-"""A vector of clocks, one a live worker, and its minimum at O(1) amortised cost.
+"""How many workers are at each clock, and the smallest of these clocks, at O(1) amortised cost.
 
-Workers are counted by clock, and the minimum is a pointer that only moves up: a clock only
-advances, and who joins does so at the minimum or above. Its moves are paid for by the advances.
+The smallest is a pointer that only moves up: a clock only advances, and who joins does so at the
+smallest or above. Its moves are paid for by the advances. Which worker is where is not known here.
 """
 
 from __future__ import annotations
 
 
 class ClockVector:
-    """The clocks of the live workers.
+    """The clocks of the live workers, counted.
 
     Example:
         >>> clocks = ClockVector()
-        >>> clocks.join(0, at=0); clocks.join(1, at=0)
+        >>> clocks.join(at=0); clocks.join(at=0)
         >>> clocks.advance(0)
-        >>> clocks.min, clocks.of[0]
-        (0, 1)
-        >>> clocks.leave(1); clocks.min
+        >>> clocks.min
+        0
+        >>> clocks.leave(at=0); clocks.min
         1
     """
 
-    __slots__ = ("_count", "min", "of")
+    __slots__ = ("_count", "min")
 
     def __init__(self) -> None:
-        self.of: dict[int, int] = {}  # the clock of each worker; to be read
         self._count: dict[int, int] = {}
         self.min = 0  # with nobody there it keeps its last value, so that it never moves down
 
-    def join(self, worker: int, at: int) -> None:
-        assert worker not in self.of
+    def join(self, at: int) -> None:
         assert at >= self.min
-        self.of[worker] = at
         self._count[at] = self._count.get(at, 0) + 1
         self._raise_min()
 
-    def advance(self, worker: int) -> None:
-        old = self.of[worker]
-        self.of[worker] = new = old + 1
+    def advance(self, old: int) -> None:
+        """One that is at this clock goes on to the next."""
         count = self._count
+        left = count[old] - 1
+        new = old + 1
         count[new] = count.get(new, 0) + 1
-        if count[old] > 1:
-            count[old] -= 1
+        if left:
+            count[old] = left
         else:
             del count[old]
             if old == self.min:
                 self.min = new
 
-    def leave(self, worker: int) -> None:
-        clock = self.of.pop(worker)
-        self._count[clock] -= 1
-        if not self._count[clock]:
-            del self._count[clock]
+    def leave(self, at: int) -> None:
+        self._count[at] -= 1
+        if not self._count[at]:
+            del self._count[at]
             self._raise_min()
 
     def _raise_min(self) -> None:

@@ -1,4 +1,4 @@
-"""What the controller tells a runtime to do: five commands, to be carried out in order."""
+"""What the controller tells a runtime to do: six commands, to be carried out in order."""
 
 from __future__ import annotations
 
@@ -26,6 +26,24 @@ class StartClock(NamedTuple):
     version: int
     pending: tuple[int, ...]
     num_workers: int
+
+
+class StartAhead(NamedTuple):
+    """Let a worker that runs a clock go on with the next one at once when it has finished.
+
+    It does so on the parameters it then has. The `StartClock` of that clock is the first thing said
+    to it after its delta, and tells it what to adopt. A `StopWorker` in its place makes the grant
+    void: what the worker has run ahead is thrown away.
+
+    Attributes:
+        worker: who.
+        clock: which clock: the one after that which it runs.
+        local_steps: H, the optimizer steps in it; the `StartClock` repeats it.
+    """
+
+    worker: int
+    clock: int
+    local_steps: int
 
 
 class Merged(NamedTuple):
@@ -82,5 +100,12 @@ class StopWorker(NamedTuple):
     worker: int
 
 
-Command: TypeAlias = StartClock | Merge | Drop | SetTimer | StopWorker
-COMMANDS: tuple[type[Command], ...] = (StartClock, Merge, Drop, SetTimer, StopWorker)
+Command: TypeAlias = StartClock | StartAhead | Merge | Drop | SetTimer | StopWorker
+COMMANDS: tuple[type[Command], ...] = (
+    StartClock,
+    StartAhead,
+    Merge,
+    Drop,
+    SetTimer,
+    StopWorker,
+)

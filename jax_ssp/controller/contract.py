@@ -2,13 +2,16 @@
 
 The clauses (bound s; a delta computed in clock c is stamped c):
 
-1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks.
+1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks;
+   if the clock is granted ahead, that holds at the grant, and the start repeats what was granted.
 2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
    stamped below c - s of every live worker; and the version read is the one that was granted.
+   When a clock is granted ahead, the newest version covers c - s already.
 3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones.
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
    and is merged with the staleness and the lag that it has.
-5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set.
+5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
+   ahead is started once its worker's delta is there; only a loss or the run's end voids a grant.
 
 Nothing here is taken from the controller: minima come from heaps with lazy deletion (the controller
 counts), membership of a delta in a version from the log of merges (the controller keeps counters).
@@ -22,7 +25,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jax_ssp.controller.commands import Command, Drop, Merge, SetTimer, StartClock, StopWorker
+from jax_ssp.controller.commands import (
+    Command,
+    Drop,
+    Merge,
+    SetTimer,
+    StartAhead,
+    StartClock,
+    StopWorker,
+)
 from jax_ssp.controller.errors import ContractViolation
 from jax_ssp.controller.events import (
     DeltaReady,
@@ -51,7 +62,9 @@ class ContractReport:
     Attributes:
         bound: the bound it was checked against (clocks); None where the policy declares none.
         reads: reads checked (clocks started).
-        max_start_lag: largest lag at the start of a clock (clocks); at most `bound`.
+        ahead: clocks granted ahead.
+        max_start_lag: largest lag at the start of a clock, or at its grant (clocks); at most
+            `bound`.
         max_lag: largest lag at any moment (clocks); at most `bound` + 1.
         max_staleness, mean_staleness: of the merged deltas (versions).
         merged, dropped: deltas.
@@ -63,6 +76,7 @@ class ContractReport:
 
     bound: int | None
     reads: int
+    ahead: int
     max_start_lag: int
     max_lag: int
     max_staleness: int
@@ -75,9 +89,10 @@ class ContractReport:
 
     def __str__(self) -> str:
         bound = "none declared" if self.bound is None else f"{self.bound} clocks"
+        ahead = f", {self.ahead} clocks granted ahead" if self.ahead else ""
         tape = "complete" if self.complete else f"breaks off, {self.in_flight} deltas in flight"
         return (
-            f"contract kept: {self.reads} reads checked, bound {bound}\n"
+            f"contract kept: {self.reads} reads checked, bound {bound}{ahead}\n"
             f"lag:       at most {self.max_start_lag} at a start, {self.max_lag} at any moment\n"
             f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}\n"
             f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped\n"
@@ -133,6 +148,7 @@ class _Stay:
 
     stopped: bool = False
     running: StartClock | None = None
+    ahead: StartAhead | None = None  # what it is granted, until that is started
     held: int = -1  # the version it reads
     # Its pushed deltas in order: (stamp, version that contains it; None while it is under way).
     log: list[tuple[int, int | None]] = field(default_factory=list[tuple[int, int | None]])
@@ -154,7 +170,7 @@ class _Checker:
         self.unfinished = 0
         self.timer: float | None = None
         self.ending = False
-        self.reads = self.merged = self.dropped = self.total_staleness = 0
+        self.reads = self.ahead = self.merged = self.dropped = self.total_staleness = 0
         self.max_start_lag = self.max_lag = self.max_staleness = 0
 
     def entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
@@ -179,6 +195,8 @@ class _Checker:
             match command:
                 case StartClock():
                     self._started(command)
+                case StartAhead():
+                    self._granted(command)
                 case Merge():
                     self._merge(command)
                 case Drop():
@@ -186,11 +204,11 @@ class _Checker:
                 case SetTimer(at):
                     self.timer = at
                 case StopWorker(worker):
-                    stay = self.stays.get(worker)
-                    if stay is None or stay.running is not None or stay.stopped:
-                        raise self._violation(5, f"{command}, but the worker is not waiting")
-                    self.unfinished -= 1
-                    stay.stopped = True
+                    self._stopped(worker, command)
+        if isinstance(event, DeltaReady):
+            stay = self.stays[event.worker]
+            if stay.ahead is not None and stay.running is None:
+                raise self._violation(5, f"{event}, but {stay.ahead} is not kept")
         alive = self.running > 0 or self.timer is not None or self.unfinished == 0
         if not alive:
             raise self._violation(5, f"nobody runs and no timer is set after {event}")
@@ -205,6 +223,7 @@ class _Checker:
         return ContractReport(
             bound=self.bound,
             reads=self.reads,
+            ahead=self.ahead,
             max_start_lag=self.max_start_lag,
             max_lag=self.max_lag,
             max_staleness=self.max_staleness,
@@ -258,22 +277,13 @@ class _Checker:
         finished = self.finished.of[worker]
         if clock != finished:
             raise self._violation(1, f"{start}, but it has finished {finished} clocks")
-        low = self._min_clock()
-        if self.ending:
-            raise self._violation(5, f"{start}, but a stop was requested")
+        if stay.ahead is not None and stay.ahead.local_steps != start.local_steps:
+            raise self._violation(1, f"{start}, but it was granted {stay.ahead}")
         if start.num_workers != len(self.stays) or start.local_steps < 1:
             raise self._violation(3, f"{start}: there are {len(self.stays)} workers")
-        self.reads += 1
-        self.max_start_lag = max(self.max_start_lag, clock - low)
         if not 0 <= version <= self.version:
             raise self._violation(2, f"{start}: no such version")
-        if self.bound is not None:
-            needed = clock - self.bound
-            if low < needed:
-                raise self._violation(1, f"{start}, but a live worker has finished only {low}")
-            covers = self.coverage[version]
-            if covers < needed:
-                raise self._violation(2, f"{start}: that version covers {covers} < {needed}")
+        self._gate(start, version)
         unread: list[int] = []
         for stamp, merged_in in reversed(stay.log):
             if merged_in is not None and merged_in <= version:
@@ -286,7 +296,47 @@ class _Checker:
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
         stay.held = version
         stay.running = start
+        stay.ahead = None
         self.running += 1
+        self.reads += 1
+
+    def _granted(self, ahead: StartAhead) -> None:
+        worker, clock, local_steps = ahead
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is None or stay.running.clock != clock - 1:
+            raise self._violation(1, f"{ahead}, but the worker does not run clock {clock - 1}")
+        if stay.ahead is not None:
+            raise self._violation(1, f"{ahead}, but it was granted {stay.ahead}")
+        if local_steps < 1:
+            raise self._violation(3, f"{ahead}: there are no steps")
+        self._gate(ahead, self.version)
+        stay.ahead = ahead
+        self.ahead += 1
+
+    def _gate(self, command: StartClock | StartAhead, version: int) -> None:
+        """What has to be so when a clock is started, or granted ahead."""
+        if self.ending:
+            raise self._violation(5, f"{command}, but the run is ending")
+        low = self._min_clock()
+        self.max_start_lag = max(self.max_start_lag, command.clock - low)
+        if self.bound is None:
+            return
+        needed = command.clock - self.bound
+        if low < needed:
+            raise self._violation(1, f"{command}, but a live worker has finished only {low}")
+        covers = self.coverage[version]
+        if covers < needed:
+            raise self._violation(2, f"{command}: version {version} covers {covers} < {needed}")
+
+    def _stopped(self, worker: int, command: StopWorker) -> None:
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is not None or stay.stopped:
+            raise self._violation(5, f"{command}, but the worker is not waiting")
+        if stay.ahead is not None:  # that it is void says that the run ends: nobody starts after it
+            self.ending = True
+            stay.ahead = None
+        self.unfinished -= 1
+        stay.stopped = True
 
     def _merge(self, merge: Merge) -> None:
         if merge.version != self.version + 1:

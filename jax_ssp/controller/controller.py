@@ -16,10 +16,14 @@ The rules, in order, for every event:
 3. *Release.* Exactly the workers that the event can have released are asked whether they may start:
    those that wait for a coverage or a version reached just now, those that gave no reason to wait
    (asked after every event), and the event's own worker.
+   *Ahead*, if the run wants that: a worker that is started is asked at once for the clock after,
+   as if it had finished the one it runs. It is granted that clock, or waits like the others while
+   it runs, until it is released or has finished. A granted clock is started when its worker's
+   delta is settled, without another question: coverage and clocks only grow.
 4. *End.* A worker that has finished `num_clocks` is stopped. Once `max_updates` deltas are merged,
    nobody starts, and what is pushed from then on is dropped; after a stop request nobody starts,
-   and what is still pushed is merged. When nobody runs any more, what is left in the buffer is
-   merged as one version.
+   and what is still pushed is merged. Clocks granted ahead are void then. When nobody runs any
+   more, what is left in the buffer is merged as one version.
 5. *Stay alive.* If somebody still has clocks to do, then some worker runs or a timer is set; a
    policy that breaks this is stopped with an error rather than left to hang.
 
@@ -30,7 +34,9 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
 
 from jax_ssp.controller.clocks import ClockVector
 from jax_ssp.controller.commands import (
@@ -39,6 +45,7 @@ from jax_ssp.controller.commands import (
     Merge,
     Merged,
     SetTimer,
+    StartAhead,
     StartClock,
     StopWorker,
 )
@@ -52,7 +59,7 @@ from jax_ssp.controller.events import (
     WorkerLost,
 )
 from jax_ssp.controller.waiting import WaitingRoom
-from jax_ssp.policies.base import Delta, Policy
+from jax_ssp.policies.base import Delta, Policy, Wait, merges_on_arrival
 
 
 class Phase(enum.Enum):
@@ -66,17 +73,24 @@ class Phase(enum.Enum):
 # The enum's members, without the look-up that each use of them would cost.
 _WAITING, _RUNNING, _FINISHED = Phase.WAITING, Phase.RUNNING, Phase.FINISHED
 
+# Makes a NamedTuple of a tuple of its fields in half the time that calling its class takes.
+_new = cast("Callable[[type[Any], tuple[Any, ...]], Any]", tuple.__new__)
+
 
 class _Worker:
     """A live worker. A worker that leaves and comes back is a new one."""
 
-    __slots__ = ("held_coverage", "phase", "unread", "version")
+    __slots__ = ("ahead", "buffered", "clock", "held_coverage", "id", "phase", "unread", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int, clock: int) -> None:
+        self.id = worker
+        self.clock = clock  # the clocks it has finished
+        self.buffered = 0  # how many of its deltas are, the last ones that it pushed
         self.phase = _WAITING
+        self.ahead = 0  # local steps of the next clock, once that is granted
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
-        self.unread: list[int] = []  # stamps of its own deltas that version does not contain
+        self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
 
 
 class Controller:
@@ -88,6 +102,7 @@ class Controller:
         num_clocks: clocks every worker finishes; None for no end by clocks.
         max_updates: the run ends with the merge that brings the merged deltas to this many; a
             barrier is never split, so a policy that merges several at once may go past it.
+        grant_ahead: whether running workers are asked ahead for their next clock (`StartAhead`).
 
     Raises:
         ValueError: if `local_steps`, `num_clocks` or `max_updates` is less than 1.
@@ -108,6 +123,7 @@ class Controller:
         local_steps: int = 1,
         num_clocks: int | None = None,
         max_updates: int | None = None,
+        grant_ahead: bool = False,
     ) -> None:
         for name, value in (
             ("local_steps", local_steps),
@@ -123,11 +139,16 @@ class Controller:
         self.ended: str | None = None  # why nobody starts any more
         self._full = False  # whether that is because of max_updates
         self.default_local_steps = local_steps
-        self._num_clocks = num_clocks
+        self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
         self._max_updates = max_updates
+        self._grant_ahead = grant_ahead
+        # Hooks that a policy leaves as they are need not be asked: their answers are known.
+        self._on_arrival = merges_on_arrival(policy)
+        self._fixed_steps = local_steps if type(policy).local_steps is Policy.local_steps else 0
         self._workers: dict[int, _Worker] = {}
         self._clocks = ClockVector()
-        self._settled = ClockVector()
+        # Merged on arrival, what is finished is settled: one vector is both, kept at half the cost.
+        self._settled = self._clocks if self._on_arrival else ClockVector()
         self._left_at: dict[int, int] = {}  # clocks of workers that are gone
         self._buffer: dict[Delta, _Worker] = {}
         self.buffered: Collection[Delta] = self._buffer.keys()
@@ -150,7 +171,7 @@ class Controller:
         return len(self._workers)
 
     def clock(self, worker: int) -> int:
-        return self._clocks.of[worker]
+        return self._workers[worker].clock
 
     def held_coverage(self, worker: int) -> int:
         return self._workers[worker].held_coverage
@@ -184,63 +205,79 @@ class Controller:
             raise self._illegal(event, f"time runs backwards, from {self.now} to {now}")
         commands: list[Command] = []
         if type(event) is DeltaReady:
-            self._delta_ready(event)
-            asking = event.worker
+            asking = self._delta_ready(event, commands)
         else:
             asking = self._take_in(event)
         self.now = now
         if self._buffer or self._timer is not None:
             self._settle(commands)
-        self._release(asking, commands)
+        for worker in self._waiting.leave_reached(self._settled.min, self.version):
+            self._ask(self._workers[worker], commands)
+        if asking is not None:
+            self._ask(asking, commands)
         if not self._running:
             self._when_nobody_runs(commands)
         return commands
 
     # 1. Take it in.
 
-    def _take_in(self, event: Event) -> int | None:
+    def _take_in(self, event: Event) -> _Worker | None:
         """Check a rarer event, then apply it; gives the worker that it makes ask for work."""
         match event:
             case WorkerJoined(worker):
                 if worker in self._workers:
                     raise self._illegal(event, "it is here already")
                 at = max(self._clocks.min, self._left_at.pop(worker, 0))
-                self._workers[worker] = _Worker()
-                self._clocks.join(worker, at)
-                self._settled.join(worker, at)
-                return worker
+                record = self._workers[worker] = _Worker(worker, at)
+                self._clocks.join(at)
+                if not self._on_arrival:
+                    self._settled.join(at)
+                return record
             case WorkerLost(worker):
-                if worker not in self._workers:
+                record = self._workers.pop(worker, None)
+                if record is None:
                     raise self._illegal(event, "it is not here")
-                self._left_at[worker] = self._clocks.of[worker]
-                self._running -= self._workers.pop(worker).phase is _RUNNING
-                self._clocks.leave(worker)
-                self._settled.leave(worker)
+                self._left_at[worker] = record.clock
+                self._running -= record.phase is _RUNNING
+                self._clocks.leave(record.clock)
+                if not self._on_arrival:
+                    self._settled.leave(record.clock - record.buffered)
                 self._waiting.leave(worker)
             case TimerFired(at):
                 if at != self._timer:
                     raise self._illegal(event, f"the timer is set to {self._timer}")
                 self._timer = None
             case StopRequested(reason):
-                self.ended = self.ended or reason
+                self._end(reason)
             case _:
                 raise TypeError(f"not an event: {event!r}")
         return None
 
-    def _delta_ready(self, event: DeltaReady) -> None:
-        worker, clock, version = event
+    def _delta_ready(self, event: DeltaReady, commands: list[Command]) -> _Worker:
+        worker, clock, base = event
         record = self._workers.get(worker)
         if record is None or record.phase is not _RUNNING:
             raise self._illegal(event, "it is not running a clock")
-        if clock != self._clocks.of[worker]:
+        if clock != record.clock:
             raise self._illegal(event, "it is running another clock")
-        if version != record.version:
+        if base != record.version:
             raise self._illegal(event, "it was told to read another version")
+        if self._grant_ahead:
+            self._waiting.leave(worker)
         record.phase = _WAITING
-        record.unread.append(clock)
+        record.clock = clock + 1
+        record.unread += (clock,)
         self._running -= 1
-        self._clocks.advance(worker)
-        self._buffer[Delta(worker, clock, version)] = record
+        self._clocks.advance(clock)
+        if self._on_arrival and not self._full:
+            # What `_settle` would come to, in half the time: it is merged without being buffered.
+            lag = clock + 1 - self._clocks.min
+            merged = _new(Merged, (worker, clock, base, self.version - base, lag))
+            commands.append(self._new_version((merged,), len(self._workers)))
+        else:
+            record.buffered += 1
+            self._buffer[Delta(worker, clock, base)] = record
+        return record
 
     # 2. Settle.
 
@@ -272,22 +309,27 @@ class Controller:
             owner = self._take_out(delta)
             lag = 0
             if self._workers.get(worker) is owner:
-                lag = self._clocks.of[worker] - self._clocks.min
+                lag = owner.clock - self._clocks.min
             else:
                 lost.add(owner)
-            merged.append(Merged(worker, clock, base, self.version - base, lag))
+            merged.append(_new(Merged, (worker, clock, base, self.version - base, lag)))
+        commands.append(self._new_version(tuple(merged), len(self._workers) + len(lost)))
+
+    def _new_version(self, merged: tuple[Merged, ...], num_workers: int) -> Merge:
         self.version += 1
         self.updates += len(merged)
-        commands.append(Merge(self.version, tuple(merged), len(self._workers) + len(lost)))
         full = self._max_updates is not None and self.updates >= self._max_updates
         if full and self.ended is None:
-            self._full, self.ended = True, "max_updates"
+            self._full = True
+            self._end("max_updates")
+        return _new(Merge, (self.version, merged, num_workers))
 
     def _drop(self, deltas: Sequence[Delta], reason: str, commands: list[Command]) -> None:
         for delta in deltas:
             if not reason:
                 raise PolicyError(f"{self.policy} drops {delta} without a reason.")
-            self._take_out(delta).unread.remove(delta.clock)
+            owner = self._take_out(delta)
+            owner.unread = tuple(stamp for stamp in owner.unread if stamp != delta.clock)
             commands.append(Drop(delta.worker, delta.clock, reason))
 
     def _take_out(self, delta: Delta) -> _Worker:
@@ -296,64 +338,79 @@ class Controller:
         if owner is None:
             raise PolicyError(f"{self.policy} settles {delta}, which is not buffered.")
         if self._workers.get(delta.worker) is owner:
-            if self._settled.of[delta.worker] != delta.clock:
+            if delta.clock != owner.clock - owner.buffered:
                 raise PolicyError(f"{self.policy} settles {delta} before an earlier one.")
-            self._settled.advance(delta.worker)
+            owner.buffered -= 1
+            if not self._on_arrival:
+                self._settled.advance(delta.clock)
         return owner
 
     # 3. Release.
 
-    def _release(self, asking: int | None, commands: list[Command]) -> None:
-        if self.ended is None:
-            released = self._waiting.leave_reached(self._settled.min, self.version)
-        else:
-            released = list(self._waiting)
-            for worker in released:
-                self._waiting.leave(worker)
-        for worker in released:
-            self._ask(worker, commands)
-        if asking is not None:
-            self._ask(asking, commands)
-
-    def _ask(self, worker: int, commands: list[Command]) -> None:
-        record = self._workers[worker]
-        clock = self._clocks.of[worker]
-        if self.ended is not None or (self._num_clocks is not None and clock >= self._num_clocks):
+    def _ask(self, record: _Worker, commands: list[Command]) -> None:
+        if record.phase is _RUNNING:
+            self._ask_ahead(record, commands)
+        elif record.clock >= self._limit:
             record.phase = _FINISHED
-            commands.append(StopWorker(worker))
-            return
-        answer = self.policy.admit(self, worker)
-        if answer:
-            self._start(worker, record, clock, commands)
+            commands.append(StopWorker(record.id))
+        elif record.ahead or self._admits(record):
+            self._start(record, commands)
+            if self._grant_ahead:
+                self._ask_ahead(record, commands)
+
+    def _ask_ahead(self, record: _Worker, commands: list[Command]) -> None:
+        record.clock += 1  # as if it had finished the one that it runs
+        try:
+            if record.clock < self._limit and self._admits(record):
+                record.ahead = self._steps(record)
+                commands.append(_new(StartAhead, (record.id, record.clock, record.ahead)))
+        finally:
+            record.clock -= 1
+
+    def _admits(self, record: _Worker) -> bool:
+        """Whether the policy lets a worker have its next clock; if not, it waits."""
+        answer = self.policy.admit(self, record.id)
+        if isinstance(answer, Wait):
+            coverage, version = answer
+        elif answer:
+            return True
         else:
-            self._park(worker, answer)
-
-    def _start(self, worker: int, record: _Worker, clock: int, commands: list[Command]) -> None:
-        if record.version < 0 or self.policy.adopts(self, worker):
-            record.version = self.version
-            record.held_coverage = self._settled.min
-            if record.unread:
-                settled = self._settled.of[worker]
-                record.unread = [stamp for stamp in record.unread if stamp >= settled]
-        steps = int(self.policy.local_steps(self, worker))
-        if steps < 1:
-            raise PolicyError(f"{self.policy} gives worker {worker} {steps} local steps.")
-        record.phase = _RUNNING
-        self._running += 1
-        pending = tuple(record.unread)
-        commands.append(
-            StartClock(worker, clock, steps, record.version, pending, len(self._workers))
-        )
-
-    def _park(self, worker: int, answer: object) -> None:
-        coverage, version = getattr(answer, "coverage", None), getattr(answer, "version", None)
+            coverage = version = None
         if coverage is not None and coverage <= self._settled.min:
             raise PolicyError(f"{self.policy} waits for coverage {coverage}, which is there.")
         if version is not None and version <= self.version:
             raise PolicyError(f"{self.policy} waits for version {version}, which is there.")
-        self._waiting.enter(worker, coverage, version)
+        self._waiting.enter(record.id, coverage, version)
+        return False
+
+    def _start(self, record: _Worker, commands: list[Command]) -> None:
+        worker, clock = record.id, record.clock
+        if record.version < 0 or self.policy.adopts(self, worker):
+            record.version = self.version
+            record.held_coverage = self._settled.min
+            buffered = record.buffered
+            record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
+        steps = record.ahead or self._steps(record)
+        record.ahead = 0
+        record.phase = _RUNNING
+        self._running += 1
+        start = (worker, clock, steps, record.version, record.unread, len(self._workers))
+        commands.append(_new(StartClock, start))
+
+    def _steps(self, record: _Worker) -> int:
+        steps = self._fixed_steps or int(self.policy.local_steps(self, record.id))
+        if steps < 1:
+            raise PolicyError(f"{self.policy} gives worker {record.id} {steps} local steps.")
+        return steps
 
     # 4. End, and 5. stay alive.
+
+    def _end(self, reason: str) -> None:
+        """Nobody starts any more, and who waits is told so, unless it is said already."""
+        if self.ended is None:
+            self.ended = reason
+            self._limit = 0
+            self._waiting.wait_no_more()
 
     def _when_nobody_runs(self, commands: list[Command]) -> None:
         if self._waiting:
@@ -375,7 +432,7 @@ class Controller:
             where += f", worker {worker} not live"
         elif worker is not None and record is not None:
             where += (
-                f", worker {worker} {record.phase.value}, clock {self._clocks.of[worker]}, "
+                f", worker {worker} {record.phase.value}, clock {record.clock}, "
                 f"holding version {record.version}"
             )
         return ProtocolError(f"illegal {event}: {why} ({where}).")

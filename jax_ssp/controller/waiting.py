@@ -6,7 +6,7 @@ version, or until anything happens at all. A lot is ordered: who waits longest i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _Lot = dict[int, None]
 
@@ -52,18 +52,25 @@ class WaitingRoom:
         if lot is not None:
             del lot[worker]
 
-    def leave_reached(self, coverage: int, version: int) -> list[int]:
+    def wait_no_more(self) -> None:
+        """Whatever they wait for, let all go next time, in the order in which they came."""
+        self._until_coverage.clear()
+        self._until_version.clear()
+        self._until_anything = dict.fromkeys(self._lot_of)
+        self._lot_of = dict.fromkeys(self._lot_of, self._until_anything)
+
+    def leave_reached(self, coverage: int, version: int) -> Sequence[int]:
         """Let go, in order, of those whose coverage or version is reached, or who wait for any."""
+        if coverage == self._coverage and not self._until_version and not self._until_anything:
+            self._version = version  # most events come this way: they can release nobody
+            return ()
         workers: list[int] = []
-        if self._lot_of and (
-            coverage != self._coverage or self._until_version or self._until_anything
-        ):
-            workers += _reached(self._until_coverage, self._coverage, coverage)
-            workers += _reached(self._until_version, self._version, version)
-            workers += self._until_anything
-            self._until_anything.clear()
-            for worker in workers:
-                del self._lot_of[worker]
+        workers += _reached(self._until_coverage, self._coverage, coverage)
+        workers += _reached(self._until_version, self._version, version)
+        workers += self._until_anything
+        self._until_anything.clear()
+        for worker in workers:
+            del self._lot_of[worker]
         self._coverage, self._version = coverage, version
         return workers
 

@@ -65,7 +65,12 @@ class View(Protocol):
         ...
 
     def clock(self, worker: int) -> int:
-        """Clocks this live worker has finished."""
+        """Clocks this live worker has finished, so the number of the one that it asks to start.
+
+        With grants ahead a worker may ask while it still runs a clock. To the policy that is asked
+        (`admit`, then `local_steps`) that clock counts as finished, though its delta has yet to
+        come: it is not in `buffered`, nor in `coverage` and `min_clock`.
+        """
         ...
 
     def held_coverage(self, worker: int) -> int:
@@ -121,11 +126,20 @@ class Policy:
         return None
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        """May this worker start its next clock, number `view.clock(worker)`, now?"""
+        """May this worker start its next clock, number `view.clock(worker)`, now?
+
+        With grants ahead a running worker asks as well; a "yes" stands until its delta comes.
+        """
         return True
 
     def ready(self, view: View) -> Decision:
-        """Which buffered deltas to merge or drop now. A worker's own go in the order of stamps."""
+        """Which buffered deltas to merge or drop now. A worker's own go in the order of stamps.
+
+        By default each is merged on arrival; but at bound 0, where nobody may read what is merged
+        before the barrier, those of a clock are merged there as one version.
+        """
+        if self.guaranteed_bound == 0:
+            return merge_at_barrier(view)
         return Decision(tuple(view.buffered))
 
     def adopts(self, view: View, worker: int) -> bool:
@@ -135,6 +149,11 @@ class Policy:
     def local_steps(self, view: View, worker: int) -> int:
         """H for the clock about to start (steps)."""
         return view.default_local_steps
+
+
+def merges_on_arrival(policy: Policy) -> bool:
+    """Whether the policy's `ready` is the default, and merges every delta as it comes."""
+    return type(policy).ready is Policy.ready and policy.guaranteed_bound != 0
 
 
 def merge_at_barrier(view: View) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Decision, Policy, View, Wait, merge_at_barrier
+from jax_ssp.policies.base import Policy, View, Wait
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,3 @@ class BSP(Policy):
     def admit(self, view: View, worker: int) -> bool | Wait:
         needed = view.clock(worker)
         return view.coverage >= needed or Wait(coverage=needed)
-
-    def ready(self, view: View) -> Decision:
-        return merge_at_barrier(view)

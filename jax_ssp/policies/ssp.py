@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jax_ssp.policies.base import Decision, Policy, View, Wait, merge_at_barrier, non_negative
+from jax_ssp.policies.base import Policy, View, Wait, non_negative
 
 
 @dataclass(frozen=True)
 class SSP(Policy):
     """Admit a worker to clock c once the newest version covers c - bound; merge on arrival.
 
-    At bound 0 nobody could read what is merged before the barrier, so the deltas of a clock are
-    merged there as one version: `SSP(bound=0)` is `BSP()`.
+    At bound 0 the deltas of a clock are merged at the barrier, as one version: `SSP(bound=0)` is
+    `BSP()`.
 
     Args:
         bound: the s of SSP (clocks).
@@ -51,12 +51,7 @@ class SSP(Policy):
 
     def admit(self, view: View, worker: int) -> bool | Wait:
         needed = view.clock(worker) - self.bound
-        return view.coverage >= needed or Wait(coverage=needed)
-
-    def ready(self, view: View) -> Decision:
-        if self.bound == 0:
-            return merge_at_barrier(view)
-        return super().ready(view)
+        return view.coverage >= needed or Wait(needed)
 
     def adopts(self, view: View, worker: int) -> bool:
         if self.adopt == "eager":

@@ -7,19 +7,19 @@ events; the loop (`loop.py`) stands between it and the controller.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jax_ssp.controller.commands import Command, StartClock
+from jax_ssp.controller.commands import Command, StartAhead, StartClock
 from jax_ssp.controller.events import Event
 
 if TYPE_CHECKING:
     import jax
 
     from jax_ssp.runtimes.worker import Worker
-    from jax_ssp.steps import Params
+    from jax_ssp.server import Snapshot
 
 
 EVAL_COLUMNS = ("version", "updates", "time")
@@ -31,32 +31,21 @@ class Push(NamedTuple):
 
     Attributes:
         version: the version the worker holds, which is what the delta is measured from.
-        delta: the payload, on the server's device.
+        payload: the delta as it travels, one message on each of the server's devices.
         metrics: the clock's metrics as host floats.
     """
 
     version: int
-    delta: Params
+    payload: list[Any]
     metrics: Mapping[str, float]
 
 
-class Snapshot(NamedTuple):
-    """A version on its way to a worker."""
-
-    version: int
-    params: Params
-
-
 class Message(NamedTuple):
-    """What a world reports.
+    """What a world reports: an event, or a finished evaluation; with `DeltaReady`, what is pushed.
 
-    Attributes:
-        now: when (seconds since the run began).
-        what: an event, or a finished evaluation.
-        push: with `DeltaReady`, its payload; None where nothing is computed.
+    `push` is None where nothing is computed.
     """
 
-    now: float
     what: Event | Future[Any]
     push: Push | None = None
 
@@ -64,7 +53,8 @@ class Message(NamedTuple):
 class Observer:
     """Watches a run. Every method does nothing; override what you need.
 
-    All are called from the thread that runs the controller, so they should return soon.
+    Calls never overlap, but on real devices they come from the workers' threads, and everybody else
+    waits meanwhile: they should return soon.
     """
 
     def on_start(self, info: Mapping[str, Any]) -> None:
@@ -87,16 +77,29 @@ class World(ABC):
     """Where workers live: has them join and start clocks, reports what happens."""
 
     @abstractmethod
+    def now(self) -> float:
+        """The time (seconds since the run began)."""
+
+    @abstractmethod
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         """Let a worker run a clock; `snapshot` is None if it keeps the one it holds."""
+
+    def go_ahead(self, grant: StartAhead) -> None:
+        """Let a worker go on with this clock once the one it runs is finished."""
 
     @abstractmethod
     def receive(self) -> Message | None:
         """The next thing that happens; None if nothing can happen any more."""
 
+    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
+        """Where threads of the world may report events too, each for itself."""
+
     @abstractmethod
     def request_stop(self, reason: str) -> None:
         """Have `StopRequested(reason)` reported; a signal handler may call this."""
+
+    def over(self) -> None:
+        """Nothing more is wanted: whoever waits in `receive` is to be given None."""
 
     def set_timer(self, at: float | None) -> None:
         """Have `TimerFired(at)` reported then, in place of the timer before."""
@@ -131,6 +134,11 @@ class Runtime(ABC):
         return True
 
     @property
+    def batch(self) -> int:
+        """How many clocks at most are computed in one program."""
+        return 1
+
+    @property
     def time(self) -> str:
         """Whose seconds its times are: "virtual" or "wall"."""
         return "virtual"
@@ -146,6 +154,12 @@ class Runtime(ABC):
     @abstractmethod
     def place(self) -> list[jax.Device]:
         """The device of each worker."""
+
+    def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
+        """Where the server lives if nobody says so, given the devices of the workers."""
+        from jax_ssp.server import host_device
+
+        return [host_device()]
 
     @abstractmethod
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:

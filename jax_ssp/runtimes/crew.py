@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 import optax
 
+from jax_ssp.compression import Compressor
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.runtimes.base import Runtime
-from jax_ssp.runtimes.worker import Worker, program_of
-from jax_ssp.server import Server, Weight
+from jax_ssp.runtimes.worker import Adopt, Worker, program_of
+from jax_ssp.server import Server, Weight, host_device
 from jax_ssp.steps import Params, Step, averaged_leaves, check_step
+from jax_ssp.wire import Memory
+
+Placement: TypeAlias = str | jax.Device | None
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,17 @@ def make_crew(
     params: Params | None,
     data: Callable[[int], Iterable[Any]] | None,
     runtime: Runtime,
-    local_steps: int,
-    weight: Weight,
-    seed: int,
-    server_tx: optax.GradientTransformation | None,
+    *,
+    local_steps: int = 1,
+    weight: Weight = "mean",
+    seed: int = 0,
+    server_tx: optax.GradientTransformation | None = None,
     num_clocks: int | None = None,
+    overlap: int = 0,
+    adopt: Adopt = "rebase",
+    placement: Placement = None,
+    delta_wire: Compressor | None = None,
+    snapshot_wire: Compressor | None = None,
 ) -> Crew:
     """Check step, parameters and data by their shapes, then make workers and server."""
     params = getattr(step, "params", None) if params is None else params
@@ -50,38 +61,42 @@ def make_crew(
     assert data is not None
     if not callable(data):
         raise TypeError(f"`train(data=...)` must be a function worker -> batches, got {data!r}.")
-    devices = runtime.place()
-    feeds = [Feed(data(worker), devices[worker], worker) for worker in range(len(devices))]
-    shards = getattr(data, "num_workers", len(devices))
-    if shards != len(devices):
-        raise ValueError(
-            f"`train(data=...)` is split over {shards} workers, but the run has {len(devices)}; "
-            "give both the same number."
-        )
-    checked: set[Any] = set()
-    for feed in feeds:
-        kind = kind_of(feed.peek())
-        if kind not in checked:
-            checked.add(kind)
-            check_step(step, params, feed.peek())
-    averaged = averaged_leaves(step, params) if hasattr(step, "averaged") else None
-    server = Server(params, server_tx, weight=weight, averaged=averaged)
+    places = runtime.place()
+    homes = _server_devices(placement, runtime, places)
+    devices = _computing_devices(placement, places, homes)
+    feeds = _feeds(data, devices)
+    for feed in {kind_of(feed.peek()): feed for feed in reversed(feeds)}.values():
+        check_step(step, params, feed.peek())
+    server = Server(
+        params,
+        server_tx,
+        weight=weight,
+        device=homes,
+        averaged=averaged_leaves(step, params) if hasattr(step, "averaged") else None,
+        delta_wire=delta_wire,
+        snapshot_wire=snapshot_wire,
+    )
     program = program_of(step)
-    key = jax.random.key(seed)
+    memory = {device: Memory(params, device) for device in devices}
     workers = [
         Worker(
             index,
             program,
+            place,
             device,
-            server.params,
+            server.publish(),
             feed,
-            key,
+            jax.random.key(seed),
             weight,
-            server.device,
+            server.wire,
+            server.devices,
+            memory[device],
             local_steps,
             num_clocks,
+            overlap,
+            adopt,
         )
-        for index, (device, feed) in enumerate(zip(devices, feeds, strict=True))
+        for index, (place, device, feed) in enumerate(zip(places, devices, feeds, strict=True))
     ]
     identity = {
         "params": digest(*jax.tree.leaves(params)),
@@ -92,6 +107,76 @@ def make_crew(
         "platforms": sorted({device.platform for device in devices}),
     }
     return Crew(workers, server, identity)
+
+
+def _feeds(data: Callable[[int], Iterable[Any]], devices: Sequence[jax.Device]) -> list[Feed]:
+    feeds = [Feed(data(worker), device, worker) for worker, device in enumerate(devices)]
+    shards = getattr(data, "num_workers", len(devices))
+    if shards != len(devices):
+        raise ValueError(
+            f"`train(data=...)` is split over {shards} workers, but the run has {len(devices)}; "
+            "give both the same number."
+        )
+    return feeds
+
+
+def _server_devices(
+    placement: Placement, runtime: Runtime, devices: Sequence[jax.Device]
+) -> list[jax.Device]:
+    """The devices that a placement means."""
+    if placement is None:
+        return runtime.home(devices)
+    if placement == "host":
+        return [host_device()]
+    if placement == "devices":
+        return list(dict.fromkeys(devices))
+    if isinstance(placement, jax.Device):
+        return [placement]
+    platform, _, index = str(placement).partition(":")
+    if not isinstance(placement, str) or not (platform and index.isdecimal()):
+        raise ValueError(
+            '`placement` must be "host", "devices" (the parameters split over those of the '
+            f'workers), or one device, such as "gpu:7" or a `jax.Device`, got {placement!r}.'
+        )
+    return [device_at(platform, int(index), "`placement` names")]
+
+
+def _computing_devices(
+    placement: Placement, places: Sequence[jax.Device], homes: Sequence[jax.Device]
+) -> list[jax.Device]:
+    """The JAX device that each worker's programs run on.
+
+    Devices of the CPU backend are names for the same cores and the same memory, and programs given
+    to one of them run beside each other all the same. So with a server on the host, workers on any
+    of them compute where it is: nothing has to travel, and one compilation serves them all.
+    """
+    if placement not in (None, "host"):
+        return list(places)
+    return [homes[0] if place.platform == homes[0].platform == "cpu" else place for place in places]
+
+
+def place_of(device: jax.Device) -> tuple[str, int]:
+    """A device as a tape names it: platform, and place among its devices here."""
+    return device.platform, jax.local_devices(backend=device.platform).index(device)
+
+
+def device_at(platform: str, index: int, who: str) -> jax.Device:
+    """The device of that name; `who` names it, for the message.
+
+    Raises:
+        ValueError: if there is none here.
+    """
+    try:
+        devices = jax.local_devices(backend=platform)
+    except RuntimeError:
+        devices = []
+    if index >= len(devices):
+        remedy = f", or set JAX_NUM_CPU_DEVICES={index + 1}" if platform == "cpu" else ""
+        raise ValueError(
+            f"{who} {platform} device {index}, but there are {len(devices)} {platform} devices "
+            f"here. Use a machine like that{remedy}."
+        )
+    return devices[index]
 
 
 def digest(*parts: Any) -> str:
@@ -113,17 +198,13 @@ def rehearse(
     params: Params | None,
     data: Callable[[int], Iterable[Any]] | None,
     runtime: Runtime,
-    server_tx: optax.GradientTransformation | None = None,
-    local_steps: int = 1,
-    weight: Weight = "mean",
-    seed: int = 0,
     **others: Any,
 ) -> list[dict[str, Any]]:
     """Compile one clock on each device, run it, and train nothing.
 
     Args:
-        step, params, data, runtime, server_tx, local_steps, weight, seed: as for `train`.
-        **others: the rest of what `train` takes, ignored.
+        step, params, data, runtime: as for `train`.
+        **others: the rest of what `train` takes; what does not matter here is ignored.
 
     Returns:
         One row a device: `device`, `workers` on it, and what `Worker.rehearse` measures.
@@ -131,10 +212,11 @@ def rehearse(
     Raises:
         ValueError: as `train` does, or if the runtime computes nothing.
     """
-    del others
     if not runtime.computes:
         raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
-    crew = make_crew(step, params, data, runtime, local_steps, weight, seed, server_tx)
+    known = inspect.signature(make_crew).parameters
+    needed = {name: value for name, value in others.items() if name in known}
+    crew = make_crew(step, params, data, runtime, **needed)
     first = {worker.device: worker for worker in reversed(crew.workers)}
     count = Counter(worker.device for worker in crew.workers)
     return [

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
@@ -14,12 +14,19 @@ from typing import Annotated, Any, TypeAlias
 import jax
 import tyro
 
-from jax_ssp.controller.commands import StartClock
-from jax_ssp.controller.events import DeltaReady, StopRequested, TimerFired, WorkerJoined
+from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.controller.events import (
+    DeltaReady,
+    Event,
+    StopRequested,
+    TimerFired,
+    WorkerJoined,
+)
 from jax_ssp.delays import DelayModel
-from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World, check_integer
+from jax_ssp.runtimes.base import Message, Push, Runtime, World, check_integer
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
+from jax_ssp.server import Snapshot
 
 CLOSE_SECONDS = 2.0  # for threads to end; they do at once unless the user's code holds them
 
@@ -103,7 +110,8 @@ class Devices(Runtime):
         return _DeviceWorld(workers, self.delay, self.seed)
 
 
-_Job: TypeAlias = tuple[StartClock, Snapshot | None]
+_LOOK_AGAIN = object()  # in the inbox: the timer was set by another thread
+_Job: TypeAlias = tuple[StartClock, Snapshot | None] | StartAhead | None
 
 
 class _DeviceWorld(World):
@@ -111,11 +119,14 @@ class _DeviceWorld(World):
 
     def __init__(self, workers: Sequence[Worker], delay: DelayModel, seed: int) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._mail: list[queue.SimpleQueue[_Job | None]] = [queue.SimpleQueue() for _ in workers]
+        self._mail: list[queue.SimpleQueue[_Job]] = [queue.SimpleQueue() for _ in workers]
         self._delays = None if delay is None else DelayDraws(delay, seed, len(workers))
         self._closing = threading.Event()
         self._timer: float | None = None
         self._began = 0.0
+        # What is alike is compiled once, by the first who needs it; all that differ at one time.
+        first = {(worker.device, worker.kind): worker for worker in reversed(workers)}
+        self._compiling = set(first.values())
         self._threads = [
             threading.Thread(
                 target=self._work, args=(worker,), name=f"ssp-worker-{worker.index}", daemon=True
@@ -132,34 +143,44 @@ class _DeviceWorld(World):
             raise
         self._began = time.perf_counter()
         for worker in workers:
-            self._inbox.put((WorkerJoined(worker.index), None))
+            self._inbox.put(Message(WorkerJoined(worker.index)))
+
+    def now(self) -> float:
+        return time.perf_counter() - self._began
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         self._mail[start.worker].put((start, snapshot))
 
-    def receive(self) -> Message:
-        timer = self._timer
-        try:
-            timeout = None if timer is None else timer - self._now()
-            if timeout is not None and timeout <= 0:
-                raise queue.Empty
-            got = self._inbox.get(timeout=timeout)
-        except queue.Empty:
-            assert timer is not None
-            self._timer = None
-            return Message(max(timer, self._now()), TimerFired(timer))
-        self._raise_if_failed(got)
-        what, push = got
-        return Message(self._now(), what, push)
+    def go_ahead(self, grant: StartAhead) -> None:
+        self._mail[grant.worker].put(grant)
+
+    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
+        self._take = take
+
+    def receive(self) -> Message | None:
+        while True:
+            timer = self._timer
+            if timer is not None and timer <= self.now():
+                self._timer = None
+                return Message(TimerFired(timer))
+            with contextlib.suppress(queue.Empty):
+                got = self._inbox.get(timeout=timer and max(0.0, timer - self.now()))
+                self._raise_if_failed(got)
+                if got is not _LOOK_AGAIN:
+                    return got
+
+    def over(self) -> None:
+        self._inbox.put(None)
 
     def request_stop(self, reason: str) -> None:
-        self._inbox.put((StopRequested(reason), None))
+        self._inbox.put(Message(StopRequested(reason)))
 
     def set_timer(self, at: float | None) -> None:
         self._timer = at
+        self._inbox.put(_LOOK_AGAIN)
 
     def post(self, evaluation: Future[Any]) -> None:
-        self._inbox.put((evaluation, None))
+        self._inbox.put(Message(evaluation))
 
     def stop(self, worker: int) -> None:
         self._mail[worker].put(None)
@@ -172,28 +193,40 @@ class _DeviceWorld(World):
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _now(self) -> float:
-        return time.perf_counter() - self._began
-
     def _raise_if_failed(self, got: Any) -> None:
         if isinstance(got, BaseException):
             raise got
 
     def _work(self, worker: Worker) -> None:
-        """What a worker's thread does: compile, then a clock for every letter in its mail."""
+        """What a worker's thread does: compile, then what every letter in its mail says."""
+        mail = self._mail[worker.index]
         try:
-            worker.compile()
-            self._inbox.put((None, None))
-            while (job := self._mail[worker.index].get()) is not None:
-                start, snapshot = job
-                began = time.perf_counter()
-                push = worker.run(start, snapshot)
-                if self._delays is not None:
-                    rest = self._delays.draw(start) - (time.perf_counter() - began)
-                    self._closing.wait(max(0.0, rest))
-                event = DeltaReady(start.worker, start.clock, push.version)
-                self._inbox.put((event, push))
-                worker.prefetch(start)  # after the push: drawing a batch may take its time
-        except BaseException as error:  # reported to, and raised in, the controller's thread
+            if worker in self._compiling:
+                worker.compile()
+            self._inbox.put(None)
+            while (job := mail.get()) is not None:
+                if isinstance(job, StartAhead):
+                    worker.go_ahead(job)
+                else:
+                    self._run(worker, *job)
+        except BaseException as error:  # reported to, and raised in, the main thread
             error.add_note(f"in worker {worker.index} of jax_ssp")
             self._inbox.put(error)
+
+    def _run(self, worker: Worker, start: StartClock, snapshot: Snapshot | None) -> None:
+        """Run a clock to its end; before waiting for that, dispatch and draw what comes next."""
+        began = time.perf_counter()
+        worker.begin(start, snapshot)
+        del snapshot
+        mail = self._mail[worker.index]
+        if not mail.empty():
+            if isinstance(grant := mail.get(), StartAhead):
+                worker.go_ahead(grant)
+            else:
+                mail.put(grant)  # the end
+        worker.prefetch(start)
+        push = worker.finish()
+        if self._delays is not None:
+            rest = self._delays.draw(start) - (time.perf_counter() - began)
+            self._closing.wait(max(0.0, rest))
+        self._take(DeltaReady(start.worker, start.clock, push.version), push)

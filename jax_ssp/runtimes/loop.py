@@ -1,7 +1,10 @@
 """The loop that all worlds share: events in, commands out.
 
-One thread hands every event of the world to the controller, writes both event and answer on the
-tape, carries the commands out (it is here that deltas are merged), and tells the observers.
+Every event of the world is handed to the controller, event and answer are written on the tape, the
+commands are carried out (it is here that deltas are merged), and the observers are told. One lock
+makes this one event at a time: the thread of a worker that has finished a clock does it itself, so
+that no hand-over to another thread stands between two clocks, and the order in which the lock is
+taken is the tape.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ from jax_ssp.controller.commands import (
     Merge,
     Merged,
     SetTimer,
+    StartAhead,
     StartClock,
     StopWorker,
 )
 from jax_ssp.controller.events import DeltaReady, Event, WorkerLost
-from jax_ssp.runtimes.base import Observer, Push, Snapshot, World
+from jax_ssp.runtimes.base import Observer, Push, World
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.server import Server, all_finite
-from jax_ssp.steps import Params
 from jax_ssp.tape import Tape
 
 
@@ -64,6 +67,8 @@ class Loop:
         self.updates = 0
         self._evaluator = evaluator
         self._observers = observers
+        self._lock = threading.RLock()
+        self._closed = False  # nothing is taken any more
         self._over = False
         self._verdict: str | None = None
         self._held: dict[int, int] = {}  # the version each worker holds
@@ -75,21 +80,29 @@ class Loop:
         with stop_on_interrupt(self.world.request_stop):
             if self._evaluator is not None:
                 self._evaluated(self._evaluator.first)
-            while (message := self.world.receive()) is not None:
-                now, what, push = message
-                if isinstance(what, Future):
-                    assert self._evaluator is not None
-                    row = self._evaluator.take(what)
-                    if row is not None:  # it was not passed over for a newer version
-                        self._evaluated(row)
-                else:
-                    self._event(now, what, push)
-                if self.controller.done:
-                    self.tape.complete = True
-                    break
+            self.world.connect(self.take)
+            while not self._closed and (message := self.world.receive()) is not None:
+                self.take(*message)
             self._over = True
             self._evaluate_last()
         self.status = self._final_status()
+
+    def take(self, what: Event | Future[Any], push: Push | None = None) -> None:
+        """Take in what happened just now; any thread may call this."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True  # should something be raised, nothing more is taken
+            if isinstance(what, Future):
+                assert self._evaluator is not None
+                row = self._evaluator.take(what)
+                if row is not None:  # it was not passed over for a newer version
+                    self._evaluated(row)
+            else:
+                self._event(self.world.now(), what, push)
+            self._closed = self.tape.complete = self.controller.done
+            if self._closed:
+                self.world.over()
 
     def _final_status(self) -> str:
         ended = self.controller.ended
@@ -119,10 +132,13 @@ class Loop:
             case StartClock(worker=worker, version=version):
                 snapshot = None
                 if self.server is not None and self._held.get(worker) != version:
-                    snapshot = Snapshot(version, self.server.snapshot(version))
+                    snapshot = self.server.publish()
+                    assert snapshot.version == version, "only the newest version is adopted"
                 self._held[worker] = version
                 self._started[worker] = now
                 self.world.start(command, snapshot)
+            case StartAhead():
+                self.world.go_ahead(command)
             case Merge():
                 self._merge(command, now)
             case Drop(worker=worker, clock=clock):
@@ -137,7 +153,7 @@ class Loop:
         self.updates += len(merge.deltas)
         if self.server is not None:
             oldest = max(merge.deltas, key=lambda delta: delta.staleness)
-            version = self.server.merge(
+            version = self.server.merge_sent(
                 [self._payload(delta) for delta in merge.deltas],
                 staleness=oldest.staleness,
                 lag=oldest.lag,
@@ -150,10 +166,10 @@ class Loop:
         if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
             self._evaluate(now)
 
-    def _payload(self, delta: Merged) -> Params:
+    def _payload(self, delta: Merged) -> list[Any]:
         push = self._pushes[delta.worker, delta.clock][2]
         assert push is not None, "where there is a server, every delta has a payload"
-        return push.delta
+        return push.payload
 
     def _settled(self, delta: Merged, version: int) -> None:
         start, finish, push = self._pushes.pop((delta.worker, delta.clock))
@@ -177,7 +193,7 @@ class Loop:
             observer.on_clock(row)
         suspect = version >= 0 and not math.isfinite(row.get("loss", 0.0))
         if suspect and push is not None and self.server is not None:
-            kept_out = all_finite(self.server.params) and not all_finite(push.delta)
+            kept_out = all_finite(self.server.params) and not all_finite(push.payload)
             if not kept_out:
                 self._end("diverged")
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import jax
 
-from jax_ssp.controller.commands import Command, StartClock
+from jax_ssp.controller.commands import Command, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady
-from jax_ssp.runtimes.base import Message, Runtime, Snapshot, World
+from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.crew import device_at
+from jax_ssp.runtimes.deferred import Deferred
 from jax_ssp.runtimes.worker import Worker
+from jax_ssp.server import Snapshot
 from jax_ssp.tape import Entry, Tape
 
 
@@ -42,6 +45,10 @@ class Replay(Runtime):
         return bool(self.tape.header["devices"])
 
     @property
+    def batch(self) -> int:
+        return self.tape.header.get("batch", 1)
+
+    @property
     def time(self) -> str:
         return self.tape.header["time"]
 
@@ -49,10 +56,17 @@ class Replay(Runtime):
         return self.tape.header["num_workers"]
 
     def place(self) -> list[jax.Device]:
-        return [_device(platform, index) for platform, index in self.tape.header["devices"]]
+        return self._recorded("devices")
+
+    def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
+        return self._recorded("server")
+
+    def _recorded(self, places: str) -> list[jax.Device]:
+        who = "the tape was recorded on"
+        return [device_at(*place, who) for place in self.tape.header[places]]
 
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
-        return _ReplayWorld(iter(self.tape), workers)
+        return _ReplayWorld(iter(self.tape), workers, self.batch)
 
     def check(self, header: Mapping[str, Any]) -> None:
         recorded, here = self.tape.header["experiment"], header["experiment"]
@@ -65,41 +79,39 @@ class Replay(Runtime):
             raise TapeMismatch(f"the tape is of another experiment. They differ in {differences}.")
 
 
-def _device(platform: str, index: int) -> jax.Device:
-    try:
-        devices = jax.local_devices(backend=platform)
-    except RuntimeError:
-        devices = []
-    if index >= len(devices):
-        remedy = f", or set JAX_NUM_CPU_DEVICES={index + 1}" if platform == "cpu" else ""
-        raise ValueError(
-            f"the tape was recorded on {platform} device {index}, but there are "
-            f"{len(devices)} {platform} devices here. Replay it on a machine like that{remedy}."
-        )
-    return devices[index]
-
-
 class _ReplayWorld(World):
     decides = False
 
-    def __init__(self, entries: Iterator[Entry], workers: Sequence[Worker]) -> None:
+    def __init__(self, entries: Iterator[Entry], workers: Sequence[Worker], batch: int) -> None:
         self._entries = entries
-        self._workers = workers
+        self._computing = Deferred(workers, batch) if workers else None
         self._entry: Entry | None = None
-        self._running: dict[int, tuple[StartClock, Snapshot | None]] = {}
+        self._running: set[int] = set()
+
+    def now(self) -> float:
+        assert self._entry is not None
+        return self._entry.now
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        self._running[start.worker] = (start, snapshot)
+        self._running.add(start.worker)
+        if self._computing is not None:
+            self._computing.start(start, snapshot)
+
+    def go_ahead(self, grant: StartAhead) -> None:
+        if self._computing is not None:
+            self._computing.go_ahead(grant)
 
     def receive(self) -> Message | None:
         self._entry = next(self._entries, None)
         if self._entry is None:
             return None
-        now, event, _ = self._entry
+        event = self._entry.event
         push = None
-        if isinstance(event, DeltaReady) and event.worker in self._running and self._workers:
-            push = self._workers[event.worker].run(*self._running.pop(event.worker))
-        return Message(now, event, push)
+        if isinstance(event, DeltaReady) and event.worker in self._running:
+            self._running.remove(event.worker)
+            if self._computing is not None:
+                push = self._computing.push(event.worker)
+        return Message(event, push)
 
     def answered(self, commands: Sequence[Command]) -> None:
         assert self._entry is not None

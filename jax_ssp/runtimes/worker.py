@@ -1,37 +1,115 @@
-"""What a worker computes, in every world: adopt, run the local steps, remember its own deltas."""
+"""What a worker computes, in every world: adopt, run the local steps, remember its own deltas.
+
+Work is only dispatched here, never waited for, until `finish` asks for the oldest clock's delta: so
+a device always has its next work while the host is busy with the last.
+
+Of a worker's parameters, `base` is the snapshot it adopted plus those of its own deltas that the
+snapshot lacks; all else is progress since then. A clock that is run whole starts at its base. One
+that was granted ahead runs its first steps at the end of the clock before (base + delta, as they
+were), and the rest at its own base plus what it carries over: by default those first steps'
+progress.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
-from typing import Any
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp.controller import StartClock
-from jax_ssp.data import Feed
-from jax_ssp.runtimes.base import Push, Snapshot
-from jax_ssp.server import Weight, as_weight, weighted
+from jax_ssp.controller import StartAhead, StartClock
+from jax_ssp.data import Feed, kind_of
+from jax_ssp.runtimes.base import Push
+from jax_ssp.server import Snapshot, Weight, as_weight, weighted
 from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
 from jax_ssp.tape import weight_of
+from jax_ssp.wire import Memory, Wire, nbytes, transfer
+
+
+@dataclass(frozen=True)
+class Mix:
+    """With overlap: adopt by mixing, local = alpha * local + (1 - alpha) * snapshot.
+
+    Args:
+        alpha: 0 takes the snapshot alone and forgets the steps run ahead; 1 stays where it is.
+
+    Raises:
+        ValueError: if `alpha` is not in [0, 1].
+
+    Example:
+        >>> Mix(0.5)
+        Mix(alpha=0.5)
+
+    Reference:
+        Douillard et al. 2025, "Streaming DiLoCo with overlapping communication", arXiv:2501.18512.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"`Mix(alpha=...)` must be between 0 and 1, got {self.alpha}.")
+
+
+Adopt: TypeAlias = Literal["rebase"] | Mix
 
 
 class Program:
-    """The jitted functions that all workers of a run share: a clock for each number of steps."""
+    """The jitted functions that all workers of a run share.
+
+    Those that make a delta take over (donate) the worker state and, last, memory to put it in.
+    """
 
     def __init__(self, step: Step) -> None:
+        self._step = step
         self.init = jax.jit(step.init)
         self.add = jax.jit(self._added)
-        self._step = step
-        self._clocks: dict[int, Any] = {}
+        self.mixed = jax.jit(_mixed)
+        self.clock = functools.cache(self._clock)
+        self.ahead = functools.cache(self._ahead)
+        self.rest = functools.cache(self._rest)
+        self.together = functools.cache(self._together)
 
-    def clock(self, steps: int) -> Any:
-        """The jitted clock of this many local steps; it takes its worker state over."""
-        if steps not in self._clocks:
-            self._clocks[steps] = jax.jit(clock_fn(self._step, steps), donate_argnums=1)
-        return self._clocks[steps]
+    def _clock(self, steps: int) -> Any:
+        """A whole clock: (base, state, batch, key, clock, free)."""
+        run = clock_fn(self._step, steps)
+
+        def clock(*arguments: Any) -> Any:
+            return run(*arguments[:-1])
+
+        return jax.jit(clock, donate_argnums=(1, 5), keep_unused=True)
+
+    def _ahead(self, steps: int) -> Any:
+        """A clock's first steps on what the last left: (base, state, ..., clock, delta, free)."""
+        run = clock_fn(self._step, steps)
+
+        def ahead(base: Params, *others: Any) -> Any:
+            *others, delta, _ = others
+            return run(jax.tree.map(jnp.add, base, delta), *others)
+
+        return jax.jit(ahead, donate_argnums=(1, 6), keep_unused=True)
+
+    def _rest(self, first: int, steps: int) -> Any:
+        """The steps of a clock from number `first` on: (base, state, ..., clock, carried)."""
+        run = clock_fn(self._step, steps - first, first)
+        return jax.jit(run, donate_argnums=(1, 5))
+
+    def _together(self, steps: int) -> Any:
+        """A whole clock of several workers in one program, each with its own base and state."""
+        run = clock_fn(self._step, steps)
+
+        def together(bases: Any, states: Any, batches: Any, keys: Any, clocks: Any) -> Any:
+            each = [_stacked(trees) for trees in (bases, states, batches, keys)]
+            deltas, states, metrics = jax.vmap(run)(*each, clocks)
+            count = len(bases)
+            return _unstacked(deltas, count), _unstacked(states, count), metrics
+
+        return jax.jit(together, donate_argnums=1)
 
     def _added(self, params: Params, delta: Params, weight: jax.Array, share: jax.Array) -> Params:
         """Parameters plus an own delta, with the weight that the server will give it."""
@@ -40,6 +118,24 @@ class Program:
             return param + weighted(delta, share if averaged else weight).astype(param.dtype)
 
         return jax.tree.map(add, averaged_leaves(self._step, params), params, delta)
+
+
+def _mixed(alpha: jax.Array, old: Params, delta: Params, progress: Params, base: Params) -> Params:
+    """What to carry over to `base` for local = alpha * local + (1 - alpha) * base."""
+
+    def carried(old: Any, delta: Any, progress: Any, base: Any) -> jax.Array:
+        return alpha.astype(base.dtype) * ((old - base) + (delta + progress))
+
+    return jax.tree.map(carried, old, delta, progress, base)
+
+
+def _stacked(trees: tuple[Any, ...]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unstacked(tree: Any, count: int) -> tuple[Any, ...]:
+    leaves, structure = jax.tree.flatten(tree)
+    return tuple(structure.unflatten([leaf[number] for leaf in leaves]) for number in range(count))
 
 
 @functools.lru_cache(maxsize=8)
@@ -55,66 +151,233 @@ def program_of(step: Step) -> Program:
         return Program(step)
 
 
+class _Ahead(NamedTuple):
+    """The first steps of a clock, dispatched before its `StartClock`."""
+
+    steps: int
+    progress: Params
+    metrics: dict[str, jax.Array]
+
+
+class _Dispatched(NamedTuple):
+    """A clock that computes, or has."""
+
+    version: int
+    payload: list[Any]
+    metrics: list[tuple[float, dict[str, jax.Array]]]  # each with its share of the steps
+
+
 class Worker:
     """One replica: a device, a worker state, a feed of batches.
 
     Args:
         index: number of the worker.
         program: shared with the others.
+        place: the device it is said to be on.
         device: where it computes.
-        params: the first version, to shape the worker state.
+        snapshot: the first version, to shape the worker state.
         feed: its batches.
         key: the run's PRNG key; the worker folds in itself, the clock and the step.
         weight: the server's, for its own deltas that are not merged yet.
-        push_to: the server's device.
+        wire: how deltas and snapshots travel.
+        push_to: the server's devices.
+        memory: for deltas, shared by the workers of a device.
         local_steps: H, the run's default.
         num_clocks: clocks it will run, if that is known; no batch is drawn ahead after the last.
+        overlap: local steps to run ahead, where a clock is granted ahead.
+        adopt: what then becomes of them.
     """
 
     def __init__(
         self,
         index: int,
         program: Program,
+        place: jax.Device,
         device: jax.Device,
-        params: Params,
+        snapshot: Snapshot,
         feed: Feed,
         key: jax.Array,
         weight: Weight,
-        push_to: jax.Device,
+        wire: Wire,
+        push_to: tuple[jax.Device, ...],
+        memory: Memory,
         local_steps: int,
         num_clocks: int | None = None,
+        overlap: int = 0,
+        adopt: Adopt = "rebase",
     ) -> None:
         self.index = index
+        self.place = place
         self.device = device
-        self._program = program
+        self.program = program
+        self.key = jax.device_put(jax.random.fold_in(key, index), device)
         self._feed = feed
         self._weight = weight
+        self._wire = wire
         self._push_to = push_to
         self._local_steps = local_steps
         self._num_clocks = num_clocks
-        self._version = 0
-        self._key = jax.device_put(key, device)
-        self._held: Params = jax.device_put(params, device)
+        self._overlap = overlap
+        self._mix = as_weight(adopt.alpha) if isinstance(adopt, Mix) else None
+        self._memory = memory
+        self._adopt(snapshot)
         # Committed, like all that follows: a state that is not would cost a second compilation.
-        self._state = jax.device_put(program.init(self._held), device)
-        self._own: dict[int, Params] = {}
+        self.state = jax.device_put(program.init(self._held), device)
+        self._residual = jax.device_put(wire.residual(), device)
+        self._base = self._held
+        self._delta: Params = None  # of the clock dispatched last
+        self._own: dict[int, tuple[Params, Params]] = {}  # by stamp: what was sent, the delta
+        self._ahead: _Ahead | None = None
+        self._dispatched: deque[_Dispatched] = deque()
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What the next batches of two workers must have in common to be computed together."""
+        return kind_of(self._feed.peek())
+
+    # What it is told to do.
+
+    def go_ahead(self, grant: StartAhead) -> None:
+        """Dispatch the first steps of a clock behind the clock that runs still."""
+        steps = min(self._overlap, grant.local_steps)
+        progress, self.state, metrics = self.program.ahead(steps)(
+            *self.arguments(self._base, steps, grant.clock), self._delta, self._memory.take()
+        )
+        self._ahead = _Ahead(steps, progress, metrics)
+
+    def begin(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        """Dispatch a clock, or what is left of it.
+
+        Args:
+            start: which clock, how many steps, and which of its own deltas to add.
+            snapshot: the version to adopt; None to go on with the one it holds.
+        """
+        old, old_delta = self._base, self._delta
+        base = self.read(start, snapshot)
+        steps, ahead = start.local_steps, self._ahead
+        if ahead is None:
+            delta, self.state, metrics = self.program.clock(steps)(
+                *self.arguments(base, steps, start.clock), self._memory.take()
+            )
+            self.dispatched(start, base, delta, [(1.0, metrics)])
+            return
+        self._ahead = None
+        carried = ahead.progress
+        if self._mix is not None:
+            carried = self.program.mixed(self._mix, old, old_delta, carried, base)
+        parts = [(ahead.steps / steps, ahead.metrics)]
+        left = steps - ahead.steps
+        if left:
+            carried, self.state, metrics = self.program.rest(ahead.steps, steps)(
+                *self.arguments(base, left, start.clock), carried
+            )
+            parts.append((left / steps, metrics))
+        self.dispatched(start, base, carried, parts)
+
+    def finish(self) -> Push:
+        """Wait for the delta of the oldest clock that was begun; it is then with the server."""
+        version, payload, parts = self._dispatched.popleft()
+        if self.device.platform == "cpu":  # what one program makes is ready at one time
+            jax.tree.leaves(payload)[0].block_until_ready()
+        else:
+            jax.block_until_ready(payload)
+        arrived = list(map(transfer, payload, self._push_to))
+        numbers: dict[str, float] = {}
+        for share, metrics in parts:
+            for name, value in metrics.items():
+                numbers[name] = numbers.get(name, 0.0) + share * float(np.asarray(value))
+        return Push(version, arrived, numbers)
+
+    def prefetch(self, start: StartClock) -> None:
+        """Draw the next clock's batches, and start their copy to the device, if there is one."""
+        clock = start.clock + 1 + (self._ahead is not None)
+        if self._num_clocks is None or clock < self._num_clocks:
+            ran = 0 if self._ahead is None else self._ahead.steps
+            self._feed.prefetch(start.local_steps - ran or ran)
+
+    # Its parts, which a batch of workers uses too.
+
+    def read(self, start: StartClock, snapshot: Snapshot | None) -> Params:
+        """Adopt, and give the parameters that the clock is to start from."""
+        if snapshot is not None:
+            self._adopt(snapshot)
+        for stamp in [stamp for stamp in self._own if stamp not in start.pending]:
+            _, delta = self._own.pop(stamp)
+            self._memory.give(delta)
+        local = self._held
+        for sent, _ in self._own.values():
+            weight, share = (
+                as_weight(weight_of(each, start.num_workers)) for each in (self._weight, "mean")
+            )
+            local = self.program.add(local, sent, weight, share)
+        return local
+
+    def arguments(self, base: Params, steps: int, clock: int) -> tuple[Any, ...]:
+        """What a program of so many steps takes: base, state, batches, key and clock."""
+        return base, self.state, self._feed.take(steps), self.key, np.int32(clock)
+
+    def dispatched(
+        self,
+        start: StartClock,
+        base: Params,
+        delta: Params,
+        metrics: list[tuple[float, dict[str, jax.Array]]],
+    ) -> None:
+        """Have a clock's delta sent, which may still be under way on the device."""
+        self._base, self._delta = base, delta
+        if self._wire.packs:
+            payload, sent, self._residual = self._wire.pack(delta, self._residual)
+        else:
+            payload, sent = [delta], delta
+        if self.device.platform != "cpu":  # start the copies; on the CPU there are none
+            payload = [jax.device_put(*each) for each in zip(payload, self._push_to, strict=True)]
+            for _, values in metrics:
+                for value in jax.tree.leaves(values):
+                    value.copy_to_host_async()
+        self._own[start.clock] = sent, delta
+        self._dispatched.append(_Dispatched(self._version, payload, metrics))
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        self._version = snapshot.version
+        self._snapshot = snapshot  # held, so that its memory stays what it is
+        pieces = snapshot.to(self.device)
+        self._held: Params = self._wire.unpack(pieces) if self._wire.unpacks else pieces[0]
+
+    # Before the first clock.
 
     def compile(self) -> None:
-        """Compile the clock for this device by running it once; the result is thrown away."""
-        clock = self._program.clock(self._local_steps)
-        jax.block_until_ready(clock(*self._example()))
+        """Compile what it will run, for its device, by running it once; the results are dropped."""
+        steps, first = self._local_steps, min(self._overlap, self._local_steps)
+        delta, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
+        if first:
+            example = self._example(first), delta, self._memory.take()
+            progress, _, _ = self.program.ahead(first)(*example[0], *example[1:])
+            if self._mix is not None:
+                held = self._held
+                progress = self.program.mixed(self._mix, held, delta, progress, held)
+            if first < steps:
+                arguments = *self._example(steps - first), progress
+                progress, _, _ = self.program.rest(first, steps)(*arguments)
+            jax.block_until_ready(progress)
+        if self._wire.packs:
+            residual = jax.tree.map(jnp.copy, self._residual)
+            jax.block_until_ready(self._wire.pack(delta, residual))
+        jax.block_until_ready(delta)
+        self._memory.give(delta)
 
     def lower(self) -> jax.stages.Lowered:
         """The clock, traced and lowered for this device but not compiled."""
-        return self._program.clock(self._local_steps).lower(*self._example())
+        steps = self._local_steps
+        return self.program.clock(steps).lower(*self._example(steps), self._memory.take())
 
     def rehearse(self) -> dict[str, float]:
         """Compile the clock and run it; gives times (seconds) and memory (bytes)."""
         began = time.perf_counter()
         compiled = self.lower().compile()
         compile_seconds = time.perf_counter() - began
-        jax.block_until_ready(compiled(*self._example()))
-        example = jax.block_until_ready(self._example())
+        steps = self._local_steps
+        jax.block_until_ready(compiled(*self._example(steps), self._memory.take()))
+        example = jax.block_until_ready((*self._example(steps), self._memory.take()))
         began = time.perf_counter()
         jax.block_until_ready(compiled(*example))
         clock_seconds = time.perf_counter() - began
@@ -122,56 +385,13 @@ class Worker:
         return {
             "compile_seconds": compile_seconds,
             "clock_seconds": clock_seconds,
-            "parameter_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self._held)),
+            "parameter_bytes": nbytes(self._held),
             "argument_bytes": memory.argument_size_in_bytes,
             "output_bytes": memory.output_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
         }
 
-    def _example(self) -> tuple[Any, ...]:
-        batch = self._feed.peek()
-        steps = self._local_steps
-        if steps > 1:
-            batch = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * steps), batch)
-        batch = jax.device_put(batch, self.device)
-        state = jax.tree.map(jnp.copy, self._state)  # the clock takes its state over
-        return self._held, state, batch, self._key, np.int32(self.index), np.int32(0)
-
-    def run(self, start: StartClock, snapshot: Snapshot | None) -> Push:
-        """Run one clock to its end.
-
-        Args:
-            start: which clock, how many steps, and which of its own deltas to add.
-            snapshot: the version to adopt; None to go on with the one it holds.
-
-        Returns:
-            The delta, computed and on its way to the server's device, and the metrics.
-        """
-        if snapshot is not None:
-            self._version = snapshot.version
-            self._held = jax.device_put(snapshot.params, self.device)
-        self._own = {stamp: self._own[stamp] for stamp in start.pending}
-        local = self._held
-        for delta in self._own.values():
-            weight, share = (
-                as_weight(weight_of(each, start.num_workers)) for each in (self._weight, "mean")
-            )
-            local = self._program.add(local, delta, weight, share)
-        steps = start.local_steps
-        delta, self._state, metrics = self._program.clock(steps)(
-            local,
-            self._state,
-            self._feed.take(steps),
-            self._key,
-            np.int32(self.index),
-            np.int32(start.clock),
-        )
-        self._own[start.clock] = delta
-        delta = jax.block_until_ready(jax.device_put(delta, self._push_to))
-        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        return Push(self._version, delta, numbers)
-
-    def prefetch(self, start: StartClock) -> None:
-        """Draw the next clock's batches, and start their copy to the device, if there is one."""
-        if self._num_clocks is None or start.clock + 1 < self._num_clocks:
-            self._feed.prefetch(start.local_steps)
+    def _example(self, steps: int) -> tuple[Any, ...]:
+        batch = self._feed.example(steps)
+        state = jax.tree.map(jnp.copy, self.state)  # the clock takes its state over
+        return self._held, state, batch, self.key, np.int32(0)

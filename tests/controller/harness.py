@@ -6,8 +6,9 @@ what, which version each delta went into) and recomputes by scanning them whatev
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jax_ssp.controller import (
@@ -16,6 +17,7 @@ from jax_ssp.controller import (
     Drop,
     Merge,
     SetTimer,
+    StartAhead,
     StartClock,
     StopRequested,
     StopWorker,
@@ -63,6 +65,7 @@ class Stay:
     entered_at: int
     pushes: list[Push] = field(default_factory=list)
     running: StartClock | None = None
+    ahead: StartAhead | None = None  # granted while it runs
     held: int | None = None
     stopped: bool = False
 
@@ -92,6 +95,7 @@ class Model:
         self.stopping = False
         self.stalenesses: list[int] = []
         self.start_lags: list[int] = []
+        self.reads = self.grants = 0
         self._last_min_clock = 0
 
     # The facts, by scanning.
@@ -118,10 +122,19 @@ class Model:
     def waiting(self) -> list[int]:
         return sorted(stay.worker for stay in self.live.values() if stay.waiting)
 
+    def not_granted(self) -> list[int]:
+        """Who runs and does not know yet whether it may go on."""
+        running = (self.live[worker] for worker in self.running())
+        return [
+            stay.worker
+            for stay in running
+            if not stay.ahead and (self.num_clocks is None or stay.clock + 1 < self.num_clocks)
+        ]
+
     # One entry of the log.
 
-    def entry(self, event: Event, commands: Iterable[Command]) -> None:
-        self._happen(event)
+    def entry(self, event: Event, commands: Sequence[Command]) -> None:
+        granted = self._happen(event)
         lags = (stay.clock - self.min_clock for stay in self.live.values())
         self.max_lag = max(self.max_lag, *lags, 0)
         assert self.bound is None or self.max_lag <= self.bound + 1, self.max_lag
@@ -129,6 +142,8 @@ class Model:
             match command:
                 case StartClock():
                     self._start(command)
+                case StartAhead():
+                    self._start_ahead(command)
                 case Merge():
                     self._merge(command)
                 case Drop(worker, clock, reason):
@@ -140,18 +155,39 @@ class Model:
                 case StopWorker(worker):
                     assert self.live[worker].waiting, command
                     self.live[worker].stopped = True
+        if granted is not None:
+            stay = self.live[granted.worker]
+            keeps = stay.running and stay.running[:3] == granted
+            assert keeps or (stay.stopped and self.ended), f"{granted} is not kept"
+        self._order(event, commands)
         assert self.running() or self.timer is not None or not self.waiting(), "nobody can run"
         assert self.running() or self.waiting() or not self.buffered, "a delta is left behind"
 
-    def _happen(self, event: Event) -> None:
+    def _order(self, event: Event, commands: Sequence[Command]) -> None:
+        """First what is settled, then starts and stops, the event's own worker last of these."""
+        settling = [isinstance(command, Merge | Drop | SetTimer) for command in commands]
+        while self.running() == [] and settling and settling[-1]:
+            settling.pop()  # what is left when nobody runs any more
+        first = settling.index(False) if False in settling else len(settling)
+        assert not any(settling[first:]), commands
+        released = [command.worker for command in commands[first : len(settling)]]
+        each = [worker for worker, _ in itertools.groupby(released)]
+        assert len(each) == len(set(each)), f"StartAhead away from its StartClock: {commands}"
+        own = getattr(event, "worker", None)
+        assert own not in each[:-1], commands
+
+    def _happen(self, event: Event) -> StartAhead | None:
+        """Gives the grant that the answer has to keep."""
+        granted = None
         match event:
             case WorkerJoined(worker):
                 before = [stay.clock for stay in self.gone if stay.worker == worker]
                 self.live[worker] = Stay(worker, max([self.min_clock, *before]))
             case DeltaReady(worker, clock, version):
                 push = Push(Delta(worker, clock, version))
-                self.live[worker].pushes.append(push)
-                self.live[worker].running = None
+                stay = self.live[worker]
+                stay.pushes.append(push)
+                granted, stay.running, stay.ahead = stay.ahead, None, None
                 self.pushes.append(push)
             case WorkerLost(worker):
                 self._last_min_clock = self.min_clock
@@ -160,6 +196,7 @@ class Model:
                 self.timer = None
             case StopRequested():
                 self.stopping = True
+        return granted
 
     def _start(self, start: StartClock) -> None:
         assert start.worker in self.live, f"{start} to a worker that is not here"
@@ -178,7 +215,26 @@ class Model:
             assert all(other.clock >= needed for other in self.live.values()), start
             assert self.coverage(start.version) >= needed, start
         stay.running, stay.held = start, start.version
+        self.reads += 1
         self.start_lags.append(start.clock - self.min_clock)
+
+    def _start_ahead(self, ahead: StartAhead) -> None:
+        worker, clock, local_steps = ahead
+        assert worker in self.live, f"{ahead} to a worker that is not here"
+        stay = self.live[worker]
+        assert stay.running, f"{ahead} to a worker that does not run"
+        assert stay.ahead is None, f"{ahead} after {stay.ahead}"
+        assert clock == stay.running.clock + 1, ahead
+        assert not self.ended, f"{ahead} after the end"
+        assert self.num_clocks is None or clock < self.num_clocks, ahead
+        assert local_steps >= 1, ahead
+        if self.bound is not None:
+            needed = clock - self.bound
+            assert all(other.clock >= needed for other in self.live.values()), ahead
+            assert self.coverage(self.version) >= needed, ahead
+        stay.ahead = ahead
+        self.start_lags.append(clock - self.min_clock)
+        self.grants += 1
 
     def _merge(self, merge: Merge) -> None:
         assert merge.version == self.version + 1, merge
@@ -214,8 +270,10 @@ class Model:
 class Run:
     """A controller under test, the tape of it, and the model that judges every answer."""
 
-    def __init__(self, policy: Policy, *, workers: int = 0, **limits: int | None) -> None:
-        self.controller = Controller(policy, **limits)
+    def __init__(
+        self, policy: Policy, *, workers: int = 0, grant_ahead: bool = False, **limits: int | None
+    ) -> None:
+        self.controller = Controller(policy, grant_ahead=grant_ahead, **limits)
         ends = limits.get("num_clocks"), limits.get("max_updates")
         self.model = Model(policy.guaranteed_bound, *ends)
         self.tape = Tape({"bound": policy.guaranteed_bound})

@@ -13,6 +13,7 @@ from jax_ssp.controller import (
     DeltaReady,
     Drop,
     Merge,
+    StartAhead,
     StartClock,
     StopRequested,
     StopWorker,
@@ -33,6 +34,7 @@ class Batches(Policy):
 
 
 POLICIES = [BSP(), SSP(1), SSP(3), ASP(), SSP(2, "lazy"), Forgetful(1), Batches()]
+LIMITS = [{}, {"num_clocks": 6}, {"max_updates": 25}]
 
 
 def edited(tape, entries, complete=True):
@@ -45,14 +47,14 @@ def edited(tape, entries, complete=True):
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
-@pytest.mark.parametrize("limits", [{}, {"num_clocks": 6}, {"max_updates": 25}], ids=repr)
+@pytest.mark.parametrize("limits", LIMITS, ids=repr)
 def test_accepts_a_good_tape_and_finds_its_figures(policy, limits):
     for seed in range(5):
-        run = random_run(policy, seed, losses=True, **limits)
+        run = random_run(policy, seed, losses=True, grant_ahead=seed % 2 == 0, **limits)
         model, report = run.model, check_contract(run.drain())
         taus = model.stalenesses
         assert report.bound == policy.guaranteed_bound
-        assert report.reads == len(model.start_lags)
+        assert (report.reads, report.ahead) == (model.reads, model.grants)
         assert report.max_start_lag == max(model.start_lags)
         assert report.max_lag == model.max_lag
         assert report.max_staleness == max(taus)
@@ -67,6 +69,17 @@ def test_a_synchronous_tape_shows_no_staleness_and_a_stale_one_does():
     ssp = check_contract(random_run(SSP(3), 0, events=200).drain())
     assert (ssp.max_start_lag, ssp.max_lag) == (3, 4)
     assert "bound 3 clocks" in str(ssp)
+    assert "ahead" not in str(ssp)
+
+
+def test_what_is_granted_ahead_counts_as_a_start():
+    run = Run(SSP(2), workers=2, grant_ahead=True)  # both may go on with clock 1
+    assert check_contract(run.tape).max_start_lag == 1
+    run.finish(0)  # and worker 0 with clock 2, while worker 1 has finished none
+    report = check_contract(run.tape)
+    assert (report.reads, report.ahead) == (3, 3)
+    assert (report.max_start_lag, report.max_lag) == (2, 1)
+    assert "3 reads checked, bound 2 clocks, 3 clocks granted ahead" in str(report)
     assert "none declared" in str(check_contract(random_run(ASP(), 0).drain()))
 
 
@@ -98,35 +111,45 @@ def test_to_wait_for_clocks_is_not_enough_when_merging_is_late():
     for worker in (0, 1, 0):  # the lag is at most 1, but clock 2 reads what covers nothing
         run.finish(worker)
     run.tape.header["bound"] = 1
-    with pytest.raises(ContractViolation, match=r"clause 2 .* that version covers 0 < 1"):
+    with pytest.raises(ContractViolation, match=r"clause 2 .* version 0 covers 0 < 1"):
         check_contract(run.tape)
 
 
 # Tampering. Under SSP(1) worker 0 waits from row 3 to row 4, where slow worker 1 finishes clock 0.
 
 
-def slow_worker(policy):
-    run = Run(policy, workers=2)
+def slow_worker(policy, **options):
+    run = Run(policy, workers=2, **options)
     for worker in (0, 0, 1, 0, 1, 0, 1):
         run.finish(worker, after=1.0)
     return run.drain()
 
 
 EAGER, LAZY, BATCH = slow_worker(SSP(1)), slow_worker(SSP(3, "lazy")), slow_worker(Batches())
-ALONE = Run(SSP(1), workers=1).drain()
+ALONE, ALONE_BSP = Run(SSP(1), workers=1).drain(), Run(BSP(), workers=1).drain()
+# In row 2 worker 0 is started and not granted ahead; in row 4 it is, while it runs; in row 5 it is
+# started as granted. Row 9 is the stop, by which both grants are void.
+AHEAD = slow_worker(SSP(2), grant_ahead=True)
 
 
-def changed(tape, row, kind, change):
-    """The tape with the first command of a kind in one row put through `change`."""
+def changed(tape, row, kind, change, last=False):
+    """The tape with the first command of a kind in one row put through `change`.
+
+    With `last` what follows in that row is left out.
+    """
     entries = list(tape)
     commands = entries[row].commands
     at = next(number for number, command in enumerate(commands) if isinstance(command, kind))
-    commands[at : at + 1] = change(commands[at])
+    commands[at : None if last else at + 1] = change(commands[at])
     return edited(tape, entries)
 
 
 def start(tape, row, **fields):
     return changed(tape, row, StartClock, lambda start: [start._replace(**fields)])
+
+
+def ahead(tape, row, **fields):
+    return changed(tape, row, StartAhead, lambda ahead: [ahead._replace(**fields)])
 
 
 def merge(tape, row, **fields):
@@ -174,19 +197,36 @@ def between(tape):
     return tape
 
 
-def after_a_stop(tape):
+def after_a_stop(tape, row=2):
     entries = list(tape)
-    return edited(tape, [*entries[:2], STOP, *entries[2:]])
+    stop = Entry(entries[row].now, StopRequested("enough"), [])
+    return edited(tape, [*entries[:row], stop, *entries[row:]])
 
 
-AHEAD = StartClock(worker=0, clock=2, local_steps=1, version=2, pending=(), num_workers=2)
+def granted_too_soon():
+    """Every worker has finished a clock, but nothing is merged when worker 0 is granted clock 3."""
+    run = Run(Batches(), workers=2, grant_ahead=True)
+    for worker in (0, 1, 0):
+        run.finish(worker)
+    run.tape.header["bound"] = 2
+    return run.tape
+
+
+def without_a_reason():
+    """Worker 0 has a grant and is stopped; worker 1 is started nevertheless."""
+    run = Run(SSP(2), workers=2, grant_ahead=True)
+    run.finish(0)
+    run.finish(1)
+    return changed(run.tape, 2, StartClock, lambda start: [StopWorker(0)], last=True)
+
+
+EARLY = StartClock(worker=0, clock=2, local_steps=1, version=2, pending=(), num_workers=2)
 LATE = StartClock(worker=0, clock=5, local_steps=1, version=9, pending=(), num_workers=2)
 AGAIN = Merge(3, list(EAGER)[2].commands[0].deltas, num_workers=2)
 LOSS = Entry(9.0, WorkerLost(5), [])
 ALARM = Entry(9.0, TimerFired(9.0), [])
-STOP = Entry(0.0, StopRequested("enough"), [])
 BROKEN = [
-    (1, "finished only 0", "start ahead of its gate", added(EAGER, 3, AHEAD)),
+    (1, "finished only 0", "start ahead of its gate", added(EAGER, 3, EARLY)),
     (1, "it has finished 1 clocks", "start of a later clock", start(EAGER, 2, clock=2)),
     (1, "is not waiting", "start of one that runs", start(EAGER, 2, worker=1)),
     (1, "is not waiting", "start of a stranger", start(EAGER, 2, worker=9)),
@@ -220,9 +260,22 @@ BROKEN = [
     (5, "is not waiting", "stop of a stranger", added(EAGER, 2, StopWorker(9))),
     (5, "is not waiting", "stop of one that runs", added(EAGER, 2, StopWorker(1))),
     (5, "the timer is set to None", "timer never set", edited(EAGER, [*EAGER, ALARM])),
-    (5, "a stop was requested", "start after a stop", after_a_stop(EAGER)),
+    (5, "the run is ending", "start after a stop", after_a_stop(EAGER)),
     (5, "the run ends, but 2 workers", "end before the end", edited(EAGER, list(EAGER)[:6])),
     (5, "nobody runs", "nobody runs", changed(ALONE, 0, StartClock, lambda start: [])),
+    (1, "Ahead.*does not run", "grant to a stranger", ahead(AHEAD, 4, worker=9)),
+    (1, "Ahead.*does not run", "grant to one that waits", added(EAGER, 3, StartAhead(0, 3, 1))),
+    (1, "Ahead.*does not run", "grant of the clock that runs", ahead(AHEAD, 4, clock=2)),
+    (1, "Ahead.*does not run", "grant of a later clock", ahead(AHEAD, 4, clock=4)),
+    (1, "Ahead.*it was granted", "grant given twice", added(AHEAD, 4, StartAhead(0, 3, 1))),
+    (1, "Ahead.*finished only 0", "grant before its gate", added(AHEAD, 3, StartAhead(0, 3, 1))),
+    (1, "Ahead.*finished only 0", "grant at bound 0", added(ALONE_BSP, 0, StartAhead(0, 1, 1))),
+    (2, "Ahead.*covers 0 < 1", "grant before it is merged", granted_too_soon()),
+    (3, "Ahead.*no steps", "grant without steps", ahead(AHEAD, 4, local_steps=0)),
+    (5, "Ahead.*the run is ending", "grant after a stop", after_a_stop(AHEAD, row=4)),
+    (1, "Clock.*it was granted", "other steps than granted", start(AHEAD, 5, local_steps=2)),
+    (5, "is not kept", "granted clock not started", changed(AHEAD, 5, StartClock, lambda s: [])),
+    (5, "the run is ending", "grant void without a reason", without_a_reason()),
 ]
 
 
@@ -253,6 +306,8 @@ def mutated(command, rng):
             at = rng.randrange(len(deltas))
             deltas[at] = deltas[at]._replace(**{field: getattr(deltas[at], field) + other})
             return command._replace(deltas=tuple(deltas))
+        case StartAhead():
+            return command._replace(clock=command.clock + other)
         case Drop(worker, clock, reason):
             return rng.choice((Drop(worker + other, clock, reason), Drop(worker, clock, "")))
     return None
@@ -262,11 +317,12 @@ def mutated(command, rng):
 @given(
     policy=st.sampled_from(POLICIES),
     limits=st.sampled_from([{}, {"num_clocks": 5}, {"max_updates": 20}]),
+    grant_ahead=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_any_single_change_of_what_a_whole_run_did_is_noticed(policy, limits, seed):
+def test_any_single_change_of_what_a_whole_run_did_is_noticed(policy, limits, grant_ahead, seed):
     rng = random.Random(seed)
-    tape = random_run(policy, seed, events=30, **limits).drain()
+    tape = random_run(policy, seed, events=30, grant_ahead=grant_ahead, **limits).drain()
     entries = list(tape)
     places = [(row, at) for row, entry in enumerate(entries) for at in range(len(entry.commands))]
     for row, at in rng.sample(places, k=min(8, len(places))):

@@ -69,6 +69,9 @@ class Fussy(Policy):
     def adopts(self, view, worker):
         return view.clock(worker) % 2 == 0
 
+    def local_steps(self, view, worker):
+        return 1 + (view.clock(worker) + view.version) % 3
+
 
 @dataclass(frozen=True)
 class Moody(Policy):
@@ -82,10 +85,24 @@ class Moody(Policy):
         return Decision(merge=first_two if len(first_two) == 2 else ())
 
 
+class Ahead:
+    """The view in which this running worker has finished its clock."""
+
+    def __init__(self, view, worker):
+        self.view, self.worker = view, worker
+
+    def __getattr__(self, name):
+        return getattr(self.view, name)
+
+    def clock(self, worker):
+        return self.view.clock(worker) + (worker == self.worker)
+
+
 def must_wait(policy, run, worker):
-    """Whether the policy has to keep this waiting worker back, from the model's facts alone."""
+    """Whether the policy has to keep this worker back, from the model's facts alone."""
     model = run.model
-    clock = model.live[worker].clock
+    stay = model.live[worker]
+    clock = stay.clock + (stay.running is not None)
     match policy:
         case BSP() | SSP():
             return model.coverage(model.version) < clock - policy.guaranteed_bound
@@ -95,7 +112,8 @@ def must_wait(policy, run, worker):
             return any(delta.worker == worker for delta in model.buffered)
         case Moody():
             return clock > model.min_clock and (clock + model.version) % 3 == 0
-    return not copy.deepcopy(policy).admit(run.controller, worker)
+    view = Ahead(run.controller, worker) if stay.running else run.controller
+    return not copy.deepcopy(policy).admit(view, worker)
 
 
 def state_of(value):
@@ -113,9 +131,9 @@ def state_of(value):
 class Schedules(RuleBasedStateMachine):
     """Joins, losses, returns, finished clocks, timers, stops and nonsense, in any order."""
 
-    def __init__(self, policy):
+    def __init__(self, policy, grant_ahead):
         super().__init__()
-        self.policy = copy.deepcopy(policy)
+        self.policy, self.grant_ahead = copy.deepcopy(policy), grant_ahead
 
     @initialize(
         workers=st.integers(1, 4),
@@ -123,7 +141,13 @@ class Schedules(RuleBasedStateMachine):
         max_updates=st.none() | st.integers(1, 30),
     )
     def begin(self, workers, num_clocks, max_updates):
-        self.run = Run(self.policy, workers=workers, num_clocks=num_clocks, max_updates=max_updates)
+        self.run = Run(
+            self.policy,
+            workers=workers,
+            grant_ahead=self.grant_ahead,
+            num_clocks=num_clocks,
+            max_updates=max_updates,
+        )
 
     @rule(picks=st.lists(st.integers(0, 11), min_size=1, max_size=8), after=st.sampled_from((0, 1)))
     def finish(self, picks, after):
@@ -206,13 +230,22 @@ class Schedules(RuleBasedStateMachine):
         assert all(must_wait(self.policy, self.run, worker) for worker in waiting)
         assert not (waiting and self.run.model.ended)
 
+    @invariant()
+    def nobody_is_asked_ahead_in_vain(self):
+        model = self.run.model
+        if self.grant_ahead and not model.ended:
+            for worker in model.not_granted():
+                assert must_wait(self.policy, self.run, worker), worker
+
     def teardown(self):
         if hasattr(self, "run"):
             model = self.run.model
             report = check_contract(self.run.drain())
             assert report.complete
             assert report.in_flight == 0
-            assert (report.reads, report.versions) == (len(model.start_lags), model.version)
+            assert (report.reads, report.versions) == (model.reads, model.version)
+            assert report.ahead == model.grants
+            assert self.grant_ahead or not model.grants
             assert report.merged + report.dropped == len(model.pushes)
 
 
@@ -223,10 +256,11 @@ POLICIES = [
 ]
 
 
+@pytest.mark.parametrize("grant_ahead", [False, True], ids=["", "ahead"])
 @pytest.mark.parametrize("policy", dict.fromkeys(POLICIES), ids=repr)
-def test_any_schedule(policy):
+def test_any_schedule(policy, grant_ahead):
     run_state_machine_as_test(
-        lambda: Schedules(policy),
+        lambda: Schedules(policy, grant_ahead),
         settings=settings(
             max_examples=50,
             stateful_step_count=30,

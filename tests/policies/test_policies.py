@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax_ssp.controller import (
     Controller,
     DeltaReady,
+    StartAhead,
     StartClock,
     StopRequested,
     WorkerJoined,
@@ -134,12 +135,13 @@ def test_lazy_reads_keep_a_snapshot_until_it_is_too_old():
     assert alone(SSP(2, "eager"), clocks=7) == [(clock, ()) for clock in range(7)]
 
 
-def simulate(policy, durations):
+def simulate(policy, durations, grants=None):
     """Start and finish of every (worker, clock), where worker i takes durations[i][c] for clock c.
 
-    Merging takes no time. Durations are whole numbers, so that sums of them are exact.
+    Merging takes no time. Durations are whole numbers, so that sums of them are exact. With a
+    dictionary for `grants` clocks are granted ahead, and the moments put there.
     """
-    controller = Controller(policy, num_clocks=len(durations[0]))
+    controller = Controller(policy, num_clocks=len(durations[0]), grant_ahead=grants is not None)
     starts, finishes, underway = {}, {}, []
 
     def handle(event, now):
@@ -149,6 +151,8 @@ def simulate(policy, durations):
                 starts[worker, clock] = now
                 done = now + durations[worker][clock]
                 heapq.heappush(underway, (done, worker, clock, version))
+            if isinstance(command, StartAhead):
+                grants[command[:2]] = now
 
     for worker in range(len(durations)):
         handle(WorkerJoined(worker), 0)
@@ -179,6 +183,29 @@ def test_a_clock_starts_exactly_when_the_bound_allows(durations, bound, adopt):
         own = finishes.get((worker, clock - 1), 0)
         others = [finishes.get((other, clock - bound - 1), 0) for other in workers]
         assert start == max(own, *others)
+
+
+@QUICK
+@given(DURATIONS, st.integers(0, 4), st.sampled_from(["eager", "lazy"]))
+def test_a_grant_comes_exactly_when_the_bound_allows_if_the_clock_before_still_runs(
+    durations, bound, adopt
+):
+    grants = {}
+    starts, finishes = simulate(SSP(bound, adopt), durations, grants)
+    assert (starts, finishes) == simulate(SSP(bound, adopt), durations)
+    workers = range(len(durations))
+    for (worker, clock), start in starts.items():
+        if clock == 0:
+            continue
+        others = [
+            finishes.get((other, clock - bound - 1), 0) for other in workers if other != worker
+        ]
+        allowed = max(starts[worker, clock - 1], *others, 0)
+        if bound and allowed < start:
+            assert grants.pop((worker, clock)) == allowed
+        elif bound and (worker, clock) in grants:  # in the moment in which it finishes
+            assert grants.pop((worker, clock)) == start
+    assert not grants
 
 
 @QUICK

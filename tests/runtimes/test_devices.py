@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
@@ -99,7 +100,7 @@ def test_devices_that_are_not_there_are_told(make, message):
         train(make())
 
 
-def test_a_clock_is_compiled_once_a_device(compilations):
+def test_workers_on_the_cpu_share_what_is_compiled(compilations):
     steps = [ssp.make_step(loss_fn, optax.sgd(rate, momentum=0.9)) for rate in (0.01, 0.02)]
     counts = []
     for step in (steps[0], steps[1], steps[1]):  # at first JAX's own small programs too
@@ -108,7 +109,7 @@ def test_a_clock_is_compiled_once_a_device(compilations):
         counts.append(compilations())
     server = 1  # its merge
     assert counts[2] == server  # the workers' programs are kept
-    assert 4 <= counts[1] - server <= 4 + 4  # on each device the clock, and the first state
+    assert counts[1] - server == 2  # the clock, and the first state
 
 
 # What goes wrong.
@@ -116,14 +117,14 @@ def test_a_clock_is_compiled_once_a_device(compilations):
 
 def failing_worker(monkeypatch, worker, clock):
     """A fault injected into one clock of one worker."""
-    run = Worker.run
+    begin = Worker.begin
 
     def faulty(self, start, snapshot):
         if (self.index, start.clock) == (worker, clock):
             raise ArithmeticError("the step went wrong")
-        return run(self, start, snapshot)
+        begin(self, start, snapshot)
 
-    monkeypatch.setattr(Worker, "run", faulty)
+    monkeypatch.setattr(Worker, "begin", faulty)
 
 
 @pytest.mark.parametrize("clock", [0, 5])
@@ -138,13 +139,13 @@ def test_an_error_in_a_step_is_raised_and_names_the_worker(monkeypatch, clock):
 
 def test_an_error_while_compiling_is_raised_and_names_the_worker(monkeypatch):
     def broken(self):
-        if self.index == 3:
+        if self.index == 0:
             raise ArithmeticError("it does not compile")
 
     monkeypatch.setattr(Worker, "compile", broken)
     with pytest.raises(ArithmeticError, match="it does not compile") as caught:
         train()
-    assert caught.value.__notes__ == ["in worker 3 of jax_ssp"]
+    assert caught.value.__notes__ == ["in worker 0 of jax_ssp"]
 
 
 def test_an_error_in_the_data_is_raised_and_names_the_worker():
@@ -269,11 +270,14 @@ def test_max_updates_ends_the_run(policy):
 def interrupt(times=1):
     """An observer that presses Ctrl-C once ten clocks are merged."""
     seen = itertools.count(1)
+    before = signal.getsignal(signal.SIGINT)
 
     def on_clock(row):
         if next(seen) == 10:
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
+                while signal.getsignal(signal.SIGINT) is not before:
+                    time.sleep(0)  # until the main thread has seen it: two at once are one
 
     return Call("on_clock", on_clock)
 
@@ -389,13 +393,13 @@ def test_a_timer_comes_and_no_earlier_than_it_was_asked_for():
 def test_workers_compute_at_the_same_time(monkeypatch):
     """Each clock waits until all four workers are in one: one after the other, none would end."""
     barrier = threading.Barrier(4, timeout=PATIENCE)
-    run = Worker.run
+    begin = Worker.begin
 
     def together(self, start, snapshot):
         barrier.wait()
-        return run(self, start, snapshot)
+        begin(self, start, snapshot)
 
-    monkeypatch.setattr(Worker, "run", together)
+    monkeypatch.setattr(Worker, "begin", together)
     result = train(ssp.Devices(), policy=ssp.BSP(), num_clocks=5)
     assert result.updates == 20
     assert not np.array_equal(result.params["w"], PARAMS["w"])

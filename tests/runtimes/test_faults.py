@@ -41,12 +41,12 @@ def test_numpy_numbers_from_a_delay_model_do_not_reach_the_tape(tmp_path):
 
 
 def test_a_worker_that_does_not_adopt_what_it_was_granted_is_found_out(monkeypatch):
-    honest = Worker.run
+    honest = Worker.begin
 
     def deaf(self, start, snapshot):
         return honest(self, start, snapshot if start.clock == 0 else None)
 
-    monkeypatch.setattr(Worker, "run", deaf)
+    monkeypatch.setattr(Worker, "begin", deaf)
     with pytest.raises(ValueError, match="told to read another version"):
         train()
 

@@ -1,0 +1,10 @@
+"""Compression: lossy wire formats of deltas and snapshots, with error feedback, one file each."""
+
+from jax_ssp.compression.base import Compressor, compress, nbytes, residual_of
+from jax_ssp.compression.bfloat16 import BFloat16
+from jax_ssp.compression.int8 import Int8
+
+ALL_COMPRESSORS: tuple[type[Compressor], ...] = (BFloat16, Int8)
+"""Every format; each can be made without arguments. The contract tests run over this table."""
+
+__all__ = ["ALL_COMPRESSORS", "BFloat16", "Compressor", "Int8", "compress", "nbytes", "residual_of"]

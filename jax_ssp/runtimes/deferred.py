@@ -1,0 +1,98 @@
+"""Clocks that are computed when their delta is needed, one after the other or several at once.
+
+For the worlds in which a schedule, not the computing, says when a clock ends. What is computed
+together depends on the order of events alone, so a replay computes the same together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_ssp.controller import StartAhead, StartClock
+from jax_ssp.runtimes.base import Push
+from jax_ssp.runtimes.worker import Worker
+from jax_ssp.server import Snapshot
+
+
+class _Job(NamedTuple):
+    start: StartClock
+    snapshot: Snapshot | None
+    ahead: StartAhead | None
+
+
+class Deferred:
+    """Computes for workers that share a device.
+
+    Args:
+        workers: by number.
+        batch: so many clocks at most are computed in one program, each with its own parameters;
+            always a power of 2 of them, so that few programs are compiled.
+    """
+
+    def __init__(self, workers: Sequence[Worker], batch: int = 1) -> None:
+        self._workers = workers
+        self._batch = batch
+        self._granted: dict[int, StartAhead] = {}
+        self._jobs: dict[int, _Job] = {}  # not computed yet, in the order of their starts
+
+    def go_ahead(self, grant: StartAhead) -> None:
+        """A worker may start this clock as soon as it has finished the one before."""
+        self._granted[grant.worker] = grant
+
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        """A worker is to run this clock."""
+        ahead = self._granted.pop(start.worker, None)
+        self._jobs[start.worker] = _Job(start, snapshot, ahead)
+
+    def push(self, worker: int) -> Push:
+        """What the clock that this worker was to run gives."""
+        if worker in self._jobs:
+            together = self._together(worker)
+            if len(together) > 1:
+                self._compute(together)
+            else:
+                start, snapshot, ahead = self._jobs.pop(worker)
+                if ahead is not None:
+                    self._workers[worker].go_ahead(ahead)
+                self._workers[worker].begin(start, snapshot)
+        return self._workers[worker].finish()
+
+    def _together(self, worker: int) -> list[int]:
+        """This worker and others whose clocks can be computed in the same program."""
+        if self._batch == 1 or self._jobs[worker].ahead is not None:
+            return [worker]
+        kind = self._kind(worker)
+        others = (other for other in self._jobs if other != worker)
+        alike = [worker]
+        for other in others:
+            if len(alike) == self._batch:
+                break
+            if self._jobs[other].ahead is None and self._kind(other) == kind:
+                alike.append(other)
+        return alike[: 1 << (len(alike).bit_length() - 1)]
+
+    def _kind(self, worker: int) -> tuple[object, ...]:
+        return self._jobs[worker].start.local_steps, self._workers[worker].kind
+
+    def _compute(self, together: list[int]) -> None:
+        workers = [self._workers[worker] for worker in together]
+        jobs = [self._jobs.pop(worker) for worker in together]
+        starts = [job.start for job in jobs]
+        steps = starts[0].local_steps
+        bases = [w.read(job.start, job.snapshot) for w, job in zip(workers, jobs, strict=True)]
+        each = [
+            worker.arguments(base, steps, start.clock)
+            for worker, base, start in zip(workers, bases, starts, strict=True)
+        ]
+        _, states, batches, keys, clocks = zip(*each, strict=True)
+        deltas, states, metrics = workers[0].program.together(steps)(
+            tuple(bases), states, batches, keys, np.array(clocks)
+        )
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        for number, worker in enumerate(workers):
+            worker.state = states[number]
+            own = {name: value[number] for name, value in values.items()}
+            worker.dispatched(starts[number], bases[number], deltas[number], [(1.0, own)])

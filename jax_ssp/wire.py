@@ -1,0 +1,236 @@
+"""How deltas and snapshots travel: cut into pieces for the server's devices, and compressed.
+
+A delta is cut, each piece compressed with error feedback, and sent to its device; a snapshot comes
+back the same way and is joined again. With one piece and no compressor both travel as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_ssp.compression import Compressor, compress, residual_of
+from jax_ssp.steps import Params
+
+Message: TypeAlias = Any  # a piece, or what a compressor makes of it
+
+
+class _Range(NamedTuple):
+    """Where a piece cuts a leaf: along one axis, from `start` up to `stop`."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+class Cut:
+    """Cuts a tree into pieces of about the same number of bytes.
+
+    Each piece has the structure of the tree. Of each leaf it holds a range along one axis, the
+    whole of it, or nothing (an array of size 0). A leaf is cut between rows, never within one; a
+    scalar stays whole.
+
+    Args:
+        params: the tree, for its structure, shapes and dtypes.
+        num_pieces: at least 1.
+
+    Example:
+        >>> cut = Cut({"a": jnp.zeros(6), "b": jnp.zeros((2, 1))}, num_pieces=2)
+        >>> pieces = cut.split({"a": jnp.arange(6.0), "b": jnp.ones((2, 1))})
+        >>> [piece["a"].tolist() for piece in pieces], [piece["b"].shape for piece in pieces]
+        ([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0]], [(0, 1), (2, 1)])
+    """
+
+    def __init__(self, params: Params, num_pieces: int = 1) -> None:
+        leaves, self._structure = jax.tree.flatten(params)
+        sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves]
+        share = sum(sizes) / num_pieces
+        self.num_pieces = num_pieces
+        self._ranges: list[list[_Range]] = [[] for _ in range(num_pieces)]
+        before = 0
+        for leaf, size in zip(leaves, sizes, strict=True):
+            axis = _axis(leaf.shape, num_pieces)
+            rows = leaf.shape[axis] if leaf.shape else 1
+            ends = [
+                min(max(round(rows * (share * number - before) / max(size, 1)), 0), rows)
+                for number in range(num_pieces)
+            ]
+            for piece, start, stop in zip(self._ranges, ends, [*ends[1:], rows], strict=True):
+                piece.append(_Range(axis, start, stop))
+            before += size
+
+    def split(self, tree: Params) -> list[Params]:
+        """The pieces of a tree; pure."""
+        if self.num_pieces == 1:
+            return [tree]
+        leaves = jax.tree.leaves(tree)
+        return [
+            jax.tree.unflatten(self._structure, map(_part, leaves, ranges))
+            for ranges in self._ranges
+        ]
+
+    def join(self, pieces: Sequence[Params]) -> Params:
+        """The tree of the pieces; pure."""
+        if self.num_pieces == 1:
+            return pieces[0]
+        leaves = zip(*map(jax.tree.leaves, pieces), strict=True)
+        joined = map(_joined, leaves, zip(*self._ranges, strict=True))
+        return jax.tree.unflatten(self._structure, joined)
+
+
+def _axis(shape: tuple[int, ...], num_pieces: int) -> int:
+    """The axis to cut along: the first one, whose parts are contiguous, if it is long enough."""
+    if not shape or shape[0] >= num_pieces:
+        return 0
+    return max(range(len(shape)), key=shape.__getitem__)
+
+
+def _part(leaf: Any, piece: _Range) -> Any:
+    axis, start, stop = piece
+    if not leaf.shape:  # a scalar; where it is not, there is an empty vector in its place
+        return leaf if stop > start else jnp.zeros((0,), leaf.dtype)
+    return leaf[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _joined(parts: Sequence[Any], ranges: Sequence[_Range]) -> Any:
+    filled = [part for part, piece in zip(parts, ranges, strict=True) if piece.stop > piece.start]
+    if len(filled) == 1:
+        return filled[0]
+    return jnp.concatenate(filled or list(parts), ranges[0].axis)
+
+
+class Wire:
+    """What workers and server do to deltas and snapshots that travel between them.
+
+    Args:
+        params: for their structure, shapes and dtypes.
+        num_pieces: one for each device of the server.
+        deltas: compressor of deltas; each worker keeps the error of its own and sends it with the
+            next delta.
+        snapshots: compressor of snapshots; the server keeps the error of a version and adds it to
+            the next one that is sent, so that what workers read is right in the mean.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        num_pieces: int = 1,
+        deltas: Compressor | None = None,
+        snapshots: Compressor | None = None,
+    ) -> None:
+        self.deltas = deltas
+        self.snapshots = snapshots
+        self.cut = Cut(params, num_pieces)
+        self.shapes: list[Params] = jax.eval_shape(self.cut.split, params)
+        kept = self.shapes if deltas is not None else []
+        self._residuals = [jax.eval_shape(residual_of, piece) for piece in kept]
+        self.packs = num_pieces > 1 or deltas is not None
+        self.unpacks = num_pieces > 1 or snapshots is not None
+        self.pack = jax.jit(self._pack, donate_argnums=1)
+        self.unpack = jax.jit(self._unpack)
+
+    # On the worker.
+
+    def residual(self) -> list[Any]:
+        """What a worker has not sent yet, for each piece: nothing, before its first delta."""
+        return jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), self._residuals)
+
+    def _pack(self, delta: Params, residual: list[Any]) -> tuple[list[Message], Params, list[Any]]:
+        """A delta as it travels, what the server will read from that, and the error to keep."""
+        pieces = self.cut.split(delta)
+        if self.deltas is None:
+            return pieces, delta, residual
+        packed = [
+            compress(self.deltas, piece, rest) for piece, rest in zip(pieces, residual, strict=True)
+        ]
+        messages, sent, residual = map(list, zip(*packed, strict=True))
+        return messages, self.cut.join(sent), residual
+
+    def _unpack(self, messages: Sequence[Message]) -> Params:
+        """The snapshot that these messages hold."""
+        if self.snapshots is None:
+            return self.cut.join(messages)
+        pieces = map(self.snapshots.decode, messages, self.shapes)
+        return self.cut.join(list(pieces))
+
+    # On the server, for each piece.
+
+    def opened(self, message: Message, piece: Params) -> Params:
+        """The delta of a piece that a message holds; `piece` gives shapes and dtypes."""
+        return message if self.deltas is None else self.deltas.decode(message, piece)
+
+    def published(self, piece: Params, residual: Any) -> tuple[Message, Any]:
+        """A piece of a snapshot as it travels, and the error to keep."""
+        assert self.snapshots is not None
+        message, _, residual = compress(self.snapshots, piece, residual)
+        return message, residual
+
+
+def transfer(tree: Any, device: jax.Device) -> Any:
+    """Bring what a program has made, or makes just now, to a device.
+
+    Between CPU devices it is not copied, as `jax.device_put` would, but given as NumPy arrays on
+    the same memory, once it is computed: any program on any CPU device reads those as they are.
+    While they live XLA does not use that memory again. Else the copy is started here.
+    """
+    first = next(iter(jax.tree.leaves(tree)), None)  # the others are where it is
+    if device.platform == "cpu" and isinstance(first, jax.Array):
+        (home,) = first.devices()
+        if home == device:
+            return tree
+        if home.platform == "cpu":
+            # Other threads can go on while this one waits here, but not in the next line.
+            first.block_until_ready()
+            return jax.tree.map(np.asarray, tree)
+    return jax.device_put(tree, device)
+
+
+class Memory:
+    """Arrays that nobody needs any more, for results to be put where they were.
+
+    Fresh memory is slow to get on the CPU backend: each 4 kB cost a page fault, which for a large
+    array takes several times as long as to fill it. So a program that makes a tree takes over
+    (donates) an old one; what XLA finds to be in use still it leaves alone, and allocates after
+    all. Small arrays are left out: there malloc does the same at less cost. Accelerators keep a
+    pool of their own, so nothing is kept there.
+
+    Args:
+        like: a tree of the shapes to come.
+        device: where.
+    """
+
+    LARGE = 1 << 18  # bytes; malloc gives memory back to the system from some 128 kB up
+
+    def __init__(self, like: Any, device: jax.Device) -> None:
+        self._device = device
+        self._shapes = jax.eval_shape(self._large, like) if device.platform == "cpu" else []
+        self._free: deque[list[jax.Array]] = deque(maxlen=2)
+
+    def _large(self, tree: Any) -> list[Any]:
+        return [leaf for leaf in jax.tree.leaves(tree) if nbytes(leaf) >= self.LARGE]
+
+    def give(self, tree: Any) -> None:
+        """Nobody will use this tree again."""
+        if self._shapes:
+            self._free.append(self._large(tree))
+
+    def take(self) -> list[jax.Array]:
+        """Arrays for a program to take over; new ones if there are none."""
+        if not self._shapes:
+            return []
+        try:
+            return self._free.popleft()
+        except IndexError:
+            zeros = [np.zeros(shape.shape, shape.dtype) for shape in self._shapes]
+            return jax.device_put(zeros, self._device, may_alias=False)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
