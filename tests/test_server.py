@@ -1,5 +1,7 @@
 """The server merges what NumPy would, numbers its versions, and touches nobody else's arrays."""
 
+from collections import deque
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,33 @@ def test_it_lives_on_one_device_and_takes_deltas_from_any():
 # Nobody else's arrays.
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_memory_of_a_version_that_nobody_holds_is_used_again(devices):
+    server = Server(large(0), weight="sum", device=jax.devices()[:devices])
+    expected = large(0)["w"].astype(np.float64)
+    held, places, shown = deque(maxlen=3), [], []
+    for number in range(1, 40):
+        held.append(server.publish())
+        shown.append(held[-1].to(jax.devices()[3])[0]["w"])
+        shown = shown[-2:]  # as NumPy arrays on that memory: they keep it from being used again
+        assert server.merge([large(number)]) == number
+        expected += large(number)["w"]
+        places.append(server._newest.pieces[0]["w"].unsafe_buffer_pointer())
+    np.testing.assert_allclose(server.params["w"], expected, rtol=1e-4, atol=1e-4)
+    assert len(set(places[10:])) <= 3 + 2
+
+
+def test_what_a_worker_reads_is_not_overwritten():
+    server = Server(large(0), device=jax.devices()[0])
+    seen = []
+    for number in range(12):
+        (views,) = server.publish().to(jax.devices()[1])  # the snapshot itself is let go at once
+        seen.append((views, jax.tree.map(np.array, views)))
+        server.merge([large(number)])
+    for views, copies in seen:
+        jax.tree.map(np.testing.assert_array_equal, views, copies)
+
+
 def aligned(values) -> np.ndarray:
     """NumPy memory that JAX's CPU backend can use as it is, without a copy."""
     values = np.asarray(values, np.float32)
@@ -107,14 +136,23 @@ def aligned(values) -> np.ndarray:
     return array
 
 
-def test_a_snapshot_somebody_keeps_stays_as_it_is():
-    server = Server(tree(0), optax.sgd(0.1, momentum=0.9))
+def large(seed: int) -> dict[str, np.ndarray]:
+    """Of a size whose memory is used again."""
+    rng = np.random.default_rng(seed)
+    return {"w": rng.normal(size=(256, 512)).astype(np.float32), "b": np.ones(2, np.float32)}
+
+
+@pytest.mark.parametrize("tree", [tree, large])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_snapshot_somebody_keeps_stays_as_it_is(tree, devices):
+    server = Server(tree(0), optax.sgd(0.1, momentum=0.9), device=jax.devices()[:devices])
     kept, copies = [], []
     for number in range(20):
-        kept.append(server.snapshot())
-        copies.append(jax.tree.map(np.array, kept[-1]))
+        if number % 3 == 0:
+            kept.append(server.snapshot())
+            copies.append(jax.tree.map(np.array, kept[-1]))
         server.merge([tree(number)])
-    assert len({leaf["w"].unsafe_buffer_pointer() for leaf in kept}) == 20
+    assert len({leaf["w"].unsafe_buffer_pointer() for leaf in kept}) == 7
     for snapshot, copy in zip(kept, copies, strict=True):
         jax.tree.map(np.testing.assert_array_equal, snapshot, copy)
 

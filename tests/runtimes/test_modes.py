@@ -1,0 +1,349 @@
+"""Every way of exchanging, in one table: it replays to the last bit, keeps the contract, trains."""
+
+import gc
+
+import jax
+import numpy as np
+import optax
+import pytest
+from problems import DIMENSION, PARAMS, STEP, batches, bits, linear
+
+import jax_ssp as ssp
+from jax_ssp import delays
+from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.server import Snapshot
+
+JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
+INT8, BF16 = ssp.compression.Int8(block=4), ssp.compression.BFloat16()
+
+MODES = {
+    "plain": {},
+    "overlap 1 of 1": {"overlap": 1},
+    "overlap 1 of 3": {"overlap": 1, "local_steps": 3},
+    "overlap 3 of 3": {"overlap": 3, "local_steps": 3},
+    "mix": {"overlap": 1, "local_steps": 2, "adopt": ssp.Mix(0.5)},
+    "mix at the end": {"overlap": 1, "adopt": ssp.Mix(0.25)},
+    "devices": {"placement": "devices"},
+    "one device": {"placement": "cpu:2"},
+    "int8 deltas": {"delta_wire": INT8},
+    "bf16 snapshots": {"snapshot_wire": BF16},
+    "all": {
+        "overlap": 1,
+        "local_steps": 2,
+        "placement": "devices",
+        "delta_wire": INT8,
+        "snapshot_wire": BF16,
+    },
+}
+POLICIES = {
+    "ssp": ssp.SSP(2),
+    "lazy": ssp.SSP(2, "lazy"),
+    "asp": ssp.ASP(),
+    "bsp": ssp.BSP(),
+}
+RUNTIMES = {
+    "devices": ssp.Devices(num_workers=4, delay=JITTER),
+    "virtual": ssp.Virtual(4, delays.Exponential()),
+    "in batches": ssp.Virtual(4, delays.Exponential(), batch=4),
+}
+
+
+def distance(params):
+    return float(np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION)))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, runtime):
+    spec = linear(policy=policy, num_clocks=40, **mode)
+    result = ssp.train(runtime=runtime, **spec)
+    assert distance(result.params) < 0.5 * distance(PARAMS)
+    report = ssp.check_contract(result.tape)
+    assert (report.merged, report.complete) == (160, True)
+    # A barrier admits nobody ahead; the others do, where asked to.
+    assert (report.ahead > 0) == (mode.get("overlap", 0) > 0 and policy != ssp.BSP())
+    again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
+    assert bits(again.params) == bits(result.params)
+    assert list(again.tape) == list(result.tape)
+    assert again.history == result.history
+
+
+def virtual(mode=None, num_clocks=12, policy=None, runtime=None, **others):
+    runtime = runtime or ssp.Virtual(3, delays.PerWorker((1.0, 1.5, 2.0)))
+    spec = linear(policy=policy or ssp.SSP(2), num_clocks=num_clocks, **{**(mode or {}), **others})
+    return ssp.train(runtime=runtime, **spec)
+
+
+# Overlap.
+
+
+def reference(tape, local_steps, overlap, alpha=None):
+    """The same training in NumPy, from the tape and the definitions alone."""
+    rate, workers = 0.05, tape.header["num_workers"]
+    params = {0: np.zeros(DIMENSION)}
+    feeds = [batches(worker) for worker in range(workers)]
+    base = [None] * workers
+    delta = [None] * workers
+    ahead = [None] * workers
+    pushed, held = {}, {}
+
+    def steps(worker, local, count):
+        total = np.zeros(DIMENSION)
+        for _ in range(count):
+            x, y = next(feeds[worker])
+            error = x @ (local + total) - y
+            total += -rate * 2 * x.T @ error / len(y)
+        return total
+
+    for _, _, commands in tape:
+        for command in commands:
+            kind = type(command).__name__
+            if kind == "Merge":
+                total = sum(pushed[d.worker, d.clock] for d in command.deltas)
+                params[command.version] = params[command.version - 1] + total / command.num_workers
+            elif kind == "StartAhead":
+                ahead[command.worker] = True
+            elif kind == "StartClock":
+                worker, first = command.worker, 0
+                old, progress = base[worker], np.zeros(DIMENSION)
+                if ahead[worker]:
+                    first = overlap
+                    progress = steps(worker, old + delta[worker], overlap)
+                held[worker] = params[command.version]
+                base[worker] = held[worker] + sum(
+                    pushed[worker, stamp] / command.num_workers for stamp in command.pending
+                )
+                if ahead[worker] and alpha is not None:
+                    local = old + delta[worker] + progress
+                    progress = alpha * (local - base[worker])
+                ahead[worker] = None
+                rest = steps(worker, base[worker] + progress, local_steps - first)
+                delta[worker] = progress + rest
+                pushed[worker, command.clock] = delta[worker]
+    return params[max(params)]
+
+
+@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.SSP(3, "lazy"), ssp.ASP()], ids=repr)
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("local_steps", "overlap"), [(1, 0), (1, 1), (3, 1), (3, 2), (2, 2)])
+def test_overlap_is_what_its_definition_says(local_steps, overlap, alpha, policy):
+    adopt = "rebase" if alpha is None else ssp.Mix(alpha)
+    result = virtual(policy=policy, local_steps=local_steps, overlap=overlap, adopt=adopt)
+    expected = reference(result.tape, local_steps, overlap, alpha)
+    np.testing.assert_allclose(result.params["w"], expected, rtol=2e-4, atol=2e-5)
+
+
+def test_a_clock_granted_ahead_starts_when_the_one_before_ends():
+    result = virtual(overlap=1)
+    rows = [row for row in result.schedule if row["worker"] == 0]
+    starts = {row["clock"]: row["start"] for row in rows}
+    finishes = {row["clock"]: row["finish"] for row in rows}
+    ahead = {
+        command.clock
+        for _, _, commands in result.tape
+        for command in commands
+        if type(command) is StartAhead and command.worker == 0
+    }
+    assert ahead
+    assert all(starts[clock] == finishes[clock - 1] for clock in ahead)
+
+
+def test_alone_and_with_everything_merged_rebasing_is_going_on():
+    """One worker with the sum weight: its own delta is all that the snapshot has more."""
+    alone = ssp.Virtual(1)
+    plain = virtual(runtime=alone, policy=ssp.SSP(1), weight="sum", local_steps=2)
+    ahead = virtual(runtime=alone, policy=ssp.SSP(1), weight="sum", local_steps=2, overlap=1)
+    assert ssp.check_contract(ahead.tape).ahead == 11
+    np.testing.assert_allclose(plain.params["w"], ahead.params["w"], rtol=1e-5)
+
+
+def test_a_barrier_is_never_overlapped():
+    assert bits(virtual(policy=ssp.BSP()).params) == bits(
+        virtual(policy=ssp.BSP(), overlap=1).params
+    )
+
+
+def test_what_was_run_ahead_when_the_run_ends_is_nobodys():
+    result = virtual(num_clocks=None, max_updates=20, overlap=1)
+    report = ssp.check_contract(result.tape)
+    assert (report.merged, report.complete) == (20, True)
+
+
+# The device is never idle: the next clock's steps are dispatched before the last one's delta is
+# waited for.
+
+
+def test_the_next_clock_is_dispatched_before_the_last_is_waited_for(monkeypatch):
+    from jax_ssp.runtimes.worker import Worker
+
+    log = []
+    for name in ("begin", "go_ahead", "finish"):
+        method = getattr(Worker, name)
+
+        def logged(self, *args, name=name, method=method):
+            log.append(name)
+            return method(self, *args)
+
+        monkeypatch.setattr(Worker, name, logged)
+    devices = ssp.Devices(jax.devices()[:1])
+    ssp.train(runtime=devices, **linear(policy=ssp.SSP(1), num_clocks=4, overlap=1))
+    assert log == ["begin", *["go_ahead", "finish", "begin"] * 3, "finish"]
+
+
+# Wires.
+
+
+@pytest.mark.parametrize("wire", [INT8, BF16], ids=repr)
+@pytest.mark.parametrize("which", ["delta_wire", "snapshot_wire"])
+def test_a_wire_costs_little_accuracy(which, wire):
+    spec = {"num_clocks": 150, "runtime": ssp.Virtual(4)}
+    exact, lossy = virtual(**spec), virtual(**spec, **{which: wire})
+    assert bits(exact.params) != bits(lossy.params)
+    assert distance(lossy.params) < distance(exact.params) + 0.1
+
+
+def test_what_travels_is_small():
+    deltas = []
+    original = ssp.Server.merge_sent
+
+    def spy(self, payloads, **about):
+        deltas.extend(payloads)
+        return original(self, payloads, **about)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssp.Server, "merge_sent", spy)
+        ssp.train(
+            ssp.make_step(lambda p, b, key: ((p["w"] ** 2).sum(), {}), optax.sgd(0.1)),
+            params={"w": np.ones(4096, np.float32)},
+            data=lambda worker: iter([np.zeros(())] * 3),
+            num_clocks=3,
+            runtime=ssp.Virtual(2),
+            delta_wire=ssp.compression.Int8(),
+        )
+    sizes = {ssp.compression.nbytes(payload) for payload in deltas}
+    assert sizes == {4096 + 4 * 4096 // 256}
+
+
+def test_nothing_is_lost_for_good_on_the_wire():
+    """A gradient far below int8's step beside a large one arrives in the sum all the same."""
+    slope = np.array([1000.0, 1.0, 1.0, 1.0], np.float32)
+    step = ssp.make_step(lambda p, b, key: (-(slope * p["w"]).sum(), {}), optax.sgd(1.0))
+    result = ssp.train(
+        step,
+        params={"w": np.zeros(4, np.float32)},
+        data=lambda worker: iter([np.zeros(())] * 100),
+        num_clocks=100,
+        weight="sum",
+        runtime=ssp.Virtual(1),
+        delta_wire=ssp.compression.Int8(),
+    )
+    # What is missing is one residual, at most a step of int8: 1000 / 127 and what adds to it.
+    np.testing.assert_allclose(result.params["w"], 100 * slope, atol=1000 / 127)
+
+
+# Placement.
+
+
+def test_parameters_split_over_the_devices_are_merged_there():
+    spec = linear(runtime=ssp.Devices(jax.devices()[:3]), policy=ssp.BSP(), num_clocks=5)
+    split, host = (ssp.train(**spec, placement=placement) for placement in ("devices", "host"))
+    assert split.tape.header["server"] == [["cpu", 0], ["cpu", 1], ["cpu", 2]]
+    np.testing.assert_allclose(split.params["w"], host.params["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlap": 2}, r"`overlap` must be between 0 and `local_steps`, which is 1, got 2"),
+        ({"overlap": -1}, r"`overlap` must be between 0 and `local_steps`"),
+        ({"adopt": "mix"}, r"`adopt` must be \"rebase\" or `ssp.Mix\(alpha\)`, got 'mix'"),
+        ({"delta_wire": "int8"}, r"`delta_wire` must be a compressor such as .*, got 'int8'"),
+        ({"snapshot_wire": 8}, r"`snapshot_wire` must be a compressor such as .*, got 8"),
+        ({"placement": "gpu"}, r"`placement` must be \"host\", .*, got 'gpu'"),
+        ({"placement": 3}, r"`placement` must be \"host\", .*, got 3"),
+        ({"placement": "cpu:9"}, r"`placement` names cpu device 9, but there are 4 cpu devices"),
+        (
+            {"placement": "devices", "server_tx": optax.clip_by_global_norm(1.0)},
+            "`server_tx` is not elementwise",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_the_remedy(changes, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ssp.train(STEP, params=PARAMS, data=batches, num_clocks=2, **changes)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_a_mix_is_between_0_and_1(alpha):
+    with pytest.raises(ValueError, match=r"`Mix\(alpha=...\)` must be between 0 and 1, got"):
+        ssp.Mix(alpha)
+
+
+@pytest.mark.parametrize(
+    "change", [{"overlap": 1}, {"delta_wire": BF16}, {"snapshot_wire": BF16}], ids=repr
+)
+def test_a_tape_is_not_replayed_with_another_exchange(change):
+    tape = virtual().tape
+    with pytest.raises(ssp.TapeMismatch, match=next(iter(change))):
+        ssp.train(runtime=ssp.Replay(tape), **linear(policy=ssp.SSP(2), num_clocks=12), **change)
+
+
+# Memory.
+
+
+def live_versions():
+    gc.collect()
+    return sum(type(each) is Snapshot for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("mode", [{}, {"overlap": 1}], ids=repr)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_no_version_lives_that_nobody_needs(policy, mode):
+    before, alive = live_versions(), []
+
+    class Count(ssp.Observer):
+        def on_entry(self, now, event, commands):
+            alive.append(live_versions() - before)
+
+    virtual(policy=policy, observers=[Count()], num_clocks=8, **mode)
+    # The newest, what each of the three workers computes on, and what it is to adopt next.
+    assert max(alive) <= 1 + 2 * 3
+    assert live_versions() - before <= 0
+
+
+# In batches.
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("local_steps", [1, 2])
+def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps):
+    spec = {"policy": policy, "local_steps": local_steps, "num_clocks": 30}
+    alone, together = (
+        virtual(runtime=ssp.Virtual(9, delays.Exponential(), batch=batch), **spec)
+        for batch in (1, 8)
+    )
+    np.testing.assert_allclose(alone.params["w"], together.params["w"], rtol=1e-4)
+    assert list(alone.tape) == list(together.tape)
+    assert alone.history[0].keys() == together.history[0].keys()
+
+
+def test_it_is_a_batch(monkeypatch):
+    from jax_ssp.runtimes.deferred import Deferred
+
+    sizes = []
+    compute = Deferred._compute
+
+    def spy(self, together):
+        sizes.append(len(together))
+        compute(self, together)
+
+    monkeypatch.setattr(Deferred, "_compute", spy)
+    runtime = ssp.Virtual(9, delays.Exponential(), batch=8)
+    starts = sum(
+        type(command) is StartClock
+        for _, _, commands in virtual(runtime=runtime, policy=ssp.BSP(), num_clocks=4).tape
+        for command in commands
+    )
+    assert starts == 36
+    assert sizes == [8] * 4  # and one alone each time
