@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with one of the exit codes."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     own_process, abrupt = argv is None, False
+    if own_process:
+        _keep_compiled()
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -56,6 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _keep_compiled() -> None:
+    """Have JAX, which is not imported yet, keep what it compiles from run to run."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for name, value in (
+        ("DIR", cache / "jax_ssp" / "compiled"),
+        ("MAX_SIZE", 1 << 31),  # bytes; what was not used for longest goes first
+    ):
+        os.environ.setdefault(f"JAX_COMPILATION_CACHE_{name}", str(value))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _dispatch(argv: list[str]) -> int:

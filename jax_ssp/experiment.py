@@ -12,7 +12,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import optax
 
@@ -20,9 +20,13 @@ from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
+from jax_ssp.runtimes.worker import Adopt
 from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.training import Result, describe, train
+
+# A `Compressor` or None. To a type checker it is `Any`, as `DelayModel` is, and for its reason.
+WireFormat: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,16 @@ class Experiment:
     """H, optimizer steps a clock."""
     weight: Weight = "mean"
     """Factor of a delta: mean (1 / workers), sum (1), or a number."""
+    overlap: int = 0
+    """Local steps a worker runs ahead while its delta travels."""
+    adopt: Adopt = "rebase"
+    """What becomes of them at the adoption: rebase, or a `Mix`."""
+    placement: str | None = None
+    """Where the server lives: host, devices (split over the workers'), or one such as gpu:7."""
+    delta_wire: WireFormat = None
+    """Compressor of the deltas, such as `ssp.compression.Int8()`."""
+    snapshot_wire: WireFormat = None
+    """Compressor of the snapshots."""
     eval_every: int | None = None
     """Clocks between evaluations; by default only the first and the last version are evaluated."""
     target: str | None = None
@@ -159,6 +173,11 @@ class Experiment:
             "max_updates": self.max_updates,
             "local_steps": self.local_steps,
             "weight": self.weight,
+            "overlap": self.overlap,
+            "adopt": self.adopt,
+            "placement": self.placement,
+            "delta_wire": self.delta_wire,
+            "snapshot_wire": self.snapshot_wire,
             "eval_every": self.eval_every if task else None,
             "target": self.target if task else None,
             "seed": self.seed,

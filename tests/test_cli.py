@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -169,7 +170,8 @@ def jax_ssp(*arguments: object) -> int:
 
 def fresh_process(*arguments: object, command: str = COMMAND) -> subprocess.Popen:
     words = [sys.executable, "-c", command, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    cache = {"XDG_CACHE_HOME": str(Path(tempfile.gettempdir(), "jax_ssp_tests"))}
+    environment = {**os.environ, **cache, "PYTHONFAULTHANDLER": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
 

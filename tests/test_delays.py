@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tyro
 
+from jax_ssp.controller import StartClock
 from jax_ssp.delays import (
     Constant,
     Delay,
@@ -19,6 +20,7 @@ from jax_ssp.delays import (
     ShiftedExponential,
     Straggler,
 )
+from jax_ssp.runtimes.virtual import DelayDraws
 
 MODELS = [
     Constant(0.5),
@@ -185,3 +187,24 @@ def test_delays_are_read_from_the_command_line():
 def test_the_module_needs_no_jax():
     program = "import sys, jax_ssp.delays; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "delay",
+    [Exponential(2.0), ShiftedExponential(1.0, 2.0), Pareto(1.0, 3.0), LogNormal(2.0, 0.5)],
+    ids=repr,
+)
+def test_delays_drawn_ahead_are_those_drawn_one_by_one(delay):
+    rngs = [np.random.default_rng(3) for _ in range(2)]
+    one_by_one = [delay(0, clock, 1, rngs[0]) for clock in range(100)]
+    assert delay.ahead(rngs[1], 60) + delay.ahead(rngs[1], 40) == one_by_one
+
+
+def test_a_subclass_that_changes_a_delay_is_not_drawn_ahead():
+    class Twice(Exponential):
+        def __call__(self, worker, clock, steps, rng):
+            return 2 * super().__call__(worker, clock, steps, rng)
+
+    start = StartClock(0, 0, 1, 0, (), 1)
+    once, twice = (DelayDraws(model(), 0, 1).draw(start) for model in (Exponential, Twice))
+    assert twice == 2 * once

@@ -62,8 +62,7 @@ class WaitingRoom:
     def leave_reached(self, coverage: int, version: int) -> Sequence[int]:
         """Let go, in order, of those whose coverage or version is reached, or who wait for any."""
         if coverage == self._coverage and not self._until_version and not self._until_anything:
-            self._version = version  # most events come this way: they can release nobody
-            return ()
+            return ()  # most events come this way: they can release nobody
         workers: list[int] = []
         workers += _reached(self._until_coverage, self._coverage, coverage)
         workers += _reached(self._until_version, self._version, version)

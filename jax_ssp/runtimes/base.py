@@ -18,8 +18,10 @@ from jax_ssp.controller.events import Event
 if TYPE_CHECKING:
     import jax
 
+    from jax_ssp.controller import Controller
     from jax_ssp.runtimes.worker import Worker
     from jax_ssp.server import Snapshot
+    from jax_ssp.tape import Tape
 
 
 EVAL_COLUMNS = ("version", "updates", "time")
@@ -90,6 +92,13 @@ class World(ABC):
     @abstractmethod
     def receive(self) -> Message | None:
         """The next thing that happens; None if nothing can happen any more."""
+
+    def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int] | None:
+        """Run a whole run of which nothing is computed and nobody watches; None if it cannot.
+
+        Gives the time of the last merge (seconds) and how many deltas were merged.
+        """
+        return None
 
     def connect(self, take: Callable[[Event, Push | None], None]) -> None:
         """Where threads of the world may report events too, each for itself."""

@@ -81,6 +81,11 @@ class Loop:
             if self._evaluator is not None:
                 self._evaluated(self._evaluator.first)
             self.world.connect(self.take)
+            if self.server is None and not self._observers:
+                ran = self.world.run_clockwork(self.controller, self.tape)
+                if ran is not None:
+                    self._closed = True
+                    self.seconds, self.updates = ran
             while not self._closed and (message := self.world.receive()) is not None:
                 self.take(*message)
             self._over = True

@@ -7,6 +7,7 @@ training can be studied, seeded, on a laptop. With `compute=False` the clockwork
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,15 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.controller import Controller
+from jax_ssp.controller.commands import Merge, SetTimer, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import Constant, DelayModel
 from jax_ssp.runtimes.base import Message, Runtime, World, check_integer
 from jax_ssp.runtimes.deferred import Deferred
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
+from jax_ssp.tape import Tape
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,14 @@ class Virtual(Runtime):
 class DelayDraws:
     """Delays of the workers of a run, each from a random stream of its own."""
 
+    BLOCK = 32  # delays drawn at once, where the model can
+
     def __init__(self, delay: DelayModel, seed: int, num_workers: int) -> None:
         self._delay = delay
         self._streams = [np.random.default_rng([seed, worker]) for worker in range(num_workers)]
+        self._ready: list[list[float]] = [[] for _ in self._streams]
+        # A subclass that changes what a clock takes has to say anew how to draw ahead.
+        self._draws_ahead = {"ahead", "__call__"} <= vars(type(delay)).keys()
 
     def draw(self, start: StartClock) -> float:
         """How long this clock takes (seconds).
@@ -93,14 +101,23 @@ class DelayDraws:
         Raises:
             ValueError: if the delay model gives something negative or not finite.
         """
-        worker, clock, steps = start.worker, start.clock, start.local_steps
+        worker, clock, steps = start[:3]
+        if steps == 1 and self._draws_ahead:
+            ready = self._ready[worker]
+            if not ready:
+                drawn = self._delay.ahead(self._streams[worker], self.BLOCK)
+                ready += [self._checked(seconds, worker, clock) for seconds in reversed(drawn)]
+            return ready.pop()
         seconds = float(self._delay(worker, clock, steps, self._streams[worker]))
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(
-                f"the delay of worker {worker}, clock {clock} must be finite and non-negative, "
-                f"got {seconds} from {self._delay!r}."
-            )
-        return seconds
+        return self._checked(seconds, worker, clock)
+
+    def _checked(self, seconds: float, worker: int, clock: int) -> float:
+        if 0 <= seconds < math.inf:
+            return seconds
+        raise ValueError(
+            f"the delay of worker {worker}, clock {clock} must be finite and non-negative, "
+            f"got {seconds} from {self._delay!r}."
+        )
 
 
 class _VirtualWorld(World):
@@ -144,6 +161,37 @@ class _VirtualWorld(World):
             return Message(DeltaReady(start.worker, start.clock, start.version))
         push = self._computing.push(start.worker)
         return Message(DeltaReady(start.worker, start.clock, push.version), push)
+
+    def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int]:
+        # What `Loop` and `receive` do, without all that is only for payloads and observers.
+        handle, append, draw = controller.handle, tape.append, self._delays.draw
+        heappush, heappop = heapq.heappush, heapq.heappop
+        finishing, count = self._finishing, self._count
+        seconds, updates = 0.0, 0
+        while finishing or self._at_once or not controller.done:
+            if self._at_once or self._timer is not None or not finishing:
+                message = self.receive()
+                if message is None:
+                    return seconds, updates
+                event, now = message.what, self._now
+            else:
+                now, _, start = heappop(finishing)
+                self._now = now
+                event = DeltaReady(start[0], start[1], start[3])
+            commands = handle(event, now)
+            append(now, event, commands)
+            for command in commands:
+                kind = type(command)
+                if kind is StartClock:
+                    count += 1
+                    heappush(finishing, (now + draw(command), count, command))
+                elif kind is Merge:
+                    seconds = now
+                    updates += len(command.deltas)
+                elif kind is SetTimer:
+                    self._timer = command.at
+        tape.complete = True
+        return seconds, updates
 
     def request_stop(self, reason: str) -> None:
         self._at_once.append(StopRequested(reason))

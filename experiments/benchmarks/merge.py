@@ -1,0 +1,142 @@
+"""What a merge costs the server: bytes a second against `numpy.add` over the same arrays.
+
+    python -m experiments.benchmarks.merge [--quick] [--json FILE]
+
+The server merges as in a run: one delta at a time, as it travels (`merge_sent`), while somebody
+holds the newest snapshot and lets go of it for the next, so that memory is used again; each merge
+is waited for. The yardstick is `numpy.add(a, b, out=c)` over four float32 leaves of the same sizes,
+in one thread. The two take turns; figures are medians over the rounds of several merges each.
+
+Both move three times the parameters' bytes (two trees read, one written), and three times is what
+is counted for every server. Momentum moves more: the two passes that XLA makes of it read five
+trees and write two, so by its bytes alone it can reach 3/7 of numpy's figure. 8-bit deltas are a
+quarter to read, so 4/3. Below some 4 MB numpy works in the caches, and what is seen is what it
+costs to start a program and to wait for its threads.
+
+Columns: `bytes` of the parameters; `placement`, on one CPU device ("host") or cut over two
+("devices"); `server`, its transform or wire; `ratio_to_numpy`, our bytes a second over numpy's.
+Absolute figures go to stderr. Takes about 1.5 minutes and 5 GB (`--quick`: 20 seconds).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.benchmarks.common import alternating, arguments, median_ratio, report, seconds
+
+COLUMNS = ("bytes", "placement", "server", "ratio_to_numpy")
+LEAVES = 4
+MB = 1 << 20
+SIZES = (MB // 4, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB)
+QUICK = (MB, 4 * MB, 16 * MB)
+WORKERS = 8
+
+
+def servers() -> dict[str, dict[str, Any]]:
+    """What is merged with, by name."""
+    import optax
+
+    import jax_ssp as ssp
+
+    outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
+    return {
+        "identity": {},
+        "scale_by_staleness": {"server_tx": ssp.mitigations.scale_by_staleness()},
+        "sgd momentum": {"server_tx": optax.chain(optax.scale(-1.0), outer)},
+        "int8 deltas": {"delta_wire": ssp.compression.Int8()},
+    }
+
+
+class Merging:
+    """A server, a delta that has arrived there, and somebody who holds the newest snapshot."""
+
+    def __init__(self, tree: dict[str, Any], devices: Sequence[Any], **how: Any) -> None:
+        import jax
+
+        from jax_ssp.server import Server
+        from jax_ssp.wire import transfer
+
+        self.server = Server(tree, device=devices, **how)
+        self.server.compile(1)
+        wire = self.server.wire
+        sent = [delta := jax.device_put(tree, devices[0], may_alias=False)]
+        if wire.packs:
+            sent, _, _ = wire.pack(delta, wire.residual())
+        self.delta = jax.block_until_ready(list(map(transfer, sent, devices)))
+        self.published = self.server.publish()
+
+    def __call__(self, merges: int) -> None:
+        import jax
+
+        about = {"staleness": 3, "lag": 1, "worker": 0, "num_workers": WORKERS}
+        for _ in range(merges):
+            self.server.merge_sent([self.delta], **about)
+            self.published = self.server.publish()
+            jax.block_until_ready(self.published.pieces)
+
+
+def adding(tree: dict[str, Any]) -> Callable[[int], None]:
+    """The yardstick, over the same leaves."""
+    import numpy as np
+
+    both = [(leaf.copy(), leaf.copy(), leaf.copy()) for leaf in tree.values()]
+
+    def add(times: int) -> None:
+        for _ in range(times):
+            for a, b, c in both:
+                np.add(a, b, out=c)
+
+    return add
+
+
+def measured(size: int, placement: str, devices: Sequence[Any], quick: bool) -> list[Any]:
+    """The rows of a size and a placement."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    count = size // LEAVES // 4
+    tree = {
+        f"leaf{leaf}": 1e-3 * rng.standard_normal(count, np.float32) for leaf in range(LEAVES)
+    }
+    contenders: dict[str, Callable[[int], None]] = {"numpy": adding(tree)}
+    contenders |= {name: Merging(tree, devices, **how) for name, how in servers().items()}
+    for contender in contenders.values():
+        contender(3)  # memory that is used again is then there
+    merges = min(200, max(3, (64 * MB if quick else 256 * MB) // size))
+
+    def rate(contender: Callable[[int], None]) -> float:
+        return 3 * size * merges / seconds(lambda: contender(merges))
+
+    measures = {name: lambda each=each: rate(each) for name, each in contenders.items()}
+    taken = alternating(measures, 5 if quick else 7)
+    rows = []
+    for name, rates in taken.items():
+        ratio = median_ratio(rates, taken["numpy"])
+        about = f"{statistics.median(rates) / 1e9:.2f} GB/s"
+        print(f"{size / MB:g} MB", placement, name, about, f"{ratio:.2f}", sep="\t", file=sys.stderr)
+        if name != "numpy":
+            rows.append(dict(zip(COLUMNS, (size, placement, name, ratio), strict=True)))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv)
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    devices = jax.local_devices(backend="cpu")
+    places = {"host": devices[:1], "devices": devices}
+    rows = [
+        row
+        for size in (QUICK if args.quick else SIZES)
+        for placement, where in places.items()
+        for row in measured(size, placement, where, args.quick)
+    ]
+    report("merge", COLUMNS, rows, args)
+
+
+if __name__ == "__main__":
+    main()
