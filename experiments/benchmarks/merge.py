@@ -15,7 +15,7 @@ costs to start a program and to wait for its threads.
 
 Columns: `bytes` of the parameters; `placement`, on one CPU device ("host") or cut over two
 ("devices"); `server`, its transform or wire; `ratio_to_numpy`, our bytes a second over numpy's.
-Absolute figures go to stderr. Takes about 1.5 minutes and 5 GB (`--quick`: 20 seconds).
+Absolute figures go to stderr. Takes 2.5 minutes and 8 GB (`--quick`: 25 seconds).
 """
 
 from __future__ import annotations

@@ -227,6 +227,7 @@ class Worker:
         self._base = self._held
         self._delta: Params = None  # of the clock dispatched last
         self._own: dict[int, tuple[Params, Params]] = {}  # by stamp: what was sent, the delta
+        self._settled: list[Params] = []  # deltas whose memory is to be given back
         self._ahead: _Ahead | None = None
         self._dispatched: deque[_Dispatched] = deque()
 
@@ -252,10 +253,12 @@ class Worker:
             start: which clock, how many steps, and which of its own deltas to add.
             snapshot: the version to adopt; None to go on with the one it holds.
         """
-        old, old_delta = self._base, self._delta
+        # What is held here is not given back, and so not overwritten, before all is dispatched.
+        old, old_delta, held = self._base, self._delta, self._snapshot
         base = self.read(start, snapshot)
         steps, ahead = start.local_steps, self._ahead
         if ahead is None:
+            self._give_back()
             delta, self.state, metrics = self.program.clock(steps)(
                 *self.arguments(base, steps, start.clock), self._memory.take()
             )
@@ -273,6 +276,7 @@ class Worker:
             )
             parts.append((left / steps, metrics))
         self.dispatched(start, base, carried, parts)
+        del held
 
     def finish(self) -> Push:
         """Wait for the delta of the oldest clock that was begun; it is then with the server."""
@@ -290,10 +294,11 @@ class Worker:
 
     def prefetch(self, start: StartClock) -> None:
         """Draw the next clock's batches, and start their copy to the device, if there is one."""
-        clock = start.clock + 1 + (self._ahead is not None)
+        ran = 0 if self._ahead is None else self._ahead.steps
+        left = start.local_steps - ran
+        clock = start.clock + (1 if left else 2)
         if self._num_clocks is None or clock < self._num_clocks:
-            ran = 0 if self._ahead is None else self._ahead.steps
-            self._feed.prefetch(start.local_steps - ran or ran)
+            self._feed.prefetch(left or ran)
 
     # Its parts, which a batch of workers uses too.
 
@@ -301,9 +306,8 @@ class Worker:
         """Adopt, and give the parameters that the clock is to start from."""
         if snapshot is not None:
             self._adopt(snapshot)
-        for stamp in [stamp for stamp in self._own if stamp not in start.pending]:
-            _, delta = self._own.pop(stamp)
-            self._memory.give(delta)
+        settled = [stamp for stamp in self._own if stamp not in start.pending]
+        self._settled = [self._own.pop(stamp)[1] for stamp in settled]
         local = self._held
         for sent, _ in self._own.values():
             weight, share = (
@@ -335,7 +339,14 @@ class Worker:
                 for value in jax.tree.leaves(values):
                     value.copy_to_host_async()
         self._own[start.clock] = sent, delta
+        self._give_back()
         self._dispatched.append(_Dispatched(self._version, payload, metrics))
+
+    def _give_back(self) -> None:
+        """Let other deltas be put where the settled ones were."""
+        for delta in self._settled:
+            self._memory.give(delta)
+        self._settled = []
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self._version = snapshot.version

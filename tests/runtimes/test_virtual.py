@@ -190,6 +190,21 @@ class EverySoOften(ssp.Policy):
         return Decision(wake=(view.now // self.period + 1) * self.period)
 
 
+@pytest.mark.parametrize("ends", [{"num_clocks": 9}, {"num_clocks": None, "max_updates": 25}])
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.BSP(), ssp.ASP(), EverySoOften()], ids=repr)
+def test_watched_or_not_the_clockwork_runs_the_same(policy, overlap, ends):
+    """Unwatched it has a loop of its own, which is shorter."""
+    alone, watched = (
+        run(policy, overlap=overlap, observers=observers, **ends)
+        for observers in ((), [ssp.Observer()])
+    )
+    assert list(alone.tape) == list(watched.tape)
+    assert alone.tape.complete
+    for field in ("status", "updates", "version", "seconds"):
+        assert getattr(alone, field) == getattr(watched, field)
+
+
 def test_a_timer_comes_when_it_was_asked_for():
     delay = delays.PerWorker((1.0, 0.75, 4.0))
     result = run(EverySoOften(), num_workers=3, num_clocks=5, delay=delay)
