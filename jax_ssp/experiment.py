@@ -20,13 +20,14 @@ from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
-from jax_ssp.runtimes.worker import Adopt
 from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.training import Result, describe, train
 
-# A `Compressor` or None. To a type checker it is `Any`, as `DelayModel` is, and for its reason.
+# A `Compressor` or None; "rebase" or a `Mix`. To a type checker `Any`, as `DelayModel` is, so that
+# the command line shows the fields of what a config names.
 WireFormat: TypeAlias = Any
+AdoptRule: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Experiment:
     """Factor of a delta: mean (1 / workers), sum (1), or a number."""
     overlap: int = 0
     """Local steps a worker runs ahead while its delta travels."""
-    adopt: Adopt = "rebase"
+    adopt: AdoptRule = "rebase"
     """What becomes of them at the adoption: rebase, or a `Mix`."""
     placement: str | None = None
     """Where the server lives: host, devices (split over the workers'), or one such as gpu:7."""
