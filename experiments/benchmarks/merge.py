@@ -25,7 +25,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+import optax
+
+import jax_ssp as ssp
 from experiments.benchmarks.common import alternating, arguments, median_ratio, report, seconds
+from jax_ssp.server import Server
+from jax_ssp.wire import transfer
 
 COLUMNS = ("bytes", "placement", "server", "ratio_to_numpy")
 LEAVES = 4
@@ -34,31 +41,19 @@ SIZES = (MB // 4, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB)
 QUICK = (MB, 4 * MB, 16 * MB)
 WORKERS = 8
 
-
-def servers() -> dict[str, dict[str, Any]]:
-    """What is merged with, by name."""
-    import optax
-
-    import jax_ssp as ssp
-
-    outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
-    return {
-        "identity": {},
-        "scale_by_staleness": {"server_tx": ssp.mitigations.scale_by_staleness()},
-        "sgd momentum": {"server_tx": optax.chain(optax.scale(-1.0), outer)},
-        "int8 deltas": {"delta_wire": ssp.compression.Int8()},
-    }
+OUTER = optax.sgd(0.7, momentum=0.9, nesterov=True)
+SERVERS: dict[str, dict[str, Any]] = {
+    "identity": {},
+    "scale_by_staleness": {"server_tx": ssp.mitigations.scale_by_staleness()},
+    "sgd momentum": {"server_tx": optax.chain(optax.scale(-1.0), OUTER)},
+    "int8 deltas": {"delta_wire": ssp.compression.Int8()},
+}
 
 
 class Merging:
     """A server, a delta that has arrived there, and somebody who holds the newest snapshot."""
 
     def __init__(self, tree: dict[str, Any], devices: Sequence[Any], **how: Any) -> None:
-        import jax
-
-        from jax_ssp.server import Server
-        from jax_ssp.wire import transfer
-
         self.server = Server(tree, device=devices, **how)
         self.server.compile(1)
         wire = self.server.wire
@@ -69,8 +64,6 @@ class Merging:
         self.published = self.server.publish()
 
     def __call__(self, merges: int) -> None:
-        import jax
-
         about = {"staleness": 3, "lag": 1, "worker": 0, "num_workers": WORKERS}
         for _ in range(merges):
             self.server.merge_sent([self.delta], **about)
@@ -80,8 +73,6 @@ class Merging:
 
 def adding(tree: dict[str, Any]) -> Callable[[int], None]:
     """The yardstick, over the same leaves."""
-    import numpy as np
-
     both = [(leaf.copy(), leaf.copy(), leaf.copy()) for leaf in tree.values()]
 
     def add(times: int) -> None:
@@ -94,15 +85,11 @@ def adding(tree: dict[str, Any]) -> Callable[[int], None]:
 
 def measured(size: int, placement: str, devices: Sequence[Any], quick: bool) -> list[Any]:
     """The rows of a size and a placement."""
-    import numpy as np
-
     rng = np.random.default_rng(0)
     count = size // LEAVES // 4
-    tree = {
-        f"leaf{leaf}": 1e-3 * rng.standard_normal(count, np.float32) for leaf in range(LEAVES)
-    }
+    tree = {f"leaf{leaf}": 1e-3 * rng.standard_normal(count, np.float32) for leaf in range(LEAVES)}
     contenders: dict[str, Callable[[int], None]] = {"numpy": adding(tree)}
-    contenders |= {name: Merging(tree, devices, **how) for name, how in servers().items()}
+    contenders |= {name: Merging(tree, devices, **how) for name, how in SERVERS.items()}
     for contender in contenders.values():
         contender(3)  # memory that is used again is then there
     merges = min(200, max(3, (64 * MB if quick else 256 * MB) // size))
@@ -116,7 +103,9 @@ def measured(size: int, placement: str, devices: Sequence[Any], quick: bool) -> 
     for name, rates in taken.items():
         ratio = median_ratio(rates, taken["numpy"])
         about = f"{statistics.median(rates) / 1e9:.2f} GB/s"
-        print(f"{size / MB:g} MB", placement, name, about, f"{ratio:.2f}", sep="\t", file=sys.stderr)
+        print(
+            f"{size / MB:g} MB", placement, name, about, f"{ratio:.2f}", sep="\t", file=sys.stderr
+        )
         if name != "numpy":
             rows.append(dict(zip(COLUMNS, (size, placement, name, ratio), strict=True)))
     return rows
@@ -124,8 +113,6 @@ def measured(size: int, placement: str, devices: Sequence[Any], quick: bool) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv)
-    import jax
-
     jax.config.update("jax_num_cpu_devices", 2)
     devices = jax.local_devices(backend="cpu")
     places = {"host": devices[:1], "devices": devices}

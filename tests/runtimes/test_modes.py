@@ -1,19 +1,22 @@
 """Every way of exchanging, in one table: it replays to the last bit, keeps the contract, trains."""
 
 import gc
+import itertools
 
 import jax
 import numpy as np
 import optax
 import pytest
-from problems import DIMENSION, PARAMS, STEP, batches, bits, linear
+from problems import DIMENSION, PARAMS, STEP, TOLD, batches, bits, linear, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.server import Snapshot
+from jax_ssp.wire import Memory
 
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
+SLOW = optax.sgd(0.01)
 INT8, BF16 = ssp.compression.Int8(block=4), ssp.compression.BFloat16()
 
 MODES = {
@@ -56,11 +59,11 @@ def distance(params):
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, runtime):
-    spec = linear(policy=policy, num_clocks=40, **mode)
+    spec = linear(policy=policy, num_clocks=20, **mode)
     result = ssp.train(runtime=runtime, **spec)
-    assert distance(result.params) < 0.5 * distance(PARAMS)
+    assert distance(result.params) < 0.8 * distance(PARAMS)
     report = ssp.check_contract(result.tape)
-    assert (report.merged, report.complete) == (160, True)
+    assert (report.merged, report.complete) == (80, True)
     # A barrier admits nobody ahead; the others do, where asked to.
     assert (report.ahead > 0) == (mode.get("overlap", 0) > 0 and policy != ssp.BSP())
     again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
@@ -242,6 +245,23 @@ def test_nothing_is_lost_for_good_on_the_wire():
     np.testing.assert_allclose(result.params["w"], 100 * slope, atol=1000 / 127)
 
 
+def test_a_worker_reads_of_its_own_what_the_server_will_read():
+    """Not merged yet, a delta counts as it was sent: 1 + 2 ** -9 is 1 in bfloat16."""
+    result = ssp.train(
+        TOLD,
+        params={"w": np.float32(0)},
+        data=numbers([[1 + 2**-9, 0], [0, 0]]),
+        policy=ssp.SSP(1, "lazy"),
+        runtime=ssp.Virtual(2),
+        num_clocks=2,
+        weight="sum",
+        delta_wire=BF16,
+    )
+    read = {(row["worker"], row["clock"]): row["read"] for row in result.history}
+    assert read[0, 1] == 1.0
+    assert float(result.params["w"]) == 1 + 2**-9  # the rest went with the second delta
+
+
 # Placement.
 
 
@@ -310,6 +330,25 @@ def test_no_version_lives_that_nobody_needs(policy, mode):
     # The newest, what each of the three workers computes on, and what it is to adopt next.
     assert max(alive) <= 1 + 2 * 3
     assert live_versions() - before <= 0
+
+
+@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.SSP(2, "lazy"), ssp.BSP()], ids=repr)
+@pytest.mark.parametrize("mode", ["plain", "overlap 1 of 3", "mix", "mix at the end", "all"])
+def test_memory_is_not_used_again_too_soon(mode, policy, monkeypatch):
+    """Large arrays are put where others were: the same bits as if each had memory of its own."""
+    slope = np.linspace(0, 1, 70_000, dtype=np.float32)  # 280 kB
+    spec = {
+        "step": ssp.make_step(lambda p, b, key: (((p["w"] - b * slope) ** 2).sum(), {}), SLOW),
+        "params": {"w": slope},
+        "data": lambda worker: (np.float32(worker + n) for n in itertools.count()),
+        "policy": policy,
+        "num_clocks": 25,
+        **MODES[mode],
+    }
+    result = ssp.train(runtime=ssp.Devices(num_workers=4, delay=JITTER), **spec)
+    monkeypatch.setattr(Memory, "LARGE", 1 << 60)
+    again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
+    assert bits(again.params) == bits(result.params)
 
 
 # In batches.

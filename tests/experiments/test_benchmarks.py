@@ -1,0 +1,59 @@
+"""Every benchmark runs as its header says, and writes the table that it promises.
+
+How fast anything is, no test asserts: machines differ.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COLUMNS = {
+    "overhead": "model batch workers local_steps policy ratio_to_bound ratio_to_sync",
+    "stragglers": "delays workers policy ratio_to_bsp predicted_ratio_to_bsp",
+    "merge": "bytes placement server ratio_to_numpy",
+    "controller": "workers us_per_event bytes_per_worker",
+    "simulator": "workers compute batch clocks_per_second",
+    "memory": "model mode worker_multiple server_multiple versions_alive",
+}
+
+
+@pytest.fixture(autouse=True)
+def standard_environment(monkeypatch):
+    """The number of devices is theirs to choose."""
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+
+
+def test_all_benchmarks_are_tested():
+    files = {file.stem for file in (ROOT / "experiments" / "benchmarks").glob("[!_]*.py")}
+    assert files - {"common"} == set(COLUMNS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_quick_run_writes_its_table(name, tmp_path):
+    file = tmp_path / "table.json"
+    command = [sys.executable, "-m", f"experiments.benchmarks.{name}", "--quick", "--json", file]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+
+    table = json.loads(file.read_text())
+    assert table.keys() == {"meta", "rows"}
+    assert table["meta"]["benchmark"] == name
+    assert table["meta"]["quick"] is True
+    assert {"date", "jax", "cores", "devices"} <= table["meta"].keys()
+    assert table["rows"]
+    for row in table["rows"]:
+        assert list(row) == COLUMNS[name].split()
+        numbers = [value for value in row.values() if not isinstance(value, (str, bool))]
+        assert numbers
+        assert all(math.isfinite(number) and number > 0 for number in numbers), row
+    rows = [json.dumps(row) for row in table["rows"]]
+    assert len(set(rows)) == len(rows)
