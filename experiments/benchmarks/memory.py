@@ -91,7 +91,7 @@ class Ledger:
             if not self.counting:
                 return
             held = dict.fromkeys(self.peaks, 0)
-            held[owner] = temporary
+            held[owner if owner in held else "server"] = temporary
             servers = self._server_arrays()
             for array in jax.live_arrays():
                 with contextlib.suppress(RuntimeError):  # deleted by another thread meanwhile
@@ -131,14 +131,14 @@ class Ledger:
 
     def to_worker(self, tree: Any, device: jax.Device) -> Any:
         """A snapshot on its way."""
-        tree = jax.device_put(tree, device)
+        tree = _copied(tree, device)
         self.count(device)
         return tree
 
     def to_server(self, tree: Any, device: jax.Device) -> Any:
         """A delta on its way."""
         with self.lock:
-            tree = jax.device_put(tree, device)
+            tree = _copied(tree, device)
             self._arrived += map(weakref.ref, jax.tree.leaves(tree))
             self.count("server")
         return tree
@@ -193,7 +193,7 @@ class CountedProgram:
 
 
 class Watcher(ssp.Observer):
-    """Turns counting on and off, counts at each event, and knows which versions are needed."""
+    """Turns counting on and off, and compares the versions alive with those that are needed."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.needed = self.excess = 0
@@ -283,6 +283,11 @@ def loss_fn(params: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
     return jnp.mean(batch**2), {}
 
 
+def _copied(tree: Any, device: jax.Device) -> Any:
+    """A tree on this device, itself if it is there: `device_put` would give other names to it."""
+    return jax.tree.map(lambda a: a if a.device == device else jax.device_put(a, device), tree)
+
+
 def _arrays(thing: Any) -> Iterator[jax.Array]:
     """The arrays in a container of containers."""
     if isinstance(thing, jax.Array):
@@ -290,8 +295,6 @@ def _arrays(thing: Any) -> Iterator[jax.Array]:
     elif isinstance(thing, (dict, list, tuple)):
         for each in thing.values() if isinstance(thing, dict) else thing:
             yield from _arrays(each)
-    elif isinstance(thing, Memory):
-        yield from _arrays(list(thing._free))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

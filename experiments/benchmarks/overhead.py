@@ -4,8 +4,8 @@ The bound is the same steps on the same devices without any exchange: a thread f
 dispatches a step as soon as the last one is done. The synchronous baseline is one SPMD program over
 the same devices (parameters replicated, the batch sharded) that waits each step. All take turns;
 figures are medians of the rounds' ratios. Nobody straggles: where nothing is to be gained by not
-waiting, this is what our machinery costs. (The larger models with 16 local steps run on 2 workers only:
-each round takes minutes with more.)
+waiting, this is what our machinery costs. (The larger models with 16 local steps run on 2 workers
+only: each round takes minutes with more.)
 
     python -m experiments.benchmarks.overhead [--quick] [--json FILE]
 """

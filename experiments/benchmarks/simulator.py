@@ -4,12 +4,12 @@
 
 Under SSP(3) with exponential delays: the clockwork alone (`compute=False`) for 8 to 10,000 workers;
 and with real gradients for 64 workers on one device, an MLP of four layers of 64 x 64 on batches
-of 16, where up to `batch` clocks that are under way together are computed in one program. Measured
-is what lies between the first and the last event: what is compiled was compiled by a run before.
-Medians of 5 runs (`--quick`: 3, shorter ones).
+of 16, where up to `batch` clocks that are under way together are computed in one program. With
+gradients, measured is what lies between the first and the last event, and all is compiled by a run
+before; without, the whole call of `train`. Medians of 5 runs (`--quick`: 3, shorter ones).
 
 Columns: `workers`; `compute`; `batch` of `ssp.Virtual`; `clocks_per_second`. To stderr: which
-batch is the fastest. Takes 1.5 minutes (`--quick`: 20 seconds).
+batch is the fastest. Takes 45 seconds (`--quick`: 12).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ system included. Ratios are medians over rounds, each with draws of its own; all
 have the same.
 
 Columns: `delays`, see `DELAYS`; `workers`; `policy`; and the two ratios. To stderr: by how much
-measured seconds differ from predicted ones, at most and in the median. Takes 3 minutes (`--quick`:
-30 seconds).
+measured seconds differ from predicted ones, at most and in the median. Takes 2.5 minutes
+(`--quick`: 25 seconds).
 
 Expected: with exponential delays and 8 workers at most 0.55 for SSP(3), and seconds within 5 % of
 the predicted ones on an otherwise idle machine.

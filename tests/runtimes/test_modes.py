@@ -355,9 +355,11 @@ def test_memory_is_not_used_again_too_soon(mode, policy, monkeypatch):
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("overlap", [0, 1])
 @pytest.mark.parametrize("local_steps", [1, 2])
-def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps):
-    spec = {"policy": policy, "local_steps": local_steps, "num_clocks": 30}
+def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps, overlap):
+    steps = {"local_steps": local_steps, "overlap": overlap}
+    spec = {"policy": policy, "num_clocks": 30, **steps}
     alone, together = (
         virtual(runtime=ssp.Virtual(9, delays.Exponential(), batch=batch), **spec)
         for batch in (1, 8)
