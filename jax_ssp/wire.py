@@ -142,10 +142,10 @@ class Wire:
         return jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), self._residuals)
 
     def _pack(self, delta: Params, residual: list[Any]) -> tuple[list[Message], Params, list[Any]]:
-        """A delta as it travels, what the server will read from that, and the error to keep."""
+        """A delta as it travels, what the server will read if that differs, the error to keep."""
         pieces = self.cut.split(delta)
         if self.deltas is None:
-            return pieces, delta, residual
+            return pieces, None, residual
         packed = [
             compress(self.deltas, piece, rest) for piece, rest in zip(pieces, residual, strict=True)
         ]
@@ -215,14 +215,19 @@ class Memory:
     def _large(self, tree: Any) -> list[Any]:
         return [leaf for leaf in jax.tree.leaves(tree) if nbytes(leaf) >= self.LARGE]
 
+    @property
+    def reuses(self) -> bool:
+        """Whether anything is kept here."""
+        return bool(self._shapes)
+
     def give(self, tree: Any) -> None:
         """Nobody will use this tree again."""
-        if self._shapes:
+        if self.reuses:
             self._free.append(self._large(tree))
 
     def take(self) -> list[jax.Array]:
         """Arrays for a program to take over; new ones if there are none."""
-        if not self._shapes:
+        if not self.reuses:
             return []
         try:
             return self._free.popleft()

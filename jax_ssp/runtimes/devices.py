@@ -111,7 +111,7 @@ class Devices(Runtime):
 
 
 _LOOK_AGAIN = object()  # in the inbox: the timer was set by another thread
-_Job: TypeAlias = tuple[StartClock, Snapshot | None] | StartAhead | None
+_Job: TypeAlias = list[StartClock | Snapshot | None] | StartAhead | None
 
 
 class _DeviceWorld(World):
@@ -149,7 +149,7 @@ class _DeviceWorld(World):
         return time.perf_counter() - self._began
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        self._mail[start.worker].put((start, snapshot))
+        self._mail[start.worker].put([start, snapshot])
 
     def go_ahead(self, grant: StartAhead) -> None:
         self._mail[grant.worker].put(grant)
@@ -208,16 +208,16 @@ class _DeviceWorld(World):
                 if isinstance(job, StartAhead):
                     worker.go_ahead(job)
                 else:
-                    self._run(worker, *job)
+                    self._run(worker, job)
         except BaseException as error:  # reported to, and raised in, the main thread
             error.add_note(f"in worker {worker.index} of jax_ssp")
             self._inbox.put(error)
 
-    def _run(self, worker: Worker, start: StartClock, snapshot: Snapshot | None) -> None:
+    def _run(self, worker: Worker, job: list[Any]) -> None:
         """Run a clock to its end; before waiting for that, dispatch and draw what comes next."""
         began = time.perf_counter()
-        worker.begin(start, snapshot)
-        del snapshot
+        start = job[0]
+        worker.begin(start, job.pop())  # the snapshot is now the worker's alone
         mail = self._mail[worker.index]
         if not mail.empty():
             if isinstance(grant := mail.get(), StartAhead):

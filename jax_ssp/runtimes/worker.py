@@ -258,6 +258,9 @@ class Worker:
         base = self.read(start, snapshot)
         steps, ahead = start.local_steps, self._ahead
         if ahead is None:
+            # What the last clock left is not needed, and makes room.
+            del old, old_delta, held
+            self._base = self._delta = None
             self._give_back()
             delta, self.state, metrics = self.program.clock(steps)(
                 *self.arguments(base, steps, start.clock), self._memory.take()
@@ -332,25 +335,27 @@ class Worker:
         if self._wire.packs:
             payload, sent, self._residual = self._wire.pack(delta, self._residual)
         else:
-            payload, sent = [delta], delta
+            payload, sent = [delta], None
         if self.device.platform != "cpu":  # start the copies; on the CPU there are none
             payload = [jax.device_put(*each) for each in zip(payload, self._push_to, strict=True)]
             for _, values in metrics:
                 for value in jax.tree.leaves(values):
                     value.copy_to_host_async()
-        self._own[start.clock] = sent, delta
+        # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
+        kept = delta if sent is None or self._memory.reuses else None
+        self._own[start.clock] = delta if sent is None else sent, kept
         self._give_back()
         self._dispatched.append(_Dispatched(self._version, payload, metrics))
 
     def _give_back(self) -> None:
         """Let other deltas be put where the settled ones were."""
-        for delta in self._settled:
-            self._memory.give(delta)
-        self._settled = []
+        while self._settled:
+            self._memory.give(self._settled.pop())
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self._version = snapshot.version
-        self._snapshot = snapshot  # held, so that its memory stays what it is
+        # Where it is not copied it is held, so that its memory stays what it is.
+        self._snapshot = snapshot if self.device.platform == "cpu" else None
         pieces = snapshot.to(self.device)
         self._held: Params = self._wire.unpack(pieces) if self._wire.unpacks else pieces[0]
 
