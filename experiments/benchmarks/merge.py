@@ -7,11 +7,11 @@ holds the newest snapshot and lets go of it for the next, so that memory is used
 is waited for. The yardstick is `numpy.add(a, b, out=c)` over four float32 leaves of the same sizes,
 in one thread. The two take turns; figures are medians over the rounds of several merges each.
 
-Both move three times the parameters' bytes (two trees read, one written), and three times is what
-is counted for every server. Momentum moves more: the two passes that XLA makes of it read five
-trees and write two, so by its bytes alone it can reach 3/7 of numpy's figure. 8-bit deltas are a
-quarter to read, so 4/3. Below some 4 MB numpy works in the caches, and what is seen is what it
-costs to start a program and to wait for its threads.
+A server's bytes are the least that its merge can move: parameters and delta read and parameters
+written, which is what numpy moves; an 8-bit delta is a quarter of that tree; momentum is read and
+written besides. (XLA makes two passes of momentum, so it moves more than is counted.) Below some
+4 MB numpy works in the caches, and what is seen is what it costs to start a program and to wait for
+its threads.
 
 Columns: `bytes` of the parameters; `placement`, on one CPU device ("host") or cut over two
 ("devices"); `server`, its transform or wire; `ratio_to_numpy`, our bytes a second over numpy's.
@@ -48,6 +48,7 @@ SERVERS: dict[str, dict[str, Any]] = {
     "sgd momentum": {"server_tx": optax.chain(optax.scale(-1.0), OUTER)},
     "int8 deltas": {"delta_wire": ssp.compression.Int8()},
 }
+TREES = {"sgd momentum": 5.0, "int8 deltas": 2.25}  # that a merge moves; of the others 3
 
 
 class Merging:
@@ -94,10 +95,11 @@ def measured(size: int, placement: str, devices: Sequence[Any], quick: bool) -> 
         contender(3)  # memory that is used again is then there
     merges = min(200, max(3, (64 * MB if quick else 256 * MB) // size))
 
-    def rate(contender: Callable[[int], None]) -> float:
-        return 3 * size * merges / seconds(lambda: contender(merges))
+    def rate(name: str) -> float:
+        moved = TREES.get(name, 3.0) * size * merges
+        return moved / seconds(lambda: contenders[name](merges))
 
-    measures = {name: lambda each=each: rate(each) for name, each in contenders.items()}
+    measures = {name: lambda name=name: rate(name) for name in contenders}
     taken = alternating(measures, 5 if quick else 7)
     rows = []
     for name, rates in taken.items():
