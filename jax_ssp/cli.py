@@ -63,11 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _keep_compiled() -> None:
     """Have JAX, which is not imported yet, keep what it compiles from run to run."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for name, value in (
-        ("DIR", cache / "jax_ssp" / "compiled"),
-        ("MAX_SIZE", 1 << 31),  # bytes; what was not used for longest goes first
-    ):
-        os.environ.setdefault(f"JAX_COMPILATION_CACHE_{name}", str(value))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jax_ssp" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 

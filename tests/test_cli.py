@@ -26,6 +26,7 @@ from jax_ssp.report.metrics import read_metrics
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 COMMAND = "from jax_ssp.cli import main; main()"
+CACHE = {"XDG_CACHE_HOME": str(Path(tempfile.gettempdir(), "jax_ssp_tests"))}
 FLUSHING = "import jax_ssp.report.folder as folder; folder.FLUSH_SECONDS = 0.0; "
 
 # A least-squares problem with a mistake on demand.
@@ -170,8 +171,7 @@ def jax_ssp(*arguments: object) -> int:
 
 def fresh_process(*arguments: object, command: str = COMMAND) -> subprocess.Popen:
     words = [sys.executable, "-c", command, *map(str, arguments)]
-    cache = {"XDG_CACHE_HOME": str(Path(tempfile.gettempdir(), "jax_ssp_tests"))}
-    environment = {**os.environ, **cache, "PYTHONFAULTHANDLER": "1"}
+    environment = {**os.environ, **CACHE, "PYTHONFAULTHANDLER": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
 
@@ -191,6 +191,24 @@ def write_rows(tape: Path, rows: list) -> None:
 
 
 # --- run ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
+def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(own, config, tmp_path):
+    settings = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XDG_CACHE_HOME": str(tmp_path)}
+    settings |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")} if own else {}
+    found = []
+    for number in range(2):
+        words = [sys.executable, "-c", COMMAND, "run", str(config)]
+        words += ["--workdir", str(tmp_path / f"run{number}")]
+        done = subprocess.run(words, env={**os.environ, **settings}, capture_output=True, text=True)
+        assert done.returncode == DONE, done.stderr
+        assert "cache" not in done.stderr
+        kept = tmp_path / ("own" if own else "jax_ssp/compiled")
+        found.append({path.name for path in kept.iterdir() if path.name.endswith("-cache")})
+    assert found[0]
+    assert found[0] == found[1]
 
 
 def test_a_run_writes_its_folder(finished):

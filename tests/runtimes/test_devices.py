@@ -299,9 +299,14 @@ def test_the_first_interrupt_ends_the_run_whole(runtime):
 
 def test_the_second_interrupt_is_one():
     before = signal.getsignal(signal.SIGINT)
-    ends = []
-    with pytest.raises(KeyboardInterrupt):
-        train(num_clocks=100_000, observers=[interrupt(times=2), Call("on_end", ends.append)])
+    for _ in range(3):  # Python loses an interrupt that comes while JAX's callback of gc runs
+        ends = []
+        try:
+            train(num_clocks=100_000, observers=[interrupt(times=2), Call("on_end", ends.append)])
+        except KeyboardInterrupt:
+            break
+    else:
+        pytest.fail("the second interrupt was not one, three times")
     assert ends == ["failed"]
     assert signal.getsignal(signal.SIGINT) is before
 
