@@ -118,12 +118,11 @@ class Server:
             _check_elementwise(self._tx, params, self.wire)
         self._split = jax.jit(self.wire.cut.split)
         self._join = jax.jit(self.wire.cut.join)
-        pieces = [params] if len(self.devices) == 1 else self._split(params)
-        pieces = self._placed(pieces)
+        pieces = self._cut(params)
         self._memory = list(map(Memory, pieces, self.devices))
         self._newest = Snapshot(0, pieces, self._memory)
         init = jax.jit(self._tx.init)
-        self._states = self._placed([init(piece) for piece in pieces])
+        self._states = list(map(jax.device_put, map(init, pieces), self.devices))
         self._merge_whole = jax.jit(self._merged_whole, donate_argnums=(1, 5), keep_unused=True)
         self._merge_sent = jax.jit(self._merged_sent, donate_argnums=(1, 5), keep_unused=True)
         self._publish = jax.jit(self.wire.published, donate_argnums=1)
@@ -193,9 +192,8 @@ class Server:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
         count = len(deltas) if num_workers is None else num_workers
         whole = [jax.device_put(_owned(delta), self.device) for delta in deltas]
-        split = [[delta] if len(self.devices) == 1 else self._split(delta) for delta in whole]
         about = staleness, lag, worker, count
-        return self._apply(self._merge_whole, list(map(self._placed, split)), about)
+        return self._apply(self._merge_whole, list(map(self._cut, whole)), about)
 
     def merge_sent(
         self,
@@ -256,8 +254,10 @@ class Server:
             messages = map(jax.jit(self.wire.deltas.encode), messages)
         return list(map(transfer, messages, self.devices))
 
-    def _placed(self, pieces: Sequence[Any]) -> list[Any]:
-        return [jax.device_put(*each) for each in zip(pieces, self.devices, strict=True)]
+    def _cut(self, tree: Params) -> list[Params]:
+        """A tree on the (first) device as pieces, each on its own."""
+        pieces = [tree] if len(self.devices) == 1 else self._split(tree)
+        return list(map(jax.device_put, pieces, self.devices))
 
     def _merged_sent(
         self, params: Params, state: optax.OptState, messages: tuple[Message, ...], *others: Any

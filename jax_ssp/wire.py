@@ -6,7 +6,6 @@ back the same way and is joined again. With one piece and no compressor both tra
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp.compression import Compressor, compress, residual_of
+from jax_ssp.compression import Compressor, compress, nbytes, residual_of
 from jax_ssp.steps import Params
 
 Message: TypeAlias = Any  # a piece, or what a compressor makes of it
@@ -49,7 +48,7 @@ class Cut:
 
     def __init__(self, params: Params, num_pieces: int = 1) -> None:
         leaves, self._structure = jax.tree.flatten(params)
-        sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves]
+        sizes = list(map(nbytes, leaves))
         share = sum(sizes) / num_pieces
         self.num_pieces = num_pieces
         self._ranges: list[list[_Range]] = [[] for _ in range(num_pieces)]
@@ -234,8 +233,3 @@ class Memory:
         except IndexError:
             zeros = [np.zeros(shape.shape, shape.dtype) for shape in self._shapes]
             return jax.device_put(zeros, self._device, may_alias=False)
-
-
-def nbytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -7,6 +7,7 @@ together depends on the order of events alone, so a replay computes the same tog
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -65,13 +66,12 @@ class Deferred:
         if self._batch == 1 or self._jobs[worker].ahead is not None:
             return [worker]
         kind = self._kind(worker)
-        others = (other for other in self._jobs if other != worker)
-        alike = [worker]
-        for other in others:
-            if len(alike) == self._batch:
-                break
-            if self._jobs[other].ahead is None and self._kind(other) == kind:
-                alike.append(other)
+        others = (
+            other
+            for other, job in self._jobs.items()
+            if other != worker and job.ahead is None and self._kind(other) == kind
+        )
+        alike = [worker, *islice(others, self._batch - 1)]
         return alike[: 1 << (len(alike).bit_length() - 1)]
 
     def _kind(self, worker: int) -> tuple[object, ...]:

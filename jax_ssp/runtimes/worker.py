@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.runtimes.base import Push
@@ -28,7 +29,7 @@ from jax_ssp.runtimes.program import Program
 from jax_ssp.server import Snapshot, Weight, as_weight
 from jax_ssp.steps import Params
 from jax_ssp.tape import weight_of
-from jax_ssp.wire import Memory, Wire, nbytes, transfer
+from jax_ssp.wire import Memory, Wire, transfer
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Worker:
         else:
             payload, sent = [delta], None
         if self.device.platform != "cpu":  # start the copies; on the CPU there are none
-            payload = [jax.device_put(*each) for each in zip(payload, self._push_to, strict=True)]
+            payload = list(map(jax.device_put, payload, self._push_to))
             for _, values in metrics:
                 for value in jax.tree.leaves(values):
                     value.copy_to_host_async()
@@ -274,8 +275,8 @@ class Worker:
         steps, first = self._local_steps, min(self._overlap, self._local_steps)
         delta, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
         if first:
-            example = self._example(first), delta, self._memory.take()
-            progress, _, _ = self.program.ahead(first)(*example[0], *example[1:])
+            arguments = *self._example(first), delta, self._memory.take()
+            progress, _, _ = self.program.ahead(first)(*arguments)
             if self._mix is not None:
                 held = self._held
                 progress = self.program.mixed(self._mix, held, delta, progress, held)
