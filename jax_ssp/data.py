@@ -238,6 +238,18 @@ class Feed:
             with suppress(ValueError, TypeError):
                 self._placed = steps, self._place(steps)
 
+    def skip(self, steps: int = 1) -> None:
+        """Passes over the batches of the next `steps` local steps.
+
+        Raises:
+            ValueError: if the iterator has ended.
+        """
+        self._need(steps)
+        self._placed = None
+        for _ in range(steps):
+            self._batches.popleft()
+        self._taken += steps
+
     def _draw(self, steps: int) -> bool:
         """Draws until `steps` batches wait here; False if the iterator does not give as many."""
         while len(self._batches) < steps and self._end is None:

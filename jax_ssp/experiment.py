@@ -28,6 +28,7 @@ from jax_ssp.training import Result, describe, train
 # the command line shows the fields of what a config names.
 WireFormat: TypeAlias = Any
 AdoptRule: TypeAlias = Any
+StepSchedule: TypeAlias = Any  # an integer, or a `LocalSteps`
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,16 @@ def _configured_class(function: Callable[..., optax.GradientTransformation]) -> 
     columns: list[Any] = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind: Any = hints.get(name, Any)
+        if "GradientTransformation" in str(kind):
+            kind = Any  # given as another `Configured`; its own fields are then shown
         missing = parameter.default is inspect.Parameter.empty
         columns.append((name, kind) if missing else (name, kind, field(default=parameter.default)))
     # The command line shows this as the help of the transform's group of options.
     doc = (inspect.getdoc(function) or function.__name__).split("\n")[0]
 
     def build(self: Any) -> optax.GradientTransformation:
-        return function(**{column.name: getattr(self, column.name) for column in fields(self)})
+        given = {column.name: getattr(self, column.name) for column in fields(self)}
+        return function(**{name: _built(value) for name, value in given.items()})
 
     namespace = {"build": build, "__doc__": doc, "__module__": function.__module__}
     return make_dataclass(
@@ -92,17 +96,47 @@ def configured(
 
     Args:
         function: makes the transform; its parameters become fields, with their types and defaults.
-        **arguments: values for some of them.
+        **arguments: values for some of them; a transform inside a transform is another `configured`.
 
     Returns:
         A frozen dataclass with those fields; `build()` calls the function.
 
     Example:
-        >>> from jax_ssp.mitigations import scale_by_staleness
-        >>> configured(scale_by_staleness, exponent=0.5)
-        scale_by_staleness(exponent=0.5)
+        >>> import jax_ssp as ssp
+        >>> configured(ssp.outer, optimizer=configured(optax.sgd, learning_rate=0.7)).build().update
+        <function ...>
+        >>> configured(ssp.mitigations.delayed_nesterov, momentum=0.8).momentum
+        0.8
     """
     return _configured_class(function)(**arguments)
+
+
+@dataclass(frozen=True)
+class Chain(Configured):
+    """Transforms one after the other. Made by `chained`."""
+
+    parts: tuple[Any, ...] = ()
+    """What each is made from."""
+
+    def build(self) -> optax.GradientTransformation:
+        return optax.chain(*map(_built, self.parts))
+
+
+def chained(*parts: Configured) -> Chain:
+    """Server transforms one after the other, as `optax.chain` has them, for a config.
+
+    Args:
+        *parts: what `configured` gives.
+
+    Example:
+        >>> chained(configured(optax.clip, max_delta=1.0), configured(optax.scale, step_size=0.5))
+        Chain(parts=(clip(max_delta=1.0), scale(step_size=0.5)))
+    """
+    return Chain(parts)
+
+
+def _built(value: Any) -> Any:
+    return value.build() if isinstance(value, Configured) else value
 
 
 @dataclass(frozen=True)
@@ -123,21 +157,23 @@ class Experiment:
     policy: Policy = field(default_factory=SSP)
     """Who may run, what is merged, who adopts which version."""
     server_tx: Configured = field(default_factory=functools.partial(configured, optax.identity))
-    """Transform of the merged deltas on the server."""
+    """Transform on the server, once a merge."""
+    delta_tx: Configured = field(default_factory=functools.partial(configured, optax.identity))
+    """Transform on the server of each delta, before it is weighted and summed."""
     runtime: Runtime = field(default_factory=Virtual)
     """The world: real devices or virtual time, with its delay model."""
     num_clocks: int | None = None
     """Clocks each worker finishes."""
     max_updates: int | None = None
     """Ends the run once this many deltas are merged in total."""
-    local_steps: int = 1
-    """H, optimizer steps a clock."""
+    local_steps: StepSchedule = 1
+    """H, optimizer steps a clock, or a schedule of it such as `ssp.DyLU(h=8)`."""
     weight: Weight = "mean"
-    """Factor of a delta: mean (1 / workers), sum (1), or a number."""
+    """Factor of a delta: mean (1 / workers), sum (1), merged (1 / deltas of a merge), a number."""
     overlap: int = 0
     """Local steps a worker runs ahead while its delta travels."""
     adopt: AdoptRule = "rebase"
-    """What becomes of them at the adoption: rebase, or a `Mix`."""
+    """What a worker makes of its own progress when it adopts: rebase, or a `Mix`."""
     placement: str | None = None
     """Where the server lives: host, devices (split over the workers'), or one such as gpu:7."""
     delta_wire: WireFormat = None
@@ -170,6 +206,7 @@ class Experiment:
             "policy": self.policy,
             "runtime": runtime,
             "server_tx": self.server_tx.build(),
+            "delta_tx": self._delta_tx(),
             "num_clocks": self.num_clocks,
             "max_updates": self.max_updates,
             "local_steps": self.local_steps,
@@ -196,11 +233,16 @@ class Experiment:
             "policy": (Policy, "a Policy such as `ssp.SSP(bound=3)`"),
             "runtime": (Runtime, "a Runtime such as `ssp.Devices()`"),
             "server_tx": (Configured, "what `ssp.configured(transform, ...)` gives"),
+            "delta_tx": (Configured, "what `ssp.configured(transform, ...)` gives"),
         }
         for name, (kind, remedy) in remedies.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise TypeError(f"`Experiment({name}=...)` must be {remedy}, got {value!r}.")
+
+    def _delta_tx(self) -> optax.GradientTransformation | None:
+        nothing = configured(optax.identity)
+        return None if self.delta_tx == nothing else self.delta_tx.build()
 
     def _task(self, runtime: Runtime) -> Task | None:
         if not runtime.computes:

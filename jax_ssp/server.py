@@ -1,9 +1,9 @@
 """The server: merged parameters, their versions, and the server's optimizer.
 
-A merge makes one new version, `params' = params + tx(sum of weight * delta)`, in one jitted
-program. Versions are immutable, so they are shared without a copy, and live as long as somebody
-holds them; the server itself holds only the newest. The memory of a version that nobody holds any
-more becomes that of the next one.
+A merge makes one new version, `params' = params + server_tx(sum of weight * delta_tx(delta))`, in
+one jitted program (see `merging.py`). Versions are immutable, so they are shared without a copy,
+and live as long as somebody holds them; the server itself holds only the newest. The memory of a
+version that nobody holds any more becomes that of the next one.
 
 The parameters live whole on one device (by default the host's CPU, off every accelerator's queue),
 or cut into pieces over several, each merged where it lives.
@@ -11,7 +11,6 @@ or cut into pieces over several, each merged where it lives.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -21,11 +20,12 @@ import numpy as np
 import optax
 
 from jax_ssp.compression import Compressor, residual_of
+from jax_ssp.merging import About, Merging, numbers_of
 from jax_ssp.steps import Params
 from jax_ssp.tape import weight_of
 from jax_ssp.wire import Memory, Message, Wire, transfer
 
-Weight: TypeAlias = Literal["mean", "sum"] | float
+Weight: TypeAlias = Literal["mean", "sum", "merged"] | float
 
 
 class Snapshot:
@@ -60,27 +60,36 @@ class Snapshot:
 class Server:
     """Holds the newest version and merges deltas into it.
 
-    The transform is called once a merge, on the weighted sum of its deltas, with the extra
-    arguments `staleness` (versions), `lag` (clocks), `worker` and `num_workers`, all int32 scalars.
-    Of several deltas in one merge, the first three are those of the stalest.
+    `delta_tx` is called for every delta, as it was pushed and in the order of the merge; then the
+    deltas are weighted and summed, and `server_tx` is called once. Both get the extra arguments
+    `staleness` (versions), `lag` (clocks), `worker` and `num_workers`, all int32 scalars; and
+    `stale_params`, the base that the delta is measured from, if it is a required argument of their
+    update. Of several deltas in one merge, `server_tx` is told about the stalest. Where merges have
+    one delta each, the two differ by the weight alone.
 
     Args:
         params: the first version, number 0; copied.
         server_tx: any optax transform; its updates are added to the parameters. The default leaves
             the deltas as they are.
-        weight: factor of a delta: "mean" (1 / num_workers), "sum" (1), or a number.
+        delta_tx: any optax transform.
+        weight: factor of a delta: "mean" (1 / num_workers), "sum" (1), "merged" (1 / deltas in the
+            merge), or a number.
         device: where merging runs; by default the first CPU device, off every accelerator's queue.
             Several devices share the parameters by bytes, each merging its own piece; the transform
             must then be elementwise.
         averaged: tree of booleans like `params`, true for what is not trained (BatchNorm
-            statistics): its deltas always count 1 / num_workers, and the transform leaves it alone.
+            statistics): its deltas always count 1 / num_workers, and the transforms leave it alone;
+            but a delta that `delta_tx` drops (all that is trained comes out 0) brings none.
         delta_wire: compressor of the deltas that `merge_sent` gets.
         snapshot_wire: compressor of the snapshots that `publish` gives.
 
     Raises:
         ValueError: if `weight` is not one of these, or not finite; if there are several devices and
-            the transform is not elementwise.
-        TypeError: if `server_tx` is not a transform.
+            a transform is not elementwise.
+        TypeError: if `server_tx` or `delta_tx` is not a transform.
+
+    Attributes:
+        wants_base: whether a transform requires `stale_params`.
 
     Example:
         >>> server = Server({"w": jnp.zeros(2)})
@@ -95,6 +104,7 @@ class Server:
         params: Params,
         server_tx: optax.GradientTransformation | None = None,
         *,
+        delta_tx: optax.GradientTransformation | None = None,
         weight: Weight = "mean",
         device: jax.Device | Sequence[jax.Device] | None = None,
         averaged: Any = None,
@@ -102,27 +112,25 @@ class Server:
         snapshot_wire: Compressor | None = None,
     ) -> None:
         self.weight = check_weight(weight)
-        if not isinstance(server_tx, optax.GradientTransformation | None):
-            raise TypeError(f"`server_tx` must be an optax transform, got {server_tx!r}.")
+        for name, tx in (("server_tx", server_tx), ("delta_tx", delta_tx)):
+            if not isinstance(tx, optax.GradientTransformation | None):
+                raise TypeError(f"`{name}` must be an optax transform, got {tx!r}.")
         device = host_device() if device is None else device
         self.devices = tuple(device) if isinstance(device, Sequence) else (device,)
         self.version = 0
-        self._averaged = jax.tree.map(lambda _: False, params) if averaged is None else averaged
-        tx = server_tx or optax.identity()
-        if averaged is not None:
-            tx = optax.masked(tx, jax.tree.map(operator.not_, averaged))
-        self._tx = optax.with_extra_args_support(tx)
         params = jax.device_put(_owned(params), self.devices[0], may_alias=False)
         self.wire = Wire(params, len(self.devices), delta_wire, snapshot_wire)
+        self._merging = Merging(params, server_tx, delta_tx, averaged)
+        self.wants_base = self._merging.wants_base
         if len(self.devices) > 1:
-            _check_elementwise(self._tx, params, self.wire)
+            self._merging.check_elementwise(params, self.wire.cut)
         self._split = jax.jit(self.wire.cut.split)
         self._join = jax.jit(self.wire.cut.join)
         pieces = self._cut(params)
         self._memory = list(map(Memory, pieces, self.devices))
         self._newest = Snapshot(0, pieces, self._memory)
-        init = jax.jit(self._tx.init)
-        self._states = list(map(jax.device_put, map(init, pieces), self.devices))
+        states = map(self._merging.init, pieces)
+        self._states = list(map(jax.device_put, states, self.devices))
         self._merge_whole = jax.jit(self._merged_whole, donate_argnums=(1, 5), keep_unused=True)
         self._merge_sent = jax.jit(self._merged_sent, donate_argnums=(1, 5), keep_unused=True)
         self._publish = jax.jit(self.wire.published, donate_argnums=1)
@@ -170,53 +178,74 @@ class Server:
         self,
         deltas: Sequence[Params],
         *,
-        staleness: int = 0,
-        lag: int = 0,
-        worker: int = 0,
+        staleness: int | Sequence[int] = 0,
+        lag: int | Sequence[int] = 0,
+        worker: int | Sequence[int] = 0,
         num_workers: int | None = None,
+        stale_params: Sequence[Params] | None = None,
     ) -> int:
         """Apply deltas, in this order, as one new version.
 
         Args:
             deltas: at least one, each with the structure of the parameters.
-            staleness, lag, worker: of the stalest of them, for the transform.
+            staleness, lag, worker: for the transforms: one for each delta, or one for all of them.
             num_workers: how many the "mean" is over; by default as many as there are deltas.
+            stale_params: the base of each delta; needed where a transform asks for it.
 
         Returns:
             The number of the new version.
 
         Raises:
-            ValueError: if there are no deltas.
+            ValueError: if there are no deltas, or not as many of the others.
         """
         if not deltas:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
         count = len(deltas) if num_workers is None else num_workers
-        whole = [jax.device_put(_owned(delta), self.device) for delta in deltas]
-        about = staleness, lag, worker, count
-        return self._apply(self._merge_whole, list(map(self._cut, whole)), about)
+        each = [
+            [value] * len(deltas) if isinstance(value, int) else list(value)
+            for value in (staleness, lag, worker)
+        ]
+        bases = [] if stale_params is None else list(stale_params)
+        if {len(deltas)} != {*map(len, each), len(bases) if self.wants_base else len(deltas)}:
+            raise ValueError(
+                "`merge(deltas)` needs one `staleness`, `lag`, `worker` for each delta (or for "
+                "all), and where a transform asks for it one of `stale_params`, but there are "
+                f"{len(deltas)} deltas, {[*map(len, each)]} of the three, {len(bases)} bases."
+            )
+        whole = [jax.device_put(_owned(tree), self.device) for tree in (*deltas, *bases)]
+        pieces = list(map(self._cut, whole))
+        about = list(map(About, *each))
+        deltas, bases = pieces[: len(deltas)], pieces[len(deltas) :]
+        return self._apply(self._merge_whole, deltas, about, count, bases)
 
     def merge_sent(
         self,
         deltas: Sequence[list[Message]],
-        *,
-        staleness: int,
-        lag: int,
-        worker: int,
+        about: Sequence[About],
         num_workers: int,
+        bases: Sequence[list[Params]] = (),
     ) -> int:
         """The same for deltas as they travel: for each its messages, one on each device."""
-        return self._apply(self._merge_sent, deltas, (staleness, lag, worker, num_workers))
+        return self._apply(self._merge_sent, deltas, about, num_workers, bases)
 
     def _apply(
-        self, merge: Any, deltas: Sequence[list[Message]], about: tuple[int, int, int, int]
+        self,
+        merge: Any,
+        deltas: Sequence[list[Message]],
+        about: Sequence[About],
+        num_workers: int,
+        bases: Sequence[list[Params]],
     ) -> int:
-        weight = as_weight(weight_of(self.weight, about[-1]))
-        numbers = np.array(about, np.int32)  # one array: each argument takes its time
+        weight = as_weight(weight_of(self.weight, num_workers, len(deltas)))
+        numbers = numbers_of(about, num_workers)
+        bases = bases if self.wants_base else ()
         pieces: list[Params] = []
         for number, piece in enumerate(self._newest.pieces):
             messages = tuple(delta[number] for delta in deltas)
+            origins = tuple(base[number] for base in bases)
             free = self._memory[number].take()
-            merged = merge(piece, self._states[number], messages, weight, numbers, free)
+            state = self._states[number]
+            merged = merge(piece, state, messages, weight, numbers, free, origins)
             pieces.append(merged[0])
             self._states[number] = merged[1]
         self.version += 1
@@ -229,7 +258,7 @@ class Server:
             self._newest.pieces, self._states, self._example(), self._memory, strict=True
         ):
             state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
-            arguments = (message,) * num_deltas, as_weight(0.0), np.ones(4, np.int32), memory.take()
+            arguments = self._arguments(piece, message, num_deltas, memory.take())
             version, _ = jax.block_until_ready(self._merge_sent(piece, state, *arguments))
             memory.give(version)
         if self.wire.snapshots is not None:
@@ -239,13 +268,17 @@ class Server:
     def program(self) -> str:
         """The merge of one delta as compiler text: the same text, the same server."""
         return "\n".join(
-            self._merge_sent.lower(
-                piece, state, (message,), as_weight(0.0), np.ones(4, np.int32), []
-            ).as_text()
+            self._merge_sent.lower(piece, state, *self._arguments(piece, message, 1, [])).as_text()
             for piece, state, message in zip(
                 self._newest.pieces, self._states, self._example(), strict=True
             )
         )
+
+    def _arguments(self, piece: Params, message: Message, count: int, free: list[Any]) -> Any:
+        """What a merge of so many takes after parameters and state: any of these shapes."""
+        bases = (piece,) * count if self.wants_base else ()
+        numbers = numbers_of([About()] * count, 1)
+        return (message,) * count, as_weight(0.0), numbers, free, bases
 
     def _example(self) -> list[Message]:
         """A delta as it travels: any of these shapes, on the server's devices."""
@@ -260,77 +293,23 @@ class Server:
         return list(map(jax.device_put, pieces, self.devices))
 
     def _merged_sent(
-        self, params: Params, state: optax.OptState, messages: tuple[Message, ...], *others: Any
-    ) -> tuple[Params, optax.OptState]:
+        self, params: Params, state: Any, messages: tuple[Message, ...], *others: Any
+    ) -> tuple[Params, Any]:
         deltas = tuple(self.wire.opened(message, params) for message in messages)
         return self._merged_whole(params, state, deltas, *others)
 
     def _merged_whole(
         self,
         params: Params,
-        state: optax.OptState,
+        state: Any,
         deltas: tuple[Params, ...],
         weight: jax.Array,
         numbers: jax.Array,
         free: list[jax.Array],
-    ) -> tuple[Params, optax.OptState]:
+        bases: tuple[Params, ...],
+    ) -> tuple[Params, Any]:
         del free  # donated: the new version is written there
-        extras = _extras(*numbers)
-        share = 1.0 / extras["num_workers"].astype(weight.dtype)
-
-        def total(averaged: bool, *leaves: jax.Array) -> jax.Array:
-            # In the order given, so that the sum is the same from run to run.
-            first, *others = (weighted(leaf, share if averaged else weight) for leaf in leaves)
-            return sum(others, start=first).astype(leaves[0].dtype)
-
-        updates = jax.tree.map(total, self._averaged, *deltas)
-        updates, state = self._tx.update(updates, state, params, **extras)
-        return optax.apply_updates(params, updates), state
-
-
-def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str, Any]:
-    """What a transform is told, as int32 scalars."""
-    names = ("staleness", "lag", "worker", "num_workers")
-    return {
-        name: jnp.int32(value)
-        for name, value in zip(names, (staleness, lag, worker, num_workers), strict=True)
-    }
-
-
-def _check_elementwise(
-    tx: optax.GradientTransformationExtraArgs, params: Params, wire: Wire
-) -> None:
-    """Raise ValueError if a transform gives pieces something else than it gives the whole."""
-
-    def both(params: Params, updates: list[Params]) -> list[tuple[Params, Params]]:
-        pieces = wire.cut.split(params)
-        state, states = tx.init(params), list(map(tx.init, pieces))
-        pairs: list[tuple[Params, Params]] = []
-        for staleness, update in enumerate(updates):
-            extras = _extras(staleness, staleness, 0, 2)
-            whole, state = tx.update(update, state, params, **extras)
-            parts: list[Params] = []
-            for number, part in enumerate(wire.cut.split(update)):
-                part, states[number] = tx.update(part, states[number], pieces[number], **extras)
-                parts.append(part)
-            pairs.append((whole, wire.cut.join(parts)))
-        return pairs
-
-    # Updates from small to large, so that what clips does.
-    rng = np.random.default_rng(0)
-    updates = [
-        jax.tree.map(lambda p: (rng.normal(size=p.shape) * size).astype(p.dtype), params)  # noqa: B023
-        for size in (1e-2, 1.0, 1e2)
-    ]
-    for whole, parts in jax.jit(both)(params, updates):
-        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-            one, other = (np.asarray(each, np.float64) for each in (one, other))
-            if not np.allclose(one, other, rtol=1e-2, atol=1e-6 * np.abs(one).max(initial=0.0)):
-                raise ValueError(
-                    "`server_tx` is not elementwise (it looks at more than one number at a time, "
-                    "like a clipping by norm), so it cannot work on parameters split over devices; "
-                    'merge them on one: `placement="host"`, or one device.'
-                )
+        return self._merging.merge(params, state, deltas, weight, numbers, bases)
 
 
 def _owned(tree: Params) -> Params:
@@ -353,23 +332,19 @@ def as_weight(factor: float) -> np.ndarray:
     return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
 
 
-def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
-    """Delta times weight, in at least float32."""
-    wide = delta.dtype if jnp.finfo(delta.dtype).bits >= 32 else jnp.float32
-    return delta.astype(wide) * weight.astype(wide)
-
-
 def check_weight(weight: Any) -> Weight:
     """Give the weight back if it is one.
 
     Raises:
-        ValueError: if it is neither "mean", "sum" nor a finite number.
+        ValueError: if it is neither "mean", "sum", "merged" nor a finite number.
     """
-    if weight in ("mean", "sum"):
+    if weight in ("mean", "sum", "merged"):
         return weight
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not np.isfinite(weight):
-        raise ValueError(f'`weight` must be "mean", "sum" or a finite number, got {weight!r}.')
+        raise ValueError(
+            f'`weight` must be "mean", "sum", "merged" or a finite number, got {weight!r}.'
+        )
     return float(weight)
 
 

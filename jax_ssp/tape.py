@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jax_ssp.controller.commands import COMMANDS, Command, Drop, Merge, Merged, StartClock
+from jax_ssp.controller.commands import COMMANDS, Cancel, Command, Drop, Merge, Merged, StartClock
 from jax_ssp.controller.events import EVENTS, DeltaReady, Event
 
 FORMAT = 1
@@ -238,27 +238,32 @@ def _whole_lines(path: Path) -> Iterator[str]:
 
 
 def schedule(tape: Tape, weight: str | float = "mean") -> np.ndarray:
-    """One row a settled clock, in the order in which the deltas were settled.
+    """One row a settled clock, in the order in which they were merged, dropped or cancelled.
 
     Args:
         tape: of a run.
-        weight: the server's weight: "mean", "sum" or a number.
+        weight: the server's weight: "mean", "sum", "merged" or a number.
 
     Returns:
         A structured array with columns `worker, clock, start, finish` (seconds), `base_version,
-        merge_version` (-1: dropped), `staleness` (versions), `lag` (clocks), `weight`.
+        merge_version` (-1: dropped or cancelled), `staleness` (versions), `lag` (clocks), `weight`.
     """
     rows: list[tuple[Any, ...]] = []
-    started: dict[int, float] = {}
+    started: dict[int, tuple[float, int]] = {}
     pushed: dict[tuple[int, int], tuple[float, float, int]] = {}
     for now, event, commands in tape:
         if isinstance(event, DeltaReady):
-            pushed[event.worker, event.clock] = (started.pop(event.worker), now, event.version)
+            start, version = started.pop(event.worker)
+            pushed[event.worker, event.clock] = (start, now, version)
         for command in commands:
             if isinstance(command, StartClock):
-                started[command.worker] = now
+                started[command.worker] = (now, command.version)
+            elif isinstance(command, Cancel):
+                worker, clock, _ = command
+                start, base = started.pop(worker)
+                rows.append((worker, clock, start, now, base, -1, 0, 0, 0.0))
             elif isinstance(command, Merge):
-                each = weight_of(weight, command.num_workers)
+                each = weight_of(weight, command.num_workers, len(command.deltas))
                 for worker, clock, base, staleness, lag in command.deltas:
                     start, finish, _ = pushed.pop((worker, clock))
                     version = command.version
@@ -270,8 +275,13 @@ def schedule(tape: Tape, weight: str | float = "mean") -> np.ndarray:
     return np.array(rows, dtype=SCHEDULE_DTYPE)
 
 
-def weight_of(weight: str | float, num_workers: int) -> float:
-    """The factor of one delta: 1 / num_workers for "mean", 1 for "sum", or the number itself."""
-    if weight == "mean":
-        return 1.0 / num_workers
-    return 1.0 if weight == "sum" else float(cast("float", weight))
+def weight_of(weight: str | float, num_workers: int, merged: int = 1) -> float:
+    """The factor of one delta.
+
+    Args:
+        weight: "mean" gives 1 / num_workers, "sum" 1, "merged" 1 / merged, a number itself.
+        num_workers: live workers.
+        merged: deltas of the merge.
+    """
+    factors = {"mean": 1.0 / num_workers, "sum": 1.0, "merged": 1.0 / merged}
+    return factors[weight] if weight in factors else float(cast("float", weight))

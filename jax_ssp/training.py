@@ -17,7 +17,7 @@ import optax
 
 from jax_ssp.compression import Compressor
 from jax_ssp.controller import Controller
-from jax_ssp.policies import SSP, Policy
+from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
 from jax_ssp.runtimes.crew import Crew, Placement, make_crew, place_of
 from jax_ssp.runtimes.devices import Devices
@@ -38,6 +38,7 @@ class Result:
         tape: the record from which the run can be replayed and its contract checked.
         history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
             merge_version` (-1: dropped), `staleness, lag, updates` and the clock's metrics.
+        residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
         evaluations: one row an evaluation: `version, updates, time` (seconds) and the metrics.
         status: "done", "target", "stopped", "interrupted" or "diverged".
         version: merges applied.
@@ -51,6 +52,7 @@ class Result:
     tape: Tape = field(repr=False)
     history: list[dict[str, Any]] = field(repr=False)
     evaluations: list[dict[str, Any]] = field(repr=False)
+    residuals: list[Params] = field(repr=False)
     status: str
     version: int
     updates: int
@@ -104,9 +106,10 @@ def train(
     policy: Policy | None = None,
     runtime: Runtime | None = None,
     server_tx: optax.GradientTransformation | None = None,
+    delta_tx: optax.GradientTransformation | None = None,
     num_clocks: int | None = None,
     max_updates: int | None = None,
-    local_steps: int = 1,
+    local_steps: int | LocalSteps = 1,
     weight: Weight = "mean",
     overlap: int = 0,
     adopt: Adopt = "rebase",
@@ -130,16 +133,21 @@ def train(
             the schedule.
         policy: by default `SSP(bound=3)`.
         runtime: by default `Devices()`, one worker on each device.
-        server_tx: any optax transform on the server, by default the identity.
+        server_tx: any optax transform on the server, called once a merge with the weighted sum of
+            its deltas; by default the identity.
+        delta_tx: any optax transform on the server, called for each delta as it was pushed, before
+            that is weighted and summed: where what is done depends on the delta's own staleness.
         num_clocks: clocks each worker finishes.
         max_updates: ends the run once this many deltas are merged in total.
-        local_steps: H, optimizer steps a clock.
-        weight: of a delta: "mean" (1 / workers), "sum", or a number.
+        local_steps: H, optimizer steps a clock, or a schedule of it, such as `ssp.DyLU(h=8)`.
+        weight: of a delta: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the merge; of
+            own deltas that are not merged yet, 1), or a number.
         overlap: local steps of its next clock, 0 to `local_steps`, that a worker goes on for while
             its delta travels and is merged, so that its device is never idle; then it adopts. Only
             where the policy admits that clock ahead, which no barrier does.
-        adopt: what becomes of those steps: "rebase" keeps their progress on top of the snapshot,
-            `Mix(alpha)` sets local = alpha * local + (1 - alpha) * snapshot.
+        adopt: what becomes of those steps: "rebase" keeps their progress on top of the snapshot.
+            `Mix(alpha)`, with or without overlap, sets local = alpha * local + (1 - alpha) *
+            snapshot, where local is all that the worker has come to.
         placement: where the server lives: "host" (the CPU, off every accelerator's queue),
             "devices" (the parameters split over the workers' devices, merged there), or one device,
             such as "gpu:7" or a `jax.Device`. By default the host, and under `Virtual` the device
@@ -184,22 +192,24 @@ def train(
     policy = SSP() if policy is None else policy
     runtime = Devices() if runtime is None else runtime
     _check_arguments(policy, runtime, num_clocks, max_updates, eval_every, evaluate, target)
-    _check_integers(local_steps=local_steps, overlap=overlap, seed=seed)
-    _check_exchange(overlap, local_steps, adopt, delta_wire, snapshot_wire)
+    schedule = as_schedule(local_steps)
+    _check_integers(overlap=overlap, seed=seed)
+    _check_exchange(overlap, max(schedule.usual), adopt, delta_wire, snapshot_wire)
     controller = Controller(
         policy,
-        local_steps=local_steps,
+        local_steps=schedule,
         num_clocks=num_clocks,
         max_updates=max_updates,
         grant_ahead=overlap > 0,
     )
     num_workers = runtime.count()
+    policy.check(num_workers)
     experiment: dict[str, Any] = {
         "policy": describe(policy),
         "num_workers": num_workers,
         "num_clocks": num_clocks,
         "max_updates": max_updates,
-        "local_steps": local_steps,
+        "local_steps": schedule.h if type(schedule) is Fixed else describe(schedule),
         "weight": check_weight(weight),
         "overlap": overlap,
         "adopt": describe(adopt),
@@ -214,10 +224,12 @@ def train(
             params,
             data,
             runtime,
-            local_steps=local_steps,
+            policy=policy,
+            local_steps=schedule,
             weight=weight,
             seed=seed,
             server_tx=server_tx,
+            delta_tx=delta_tx,
             num_clocks=num_clocks,
             overlap=overlap,
             adopt=adopt,
@@ -230,6 +242,8 @@ def train(
         "name": name,
         "policy": repr(policy),
         "bound": policy.guaranteed_bound,
+        "max_staleness": policy.guaranteed_staleness(num_workers),
+        "reads_own": policy.reads_own,
         "num_workers": num_workers,
         "time": runtime.time,
         "devices": [place_of(worker.place) for worker in crew.workers] if crew else [],
@@ -241,8 +255,7 @@ def train(
     runtime.check(tape.header)  # as JSON has it, like that of a tape it may be compared with
     evaluator = None
     if crew is not None:
-        # A barrier merges one delta of every worker at once; other policies are compiled for one.
-        crew.server.compile(num_workers if policy.guaranteed_bound == 0 else 1)
+        crew.server.compile(policy.usual_merge(num_workers))
         if evaluate is not None:
             goal = None if target is None else Target.parse(target)
             device = crew.workers[0].device
@@ -255,6 +268,7 @@ def train(
         tape=tape,
         history=loop.history,
         evaluations=loop.evaluations,
+        residuals=[worker.residual for worker in crew.workers] if crew and delta_wire else [],
         status=loop.status,
         version=controller.version,
         updates=loop.updates,
@@ -292,7 +306,8 @@ def _run(
 def describe(config: Any) -> Any:
     """A config as JSON-able facts: a dataclass as its fields, its class first."""
     if is_dataclass(config) and not isinstance(config, type):
-        parts = {column.name: describe(getattr(config, column.name)) for column in fields(config)}
+        columns = [column.name for column in fields(config) if column.init]
+        parts = {name: describe(getattr(config, name)) for name in columns}
         return {"type": type(config).__name__, **parts}
     if isinstance(config, (list, tuple)):
         return [describe(each) for each in config]

@@ -133,6 +133,7 @@ class Wire:
         self.unpacks = num_pieces > 1 or snapshots is not None
         self.pack = jax.jit(self._pack, donate_argnums=1)
         self.unpack = jax.jit(self._unpack)
+        self.split = self.cut.split if num_pieces == 1 else jax.jit(self.cut.split)
 
     # On the worker.
 

@@ -356,7 +356,7 @@ MISTAKES = {
     "no end": (["--num-clocks", "None"], "give `num_clocks` or `max_updates`"),
     "no such field": (["--policy.bond", "5"], "--policy.bound"),
     "no number": (["--policy.bound", "many"], "invalid"),
-    "not a weight": (["--weight", "nan"], '"mean", "sum" or a finite number, got nan'),
+    "not a weight": (["--weight", "nan"], '"mean", "sum", "merged" or a finite number, got nan'),
     "not a target": (["--target", "distance"], "`target` must read like"),
     "no evaluation": (["--eval-every", "0"], "`eval_every` must be at least 1 clock, got 0"),
     "an empty shard": (["--runtime.num-workers", "65"], "leaves worker 64 with 0 of the 64"),

@@ -204,7 +204,8 @@ def test_a_configured_transform_has_the_functions_parameters_as_fields():
         "accumulator_dtype",
     ]
     assert (transform.learning_rate, transform.momentum, transform.nesterov) == (0.5, None, False)
-    assert repr(ssp.configured(scale_by_staleness)) == "scale_by_staleness(exponent=1.0)"
+    half = ssp.configured(scale_by_staleness, exponent=0.5)
+    assert repr(half) == "scale_by_staleness(exponent=0.5, shape='inverse', threshold=4)"
     with pytest.raises(dataclasses.FrozenInstanceError):
         transform.momentum = 0.9
 

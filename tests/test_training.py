@@ -85,7 +85,10 @@ BAD_VALUES = {
         {"target": "loss <= low", "evaluate": dict},
         "`target` must read like .* got 'loss <= low'",
     ),
-    "weight": ({"weight": "median"}, '`weight` must be "mean", "sum" or a finite .* \'median\''),
+    "weight": (
+        {"weight": "median"},
+        '`weight` must be "mean", "sum", "merged" or a finite .* \'median\'',
+    ),
     "infinite weight": ({"weight": float("inf")}, "`weight` must be .* got inf"),
     "step missing": ({"step": None}, r"`train\(step=...\)` is missing; only `Virtual\(compute=F"),
     "params missing": ({"params": None}, r"`train\(params=...\)` is missing"),
@@ -121,7 +124,10 @@ BAD_TYPES = {
     "runtime": ({"runtime": 4}, r"`runtime` must be a Runtime such as `ssp.Devices\(\)`, got 4"),
     "num_clocks": ({"num_clocks": 2.5}, r"`num_clocks` must be an integer, got 2\.5\."),
     "max_updates": ({"max_updates": "9"}, r"`max_updates` must be an integer, got '9'\."),
-    "local_steps": ({"local_steps": True}, r"`local_steps` must be an integer, got True\."),
+    "local_steps": (
+        {"local_steps": True},
+        "`local_steps` must be an integer, or a schedule such as .*, got True",
+    ),
     "seed": ({"seed": 0.5}, r"`seed` must be an integer, got 0\.5\."),
     "data": ({"data": [1, 2]}, r"`train\(data=...\)` must be a function worker -> batches, got"),
     "no batches": (

@@ -3,8 +3,20 @@
 from jax_ssp.compression.base import Compressor, compress, nbytes, residual_of
 from jax_ssp.compression.bfloat16 import BFloat16
 from jax_ssp.compression.int8 import Int8
+from jax_ssp.compression.sign import Sign
+from jax_ssp.compression.topk import TopK
 
-ALL_COMPRESSORS: tuple[type[Compressor], ...] = (BFloat16, Int8)
+ALL_COMPRESSORS: tuple[type[Compressor], ...] = (BFloat16, Int8, TopK, Sign)
 """Every format; each can be made without arguments. The contract tests run over this table."""
 
-__all__ = ["ALL_COMPRESSORS", "BFloat16", "Compressor", "Int8", "compress", "nbytes", "residual_of"]
+__all__ = [
+    "ALL_COMPRESSORS",
+    "BFloat16",
+    "Compressor",
+    "Int8",
+    "Sign",
+    "TopK",
+    "compress",
+    "nbytes",
+    "residual_of",
+]

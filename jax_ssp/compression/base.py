@@ -65,7 +65,7 @@ class Compressor(abc.ABC):
 
         Raises:
             TypeError: if a leaf of `like` is not real floating point.
-            ValueError: if the message was made of something else than `like` says.
+            ValueError: if the message has not the size of one that was made of what `like` says.
         """
 
 

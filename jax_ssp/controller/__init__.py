@@ -1,6 +1,7 @@
 """The staleness controller and its contract. Standard library only: importing it imports no JAX."""
 
 from jax_ssp.controller.commands import (
+    Cancel,
     Drop,
     Merge,
     Merged,
@@ -21,6 +22,7 @@ from jax_ssp.controller.events import (
 )
 
 __all__ = [
+    "Cancel",
     "ContractReport",
     "ContractViolation",
     "Controller",

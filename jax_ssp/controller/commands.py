@@ -1,4 +1,4 @@
-"""What the controller tells a runtime to do: six commands, to be carried out in order."""
+"""What the controller tells a runtime to do: seven commands, to be carried out in order."""
 
 from __future__ import annotations
 
@@ -88,6 +88,18 @@ class Drop(NamedTuple):
     reason: str
 
 
+class Cancel(NamedTuple):
+    """End a running clock now, with nothing pushed: it counts as finished, and leaves no trace.
+
+    The worker's state is what it was before the clock, the clock's batches are passed over, and the
+    next `StartClock` brings a snapshot. Like a drop, always a decision with a reason.
+    """
+
+    worker: int
+    clock: int
+    reason: str
+
+
 class SetTimer(NamedTuple):
     """Send `TimerFired(at)` at this time (seconds); replaces the timer before; None cancels it."""
 
@@ -100,12 +112,13 @@ class StopWorker(NamedTuple):
     worker: int
 
 
-Command: TypeAlias = StartClock | StartAhead | Merge | Drop | SetTimer | StopWorker
+Command: TypeAlias = StartClock | StartAhead | Merge | Drop | Cancel | SetTimer | StopWorker
 COMMANDS: tuple[type[Command], ...] = (
     StartClock,
     StartAhead,
     Merge,
     Drop,
+    Cancel,
     SetTimer,
     StopWorker,
 )

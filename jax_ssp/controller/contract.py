@@ -6,16 +6,20 @@ The clauses (bound s; a delta computed in clock c is stamped c):
    if the clock is granted ahead, that holds at the grant, and the start repeats what was granted.
 2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
    stamped below c - s of every live worker; and the version read is the one that was granted.
-   When a clock is granted ahead, the newest version covers c - s already.
-3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones.
+   When a clock is granted ahead, the newest version covers c - s already. No delta is merged that
+   is staler than the policy allows.
+3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones; or, where
+   the policy says so, none of those that the version lacks.
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
-   and is merged with the staleness and the lag that it has.
+   and is merged with the staleness and the lag that it has. A clock may be cancelled, with a
+   reason, while it runs and no delta of its worker waits; nothing is pushed of it.
 5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
    ahead is started once its worker's delta is there; only a loss or the run's end voids a grant.
 
 Nothing here is taken from the controller: minima come from heaps with lazy deletion (the controller
 counts), membership of a delta in a version from the log of merges (the controller keeps counters).
-The bound checked is the one the run's policy declares in the tape's header.
+What is checked of bounds is what the run's policy declares in the tape's header: `bound` (clocks),
+`max_staleness` (versions), `reads_own`.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jax_ssp.controller.commands import (
+    Cancel,
     Command,
     Drop,
     Merge,
@@ -67,7 +72,9 @@ class ContractReport:
             `bound`.
         max_lag: largest lag at any moment (clocks); at most `bound` + 1.
         max_staleness, mean_staleness: of the merged deltas (versions).
+        staleness_bound: the largest staleness allowed (versions); None where the policy has none.
         merged, dropped: deltas.
+        cancelled: clocks.
         in_flight: deltas pushed but neither merged nor dropped when the tape breaks off; 0 in a
             complete tape.
         versions: merges.
@@ -81,8 +88,10 @@ class ContractReport:
     max_lag: int
     max_staleness: int
     mean_staleness: float
+    staleness_bound: int | None
     merged: int
     dropped: int
+    cancelled: int
     in_flight: int
     versions: int
     complete: bool
@@ -90,12 +99,15 @@ class ContractReport:
     def __str__(self) -> str:
         bound = "none declared" if self.bound is None else f"{self.bound} clocks"
         ahead = f", {self.ahead} clocks granted ahead" if self.ahead else ""
+        allowed = "" if self.staleness_bound is None else f" (allowed: {self.staleness_bound})"
+        cancelled = f", {self.cancelled} clocks cancelled" if self.cancelled else ""
         tape = "complete" if self.complete else f"breaks off, {self.in_flight} deltas in flight"
         return (
             f"contract kept: {self.reads} reads checked, bound {bound}{ahead}\n"
             f"lag:       at most {self.max_start_lag} at a start, {self.max_lag} at any moment\n"
-            f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}\n"
-            f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped\n"
+            f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}{allowed}\n"
+            f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped"
+            f"{cancelled}\n"
             f"tape:      {tape}"
         )
 
@@ -118,7 +130,8 @@ def check_contract(tape: TapeLike) -> ContractReport:
         >>> ssp.check_contract(run.tape).reads
         20
     """
-    checker = _Checker(tape.header["bound"])
+    header = tape.header
+    checker = _Checker(header["bound"], header.get("max_staleness"), header.get("reads_own", True))
     for now, event, commands in tape:
         checker.entry(now, event, commands)
     return checker.report(tape.complete)
@@ -149,14 +162,16 @@ class _Stay:
     stopped: bool = False
     running: StartClock | None = None
     ahead: StartAhead | None = None  # what it is granted, until that is started
-    held: int = -1  # the version it reads
+    held: int = -1  # the version it reads; none before its first clock and after a cancelled one
     # Its pushed deltas in order: (stamp, version that contains it; None while it is under way).
     log: list[tuple[int, int | None]] = field(default_factory=list[tuple[int, int | None]])
 
 
 class _Checker:
-    def __init__(self, bound: int | None) -> None:
+    def __init__(self, bound: int | None, staleness_bound: int | None, reads_own: bool) -> None:
         self.bound = bound
+        self.staleness_bound = staleness_bound
+        self.reads_own = reads_own
         self.now = float("-inf")
         self.stays: dict[int, _Stay] = {}
         self.finished = _Smallest()
@@ -171,6 +186,7 @@ class _Checker:
         self.timer: float | None = None
         self.ending = False
         self.reads = self.ahead = self.merged = self.dropped = self.total_staleness = 0
+        self.cancelled = 0
         self.max_start_lag = self.max_lag = self.max_staleness = 0
 
     def entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
@@ -201,6 +217,8 @@ class _Checker:
                     self._merge(command)
                 case Drop():
                     self._drop(command)
+                case Cancel():
+                    self._cancel(command)
                 case SetTimer(at):
                     self.timer = at
                 case StopWorker(worker):
@@ -228,8 +246,10 @@ class _Checker:
             max_lag=self.max_lag,
             max_staleness=self.max_staleness,
             mean_staleness=self.total_staleness / max(1, self.merged),
+            staleness_bound=self.staleness_bound,
             merged=self.merged,
             dropped=self.dropped,
+            cancelled=self.cancelled,
             in_flight=len(self.pushed),
             versions=self.version,
             complete=complete,
@@ -255,7 +275,7 @@ class _Checker:
         del self.settled.of[worker]
 
     def _pushed(self, event: DeltaReady) -> None:
-        worker, clock, version = event
+        worker, clock, version, _ = event
         stay = self.stays.get(worker)
         start = stay and stay.running
         if stay is None or start is None or start.clock != clock:
@@ -285,13 +305,13 @@ class _Checker:
             raise self._violation(2, f"{start}: no such version")
         self._gate(start, version)
         unread: list[int] = []
-        for stamp, merged_in in reversed(stay.log):
+        for stamp, merged_in in reversed(stay.log if self.reads_own else ()):
             if merged_in is not None and merged_in <= version:
                 break
             unread.append(stamp)
         own = tuple(reversed(unread))
         if start.pending != own:
-            raise self._violation(3, f"{start}, but its own deltas {own} are not in it")
+            raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
         if version not in (self.version, stay.held):
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
         stay.held = version
@@ -356,6 +376,8 @@ class _Checker:
             found = (base, staleness, lag)
             if told != found:
                 raise self._violation(4, f"{delta}: base, staleness, lag are {found}")
+            if self.staleness_bound is not None and staleness > self.staleness_bound:
+                raise self._violation(2, f"{delta}: allowed are {self.staleness_bound}")
             self.merged += 1
             self.total_staleness += staleness
             self.max_staleness = max(self.max_staleness, staleness)
@@ -372,6 +394,24 @@ class _Checker:
         self._settle(drop.worker, drop.clock, drop, None)
         self._see_coverage()
         self.dropped += 1
+
+    def _cancel(self, cancel: Cancel) -> None:
+        worker, clock, reason = cancel
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is None or stay.running.clock != clock or stay.ahead:
+            raise self._violation(4, f"{cancel}, but the worker does not run that clock alone")
+        if not reason:
+            raise self._violation(4, f"{cancel} has no reason")
+        if stay.log and stay.log[-1][1] is None:
+            raise self._violation(4, f"{cancel}, but an earlier delta waits")
+        stay.running = None
+        stay.held = -1
+        self.running -= 1
+        self.finished.put(worker, clock + 1)
+        self.settled.put(worker, clock + 1)
+        self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())
+        self._see_coverage()
+        self.cancelled += 1
 
     def _settle(
         self, worker: int, clock: int, command: Command, version: int | None

@@ -12,7 +12,8 @@ The rules, in order, for every event:
 2. *Settle.* The policy is asked what to do with the buffer until it wants nothing more. A merge
    makes one version of one or more deltas. The deltas of a worker are settled (merged or dropped)
    in the order of their stamps; `coverage` is the smallest count of settled deltas of any live
-   worker.
+   worker. A policy that says so beforehand may also cancel running clocks: such a clock counts as
+   finished and settled, and its worker is asked for the next, for which it adopts anew.
 3. *Release.* Exactly the workers that the event can have released are asked whether they may start:
    those that wait for a coverage or a version reached just now, those that gave no reason to wait
    (asked after every event), and the event's own worker.
@@ -24,8 +25,9 @@ The rules, in order, for every event:
    nobody starts, and what is pushed from then on is dropped; after a stop request nobody starts,
    and what is still pushed is merged. Clocks granted ahead are void then. When nobody runs any
    more, what is left in the buffer is merged as one version.
-5. *Stay alive.* If somebody still has clocks to do, then some worker runs or a timer is set; a
-   policy that breaks this is stopped with an error rather than left to hang.
+5. *Stay alive.* If somebody still has clocks to do, then some worker runs or a timer is set. Where
+   all wait for more deltas than can come any more, what is buffered is merged as one version; a
+   policy that still lets nobody run is stopped with an error rather than left to hang.
 
 An illegal event raises `ProtocolError` and changes nothing.
 """
@@ -40,6 +42,7 @@ from typing import Any, cast
 
 from jax_ssp.controller.clocks import ClockVector
 from jax_ssp.controller.commands import (
+    Cancel,
     Command,
     Drop,
     Merge,
@@ -60,6 +63,7 @@ from jax_ssp.controller.events import (
 )
 from jax_ssp.controller.waiting import WaitingRoom
 from jax_ssp.policies.base import Delta, Policy, Wait, merges_on_arrival
+from jax_ssp.policies.local_steps import Fixed, LocalSteps, as_schedule
 
 
 class Phase(enum.Enum):
@@ -80,7 +84,18 @@ _new = cast("Callable[[type[Any], tuple[Any, ...]], Any]", tuple.__new__)
 class _Worker:
     """A live worker. A worker that leaves and comes back is a new one."""
 
-    __slots__ = ("ahead", "buffered", "clock", "held_coverage", "id", "phase", "unread", "version")
+    __slots__ = (
+        "ahead",
+        "buffered",
+        "clock",
+        "held_coverage",
+        "id",
+        "phase",
+        "started",
+        "steps",
+        "unread",
+        "version",
+    )
 
     def __init__(self, worker: int, clock: int) -> None:
         self.id = worker
@@ -91,18 +106,21 @@ class _Worker:
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
         self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
+        self.started = 0.0  # when it started the clock that it runs, or ran last
+        self.steps = 0  # the local steps of that
 
 
 class Controller:
     """Decides, event by event, for one run.
 
     Args:
-        policy: the rules of admission and merging.
-        local_steps: H, the default of the policy's `local_steps` (steps a clock).
+        policy: the rules of admission and merging; the run's own copy of it is made here.
+        local_steps: H, or the schedule of it (steps a clock), where the policy has none of its own.
         num_clocks: clocks every worker finishes; None for no end by clocks.
         max_updates: the run ends with the merge that brings the merged deltas to this many; a
             barrier is never split, so a policy that merges several at once may go past it.
-        grant_ahead: whether running workers are asked ahead for their next clock (`StartAhead`).
+        grant_ahead: whether running workers are asked ahead for their next clock (`StartAhead`);
+            a policy that cancels clocks is never asked ahead.
 
     Raises:
         ValueError: if `local_steps`, `num_clocks` or `max_updates` is less than 1.
@@ -120,31 +138,34 @@ class Controller:
         self,
         policy: Policy,
         *,
-        local_steps: int = 1,
+        local_steps: int | LocalSteps = 1,
         num_clocks: int | None = None,
         max_updates: int | None = None,
         grant_ahead: bool = False,
     ) -> None:
-        for name, value in (
-            ("local_steps", local_steps),
-            ("num_clocks", num_clocks),
-            ("max_updates", max_updates),
-        ):
+        for name, value in (("num_clocks", num_clocks), ("max_updates", max_updates)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        self.policy = policy
+        self.policy = policy = policy.begin()
         self.now = -math.inf
         self.version = 0
         self.updates = 0
         self.ended: str | None = None  # why nobody starts any more
         self._full = False  # whether that is because of max_updates
-        self.default_local_steps = local_steps
         self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
         self._max_updates = max_updates
-        self._grant_ahead = grant_ahead
+        self._grant_ahead = grant_ahead and not policy.cancels
+        self._reads_own = policy.reads_own
+        self._schedule = schedule = as_schedule(local_steps).begin()
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
         self._on_arrival = merges_on_arrival(policy)
-        self._fixed_steps = local_steps if type(policy).local_steps is Policy.local_steps else 0
+        own_steps = type(policy).local_steps is not Policy.local_steps
+        self._fixed_steps = schedule.h if type(schedule) is Fixed and not own_steps else 0
+        self._told: list[Policy | LocalSteps] = []  # who wants to hear of every push
+        if type(policy).pushed is not Policy.pushed:
+            self._told.append(policy)
+        if type(schedule).pushed is not LocalSteps.pushed:
+            self._told.append(schedule)
         self._workers: dict[int, _Worker] = {}
         self._clocks = ClockVector()
         # Merged on arrival, what is finished is settled: one vector is both, kept at half the cost.
@@ -176,6 +197,28 @@ class Controller:
     def held_coverage(self, worker: int) -> int:
         return self._workers[worker].held_coverage
 
+    @property
+    def workers(self) -> Collection[int]:
+        return self._workers.keys()
+
+    def held_version(self, worker: int) -> int:
+        return self._workers[worker].version
+
+    def is_running(self, worker: int) -> bool:
+        return self._workers[worker].phase is _RUNNING
+
+    def buffered_of(self, worker: int) -> int:
+        return self._workers[worker].buffered
+
+    def started(self, worker: int) -> float:
+        return self._workers[worker].started
+
+    def steps(self, worker: int) -> int:
+        return self._workers[worker].steps
+
+    def scheduled_steps(self, worker: int) -> int:
+        return self._schedule.steps(self, worker)
+
     # What runtimes ask.
 
     @property
@@ -204,15 +247,17 @@ class Controller:
         if not now >= self.now:
             raise self._illegal(event, f"time runs backwards, from {self.now} to {now}")
         commands: list[Command] = []
+        cancelled: Sequence[_Worker] = ()
         if type(event) is DeltaReady:
-            asking = self._delta_ready(event, commands)
+            asking = self._delta_ready(event, now, commands)
         else:
             asking = self._take_in(event)
-        self.now = now
+            self.now = now
         if self._buffer or self._timer is not None:
-            self._settle(commands)
-        for worker in self._waiting.leave_reached(self._settled.min, self.version):
-            self._ask(self._workers[worker], commands)
+            cancelled = self._settle(commands)
+        self._ask_released(commands)
+        for record in cancelled:
+            self._ask(record, commands)
         if asking is not None:
             self._ask(asking, commands)
         if not self._running:
@@ -253,8 +298,8 @@ class Controller:
                 raise TypeError(f"not an event: {event!r}")
         return None
 
-    def _delta_ready(self, event: DeltaReady, commands: list[Command]) -> _Worker:
-        worker, clock, base = event
+    def _delta_ready(self, event: DeltaReady, now: float, commands: list[Command]) -> _Worker:
+        worker, clock, base, norm = event
         record = self._workers.get(worker)
         if record is None or record.phase is not _RUNNING:
             raise self._illegal(event, "it is not running a clock")
@@ -264,11 +309,16 @@ class Controller:
             raise self._illegal(event, "it was told to read another version")
         if self._grant_ahead:
             self._waiting.leave(worker)
+        self.now = now
         record.phase = _WAITING
         record.clock = clock + 1
-        record.unread += (clock,)
+        if self._reads_own:
+            record.unread += (clock,)
         self._running -= 1
         self._clocks.advance(clock)
+        if self._told:
+            for listener in self._told:
+                listener.pushed(self, Delta(worker, clock, base), norm)
         if self._on_arrival and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             lag = clock + 1 - self._clocks.min
@@ -281,15 +331,19 @@ class Controller:
 
     # 2. Settle.
 
-    def _settle(self, commands: list[Command]) -> None:
+    def _settle(self, commands: list[Command]) -> Sequence[_Worker]:
+        """Do what the policy wants done with the buffer; gives the workers that it cancels."""
         wake: float | None = None
+        cancelled: list[_Worker] = []
         while self._buffer and not self._full:
-            merge, drop, reason, wake = self.policy.ready(self)
+            merge, drop, reason, wake, cancel = self.policy.ready(self)
             before = len(self._buffer)
             if drop:
                 self._drop(drop, reason, commands)
             if merge:
                 self._merge(merge, commands)
+            for worker in cancel:
+                cancelled.append(self._cancel(worker, reason, commands))
             if len(self._buffer) == before:
                 break
         if self._full:
@@ -300,6 +354,7 @@ class Controller:
                 raise PolicyError(f"{self.policy} wants to be woken at {wake}.")
             self._timer = None if wake is None else float(wake)
             commands.append(SetTimer(self._timer))
+        return cancelled
 
     def _merge(self, deltas: Sequence[Delta], commands: list[Command]) -> None:
         merged: list[Merged] = []
@@ -332,6 +387,26 @@ class Controller:
             owner.unread = tuple(stamp for stamp in owner.unread if stamp != delta.clock)
             commands.append(Drop(delta.worker, delta.clock, reason))
 
+    def _cancel(self, worker: int, reason: str, commands: list[Command]) -> _Worker:
+        """End a running clock with nothing pushed."""
+        record = self._workers.get(worker)
+        if record is None or record.phase is not _RUNNING:
+            raise PolicyError(f"{self.policy} cancels worker {worker}, which runs no clock.")
+        if record.buffered:
+            raise PolicyError(f"{self.policy} cancels worker {worker}, whose deltas wait still.")
+        if not reason or not self.policy.cancels:
+            raise PolicyError(f"{self.policy} cancels worker {worker} unannounced, or for nothing.")
+        clock = record.clock
+        record.phase = _WAITING
+        record.clock = clock + 1
+        record.version = -1  # so that it adopts anew
+        self._running -= 1
+        self._clocks.advance(clock)
+        if not self._on_arrival:
+            self._settled.advance(clock)
+        commands.append(Cancel(worker, clock, reason))
+        return record
+
     def _take_out(self, delta: Delta) -> _Worker:
         """Take a delta out of the buffer; gives the worker that pushed it, live or lost."""
         owner = self._buffer.pop(delta, None)
@@ -346,6 +421,10 @@ class Controller:
         return owner
 
     # 3. Release.
+
+    def _ask_released(self, commands: list[Command]) -> None:
+        for worker in self._waiting.leave_reached(self._settled.min, self.version):
+            self._ask(self._workers[worker], commands)
 
     def _ask(self, record: _Worker, commands: list[Command]) -> None:
         if record.phase is _RUNNING:
@@ -388,9 +467,10 @@ class Controller:
         if record.version < 0 or self.policy.adopts(self, worker):
             record.version = self.version
             record.held_coverage = self._settled.min
-            buffered = record.buffered
+            buffered = record.buffered if self._reads_own else 0
             record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
-        steps = record.ahead or self._steps(record)
+        record.steps = steps = record.ahead or self._steps(record)
+        record.started = self.now
         record.ahead = 0
         record.phase = _RUNNING
         self._running += 1
@@ -413,16 +493,18 @@ class Controller:
             self._waiting.wait_no_more()
 
     def _when_nobody_runs(self, commands: list[Command]) -> None:
-        if self._waiting:
-            if self._timer is None:
-                waiting = sorted(self._waiting)
-                raise PolicyError(f"{self.policy} lets nobody run; waiting: {waiting[:8]}.")
-        elif self._buffer:
+        if self._waiting and self._timer is not None:
+            return
+        if self._buffer:
             left = sorted(self._buffer, key=lambda delta: (delta.clock, delta.worker))
             self._merge(left, commands)
             if self._timer is not None:
                 self._timer = None
                 commands.append(SetTimer(None))
+            self._ask_released(commands)
+        if self._waiting and not self._running:
+            waiting = sorted(self._waiting)
+            raise PolicyError(f"{self.policy} lets nobody run; waiting: {waiting[:8]}.")
 
     def _illegal(self, event: Event, why: str) -> ProtocolError:
         where = f"version {self.version}"

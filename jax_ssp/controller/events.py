@@ -22,11 +22,13 @@ class DeltaReady(NamedTuple):
         worker: who.
         clock: the clock just finished; the delta is stamped with it.
         version: the version the worker really read, as it reports it itself: the delta's base.
+        norm: the delta's l2 norm, where the policy asks for it (`Policy.needs_norms`); else 0.
     """
 
     worker: int
     clock: int
     version: int
+    norm: float = 0.0
 
 
 class WorkerLost(NamedTuple):

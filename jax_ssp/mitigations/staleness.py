@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.mitigations._shared import check_choice, check_integer, check_non_negative
 
-def scale_by_staleness(exponent: float = 1.0) -> optax.GradientTransformationExtraArgs:
-    r"""Scale a delta by a power of its staleness.
+Shape: TypeAlias = Literal["inverse", "polynomial", "exponential", "threshold"]
 
-    The factor is :math:`\max(1, \tau)^{-p}` with staleness τ (versions) and exponent p. At p = 1
-    this divides the learning rate by τ, as the source does; deltas of staleness 0 and 1 are left as
-    they are.
+
+def scale_by_staleness(
+    exponent: float = 1.0, shape: Shape = "inverse", threshold: int = 4
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scale a delta by a function of its staleness.
+
+    The factor, with staleness τ (versions), exponent p and threshold b, is by `shape`
+
+    - "inverse": :math:`\max(1, \tau)^{-p}`. At p = 1 this divides the learning rate by τ; deltas
+      of staleness 0 and 1 are left as they are.
+    - "polynomial": :math:`(1 + \tau)^{-p}`. FedBuff takes p = 1/2.
+    - "exponential": :math:`e^{-p \tau}`.
+    - "threshold": 1 where :math:`\tau \le b`, else :math:`1 / (p (\tau - b) + 1)`.
+
+    Usually a `delta_tx`: of several deltas in one merge each has its own staleness.
 
     Args:
-        exponent: p; 0 leaves everything as it is.
+        exponent: p; 0 leaves everything as it is. For "exponential" and "threshold" in 1/versions.
+        shape: one of these four.
+        threshold: b (versions); only "threshold" reads it.
 
     Returns:
         A transform whose `update` reads `staleness` (int32 scalar) from its extra arguments. It has
         no state and compiles once for all values of the staleness.
 
     Raises:
-        ValueError: if `exponent` is negative or not finite.
+        ValueError: if `exponent` is negative or not finite, `shape` is unknown, or `threshold` is
+            negative.
+        TypeError: if `exponent` is not a number or `threshold` not an integer.
 
     Example:
         >>> transform = scale_by_staleness(exponent=1.0)
@@ -36,12 +51,15 @@ def scale_by_staleness(exponent: float = 1.0) -> optax.GradientTransformationExt
 
     Reference:
         Zhang, Gupta, Lian, Liu 2016, "Staleness-aware async-SGD for distributed deep learning",
-        arXiv:1511.05950.
+        arXiv:1511.05950 ("inverse"). Xie, Koyejo, Gupta 2019, "Asynchronous federated
+        optimization", arXiv:1903.03934 ("polynomial", "threshold"). Nguyen et al. 2022, "Federated
+        learning with buffered asynchronous aggregation", arXiv:2106.06639. Damaskinos et al. 2020,
+        "FLeet: online federated learning via staleness awareness and performance prediction",
+        arXiv:2006.07273 ("exponential").
     """
-    if not (math.isfinite(exponent) and exponent >= 0):
-        raise ValueError(
-            f"`scale_by_staleness(exponent=...)` must be finite and non-negative, got {exponent}."
-        )
+    check_non_negative("scale_by_staleness(exponent=...)", exponent)
+    check_choice("scale_by_staleness(shape=...)", shape, get_args(Shape))
+    check_integer("scale_by_staleness(threshold=...)", threshold, least=0)
 
     def update(
         updates: optax.Updates,
@@ -52,7 +70,18 @@ def scale_by_staleness(exponent: float = 1.0) -> optax.GradientTransformationExt
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra_args
-        factor = jnp.maximum(jnp.asarray(staleness), 1).astype(jnp.float32) ** -exponent
+        factor = _factor(shape, jnp.asarray(staleness), exponent, threshold)
         return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _factor(shape: Shape, staleness: jax.Array, exponent: float, threshold: int) -> jax.Array:
+    if shape == "inverse":
+        return jnp.maximum(staleness, 1).astype(jnp.float32) ** -exponent
+    if shape == "polynomial":
+        return (1 + staleness).astype(jnp.float32) ** -exponent
+    if shape == "exponential":
+        return jnp.exp(-exponent * staleness.astype(jnp.float32))
+    late = jnp.maximum(staleness - threshold, 0).astype(jnp.float32)
+    return 1 / (exponent * late + 1)

@@ -1,15 +1,17 @@
 """What a policy is: who may start, what is merged, who adopts, how many local steps.
 
-Each is a pure function of the controller's view. A policy is a frozen dataclass. To write one,
-subclass `Policy` and override what differs from its defaults; the fields of the dataclass appear in
-configs, on the command line and in run folders by themselves.
+Each is a function of the controller's view. A policy is a frozen dataclass. To write one, subclass
+`Policy` and override what differs from its defaults; the fields of the dataclass appear in configs,
+on the command line and in run folders by themselves. What a policy has to remember during a run, it
+keeps in fields with `init=False, repr=False, compare=False` and a `default_factory`: every run
+begins with a copy of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 
 class Delta(NamedTuple):
@@ -55,8 +57,8 @@ class View(Protocol):
         ...
 
     @property
-    def default_local_steps(self) -> int:
-        """The run's `local_steps`."""
+    def workers(self) -> Collection[int]:
+        """The live workers, in the order in which they joined."""
         ...
 
     @property
@@ -75,6 +77,30 @@ class View(Protocol):
 
     def held_coverage(self, worker: int) -> int:
         """Coverage of the snapshot this worker holds, when it adopted it."""
+        ...
+
+    def held_version(self, worker: int) -> int:
+        """The version this worker holds; -1 before its first clock, and after a cancelled one."""
+        ...
+
+    def is_running(self, worker: int) -> bool:
+        """Whether this worker runs a clock (or waits, or has finished all)."""
+        ...
+
+    def buffered_of(self, worker: int) -> int:
+        """How many of this worker's deltas are buffered."""
+        ...
+
+    def started(self, worker: int) -> float:
+        """When this worker started the clock that it runs, or else its last one (seconds)."""
+        ...
+
+    def steps(self, worker: int) -> int:
+        """The local steps of that clock."""
+        ...
+
+    def scheduled_steps(self, worker: int) -> int:
+        """H for this worker's next clock by the run's `local_steps` (steps)."""
         ...
 
 
@@ -102,15 +128,18 @@ class Decision(NamedTuple):
     Attributes:
         merge: deltas to apply, in this order, as one new version.
         drop: deltas to forget.
-        reason: why they are dropped; needed if there are any.
+        reason: why they are dropped, or clocks cancelled; needed if there are any.
         wake: ask `ready` again at this time (seconds) if something is buffered then; each decision
             replaces the wake of the one before.
+        cancel: running workers whose clock is to end now, with nothing pushed, after the merge.
+            They may have no delta buffered then, and the policy must say that it `cancels`.
     """
 
     merge: Sequence[Delta] = ()
     drop: Sequence[Delta] = ()
     reason: str = ""
     wake: float | None = None
+    cancel: Sequence[int] = ()
 
 
 NOTHING = Decision()
@@ -120,10 +149,56 @@ NOTHING = Decision()
 class Policy:
     """Base of all policies: admits everybody, merges on arrival, adopts the newest version."""
 
+    def begin(self) -> Self:
+        """The copy of this policy that a run is decided by."""
+        return replace(self)
+
+    def check(self, num_workers: int) -> None:
+        """Raise ValueError, naming the remedy, if so many workers cannot be run by this policy."""
+
+    # What it promises, and what it needs.
+
     @property
     def guaranteed_bound(self) -> int | None:
         """The bound `s` of the contract that this policy keeps (clocks), or None for no bound."""
         return None
+
+    def guaranteed_staleness(self, num_workers: int) -> int | None:
+        """The largest staleness it merges, with so many workers ever (versions), or None."""
+        bound = self.guaranteed_bound
+        if bound is None or bound == 0:
+            return bound
+        # While a worker runs clock c on a version that covers c - s, each other one can add the
+        # clocks c - s to c + s, and merging on arrival makes a version of each.
+        return (num_workers - 1) * (2 * bound + 1)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether it may cancel running clocks."""
+        return False
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether a worker reads its own deltas while they wait in the buffer (read-my-writes)."""
+        return True
+
+    @property
+    def needs_norms(self) -> bool:
+        """Whether `pushed` is to be told the norms of the deltas, which cost a pass over each."""
+        return False
+
+    def usual_merge(self, num_workers: int) -> int:
+        """How many deltas most merges have; the merge of so many is compiled before the start."""
+        return num_workers if self.guaranteed_bound == 0 else 1
+
+    # What it decides.
+
+    def pushed(self, view: View, delta: Delta, norm: float) -> None:
+        """Hear of a delta as it comes, before anything is decided.
+
+        Its worker's clock is counted already; `started` and `steps` are of the clock just finished.
+        `norm` is the delta's l2 norm if the policy `needs_norms`, else 0.
+        """
 
     def admit(self, view: View, worker: int) -> bool | Wait:
         """May this worker start its next clock, number `view.clock(worker)`, now?
@@ -148,7 +223,7 @@ class Policy:
 
     def local_steps(self, view: View, worker: int) -> int:
         """H for the clock about to start (steps)."""
-        return view.default_local_steps
+        return view.scheduled_steps(worker)
 
 
 def merges_on_arrival(policy: Policy) -> bool:
@@ -163,11 +238,39 @@ def merge_at_barrier(view: View) -> Decision:
     return NOTHING
 
 
-def non_negative(policy: Policy, field: str) -> None:
-    """Raise ValueError unless this integer field of a policy is 0 or more."""
-    value = getattr(policy, field)
-    name = type(policy).__name__
+def merge_first(view: View, count: int) -> Decision:
+    """Merge the first `count` deltas as one version once so many are there."""
+    buffered = tuple(view.buffered)
+    return Decision(merge=buffered[:count]) if len(buffered) >= count else NOTHING
+
+
+def drop_outdated(view: View) -> Decision | None:
+    """Drop the deltas whose base is not the newest version; None if there are none."""
+    outdated = [delta for delta in view.buffered if delta.version < view.version]
+    reason = "a newer version is there"
+    return Decision(drop=outdated, reason=reason) if outdated else None
+
+
+def until_merged(view: View, worker: int) -> bool | Wait:
+    """Let a worker wait until its own deltas are settled."""
+    return view.buffered_of(worker) == 0 or Wait(version=view.version + 1)
+
+
+def at_least(config: Any, field: str, least: int) -> None:
+    """Raise TypeError or ValueError unless this field of a config is an integer of at least so."""
+    value, name = getattr(config, field), type(config).__name__
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}({field}=...)` must be an integer, got {value!r}.")
-    if value < 0:
-        raise ValueError(f"`{name}({field}=...)` must be non-negative, got {value}.")
+    if value < least:
+        must = "non-negative" if least == 0 else f"at least {least}"
+        raise ValueError(f"`{name}({field}=...)` must be {must}, got {value}.")
+
+
+def no_more_than(policy: Policy, field: str, num_workers: int) -> None:
+    """Raise ValueError if a policy's field asks for more deltas than there are workers."""
+    value, name = getattr(policy, field), type(policy).__name__
+    if value > num_workers:
+        raise ValueError(
+            f"`{name}({field}={value})` waits for more deltas than {num_workers} workers have at "
+            f"one time; make `{field}` at most {num_workers}, or add workers."
+        )

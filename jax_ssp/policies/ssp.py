@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jax_ssp.policies.base import Policy, View, Wait, non_negative
+from jax_ssp.policies.base import Policy, View, Wait, at_least
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,19 @@ class SSP(Policy):
     adopt: Literal["eager", "lazy"] = "eager"
 
     def __post_init__(self) -> None:
-        non_negative(self, "bound")
+        at_least(self, "bound", 0)
         if self.adopt not in ("eager", "lazy"):
             raise ValueError(f'`SSP(adopt=...)` must be "eager" or "lazy", got {self.adopt!r}.')
 
     @property
     def guaranteed_bound(self) -> int:
         return self.bound
+
+    def guaranteed_staleness(self, num_workers: int) -> int | None:
+        eager = super().guaranteed_staleness(num_workers)
+        if eager is None or self.adopt == "eager":
+            return eager
+        return eager + self.bound  # a worker's own clocks since the snapshot that it keeps
 
     def admit(self, view: View, worker: int) -> bool | Wait:
         needed = view.clock(worker) - self.bound

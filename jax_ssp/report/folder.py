@@ -74,6 +74,8 @@ class RunFolder(Observer):
         """Save the last version, the summary and its figure; gives the summary."""
         if result.params is not None:
             save_params(self.path, result.params)
+        if result.residuals:
+            save_params(self.path / "residuals", result.residuals)
         summary = summarize(result)
         write_json(self.path / "summary.json", summary)
         if len(result.schedule):
@@ -95,6 +97,7 @@ def summarize(result: Result) -> dict[str, Any]:
         "updates": result.updates,
         "versions": result.version,
         "dropped": report.dropped,
+        "cancelled": report.cancelled,
         "time": result.tape.header["time"],
         "seconds": result.seconds,
         "wall_seconds": result.wall_seconds,

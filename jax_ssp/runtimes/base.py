@@ -35,11 +35,16 @@ class Push(NamedTuple):
         version: the version the worker holds, which is what the delta is measured from.
         payload: the delta as it travels, one message on each of the server's devices.
         metrics: the clock's metrics as host floats.
+        norm: the delta's l2 norm, if the policy needs it; else 0.
+        base: what the delta is measured from, in pieces as the server's devices have it, if a
+            transform asks for it.
     """
 
     version: int
     payload: list[Any]
     metrics: Mapping[str, float]
+    norm: float = 0.0
+    base: list[Any] | None = None
 
 
 class Message(NamedTuple):
@@ -89,6 +94,10 @@ class World(ABC):
     def go_ahead(self, grant: StartAhead) -> None:
         """Let a worker go on with this clock once the one it runs is finished."""
 
+    def cancel(self, worker: int, clock: int) -> bool:
+        """End a clock that runs; gives whether its delta may still be reported all the same."""
+        raise NotImplementedError
+
     @abstractmethod
     def receive(self) -> Message | None:
         """The next thing that happens; None if nothing can happen any more."""
@@ -100,8 +109,11 @@ class World(ABC):
         """
         return None
 
-    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
-        """Where threads of the world may report events too, each for itself."""
+    def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
+        """Where threads of the world may report events too, each for itself.
+
+        It gives False for the delta of a clock that has been cancelled.
+        """
 
     @abstractmethod
     def request_stop(self, reason: str) -> None:

@@ -15,9 +15,10 @@ import optax
 
 from jax_ssp.compression import Compressor
 from jax_ssp.data import Feed, kind_of
+from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.program import program_of
-from jax_ssp.runtimes.worker import Adopt, Worker
+from jax_ssp.runtimes.worker import Adopt, Wanted, Worker
 from jax_ssp.server import Server, Weight, host_device
 from jax_ssp.steps import Params, Step, averaged_leaves, check_step
 from jax_ssp.wire import Memory
@@ -40,10 +41,12 @@ def make_crew(
     data: Callable[[int], Iterable[Any]] | None,
     runtime: Runtime,
     *,
-    local_steps: int = 1,
+    policy: Policy,
+    local_steps: LocalSteps,
     weight: Weight = "mean",
     seed: int = 0,
     server_tx: optax.GradientTransformation | None = None,
+    delta_tx: optax.GradientTransformation | None = None,
     num_clocks: int | None = None,
     overlap: int = 0,
     adopt: Adopt = "rebase",
@@ -71,6 +74,7 @@ def make_crew(
     server = Server(
         params,
         server_tx,
+        delta_tx=delta_tx,
         weight=weight,
         device=homes,
         averaged=averaged_leaves(step, params) if hasattr(step, "averaged") else None,
@@ -78,6 +82,7 @@ def make_crew(
         snapshot_wire=snapshot_wire,
     )
     program = program_of(step)
+    wanted = Wanted(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
     memory = {device: Memory(params, device) for device in devices}
     workers = [
         Worker(
@@ -92,7 +97,8 @@ def make_crew(
             server.wire,
             server.devices,
             memory[device],
-            local_steps,
+            local_steps.usual,
+            wanted,
             num_clocks,
             overlap,
             adopt,
@@ -217,6 +223,8 @@ def rehearse(
         raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
     known = inspect.signature(make_crew).parameters
     needed = {name: value for name, value in others.items() if name in known}
+    needed["policy"] = needed.get("policy") or SSP()
+    needed["local_steps"] = as_schedule(needed.get("local_steps", 1))
     crew = make_crew(step, params, data, runtime, **needed)
     first = {worker.device: worker for worker in reversed(crew.workers)}
     count = Counter(worker.device for worker in crew.workers)

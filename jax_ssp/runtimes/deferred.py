@@ -48,6 +48,14 @@ class Deferred:
         ahead = self._granted.pop(start.worker, None)
         self._jobs[start.worker] = _Job(start, snapshot, ahead)
 
+    def cancel(self, worker: int) -> None:
+        """The clock that this worker was to run is not wanted any more, computed or not."""
+        job = self._jobs.pop(worker, None)
+        if job is None:
+            self._workers[worker].cancel()
+        else:
+            self._workers[worker].skip(job.start.local_steps)
+
     def push(self, worker: int) -> Push:
         """What the clock that this worker was to run gives."""
         if worker in self._jobs:
@@ -63,7 +71,8 @@ class Deferred:
 
     def _together(self, worker: int) -> list[int]:
         """This worker and others whose clocks can be computed in the same program."""
-        if self._batch == 1 or self._jobs[worker].ahead is not None:
+        alone = self._jobs[worker].ahead is not None or self._workers[worker].carries
+        if self._batch == 1 or alone:
             return [worker]
         kind = self._kind(worker)
         others = (

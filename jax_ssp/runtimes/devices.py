@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ class _DeviceWorld(World):
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._mail: list[queue.SimpleQueue[_Job]] = [queue.SimpleQueue() for _ in workers]
         self._delays = None if delay is None else DelayDraws(delay, seed, len(workers))
-        self._closing = threading.Event()
+        self._closing = False
+        self._cancelled: list[set[int]] = [set() for _ in workers]  # clocks, while they run
+        self._hurry = [threading.Event() for _ in workers]  # to look whether still to wait
         self._timer: float | None = None
         self._began = 0.0
         # What is alike is compiled once, by the first who needs it; all that differ at one time.
@@ -154,7 +157,12 @@ class _DeviceWorld(World):
     def go_ahead(self, grant: StartAhead) -> None:
         self._mail[grant.worker].put(grant)
 
-    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
+    def cancel(self, worker: int, clock: int) -> bool:
+        self._cancelled[worker].add(clock)
+        self._hurry[worker].set()
+        return True
+
+    def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
         self._take = take
 
     def receive(self) -> Message | None:
@@ -186,9 +194,10 @@ class _DeviceWorld(World):
         self._mail[worker].put(None)
 
     def close(self) -> None:
-        self._closing.set()
-        for mail in self._mail:
+        self._closing = True
+        for mail, hurry in zip(self._mail, self._hurry, strict=True):
             mail.put(None)
+            hurry.set()
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -204,29 +213,41 @@ class _DeviceWorld(World):
             if worker in self._compiling:
                 worker.compile()
             self._inbox.put(None)
-            while (job := mail.get()) is not None:
+            letters: deque[_Job] = deque()  # out of the mail already
+            while (job := letters.popleft() if letters else mail.get()) is not None:
                 if isinstance(job, StartAhead):
                     worker.go_ahead(job)
                 else:
-                    self._run(worker, job)
+                    self._run(worker, job, letters)
         except BaseException as error:  # reported to, and raised in, the main thread
             error.add_note(f"in worker {worker.index} of jax_ssp")
             self._inbox.put(error)
 
-    def _run(self, worker: Worker, job: list[Any]) -> None:
+    def _run(self, worker: Worker, job: list[Any], letters: deque[_Job]) -> None:
         """Run a clock to its end; before waiting for that, dispatch and draw what comes next."""
         began = time.perf_counter()
         start = job[0]
         worker.begin(start, job.pop())  # the snapshot is now the worker's alone
         mail = self._mail[worker.index]
         if not mail.empty():
-            if isinstance(grant := mail.get(), StartAhead):
-                worker.go_ahead(grant)
+            if isinstance(letter := mail.get(), StartAhead):
+                worker.go_ahead(letter)
             else:
-                mail.put(grant)  # the end
+                letters.append(letter)  # the end; or, this clock cancelled, the next one
         worker.prefetch(start)
         push = worker.finish()
         if self._delays is not None:
-            rest = self._delays.draw(start) - (time.perf_counter() - began)
-            self._closing.wait(max(0.0, rest))
-        self._take(DeltaReady(start.worker, start.clock, push.version), push)
+            self._wait(start, until=began + self._delays.draw(start))
+        if not self._take(DeltaReady(start.worker, start.clock, push.version, push.norm), push):
+            worker.cancel()
+            self._cancelled[start.worker].remove(start.clock)
+
+    def _wait(self, start: StartClock, until: float) -> None:
+        """Wait, but not on if the clock is cancelled or the world closes."""
+        hurry, cancelled = self._hurry[start.worker], self._cancelled[start.worker]
+        while not self._closing and start.clock not in cancelled:
+            left = until - time.perf_counter()
+            if left <= 0:
+                return
+            hurry.wait(left)
+            hurry.clear()

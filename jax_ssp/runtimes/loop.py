@@ -19,6 +19,7 @@ from typing import Any
 
 from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import (
+    Cancel,
     Command,
     Drop,
     Merge,
@@ -29,6 +30,7 @@ from jax_ssp.controller.commands import (
     StopWorker,
 )
 from jax_ssp.controller.events import DeltaReady, Event, WorkerLost
+from jax_ssp.merging import About
 from jax_ssp.runtimes.base import Observer, Push, World
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.server import Server, all_finite
@@ -74,6 +76,7 @@ class Loop:
         self._held: dict[int, int] = {}  # the version each worker holds
         self._started: dict[int, float] = {}
         self._pushes: dict[tuple[int, int], tuple[float, float, Push | None]] = {}
+        self._cancelled: set[tuple[int, int]] = set()  # (worker, clock) that may be reported still
 
     def run(self) -> None:
         """Run to the end."""
@@ -92,11 +95,17 @@ class Loop:
             self._evaluate_last()
         self.status = self._final_status()
 
-    def take(self, what: Event | Future[Any], push: Push | None = None) -> None:
-        """Take in what happened just now; any thread may call this."""
+    def take(self, what: Event | Future[Any], push: Push | None = None) -> bool:
+        """Take in what happened just now; any thread may call this.
+
+        Gives False if it is the delta of a clock that has been cancelled meanwhile.
+        """
         with self._lock:
             if self._closed:
-                return
+                return True
+            if type(what) is DeltaReady and (what.worker, what.clock) in self._cancelled:
+                self._cancelled.remove((what.worker, what.clock))
+                return False
             self._closed = True  # should something be raised, nothing more is taken
             if isinstance(what, Future):
                 assert self._evaluator is not None
@@ -108,6 +117,7 @@ class Loop:
             self._closed = self.tape.complete = self.controller.done
             if self._closed:
                 self.world.over()
+        return True
 
     def _final_status(self) -> str:
         ended = self.controller.ended
@@ -146,6 +156,12 @@ class Loop:
                 self.world.go_ahead(command)
             case Merge():
                 self._merge(command, now)
+            case Cancel(worker=worker, clock=clock):
+                self._held.pop(worker, None)
+                self._pushes[worker, clock] = (self._started.pop(worker), now, None)
+                if self.world.cancel(worker, clock):
+                    self._cancelled.add((worker, clock))
+                self._settled(Merged(worker, clock, -1, 0, 0), -1)
             case Drop(worker=worker, clock=clock):
                 self._settled(Merged(worker, clock, -1, 0, 0), -1)
             case SetTimer(at):
@@ -157,13 +173,12 @@ class Loop:
         self.seconds = now
         self.updates += len(merge.deltas)
         if self.server is not None:
-            oldest = max(merge.deltas, key=lambda delta: delta.staleness)
+            pushes = [self._push(delta) for delta in merge.deltas]
             version = self.server.merge_sent(
-                [self._payload(delta) for delta in merge.deltas],
-                staleness=oldest.staleness,
-                lag=oldest.lag,
-                worker=oldest.worker,
-                num_workers=merge.num_workers,
+                [push.payload for push in pushes],
+                [About(delta.staleness, delta.lag, delta.worker) for delta in merge.deltas],
+                merge.num_workers,
+                [push.base for push in pushes if push.base is not None],
             )
             assert version == merge.version, "server and controller count the same merges"
         for delta in merge.deltas:
@@ -171,10 +186,10 @@ class Loop:
         if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
             self._evaluate(now)
 
-    def _payload(self, delta: Merged) -> list[Any]:
+    def _push(self, delta: Merged) -> Push:
         push = self._pushes[delta.worker, delta.clock][2]
         assert push is not None, "where there is a server, every delta has a payload"
-        return push.payload
+        return push
 
     def _settled(self, delta: Merged, version: int) -> None:
         start, finish, push = self._pushes.pop((delta.worker, delta.clock))

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jax_ssp.server import weighted
+from jax_ssp.merging import weighted
 from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
 
 
@@ -23,6 +24,7 @@ class Program:
         self.init = jax.jit(step.init)
         self.add = jax.jit(self._added)
         self.mixed = jax.jit(_mixed)
+        self.norm = jax.jit(optax.global_norm)
         self.clock = functools.cache(self._clock)
         self.ahead = functools.cache(self._ahead)
         self.rest = functools.cache(self._rest)
@@ -73,13 +75,16 @@ class Program:
         return jax.tree.map(add, averaged_leaves(self._step, params), params, delta)
 
 
-def _mixed(alpha: jax.Array, old: Params, delta: Params, progress: Params, base: Params) -> Params:
-    """What to carry over to `base` for local = alpha * local + (1 - alpha) * base."""
+def _mixed(alpha: jax.Array, old: Params, base: Params, *moves: Params) -> Params:
+    """What to carry over to `base` for local = alpha * local + (1 - alpha) * base.
 
-    def carried(old: Any, delta: Any, progress: Any, base: Any) -> jax.Array:
-        return alpha.astype(base.dtype) * ((old - base) + (delta + progress))
+    Before, local is `old` plus the moves made since.
+    """
 
-    return jax.tree.map(carried, old, delta, progress, base)
+    def carried(old: Any, base: Any, *moves: Any) -> jax.Array:
+        return alpha.astype(base.dtype) * ((old - base) + sum(moves[1:], start=moves[0]))
+
+    return jax.tree.map(carried, old, base, *moves)
 
 
 def _stacked(trees: tuple[Any, ...]) -> Any:

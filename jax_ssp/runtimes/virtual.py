@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jax_ssp.controller import Controller
-from jax_ssp.controller.commands import Merge, SetTimer, StartAhead, StartClock
+from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import Constant, DelayModel
 from jax_ssp.runtimes.base import Message, Runtime, World, check_integer
@@ -132,6 +132,7 @@ class _VirtualWorld(World):
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
         # Finishing clocks: (when, tie-breaker: who started first, start).
         self._finishing: list[tuple[float, int, StartClock]] = []
+        self._cancelled: set[tuple[int, int]] = set()  # (worker, clock), while among those
         self._count = 0
 
     def now(self) -> float:
@@ -148,9 +149,17 @@ class _VirtualWorld(World):
         if self._computing is not None:
             self._computing.go_ahead(grant)
 
+    def cancel(self, worker: int, clock: int) -> bool:
+        self._cancelled.add((worker, clock))
+        if self._computing is not None:
+            self._computing.cancel(worker)
+        return False
+
     def receive(self) -> Message | None:
         if self._at_once:
             return Message(self._at_once.popleft())
+        while self._cancelled and self._finishing and self._passed_over(self._finishing[0][2]):
+            heapq.heappop(self._finishing)
         timer = self._timer
         if timer is not None and not (self._finishing and self._finishing[0][0] <= timer):
             self._now, self._timer = max(self._now, timer), None
@@ -161,7 +170,14 @@ class _VirtualWorld(World):
         if self._computing is None:
             return Message(DeltaReady(start.worker, start.clock, start.version))
         push = self._computing.push(start.worker)
-        return Message(DeltaReady(start.worker, start.clock, push.version), push)
+        return Message(DeltaReady(start.worker, start.clock, push.version, push.norm), push)
+
+    def _passed_over(self, start: StartClock) -> bool:
+        """Whether this clock was cancelled; asked once, when it would have finished."""
+        which = start.worker, start.clock
+        cancelled = which in self._cancelled
+        self._cancelled.discard(which)
+        return cancelled
 
     def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int]:
         # What `Loop` and `receive` do, without all that is only for payloads and observers.
@@ -178,9 +194,11 @@ class _VirtualWorld(World):
                 event, now = message.what, self._now
             else:
                 now, _, start = heappop(finishing)
+                if self._cancelled and self._passed_over(start):
+                    continue
                 self._now = now
                 worker, clock, _, version, _, _ = start
-                event = new(DeltaReady, (worker, clock, version))
+                event = new(DeltaReady, (worker, clock, version, 0.0))
             commands = handle(event, now)
             append(now, event, commands)
             for command in commands:
@@ -193,6 +211,8 @@ class _VirtualWorld(World):
                     updates += len(command.deltas)
                 elif kind is SetTimer:
                     self._timer = command.at
+                elif kind is Cancel:
+                    self._cancelled.add((command.worker, command.clock))
         tape.complete = True
         return seconds, updates
 

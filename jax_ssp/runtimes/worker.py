@@ -60,6 +60,22 @@ class Mix:
 Adopt: TypeAlias = Literal["rebase"] | Mix
 
 
+class Wanted(NamedTuple):
+    """What the policy and the server want of workers, beside deltas.
+
+    Attributes:
+        own: that they read their own deltas before those are merged.
+        norm: the norms of their deltas.
+        base: what their deltas are measured from.
+        undo: that a clock which was begun can be cancelled.
+    """
+
+    own: bool = True
+    norm: bool = False
+    base: bool = False
+    undo: bool = False
+
+
 class _Ahead(NamedTuple):
     """The first steps of a clock, dispatched before its `StartClock`."""
 
@@ -71,9 +87,22 @@ class _Ahead(NamedTuple):
 class _Dispatched(NamedTuple):
     """A clock that computes, or has."""
 
+    clock: int
     version: int
     payload: list[Any]
     metrics: list[tuple[float, dict[str, jax.Array]]]  # each with its share of the steps
+    norm: jax.Array | None
+    base: list[Any] | None
+
+
+class _Before(NamedTuple):
+    """What a worker was before the clock that it has begun."""
+
+    clock: int
+    state: Any
+    residual: list[Any]
+    base: Params
+    delta: Params
 
 
 class Worker:
@@ -91,7 +120,8 @@ class Worker:
         wire: how deltas and snapshots travel.
         push_to: the server's devices.
         memory: for deltas, shared by the workers of a device.
-        local_steps: H, the run's default.
+        local_steps: the numbers of steps that most clocks have.
+        wanted: of it, beside deltas.
         num_clocks: clocks it will run, if that is known; no batch is drawn ahead after the last.
         overlap: local steps to run ahead, where a clock is granted ahead.
         adopt: what then becomes of them.
@@ -110,7 +140,8 @@ class Worker:
         wire: Wire,
         push_to: tuple[jax.Device, ...],
         memory: Memory,
-        local_steps: int,
+        local_steps: tuple[int, ...],
+        wanted: Wanted = Wanted(),  # noqa: B008 (immutable)
         num_clocks: int | None = None,
         overlap: int = 0,
         adopt: Adopt = "rebase",
@@ -125,6 +156,7 @@ class Worker:
         self._wire = wire
         self._push_to = push_to
         self._local_steps = local_steps
+        self._wanted = wanted
         self._num_clocks = num_clocks
         self._overlap = overlap
         self._mix = as_weight(adopt.alpha) if isinstance(adopt, Mix) else None
@@ -138,12 +170,23 @@ class Worker:
         self._own: dict[int, tuple[Params, Params]] = {}  # by stamp: what was sent, the delta
         self._settled: list[Params] = []  # deltas whose memory is to be given back
         self._ahead: _Ahead | None = None
+        self._before: _Before | None = None
         self._dispatched: deque[_Dispatched] = deque()
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What the next batches of two workers must have in common to be computed together."""
         return kind_of(self._feed.peek())
+
+    @property
+    def carries(self) -> bool:
+        """Whether a clock starts from what the last one left, not from what is read alone."""
+        return self._mix is not None
+
+    @property
+    def residual(self) -> list[Any]:
+        """What the wire has lost of its deltas so far, in pieces; it goes with the next one."""
+        return self._residual
 
     # What it is told to do.
 
@@ -166,6 +209,8 @@ class Worker:
         old, old_delta, held = self._base, self._delta, self._snapshot
         base = self.read(start, snapshot)
         steps, ahead = start.local_steps, self._ahead
+        if ahead is None and self._mix is not None and old_delta is not None:
+            ahead = _Ahead(0, None, {})  # nothing is run ahead, but what was left is carried over
         if ahead is None:
             # What the last clock left is not needed, and makes room.
             del old, old_delta, held
@@ -179,7 +224,8 @@ class Worker:
         self._ahead = None
         carried = ahead.progress
         if self._mix is not None:
-            carried = self.program.mixed(self._mix, old, old_delta, carried, base)
+            moves = [old_delta, carried] if ahead.steps else [old_delta]
+            carried = self.program.mixed(self._mix, old, base, *moves)
         parts = [(ahead.steps / steps, ahead.metrics)]
         left = steps - ahead.steps
         if left:
@@ -192,7 +238,7 @@ class Worker:
 
     def finish(self) -> Push:
         """Wait for the delta of the oldest clock that was begun; it is then with the server."""
-        version, payload, parts = self._dispatched.popleft()
+        _, version, payload, parts, norm, base = self._dispatched.popleft()
         if self.device.platform == "cpu":  # what one program makes is ready at one time
             jax.tree.leaves(payload)[0].block_until_ready()
         else:
@@ -202,7 +248,22 @@ class Worker:
         for share, metrics in parts:
             for name, value in metrics.items():
                 numbers[name] = numbers.get(name, 0.0) + share * float(np.asarray(value))
-        return Push(version, arrived, numbers)
+        size = 0.0 if norm is None else float(np.asarray(norm))
+        origin = None if base is None else list(map(transfer, base, self._push_to))
+        return Push(version, arrived, numbers, size, origin)
+
+    def cancel(self) -> None:
+        """Forget the clock that was begun last: but for its batches, all is as it was before it."""
+        assert self._before is not None
+        clock, self.state, self._residual, self._base, self._delta = self._before
+        self._before = None
+        self._own.pop(clock, None)
+        if self._dispatched and self._dispatched[-1].clock == clock:
+            self._dispatched.pop()
+
+    def skip(self, steps: int) -> None:
+        """Pass over a clock of so many steps that was not begun."""
+        self._feed.skip(steps)
 
     def prefetch(self, start: StartClock) -> None:
         """Draw the next clock's batches, and start their copy to the device, if there is one."""
@@ -216,6 +277,9 @@ class Worker:
 
     def read(self, start: StartClock, snapshot: Snapshot | None) -> Params:
         """Adopt, and give the parameters that the clock is to start from."""
+        if self._wanted.undo:
+            copies = jax.tree.map(jnp.copy, (self.state, self._residual))
+            self._before = _Before(start.clock, *copies, self._base, self._delta)
         if snapshot is not None:
             self._adopt(snapshot)
         settled = [stamp for stamp in self._own if stamp not in start.pending]
@@ -241,30 +305,41 @@ class Worker:
     ) -> None:
         """Have a clock's delta sent, which may still be under way on the device."""
         self._base, self._delta = base, delta
+        norm = self.program.norm(delta) if self._wanted.norm else None
+        origin = self._wire.split(base) if self._wanted.base else None
         if self._wire.packs:
             payload, sent, self._residual = self._wire.pack(delta, self._residual)
         else:
             payload, sent = [delta], None
         if self.device.platform != "cpu":  # start the copies; on the CPU there are none
             payload = list(map(jax.device_put, payload, self._push_to))
+            if origin is not None:
+                origin = list(map(jax.device_put, origin, self._push_to))
             for _, values in metrics:
                 for value in jax.tree.leaves(values):
                     value.copy_to_host_async()
-        # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
-        kept = delta if sent is None or self._memory.reuses else None
-        self._own[start.clock] = delta if sent is None else sent, kept
+        if self._wanted.own:
+            # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
+            kept = delta if sent is None or self._memory.reuses else None
+            self._own[start.clock] = delta if sent is None else sent, kept
         self._give_back()
-        self._dispatched.append(_Dispatched(self._version, payload, metrics))
+        self._dispatched.append(
+            _Dispatched(start.clock, self._version, payload, metrics, norm, origin)
+        )
 
     def _give_back(self) -> None:
         """Let other deltas be put where the settled ones were."""
         while self._settled:
-            self._memory.give(self._settled.pop())
+            settled = self._settled.pop()
+            if not self._wanted.undo:  # else it may be needed again
+                self._memory.give(settled)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self._version = snapshot.version
         # Where it is not copied it is held, so that its memory stays what it is.
         self._snapshot = snapshot if self.device.platform == "cpu" else None
+        if self._wanted.base:
+            snapshot.keep()  # the server reads it after the worker
         pieces = snapshot.to(self.device)
         self._held: Params = self._wire.unpack(pieces) if self._wire.unpacks else pieces[0]
 
@@ -272,27 +347,39 @@ class Worker:
 
     def compile(self) -> None:
         """Compile what it will run, for its device, by running it once; the results are dropped."""
-        steps, first = self._local_steps, min(self._overlap, self._local_steps)
-        delta, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
-        if first:
-            arguments = *self._example(first), delta, self._memory.take()
-            progress, _, _ = self.program.ahead(first)(*arguments)
-            if self._mix is not None:
-                held = self._held
-                progress = self.program.mixed(self._mix, held, delta, progress, held)
-            if first < steps:
-                arguments = *self._example(steps - first), progress
-                progress, _, _ = self.program.rest(first, steps)(*arguments)
-            jax.block_until_ready(progress)
+        delta: Params = None
+        for steps in self._local_steps:
+            delta, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
+            self._compile_parts(steps, delta)
+        if self._wanted.norm:
+            jax.block_until_ready(self.program.norm(delta))
+        if self._wanted.base:
+            jax.block_until_ready(self._wire.split(self._held))
         if self._wire.packs:
             residual = jax.tree.map(jnp.copy, self._residual)
             jax.block_until_ready(self._wire.pack(delta, residual))
         jax.block_until_ready(delta)
         self._memory.give(delta)
 
+    def _compile_parts(self, steps: int, delta: Params) -> None:
+        """What a clock is made of that starts from what another left."""
+        first, moves = min(self._overlap, steps), [delta]
+        if first:
+            arguments = *self._example(first), delta, self._memory.take()
+            moves.append(self.program.ahead(first)(*arguments)[0])
+        elif self._mix is None:
+            return
+        progress = moves[-1]
+        if self._mix is not None:
+            progress = self.program.mixed(self._mix, self._held, self._held, *moves)
+        if first < steps:
+            arguments = *self._example(steps - first), progress
+            progress, _, _ = self.program.rest(first, steps)(*arguments)
+        jax.block_until_ready(progress)
+
     def lower(self) -> jax.stages.Lowered:
         """The clock, traced and lowered for this device but not compiled."""
-        steps = self._local_steps
+        steps = self._local_steps[-1]
         return self.program.clock(steps).lower(*self._example(steps), [])
 
     def rehearse(self) -> dict[str, float]:
@@ -300,7 +387,7 @@ class Worker:
         began = time.perf_counter()
         compiled = self.lower().compile()
         compile_seconds = time.perf_counter() - began
-        steps = self._local_steps
+        steps = self._local_steps[-1]
         jax.block_until_ready(compiled(*self._example(steps), []))
         example = jax.block_until_ready((*self._example(steps), []))
         began = time.perf_counter()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jax_ssp.controller import (
+    Cancel,
     Controller,
     DeltaReady,
     Drop,
@@ -31,6 +32,9 @@ from jax_ssp.policies import SSP, Decision, Delta, Policy
 from jax_ssp.tape import Tape
 
 
+MOST_WORKERS = 6  # that a test has, over time
+
+
 @dataclass(frozen=True)
 class Forgetful(SSP):
     """SSP that drops the deltas of every second clock."""
@@ -47,7 +51,7 @@ class Push:
 
     delta: Delta
     merged_in: int | None = None
-    dropped: bool = False
+    dropped: bool = False  # or cancelled before it was pushed
 
     @property
     def settled(self) -> bool:
@@ -85,8 +89,10 @@ class Stay:
 class Model:
     """The facts of a run, and every clause of the contract as an assertion about them."""
 
-    def __init__(self, bound: int | None, num_clocks: int | None, max_updates: int | None) -> None:
-        self.bound, self.num_clocks, self.max_updates = bound, num_clocks, max_updates
+    def __init__(self, policy: Policy, num_clocks: int | None, max_updates: int | None) -> None:
+        self.policy, self.bound = policy, policy.guaranteed_bound
+        self.num_clocks, self.max_updates = num_clocks, max_updates
+        self.everybody: set[int] = set()
         self.live: dict[int, Stay] = {}
         self.gone: list[Stay] = []
         self.pushes: list[Push] = []
@@ -95,7 +101,7 @@ class Model:
         self.stopping = False
         self.stalenesses: list[int] = []
         self.start_lags: list[int] = []
-        self.reads = self.grants = 0
+        self.reads = self.grants = self.cancels = 0
         self._last_min_clock = 0
 
     # The facts, by scanning.
@@ -150,6 +156,10 @@ class Model:
                     assert reason, command
                     self._under_way(worker, clock).dropped = True
                     self.dropped += 1
+                case Cancel(worker, clock, reason):
+                    assert reason, command
+                    assert self.policy.cancels, command
+                    self._cancel(worker, clock)
                 case SetTimer(at):
                     self.timer = at
                 case StopWorker(worker):
@@ -164,17 +174,26 @@ class Model:
         assert self.running() or self.waiting() or not self.buffered, "a delta is left behind"
 
     def _order(self, event: Event, commands: Sequence[Command]) -> None:
-        """First what is settled, then starts and stops, the event's own worker last of these."""
-        settling = [isinstance(command, Merge | Drop | SetTimer) for command in commands]
-        while self.running() == [] and settling and settling[-1]:
-            settling.pop()  # what is left when nobody runs any more
-        first = settling.index(False) if False in settling else len(settling)
-        assert not any(settling[first:]), commands
-        released = [command.worker for command in commands[first : len(settling)]]
-        each = [worker for worker, _ in itertools.groupby(released)]
-        assert len(each) == len(set(each)), f"StartAhead away from its StartClock: {commands}"
-        own = getattr(event, "worker", None)
-        assert own not in each[:-1], commands
+        """First what is settled, then starts and stops, the event's own worker last of these.
+
+        Where nobody runs then, what is left is merged, and once more some are released.
+        """
+        kinds = Merge | Drop | Cancel | SetTimer
+        parts = itertools.groupby(commands, lambda command: isinstance(command, kinds))
+        settled, *released = [(is_settled, list(part)) for is_settled, part in parts] or [
+            (True, [])
+        ]
+        if not settled[0]:
+            released.insert(0, settled)
+        assert len(released) <= 3, commands
+        if len(released) > 1:
+            assert not any(isinstance(c, StartClock) for c in released[0][1]), commands
+            assert [type(command) for command in released[1][1]][:1] == [Merge], commands
+        for number, (_, part) in enumerate(released[::2]):
+            each = [worker for worker, _ in itertools.groupby(c.worker for c in part)]
+            assert len(each) == len(set(each)), f"StartAhead away from its StartClock: {commands}"
+            if number == 0:
+                assert getattr(event, "worker", None) not in each[:-1], commands
 
     def _happen(self, event: Event) -> StartAhead | None:
         """Gives the grant that the answer has to keep."""
@@ -183,6 +202,7 @@ class Model:
             case WorkerJoined(worker):
                 before = [stay.clock for stay in self.gone if stay.worker == worker]
                 self.live[worker] = Stay(worker, max([self.min_clock, *before]))
+                self.everybody.add(worker)
             case DeltaReady(worker, clock, version):
                 push = Push(Delta(worker, clock, version))
                 stay = self.live[worker]
@@ -208,7 +228,8 @@ class Model:
         assert start.local_steps >= 1, start
         assert start.num_workers == len(self.live), start
         assert start.version in (self.version, stay.held), f"{start} is neither new nor held"
-        own = tuple(push.delta.clock for push in stay.pushes if push.missing_in(start.version))
+        missing = [push for push in stay.pushes if push.missing_in(start.version)]
+        own = tuple(push.delta.clock for push in missing if self.policy.reads_own)
         assert start.pending == own, (start, own)
         if self.bound is not None:
             needed = start.clock - self.bound
@@ -236,6 +257,16 @@ class Model:
         self.start_lags.append(clock - self.min_clock)
         self.grants += 1
 
+    def _cancel(self, worker: int, clock: int) -> None:
+        stay = self.live[worker]
+        assert stay.running
+        assert stay.running.clock == clock
+        assert not stay.ahead
+        assert all(push.settled for push in stay.pushes), "a delta waits"
+        stay.pushes.append(Push(Delta(worker, clock, stay.running.version), dropped=True))
+        stay.running = stay.held = None
+        self.cancels += 1
+
     def _merge(self, merge: Merge) -> None:
         assert merge.version == self.version + 1, merge
         assert merge.deltas, merge
@@ -250,6 +281,8 @@ class Model:
             assert told == (push.delta.version, self.version - push.delta.version, lag), delta
             push.merged_in = merge.version
             self.stalenesses.append(delta.staleness)
+            allowed = self.policy.guaranteed_staleness(len(self.everybody))
+            assert allowed is None or delta.staleness <= allowed, (delta, allowed)
         self.version = merge.version
         assert merge.num_workers == len(self.live) + len(set(lost)), merge
 
@@ -275,8 +308,14 @@ class Run:
     ) -> None:
         self.controller = Controller(policy, grant_ahead=grant_ahead, **limits)
         ends = limits.get("num_clocks"), limits.get("max_updates")
-        self.model = Model(policy.guaranteed_bound, *ends)
-        self.tape = Tape({"bound": policy.guaranteed_bound})
+        self.model = Model(policy, *ends)
+        self.tape = Tape(
+            {
+                "bound": policy.guaranteed_bound,
+                "max_staleness": policy.guaranteed_staleness(MOST_WORKERS),
+                "reads_own": policy.reads_own,
+            }
+        )
         self.now = 0.0
         for worker in range(workers):
             self.handle(WorkerJoined(worker))
@@ -303,8 +342,8 @@ class Run:
     def drain(self) -> Tape:
         """Stop the run, let everybody finish; gives its complete tape."""
         self.handle(StopRequested("the test is over"))
-        for worker in self.model.running():
-            self.finish(worker)
+        while running := self.model.running():
+            self.finish(running[0])
         assert self.controller.done
         self.tape.complete = True
         return self.tape

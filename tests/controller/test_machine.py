@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from harness import Forgetful, Run
+from harness import MOST_WORKERS, Forgetful, Run
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,27 +26,49 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
-from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Decision, Delta, Policy, Wait
+from jax_ssp.policies import (
+    ALL_POLICIES,
+    ASP,
+    BSP,
+    DSSP,
+    PSP,
+    SSP,
+    VAP,
+    BackupWorkers,
+    Decision,
+    FedBuff,
+    KAsync,
+    KBatchAsync,
+    KBatchSync,
+    KSync,
+    Policy,
+    Quorum,
+    Rennala,
+    Ringmaster,
+    Softsync,
+)
 
 
 @dataclass(frozen=True)
-class Quorum(Policy):
-    """Merges k deltas, or what is there `grace` seconds after the first; all wait for the merge."""
+class Impatient(Policy):
+    """Cancels whoever runs on a version that is not the newest, but every third clock."""
 
-    k: int = 3
-    grace: float = 1.5
-    since: dict[Delta, float] = field(default_factory=dict, compare=False, repr=False)
-
-    def admit(self, view, worker):
-        if any(delta.worker == worker for delta in view.buffered):
-            return Wait(version=view.version + 1)
+    @property
+    def cancels(self):
         return True
 
     def ready(self, view):
-        deadline = self.since.setdefault(next(iter(view.buffered)), view.now) + self.grace
-        if len(view.buffered) >= min(self.k, view.num_workers) or view.now >= deadline:
-            return Decision(merge=tuple(view.buffered))
-        return Decision(wake=deadline)
+        return Decision(
+            merge=tuple(view.buffered),
+            cancel=[
+                worker
+                for worker in view.workers
+                if view.is_running(worker)
+                and view.held_version(worker) < view.version
+                and view.clock(worker) % 3
+            ],
+            reason="a newer version is there",
+        )
 
 
 @dataclass(frozen=True)
@@ -104,16 +126,18 @@ def must_wait(policy, run, worker):
     stay = model.live[worker]
     clock = stay.clock + (stay.running is not None)
     match policy:
-        case BSP() | SSP():
+        case BSP() | SSP() | KSync():
             return model.coverage(model.version) < clock - policy.guaranteed_bound
-        case ASP() | Fussy():
+        case ASP() | Fussy() | Impatient() | Ringmaster() | Rennala():
             return False
-        case Quorum():
+        case KBatchSync() | KBatchAsync() | FedBuff() | Softsync():
+            return False
+        case Quorum() | KAsync() | BackupWorkers():
             return any(delta.worker == worker for delta in model.buffered)
         case Moody():
             return clock > model.min_clock and (clock + model.version) % 3 == 0
     view = Ahead(run.controller, worker) if stay.running else run.controller
-    return not copy.deepcopy(policy).admit(view, worker)
+    return not copy.deepcopy(run.controller.policy).admit(view, worker)
 
 
 def state_of(value):
@@ -155,7 +179,7 @@ class Schedules(RuleBasedStateMachine):
             if running := self.run.model.running():
                 self.run.finish(running[pick % len(running)], after)
 
-    @rule(worker=st.integers(0, 5), after=st.sampled_from((0, 1)))
+    @rule(worker=st.integers(0, MOST_WORKERS - 1), after=st.sampled_from((0, 1)))
     def come_or_go(self, worker, after):
         here = worker in self.run.model.live
         self.run.handle(WorkerLost(worker) if here else WorkerJoined(worker), after)
@@ -170,7 +194,7 @@ class Schedules(RuleBasedStateMachine):
     def stop(self):
         self.run.handle(StopRequested("enough"))
 
-    @rule(worker=st.integers(0, 5), other=st.integers(1, 3))
+    @rule(worker=st.integers(0, MOST_WORKERS - 1), other=st.integers(1, 3))
     def nonsense(self, worker, other):
         model = self.run.model
         here = model.live.get(worker)
@@ -216,11 +240,16 @@ class Schedules(RuleBasedStateMachine):
         assert controller.min_clock == model.min_clock
         assert controller.num_workers == len(model.live)
         assert list(controller.buffered) == model.buffered
+        assert list(controller.workers) == list(model.live)
         assert controller.done == (not (model.running() or model.waiting() or model.buffered))
         if model.live:
             assert controller.coverage == model.coverage(model.version)
         for worker, stay in model.live.items():
             assert controller.clock(worker) == stay.clock
+            assert controller.is_running(worker) == bool(stay.running)
+            assert controller.held_version(worker) == (-1 if stay.held is None else stay.held)
+            waiting = [delta for delta in model.buffered if delta.worker == worker]
+            assert controller.buffered_of(worker) <= len(waiting)
             if stay.running:
                 assert controller.held_coverage(worker) <= model.coverage(stay.held)
 
@@ -233,7 +262,7 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def nobody_is_asked_ahead_in_vain(self):
         model = self.run.model
-        if self.grant_ahead and not model.ended:
+        if self.grant_ahead and not model.ended and not self.policy.cancels:
             for worker in model.not_granted():
                 assert must_wait(self.policy, self.run, worker), worker
 
@@ -247,17 +276,28 @@ class Schedules(RuleBasedStateMachine):
             assert report.ahead == model.grants
             assert self.grant_ahead or not model.grants
             assert report.merged + report.dropped == len(model.pushes)
+            assert report.cancelled == model.cancels
 
 
 POLICIES = [
     *(policy() for policy in ALL_POLICIES),
     *(SSP(bound, adopt) for bound in (0, 1, 3, 7) for adopt in ("eager", "lazy")),
-    *(Quorum(), Fussy(), Moody(), Forgetful(2)),
+    *(DSSP(0, 2), DSSP(2, 2), PSP(1, 0), PSP(5, 1), VAP(0.01)),
+    *(KSync(2), KSync(9), KAsync(1), KAsync(3), KBatchSync(1), KBatchSync(5), KBatchAsync(7)),
+    *(Softsync(2), BackupWorkers(0), BackupWorkers(2), Rennala(1), Rennala(7), FedBuff(2)),
+    *(Ringmaster(1), Ringmaster(2, stops=True), Ringmaster(1, stops=True)),
+    *(Quorum(3, 1.5), Quorum(1, 0.0), Fussy(), Moody(), Forgetful(2), Impatient()),
 ]
 
 
-@pytest.mark.parametrize("grant_ahead", [False, True], ids=["", "ahead"])
-@pytest.mark.parametrize("policy", dict.fromkeys(POLICIES), ids=repr)
+SCHEDULES = [
+    pytest.param(policy, ahead, id=f"{policy!r}{' ahead' * ahead}")
+    for policy in dict.fromkeys(POLICIES)
+    for ahead in ((False,) if policy.cancels else (False, True))
+]
+
+
+@pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES)
 def test_any_schedule(policy, grant_ahead):
     run_state_machine_as_test(
         lambda: Schedules(policy, grant_ahead),

@@ -224,4 +224,4 @@ def test_limits_are_at_least_one(name, value):
 def test_the_default_of_local_steps_is_the_run_s():
     run = Run(ASP(), workers=1, local_steps=8)
     assert next(commands_of(run.tape, StartClock)).local_steps == 8
-    assert run.controller.default_local_steps == 8
+    assert run.controller.scheduled_steps(0) == 8

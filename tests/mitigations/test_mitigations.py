@@ -1,126 +1,218 @@
-"""Every mitigation is a well-behaved optax transform; each does what its paper says."""
+"""Every mitigation is a well-behaved optax transform. The contract, over a table of all of them."""
 
+import functools
+import inspect
+import subprocess
+import sys
+
+import deltas
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from deltas import assert_close, assert_same, layout
 
 import jax_ssp as ssp
-from jax_ssp.mitigations import scale_by_staleness
+from jax_ssp import mitigations
+from jax_ssp.mitigations import ALL_MITIGATIONS
 
-# A row for every mitigation: how to make it, and its factor at staleness tau in NumPy.
-MITIGATIONS = {
-    "inverse": (lambda: scale_by_staleness(), lambda tau: 1 / max(1, tau)),
-    "square root": (lambda: scale_by_staleness(0.5), lambda tau: 1 / np.sqrt(max(1, tau))),
-    "steep": (lambda: scale_by_staleness(exponent=2.5), lambda tau: max(1, tau) ** -2.5),
-    "off": (lambda: scale_by_staleness(0.0), lambda tau: 1.0),
+# The defaults of all, and what else takes another way through the code.
+TRANSFORMS = {
+    **ALL_MITIGATIONS,
+    "clip_outliers, reject": lambda: mitigations.clip_outliers(1.0, 2, action="reject"),
+    "delay_compensation, adaptive": lambda: mitigations.delay_compensation(2.0, 0.1, adaptive=True),
+    "delayed_nesterov, active": lambda: mitigations.delayed_nesterov(activation=0.2, buffer=3),
+    "drop_stale, inner": lambda: mitigations.drop_stale(5, optax.trace(0.9)),
+    "outer, adam": lambda: mitigations.outer(optax.chain(optax.trace(0.5), optax.scale(-0.1))),
+    "scale_by_gap, whole": lambda: mitigations.scale_by_gap(elementwise=False, weight="sum"),
+    "scale_by_staleness, polynomial": lambda: mitigations.scale_by_staleness(0.5, "polynomial"),
+    "scale_by_staleness, exponential": lambda: mitigations.scale_by_staleness(0.1, "exponential"),
+    "scale_by_staleness, threshold": lambda: mitigations.scale_by_staleness(0.5, "threshold", 3),
+    "skip_nonfinite, inner": lambda: mitigations.skip_nonfinite(mitigations.delayed_nesterov()),
 }
-everyone = pytest.mark.parametrize(("make", "factor"), MITIGATIONS.values(), ids=MITIGATIONS)
-DELTA = {"w": np.array([4.0, -8.0], np.float32), "b": np.float32(0.5)}
+NEED_BASE = {"delay_compensation", "elastic_average", "scale_by_gap"}
+everyone = pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
+everyone_by_name = pytest.mark.parametrize(("name", "make"), TRANSFORMS.items(), ids=TRANSFORMS)
 
 
-def extras(staleness):
-    """What the server passes, and something that a later version of it may pass."""
-    others = {"lag": jnp.int32(1), "worker": jnp.int32(2), "num_workers": jnp.int32(4)}
-    return {"staleness": staleness, **others, "phase_of_the_moon": jnp.float32(0.3)}
+def scanned(transform, stacked):
+    """What it gives for one merge after the other, in a scan; and its last state."""
+
+    def body(state, merge):
+        applied, state = deltas.update(transform, state, merge)
+        return state, applied
+
+    first = next(deltas.each(stacked))
+    state, given = jax.lax.scan(body, transform.init(first["params"]), vars(stacked))
+    return [jax.tree.map(lambda leaf: leaf[t], given) for t in range(deltas.MERGES)], state  # noqa: B023
 
 
-def apply(transform, delta, staleness):
-    return transform.update(delta, transform.init(delta), delta, **extras(staleness))
+def test_the_table_is_whole():
+    functions = {name for name in mitigations.__all__ if name != "ALL_MITIGATIONS"}
+    assert ALL_MITIGATIONS.keys() == functions
+    assert list(ALL_MITIGATIONS) == sorted(ALL_MITIGATIONS)
+    for make in TRANSFORMS.values():
+        assert isinstance(make(), optax.GradientTransformationExtraArgs)
 
 
-def assert_close(tree, expected):
-    assert jax.tree.structure(tree) == jax.tree.structure(expected)
-    for leaf, other in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
-        assert leaf.dtype == jnp.float32
-        np.testing.assert_allclose(leaf, other, rtol=1e-6)
-
-
-@everyone
-@pytest.mark.parametrize("tau", [0, 1, 2, 3, 17, 4000])
-def test_a_delta_is_scaled_as_numpy_would(make, factor, tau):
-    scaled, _ = apply(make(), jax.tree.map(jnp.asarray, DELTA), jnp.int32(tau))
-    assert_close(scaled, jax.tree.map(lambda leaf: np.float32(leaf * factor(tau)), DELTA))
-
-
-@everyone
-def test_it_composes_before_and_after_others(make, factor):
-    delta = jax.tree.map(jnp.asarray, DELTA)
-    norm = np.sqrt(16.0 + 64.0 + 0.25)
-    before = optax.chain(make(), optax.clip_by_global_norm(1.0), optax.scale(3.0))
-    after = optax.chain(optax.clip_by_global_norm(1.0), make(), optax.trace(0.9))
-    for tau in (0, 3):
-        clip = min(1.0, 1 / (norm * factor(tau)))
-        expected = jax.tree.map(lambda leaf, c=clip, t=tau: 3 * leaf * factor(t) * c, DELTA)
-        assert_close(apply(before, delta, jnp.int32(tau))[0], expected)
-        expected = jax.tree.map(lambda leaf, t=tau: leaf / norm * factor(t), DELTA)
-        assert_close(apply(after, delta, jnp.int32(tau))[0], expected)
+def test_making_one_leaves_the_devices_alone():
+    program = """
+import jax, jax_ssp
+for make in jax_ssp.mitigations.ALL_MITIGATIONS.values():
+    make()
+jax.config.update("jax_num_cpu_devices", 3)  # an error once they are there
+assert jax.device_count("cpu") == 3
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 @everyone
-def test_it_runs_in_jit_and_scan(make, factor):
+def test_structure_shapes_and_dtypes_are_kept(make):
+    transform, stacked = make(), deltas.merges(deltas.mixed(), length=3)
+    state = transform.init(deltas.mixed())
+    for merge in deltas.each(stacked):
+        before = layout(state)
+        applied, state = deltas.update(transform, state, merge)
+        assert layout(applied) == layout(merge["delta"])
+        assert layout(state) == before
+
+
+@everyone
+def test_a_state_is_arrays_of_its_own(make):
     transform = make()
-    delta = jax.tree.map(jnp.asarray, DELTA)
-
-    def merge(state, tau):
-        scaled, state = transform.update(delta, state, delta, **extras(tau))
-        return state, scaled
-
-    taus = jnp.arange(6, dtype=jnp.int32)
-    _, scanned = jax.lax.scan(merge, transform.init(delta), taus)
-    jitted = jax.jit(merge)
-    for tau in range(6):
-        expected = jax.tree.map(lambda leaf, t=tau: np.float32(leaf * factor(t)), DELTA)
-        assert_close(jax.tree.map(lambda leaf, t=tau: leaf[t], scanned), expected)
-        assert_close(jitted(transform.init(delta), np.int32(tau))[1], expected)
+    update = jax.jit(functools.partial(deltas.update, transform), donate_argnums=0)
+    merge = next(deltas.each(deltas.merges(deltas.single())))
+    first, _ = update(transform.init(merge["params"]), merge)  # the server donates the state too
+    again, _ = update(transform.init(merge["params"]), merge)
+    assert_same(again, first)
 
 
 @everyone
-def test_one_compilation_serves_every_staleness(make, factor, compilations):
-    transform = make()
-    delta = jax.tree.map(jnp.asarray, DELTA)
-    update = jax.jit(lambda tau: transform.update(delta, transform.init(delta), staleness=tau)[0])
-    update(np.int32(0))
+def test_jit_and_scan_give_what_eager_does(make):
+    transform, stacked = make(), deltas.merges(deltas.mixed())
+    given, state = deltas.run(transform, stacked, jit=False)
+    for other, its_state in (deltas.run(transform, stacked), scanned(transform, stacked)):
+        assert_close(other, given)
+        assert layout(its_state) == layout(state)
+
+
+@everyone
+def test_it_gives_the_same_again(make):
+    stacked = deltas.merges(deltas.mixed())
+    assert_same(scanned(make(), stacked), scanned(make(), stacked))
+
+
+@everyone
+def test_one_compilation_serves_every_staleness(make, compilations):
+    transform, stacked = make(), deltas.merges(deltas.mixed())
+    update = jax.jit(functools.partial(deltas.update, transform))
+    together = list(deltas.each(stacked))
+    state = jax.block_until_ready(transform.init(together[0]["params"]))
     compilations()
-    for tau in range(1, 20):
-        update(np.int32(tau))
+    _, state = update(state, {**together[0], "staleness": np.int32(0)})
+    assert compilations() == 1
+    for staleness, merge in enumerate(together * 3, start=1):
+        _, state = update(state, {**merge, "staleness": np.int32(staleness)})
     assert compilations() == 0
 
 
 @everyone
-def test_a_server_takes_it(make, factor):
-    server = ssp.Server({"w": jnp.zeros(2)}, make(), weight="sum")
-    server.merge([{"w": jnp.array([4.0, -8.0])}], staleness=3)
-    np.testing.assert_allclose(server.params["w"], np.array([4, -8]) * factor(3), rtol=1e-6)
+def test_it_chains_before_and_after_others(make):
+    stacked = deltas.merges(deltas.single())
+    clip, trace = optax.clip(0.2), optax.trace(0.9)
+    chain = optax.chain(clip, make(), trace)
+    chained, _ = deltas.run(chain, stacked)
+    stacked.delta, _ = clip.update(stacked.delta, clip.init(stacked.params))
+    alone, _ = deltas.run(make(), stacked)
+    traced = trace.init(deltas.single())
+    for given, expected in zip(chained, alone, strict=True):
+        expected, traced = trace.update(expected, traced)
+        assert_close(given, expected)
 
 
-def test_without_an_exponent_nothing_changes_by_a_single_bit():
-    transform = scale_by_staleness(exponent=0)
-    delta = {"w": jnp.asarray(np.random.default_rng(0).normal(size=50).astype(np.float32))}
-    for tau in (0, 1, 7, 123):
-        scaled, _ = apply(transform, delta, jnp.int32(tau))
-        np.testing.assert_array_equal(scaled["w"], delta["w"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in TRANSFORMS
+        if name.split(",")[0] not in ("outer", "delayed_nesterov", "elastic_average")
+        and "inner" not in name
+    ],
+)
+def test_a_fresh_delta_passes_untouched(name):
+    """What staleness did not spoil needs no correction. (An optimizer is another thing.)"""
+    transform, stacked = TRANSFORMS[name](), deltas.merges(deltas.mixed(), length=1)
+    (merge,) = deltas.each(stacked)
+    fresh = {**merge, "base": merge["params"], "staleness": jnp.int32(0)}
+    applied, _ = deltas.update(transform, transform.init(merge["params"]), fresh)
+    assert_same(applied, merge["delta"])
 
 
-def test_other_dtypes_stay_what_they_are():
-    delta = {"w": jnp.full(2, 3, jnp.bfloat16)}
-    scaled, _ = apply(scale_by_staleness(), delta, jnp.int32(2))
-    assert scaled["w"].dtype == jnp.bfloat16
-    assert scaled["w"].astype(jnp.float32).tolist() == [1.5, 1.5]
+@everyone_by_name
+def test_who_needs_the_base_says_so(name, make):
+    """The server tries without, and looks for this error."""
+    transform, stacked = make(), deltas.merges(deltas.single(), length=1)
+    (merge,) = deltas.each(stacked)
+    about = deltas.extras(merge["staleness"], merge["base"])
+    del about["stale_params"]
+
+    def without_base(transform):
+        state = jax.eval_shape(transform.init, merge["params"])
+        return jax.eval_shape(
+            lambda state: transform.update(merge["delta"], state, merge["params"], **about), state
+        )
+
+    around = (
+        lambda transform: transform,
+        lambda transform: optax.chain(optax.clip(1.0), transform),
+        lambda transform: mitigations.drop_stale(3, transform),
+        lambda transform: mitigations.skip_nonfinite(optax.chain(transform, optax.trace(0.9))),
+    )
+    needed = name.split(",")[0] in NEED_BASE
+    for wrap in around:
+        if needed:
+            with pytest.raises(TypeError, match="required keyword-only argument: 'stale_params'"):
+                without_base(wrap(transform))
+        else:
+            without_base(wrap(transform))
+    if needed:
+        parameter = inspect.signature(transform.update).parameters["stale_params"]
+        assert parameter.kind is parameter.KEYWORD_ONLY
+        assert parameter.default is parameter.empty
 
 
-def test_it_has_no_state():
-    assert jax.tree.leaves(scale_by_staleness().init(DELTA)) == []
+@pytest.mark.parametrize("name", sorted(NEED_BASE))
+def test_without_parameters_it_says_what_to_do(name):
+    transform = ALL_MITIGATIONS[name]()
+    tree = deltas.single()
+    with pytest.raises(ValueError, match=f"`{name}` needs `params`: call `update"):
+        transform.update(tree, transform.init(tree), **deltas.extras(jnp.int32(1), tree))
 
 
-@pytest.mark.parametrize("exponent", [-0.5, float("nan"), float("inf")])
-def test_an_exponent_that_makes_no_sense_is_refused(exponent):
-    message = r"`scale_by_staleness\(exponent=\.\.\.\)` must be finite and non-negative, got"
-    with pytest.raises(ValueError, match=message):
-        scale_by_staleness(exponent)
+@everyone
+def test_a_part_of_the_parameters_can_be_left_out(make):
+    """As the server does with statistics that are not trained."""
+    mask = {"w": True, "b": False, "h": True}
+    masked = optax.masked(make(), mask, mask_compatible_extra_args=True)
+    whole = deltas.merges(deltas.mixed())
+    part = deltas.merges(deltas.mixed())
+    for tree in (part.delta, part.params, part.base):
+        del tree["b"]
+    given, _ = deltas.run(masked, whole)
+    expected, _ = deltas.run(make(), part)
+    for merge, one, other in zip(deltas.each(whole), given, expected, strict=True):
+        assert_same(one.pop("b"), merge["delta"]["b"])
+        assert_close(one, other)
 
 
-def test_staleness_must_be_given():
-    with pytest.raises(TypeError, match="staleness"):
-        scale_by_staleness().update(DELTA, optax.EmptyState())
+@pytest.mark.parametrize("name", [n for n in TRANSFORMS if n.split(",")[0] not in NEED_BASE])
+def test_a_server_takes_it(name):
+    """All but those that need a base, which a merge of bare deltas does not know."""
+    transform = TRANSFORMS[name]()
+    delta = {"w": jnp.array([4.0, -8.0])}
+    server = ssp.Server({"w": jnp.zeros(2)}, transform, weight="sum")
+    server.merge([delta], staleness=3)
+    about = deltas.extras(jnp.int32(3), delta)
+    expected, _ = transform.update(delta, transform.init(delta), server.params, **about)
+    assert_close(server.params, expected)

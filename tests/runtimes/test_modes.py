@@ -117,7 +117,7 @@ def reference(tape, local_steps, overlap, alpha=None):
                 base[worker] = held[worker] + sum(
                     pushed[worker, stamp] / command.num_workers for stamp in command.pending
                 )
-                if ahead[worker] and alpha is not None:
+                if delta[worker] is not None and alpha is not None:
                     local = old + delta[worker] + progress
                     progress = alpha * (local - base[worker])
                 ahead[worker] = None

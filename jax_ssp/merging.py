@@ -1,0 +1,237 @@
+"""What a merge computes: `params + server_tx(sum of weight * delta_tx(delta))`, pure and traceable.
+
+The server (`server.py`) holds what goes in and what comes out, and jits it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_ssp.steps import Params
+from jax_ssp.wire import Cut
+
+State: TypeAlias = tuple[optax.OptState, optax.OptState]  # of `delta_tx`, of `server_tx`
+
+
+class About(NamedTuple):
+    """What transforms are told of a delta.
+
+    Attributes:
+        staleness: versions merged since its base.
+        lag: of its worker (clocks).
+        worker: who pushed it.
+    """
+
+    staleness: int = 0
+    lag: int = 0
+    worker: int = 0
+
+
+def numbers_of(about: Sequence[About], num_workers: int) -> np.ndarray:
+    """A row for each delta, then one for the stalest: staleness, lag, worker, num_workers; int32.
+
+    One array, since every argument of a program takes its time.
+    """
+    stalest = max(about, key=operator.itemgetter(0)) if len(about) > 1 else about[0]
+    return np.array([(*each, num_workers) for each in (*about, stalest)], np.int32)
+
+
+class Merging:
+    """Two transforms around a weighted sum.
+
+    Args:
+        params: for their structure, shapes and dtypes.
+        server_tx: called once a merge; None for the identity.
+        delta_tx: called once a delta, in their order; None for the identity.
+        averaged: see `Server`.
+
+    Attributes:
+        wants_base: whether a transform requires `stale_params`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        server_tx: optax.GradientTransformation | None,
+        delta_tx: optax.GradientTransformation | None,
+        averaged: Any = None,
+    ) -> None:
+        trained = None if averaged is None else jax.tree.map(operator.not_, averaged)
+        self._averaged = jax.tree.map(lambda _: False, params) if averaged is None else averaged
+        self._has_averaged = averaged is not None
+        self._server_tx = _supported(server_tx or optax.identity(), trained)
+        self._delta_tx = None if delta_tx is None else _supported(delta_tx, trained)
+        self._named = {"server_tx": self._server_tx}
+        if self._delta_tx is not None:
+            self._named["delta_tx"] = self._delta_tx
+        self.wants_base = any(_asks_for_base(tx, params) for tx in self._named.values())
+
+    def init(self, params: Params) -> State:
+        """The state before the first merge."""
+        # Each jitted by itself: optax's own `init` functions are then compiled once for all servers.
+        state = () if self._delta_tx is None else jax.jit(self._delta_tx.init)(params)
+        return state, jax.jit(self._server_tx.init)(params)
+
+    def merge(
+        self,
+        params: Params,
+        state: State,
+        deltas: tuple[Params, ...],
+        weight: jax.Array,
+        numbers: jax.Array,
+        bases: tuple[Params, ...] = (),
+    ) -> tuple[Params, State]:
+        """One version from the last.
+
+        Args:
+            params: the last.
+            state: that it left.
+            deltas: at least one.
+            weight: of each delta, a scalar.
+            numbers: see `numbers_of`.
+            bases: of each delta, if `wants_base`.
+
+        Returns:
+            The new version, the new state.
+        """
+        delta_state, server_state = state
+        *each, stalest = numbers
+        if self._delta_tx is not None:
+            told: list[Params] = []
+            for delta, row, base in zip(deltas, each, bases or [None] * len(deltas), strict=True):
+                extras = self._extras(row, base)
+                delta, delta_state = self._delta_tx.update(delta, delta_state, params, **extras)
+                told.append(self._with_statistics(delta))
+            deltas = tuple(told)
+        share = 1.0 / stalest[3].astype(weight.dtype)
+
+        def total(averaged: bool, *leaves: jax.Array) -> jax.Array:
+            # In the order given, so that the sum is the same from run to run.
+            first, *others = (weighted(leaf, share if averaged else weight) for leaf in leaves)
+            return sum(others, start=first).astype(leaves[0].dtype)
+
+        updates = jax.tree.map(total, self._averaged, *deltas)
+        base = None
+        if self.wants_base:
+            oldest = jnp.argmax(numbers[:-1, 0])
+            base = jax.lax.switch(oldest, [lambda base=base: base for base in bases])
+        extras = self._extras(stalest, base)
+        updates, server_state = self._server_tx.update(updates, server_state, params, **extras)
+        return optax.apply_updates(params, updates), (delta_state, server_state)
+
+    def check_elementwise(self, params: Params, cut: Cut) -> None:
+        """Raise ValueError if a transform gives pieces something else than it gives the whole."""
+        for name, tx in self._named.items():
+            if not _is_elementwise(tx, params, cut, self.wants_base):
+                raise ValueError(
+                    f"`{name}` is not elementwise (it looks at more than one number at a time, "
+                    "like a clipping by norm), so it cannot work on parameters split over devices; "
+                    'merge them on one: `placement="host"`, or one device.'
+                )
+
+    def _extras(self, numbers: jax.Array, base: Params) -> dict[str, Any]:
+        return {**_extras(*numbers), **({"stale_params": base} if self.wants_base else {})}
+
+    def _with_statistics(self, delta: Params) -> Params:
+        """A delta that has come out as 0 in all that is trained is dropped with its statistics."""
+        flags, leaves = jax.tree.leaves(self._averaged), jax.tree.leaves(delta)
+        trained = [leaf for flag, leaf in zip(flags, leaves, strict=True) if not flag and leaf.size]
+        if not self._has_averaged or not trained:
+            return delta
+        kept = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in trained]))
+
+        def chosen(averaged: bool, leaf: jax.Array) -> jax.Array:
+            return jnp.where(kept, leaf, jnp.zeros_like(leaf)) if averaged else leaf
+
+        return jax.tree.map(chosen, self._averaged, delta)
+
+
+def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
+    """Delta times weight, in at least float32."""
+    wide = delta.dtype if jnp.finfo(delta.dtype).bits >= 32 else jnp.float32
+    return delta.astype(wide) * weight.astype(wide)
+
+
+def _supported(
+    tx: optax.GradientTransformation, trained: Any
+) -> optax.GradientTransformationExtraArgs:
+    """A transform that takes extra arguments, and leaves alone what is not trained."""
+    return optax.with_extra_args_support(tx if trained is None else optax.masked(tx, trained))
+
+
+def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str, Any]:
+    """What a transform is told, as int32 scalars."""
+    names = ("staleness", "lag", "worker", "num_workers")
+    return {
+        name: jnp.int32(value)
+        for name, value in zip(names, (staleness, lag, worker, num_workers), strict=True)
+    }
+
+
+def _asks_for_base(tx: optax.GradientTransformationExtraArgs, params: Params) -> bool:
+    """Whether `stale_params` is a required argument of a transform's update."""
+
+    def update(params: Params) -> Any:
+        return tx.update(params, tx.init(params), params, **_extras(0, 0, 0, 1))
+
+    try:
+        jax.eval_shape(update, params)
+    except TypeError as error:
+        if "stale_params" not in str(error):
+            raise
+        return True
+    return False
+
+
+def _is_elementwise(
+    tx: optax.GradientTransformationExtraArgs, params: Params, cut: Cut, wants_base: bool
+) -> bool:
+    """Whether pieces, each alone, come out as they do in the whole; tried, not proved."""
+
+    def updated(
+        update: Params, state: Any, params: Params, base: Params, staleness: int
+    ) -> tuple[Params, Any]:
+        extras = _extras(staleness, staleness, 0, 2)
+        stale = {"stale_params": base} if wants_base else {}
+        return tx.update(update, state, params, **extras, **stale)
+
+    def both(params: Params, updates: list[Params]) -> list[tuple[Params, Params]]:
+        pieces = cut.split(params)
+        state, states = tx.init(params), list(map(tx.init, pieces))
+        pairs: list[tuple[Params, Params]] = []
+        for staleness, update in enumerate(updates):
+            base = jax.tree.map(lambda p, u: p - u / 2, params, update)
+            whole, state = updated(update, state, params, base, staleness)
+            parts: list[Params] = []
+            for number, part in enumerate(zip(cut.split(update), cut.split(base), strict=True)):
+                delta, origin = part
+                part, states[number] = updated(
+                    delta, states[number], pieces[number], origin, staleness
+                )
+                parts.append(part)
+            pairs.append((whole, cut.join(parts)))
+        return pairs
+
+    # Updates from small to large, so that what clips does.
+    rng = np.random.default_rng(0)
+    updates = [
+        jax.tree.map(lambda p: (rng.normal(size=p.shape) * size).astype(p.dtype), params)  # noqa: B023
+        for size in (1e-2, 1.0, 1e2)
+    ]
+    return all(
+        _close(one, other)
+        for whole, parts in jax.jit(both)(params, updates)
+        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True)
+    )
+
+
+def _close(one: Any, other: Any) -> bool:
+    one, other = (np.asarray(each, np.float64) for each in (one, other))
+    return np.allclose(one, other, rtol=1e-2, atol=1e-6 * np.abs(one).max(initial=0.0))

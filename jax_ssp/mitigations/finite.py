@@ -1,0 +1,62 @@
+"""Deltas that are not finite never reach the parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_ssp.mitigations._shared import check_transform, update_if
+
+
+def skip_nonfinite(
+    inner: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Replace a delta with a NaN or an infinity anywhere by zeros; leave the inner state alone.
+
+    .. math::
+        \Delta' = \mathrm{inner}(\Delta) \text{ if all numbers of } \Delta
+        \text{ are finite, else } 0
+
+    `optax.apply_if_finite` lets a bad update through after a number of them; this never does. One
+    diverged worker then costs its own deltas only. Usually a `delta_tx`; of parameters split over
+    several devices each piece is judged alone.
+
+    Args:
+        inner: the transform that finite deltas pass through, with all extra arguments; by default
+            `optax.identity()`. What it makes of them is not checked.
+
+    Returns:
+        A transform with the state of `inner`.
+
+    Raises:
+        TypeError: if `inner` is not an optax transform.
+
+    Example:
+        >>> transform = skip_nonfinite()
+        >>> delta = {"w": jnp.array([1.0, jnp.nan]), "b": jnp.array([2.0])}
+        >>> applied, _ = transform.update(delta, transform.init(delta))
+        >>> applied["w"].tolist(), applied["b"].tolist()
+        ([0.0, 0.0], [0.0])
+
+    Reference:
+        Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740 (an update with an
+        overflow is skipped, and nothing of it kept).
+    """
+    inner = optax.identity() if inner is None else inner
+    wrapped = check_transform("skip_nonfinite(inner=...)", inner)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        finite = jnp.array(True)
+        for leaf in jax.tree.leaves(updates):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        return update_if(finite, wrapped, updates, state, params, extra_args)
+
+    return optax.GradientTransformationExtraArgs(wrapped.init, update)

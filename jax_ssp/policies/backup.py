@@ -1,0 +1,63 @@
+"""Backup workers: synchronous training that does not wait for the slowest few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jax_ssp.policies.base import (
+    Decision,
+    Policy,
+    View,
+    Wait,
+    at_least,
+    drop_outdated,
+    merge_first,
+    until_merged,
+)
+
+
+@dataclass(frozen=True)
+class BackupWorkers(Policy):
+    """Merge the first W - b deltas on the newest version as one, and drop those that come too late.
+
+    Every merged delta has staleness 0. A late worker computes its clock to the end, is dropped, and
+    starts its next on the newest version (unlike under `KSync`, nobody is cancelled).
+
+    Args:
+        b: backup workers, of the W.
+
+    Raises:
+        ValueError: if `b` is negative; `train` raises it if nobody but backups would be left.
+
+    Example:
+        >>> BackupWorkers(b=2).usual_merge(num_workers=8)
+        6
+
+    Reference:
+        Chen, Pan, Monga, Bengio, Jozefowicz 2016, "Revisiting distributed synchronous SGD",
+        arXiv:1604.00981.
+    """
+
+    b: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(self, "b", 0)
+
+    def check(self, num_workers: int) -> None:
+        if self.b >= num_workers:
+            raise ValueError(
+                f"`BackupWorkers(b={self.b})` leaves no worker of {num_workers} to wait for; make "
+                f"`b` at most {num_workers - 1}."
+            )
+
+    def guaranteed_staleness(self, num_workers: int) -> int:
+        return 0
+
+    def usual_merge(self, num_workers: int) -> int:
+        return max(1, num_workers - self.b)
+
+    def admit(self, view: View, worker: int) -> bool | Wait:
+        return until_merged(view, worker)
+
+    def ready(self, view: View) -> Decision:
+        return drop_outdated(view) or merge_first(view, self.usual_merge(view.num_workers))

@@ -1,0 +1,63 @@
+"""K-sync SGD: the first K of the workers are enough, the others start anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jax_ssp.policies.base import NOTHING, Decision, Policy, View, Wait, at_least, no_more_than
+
+
+@dataclass(frozen=True)
+class KSync(Policy):
+    """Merge the first K deltas of a clock as one version; whoever is slower is cancelled.
+
+    All start each clock together on the newest version, so every staleness is 0. A cancelled clock
+    counts as finished. On real devices a program cannot be interrupted: there a cancelled worker
+    still computes to the end of its clock, and what it gives is thrown away.
+
+    Args:
+        k: deltas of a merge.
+
+    Raises:
+        ValueError: if `k` is less than 1; `train` raises it if `k` is more than the workers.
+
+    Example:
+        >>> KSync(k=2).guaranteed_staleness(num_workers=8)
+        0
+
+    Reference:
+        Dutta, Joshi, Ghosh, Dube, Nagpurkar 2018, "Slow and stale gradients can win the race",
+        arXiv:1803.01113.
+    """
+
+    k: int = 4
+
+    def __post_init__(self) -> None:
+        at_least(self, "k", 1)
+
+    def check(self, num_workers: int) -> None:
+        no_more_than(self, "k", num_workers)
+
+    @property
+    def guaranteed_bound(self) -> int:
+        return 0
+
+    @property
+    def cancels(self) -> bool:
+        return True
+
+    def usual_merge(self, num_workers: int) -> int:
+        return self.k
+
+    def admit(self, view: View, worker: int) -> bool | Wait:
+        needed = view.clock(worker)
+        return view.coverage >= needed or Wait(coverage=needed)
+
+    def ready(self, view: View) -> Decision:
+        if len(view.buffered) < self.k:
+            return NOTHING
+        return Decision(
+            merge=sorted(view.buffered, key=lambda delta: (delta.clock, delta.worker)),
+            cancel=[worker for worker in view.workers if view.is_running(worker)],
+            reason=f"{self.k} others were faster",
+        )

@@ -1,0 +1,177 @@
+"""How many local steps a clock has: H, fixed, or by a schedule.
+
+A schedule is a frozen dataclass, like a policy, and decides for every policy that has no rule of
+its own. In `train`, `local_steps=4` is `local_steps=Fixed(4)`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from jax_ssp.policies.base import Delta, View, at_least
+
+
+@dataclass(frozen=True)
+class LocalSteps:
+    """Base of all schedules: one step a clock."""
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        """The numbers of steps that most clocks have; what runs them is compiled before the start.
+
+        The last is the largest that any clock has.
+        """
+        return (1,)
+
+    def begin(self) -> Self:
+        """A copy for one run; what it keeps during a run is in fields with `init=False`."""
+        return replace(self)
+
+    def steps(self, view: View, worker: int) -> int:
+        """H for the clock that this worker is to start, number `view.clock(worker)` (steps)."""
+        return 1
+
+    def pushed(self, view: View, delta: Delta, norm: float) -> None:
+        """See `Policy.pushed`."""
+
+
+@dataclass(frozen=True)
+class Fixed(LocalSteps):
+    """The same number of local steps in every clock.
+
+    Args:
+        h: H (steps).
+
+    Raises:
+        ValueError: if `h` is less than 1.
+
+    Example:
+        >>> Fixed(4).usual
+        (4,)
+
+    Reference:
+        Stich 2019, "Local SGD converges fast and communicates little", arXiv:1805.09767.
+    """
+
+    h: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(self, "h", 1)
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        return (self.h,)
+
+    def steps(self, view: View, worker: int) -> int:
+        return self.h
+
+
+def as_schedule(local_steps: object) -> LocalSteps:
+    """The schedule that `local_steps` of a run means.
+
+    Raises:
+        TypeError: if it is neither an integer nor a schedule.
+        ValueError: if it is less than 1.
+    """
+    if isinstance(local_steps, LocalSteps):
+        return local_steps
+    if isinstance(local_steps, bool) or not isinstance(local_steps, int):
+        raise TypeError(
+            f"`local_steps` must be an integer, or a schedule such as `ssp.DyLU(h=8)`, got "
+            f"{local_steps!r}."
+        )
+    if local_steps < 1:
+        raise ValueError(f"`local_steps` must be at least 1, got {local_steps}.")
+    return Fixed(local_steps)
+
+
+@dataclass(frozen=True)
+class PostLocal(LocalSteps):
+    """Exchange every step at first, and every H steps later.
+
+    Args:
+        h: H of the later clocks (steps).
+        switch: clocks with one step before that.
+
+    Raises:
+        ValueError: if `h` or `switch` is less than 1.
+
+    Example:
+        >>> PostLocal(h=8, switch=100).usual
+        (1, 8)
+
+    Reference:
+        Lin, Stich, Patel, Jaggi 2020, "Don't use large mini-batches, use local SGD",
+        arXiv:1808.07217 (post-local SGD).
+    """
+
+    h: int = 4
+    switch: int = 50
+
+    def __post_init__(self) -> None:
+        at_least(self, "h", 1)
+        at_least(self, "switch", 1)
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        return (1, self.h)
+
+    def steps(self, view: View, worker: int) -> int:
+        return 1 if view.clock(worker) < self.switch else self.h
+
+
+@dataclass(frozen=True)
+class DyLU(LocalSteps):
+    """Dynamic local updates: the fastest worker makes H steps, a slower one fewer in proportion.
+
+    With v the steps a second of a worker, H_i = max(1, floor(H v_i / max_j v_j)), so that clocks of
+    unequal devices take about the same time. A worker that is not measured yet makes H. Its speed
+    is the best of its last clocks: a passing delay, or a compilation, does not count.
+
+    Args:
+        h: H of the fastest worker (steps).
+        memory: how many clocks of a worker are remembered.
+
+    Raises:
+        ValueError: if `h` or `memory` is less than 1.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> runtime = ssp.Virtual(2, ssp.delays.PerWorker((1.0, 2.5)), compute=False)
+        >>> run = ssp.train(policy=ssp.ASP(), runtime=runtime, num_clocks=4, local_steps=DyLU(h=10))
+        >>> [(row["worker"], round(row["finish"] - row["start"])) for row in run.schedule[-4:]]
+        [(0, 10), (0, 10), (1, 10), (1, 10)]
+
+    Reference:
+        Liu, Chhaparia, Douillard et al. 2024, "Asynchronous local-SGD training for language
+        modeling", arXiv:2401.09135, section 5.
+    """
+
+    h: int = 8
+    memory: int = 4
+    _paces: dict[int, deque[float]] = field(
+        init=False, repr=False, compare=False, default_factory=dict[int, "deque[float]"]
+    )
+
+    def __post_init__(self) -> None:
+        at_least(self, "h", 1)
+        at_least(self, "memory", 1)
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        return (self.h,)
+
+    def pushed(self, view: View, delta: Delta, norm: float) -> None:
+        seconds = view.now - view.started(delta.worker)
+        paces = self._paces.setdefault(delta.worker, deque(maxlen=self.memory))
+        paces.append(seconds / view.steps(delta.worker))
+
+    def steps(self, view: View, worker: int) -> int:
+        if worker not in self._paces:
+            return self.h
+        live = (paces for other, paces in self._paces.items() if other in view.workers)
+        own, fastest = min(self._paces[worker]), min(map(min, live))
+        # What rounding takes from an equal, or a whole multiple, must not cost a step.
+        return max(1, int(self.h * fastest / own + 1e-9)) if own > 0 else self.h

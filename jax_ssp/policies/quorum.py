@@ -1,0 +1,76 @@
+"""A quorum, and a grace window for those who come a little later."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from jax_ssp.policies.base import (
+    NOTHING,
+    Decision,
+    Policy,
+    View,
+    Wait,
+    at_least,
+    no_more_than,
+    until_merged,
+)
+
+
+@dataclass(frozen=True)
+class Quorum(Policy):
+    """Once K deltas are there, wait `grace` seconds for more, then merge them all as one version.
+
+    Nothing is waited for once nobody runs. Who has pushed waits for the merge; who comes after it
+    is part of the next one.
+
+    Args:
+        k: deltas that make a quorum.
+        grace: the window after that (seconds, virtual or wall).
+
+    Raises:
+        ValueError: if `k` is less than 1, or `grace` negative or not finite; `train` raises it if
+            `k` is more than the workers.
+
+    Example:
+        >>> Quorum(k=4, grace=0.5)
+        Quorum(k=4, grace=0.5)
+
+    Reference:
+        Liu, Chhaparia, Douillard et al. 2024, "Asynchronous local-SGD training for language
+        modeling", arXiv:2401.09135 (a grace period after the first, so K = 1); Douillard et al.
+        2026, "Decoupled DiLoCo for resilient distributed pre-training", arXiv:2604.21428 (a quorum,
+        and a window that adapts itself, where this one is fixed).
+    """
+
+    k: int = 2
+    grace: float = 0.5
+    _since: list[float] = field(init=False, repr=False, compare=False, default_factory=list[float])
+
+    def __post_init__(self) -> None:
+        at_least(self, "k", 1)
+        if not (math.isfinite(self.grace) and self.grace >= 0):
+            raise ValueError(
+                f"`Quorum(grace=...)` must be finite and non-negative seconds, got {self.grace!r}."
+            )
+
+    def check(self, num_workers: int) -> None:
+        no_more_than(self, "k", num_workers)
+
+    def usual_merge(self, num_workers: int) -> int:
+        return self.k
+
+    def admit(self, view: View, worker: int) -> bool | Wait:
+        return until_merged(view, worker)
+
+    def ready(self, view: View) -> Decision:
+        if len(view.buffered) < self.k:
+            self._since.clear()
+            return NOTHING
+        if not self._since:
+            self._since.append(view.now)
+        deadline = self._since[0] + self.grace
+        if view.now < deadline and any(map(view.is_running, view.workers)):
+            return Decision(wake=deadline)
+        self._since.clear()
+        return Decision(merge=tuple(view.buffered))

@@ -1,0 +1,71 @@
+"""Value-bounded asynchronous parallel: what others have not read yet may only be so large."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from jax_ssp.policies.base import Delta, Policy, View
+
+
+@dataclass(frozen=True)
+class VAP(Policy):
+    """Admit a worker unless its deltas that some running worker has not read sum up to too much.
+
+    Bounds the drift of the parameters by its size rather than by clocks: early, when deltas are
+    large, workers wait for each other; later they need not. The size of several deltas is taken as
+    the sum of their l2 norms, which is never less than the norm of their sum. Where nothing is
+    computed all norms are 0, and this is `ASP()`.
+
+    Args:
+        limit: the largest sum of norms (in the unit of the parameters, before the server's weight).
+
+    Raises:
+        ValueError: if `limit` is not positive and finite.
+
+    Example:
+        >>> VAP(limit=0.5).needs_norms
+        True
+
+    Reference:
+        Dai, Kumar, Wei, Ho, Gibson, Xing 2015, "High-performance distributed ML at scale through
+        parameter server consistency models", arXiv:1410.8043. There the limit falls with
+        1 / sqrt(t); here it is constant, and deltas themselves become smaller.
+    """
+
+    limit: float = 1.0
+    # By worker: its deltas that somebody may not have read: (version they are in, norm).
+    _unread: dict[int, deque[tuple[int, float]]] = field(
+        init=False,
+        repr=False,
+        compare=False,
+        default_factory=dict[int, "deque[tuple[int, float]]"],
+    )
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.limit) and self.limit > 0):
+            raise ValueError(f"`VAP(limit=...)` must be positive and finite, got {self.limit!r}.")
+
+    @property
+    def needs_norms(self) -> bool:
+        return True
+
+    def pushed(self, view: View, delta: Delta, norm: float) -> None:
+        # Merged on arrival, it is in the next version.
+        self._unread.setdefault(delta.worker, deque()).append((view.version + 1, norm))
+
+    def admit(self, view: View, worker: int) -> bool:
+        unread = self._unread.get(worker, deque())
+        oldest = min(
+            (
+                view.held_version(other)
+                for other in view.workers
+                if other != worker and view.is_running(other)
+            ),
+            default=view.version,
+        )
+        while unread and unread[0][0] <= oldest:
+            unread.popleft()
+        # Not "<= limit": a norm that is not a number must not keep anybody waiting.
+        return not sum(norm for _, norm in unread) > self.limit
