@@ -96,17 +96,15 @@ def configured(
 
     Args:
         function: makes the transform; its parameters become fields, with their types and defaults.
-        **arguments: values for some of them; a transform inside a transform is another `configured`.
+        **arguments: values for some of them; for a transform within it, another `configured`.
 
     Returns:
         A frozen dataclass with those fields; `build()` calls the function.
 
     Example:
-        >>> import jax_ssp as ssp
-        >>> configured(ssp.outer, optimizer=configured(optax.sgd, learning_rate=0.7)).build().update
-        <function ...>
-        >>> configured(ssp.mitigations.delayed_nesterov, momentum=0.8).momentum
-        0.8
+        >>> from jax_ssp.mitigations import outer
+        >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5))
+        outer(optimizer=scale(step_size=-0.5))
     """
     return _configured_class(function)(**arguments)
 

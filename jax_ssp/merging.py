@@ -75,7 +75,7 @@ class Merging:
 
     def init(self, params: Params) -> State:
         """The state before the first merge."""
-        # Each jitted by itself: optax's own `init` functions are then compiled once for all servers.
+        # Each jitted by itself: what optax's functions compile to then serves all servers.
         state = () if self._delta_tx is None else jax.jit(self._delta_tx.init)(params)
         return state, jax.jit(self._server_tx.init)(params)
 

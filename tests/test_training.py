@@ -87,7 +87,7 @@ BAD_VALUES = {
     ),
     "weight": (
         {"weight": "median"},
-        '`weight` must be "mean", "sum", "merged" or a finite .* \'median\'',
+        "`weight` must be .* or a finite number, got 'median'",
     ),
     "infinite weight": ({"weight": float("inf")}, "`weight` must be .* got inf"),
     "step missing": ({"step": None}, r"`train\(step=...\)` is missing; only `Virtual\(compute=F"),
@@ -126,7 +126,7 @@ BAD_TYPES = {
     "max_updates": ({"max_updates": "9"}, r"`max_updates` must be an integer, got '9'\."),
     "local_steps": (
         {"local_steps": True},
-        "`local_steps` must be an integer, or a schedule such as .*, got True",
+        "`local_steps` must be an integer, .*, got True",
     ),
     "seed": ({"seed": 0.5}, r"`seed` must be an integer, got 0\.5\."),
     "data": ({"data": [1, 2]}, r"`train\(data=...\)` must be a function worker -> batches, got"),

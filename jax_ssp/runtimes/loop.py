@@ -101,11 +101,11 @@ class Loop:
         Gives False if it is the delta of a clock that has been cancelled meanwhile.
         """
         with self._lock:
-            if self._closed:
-                return True
             if type(what) is DeltaReady and (what.worker, what.clock) in self._cancelled:
                 self._cancelled.remove((what.worker, what.clock))
                 return False
+            if self._closed:
+                return True
             self._closed = True  # should something be raised, nothing more is taken
             if isinstance(what, Future):
                 assert self._evaluator is not None

@@ -24,7 +24,7 @@ class Program:
         self.init = jax.jit(step.init)
         self.add = jax.jit(self._added)
         self.mixed = jax.jit(_mixed)
-        self.norm = jax.jit(optax.global_norm)
+        self.norm = jax.jit(optax.tree.norm)
         self.clock = functools.cache(self._clock)
         self.ahead = functools.cache(self._ahead)
         self.rest = functools.cache(self._rest)

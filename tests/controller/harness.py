@@ -31,7 +31,6 @@ from jax_ssp.controller.events import Event
 from jax_ssp.policies import SSP, Decision, Delta, Policy
 from jax_ssp.tape import Tape
 
-
 MOST_WORKERS = 6  # that a test has, over time
 
 
@@ -180,9 +179,8 @@ class Model:
         """
         kinds = Merge | Drop | Cancel | SetTimer
         parts = itertools.groupby(commands, lambda command: isinstance(command, kinds))
-        settled, *released = [(is_settled, list(part)) for is_settled, part in parts] or [
-            (True, [])
-        ]
+        groups = [(is_settled, list(part)) for is_settled, part in parts]
+        settled, *released = groups or [(True, [])]
         if not settled[0]:
             released.insert(0, settled)
         assert len(released) <= 3, commands

@@ -4,11 +4,12 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from harness import Forgetful, Run, random_run
+from harness import MOST_WORKERS, Forgetful, Run, random_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_ssp.controller import (
+    Cancel,
     ContractViolation,
     DeltaReady,
     Drop,
@@ -21,7 +22,17 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
-from jax_ssp.policies import ASP, BSP, SSP, Decision, Policy
+from jax_ssp.policies import (
+    ASP,
+    BSP,
+    SSP,
+    Decision,
+    KBatchAsync,
+    KBatchSync,
+    KSync,
+    Policy,
+    Ringmaster,
+)
 from jax_ssp.tape import Entry, Tape
 
 
@@ -33,7 +44,10 @@ class Batches(Policy):
         return Decision(merge=tuple(view.buffered) if len(view.buffered) == 4 else ())
 
 
-POLICIES = [BSP(), SSP(1), SSP(3), ASP(), SSP(2, "lazy"), Forgetful(1), Batches()]
+POLICIES = [
+    *(BSP(), SSP(1), SSP(3), ASP(), SSP(2, "lazy"), Forgetful(1), Batches()),
+    *(KSync(2), KBatchSync(3), KBatchAsync(3), Ringmaster(2, stops=True)),
+]
 LIMITS = [{}, {"num_clocks": 6}, {"max_updates": 25}]
 
 
@@ -60,6 +74,8 @@ def test_accepts_a_good_tape_and_finds_its_figures(policy, limits):
         assert report.max_staleness == max(taus)
         assert report.mean_staleness == pytest.approx(sum(taus) / len(taus))
         assert (report.merged, report.dropped) == (len(taus), model.dropped)
+        assert report.cancelled == model.cancels
+        assert report.staleness_bound == policy.guaranteed_staleness(MOST_WORKERS)
         assert report.versions == model.version
         assert (report.in_flight, report.complete) == (0, True)
 
@@ -220,6 +236,42 @@ def without_a_reason():
     return changed(run.tape, 2, StartClock, lambda start: [StopWorker(0)], last=True)
 
 
+def k_sync():
+    """In row 4 worker 1 is the second to push: 2 is cancelled, and all start clock 1."""
+    run = Run(KSync(2), workers=3)
+    for worker in (0, 1, 2, 0):
+        run.finish(worker, after=1.0)
+    return run.drain()
+
+
+def cancel(row, **fields):
+    return changed(K_SYNC, row, Cancel, lambda cancel: [cancel._replace(**fields)])
+
+
+def cancelled_while_a_delta_waits():
+    run = Run(KBatchSync(4), workers=2)
+    for worker in (0, 0, 0):
+        run.finish(worker)
+    return added(run.tape, 4, Cancel(0, 3, "why not"))
+
+
+def kept_after_a_cancel():
+    """Worker 2 is said to run on what it held before it was cancelled."""
+    run = Run(KSync(1), workers=2)
+    run.finish(0)
+    run.tape.header["bound"] = None
+    return changed(run.tape, 2, StartClock, lambda start: [start._replace(version=0)])
+
+
+K_SYNC, OWN = k_sync(), slow_worker(KBatchAsync(3))
+
+
+def as_stale_as(allowed):
+    tape = slow_worker(ASP())
+    tape.header["max_staleness"] = allowed
+    return tape
+
+
 EARLY = StartClock(worker=0, clock=2, local_steps=1, version=2, pending=(), num_workers=2)
 LATE = StartClock(worker=0, clock=5, local_steps=1, version=9, pending=(), num_workers=2)
 AGAIN = Merge(3, list(EAGER)[2].commands[0].deltas, num_workers=2)
@@ -276,6 +328,16 @@ BROKEN = [
     (1, "Clock.*it was granted", "other steps than granted", start(AHEAD, 5, local_steps=2)),
     (5, "is not kept", "granted clock not started", changed(AHEAD, 5, StartClock, lambda s: [])),
     (5, "the run is ending", "grant void without a reason", without_a_reason()),
+    (4, "Cancel.*does not run that", "cancel of a stranger", cancel(4, worker=9)),
+    (4, "Cancel.*does not run that", "cancel of one that waits", cancel(4, worker=0)),
+    (4, "Cancel.*does not run that", "cancel of another clock", cancel(4, clock=1)),
+    (4, "Cancel.*does not run that", "cancel twice", added(K_SYNC, 4, Cancel(2, 0, "again"))),
+    (4, "Cancel.*no reason", "cancel without a reason", cancel(4, reason="")),
+    (4, "Cancel.*an earlier delta", "cancel before its time", cancelled_while_a_delta_waits()),
+    (1, "finished only 0", "cancel left out", changed(K_SYNC, 4, Cancel, lambda cancel: [])),
+    (2, "neither the newest", "version kept after a cancel", kept_after_a_cancel()),
+    (2, "allowed are 1", "delta staler than allowed", as_stale_as(1)),
+    (3, r"own deltas \(\)", "own deltas read after all", start(OWN, 3, pending=(1,))),
 ]
 
 
@@ -308,6 +370,9 @@ def mutated(command, rng):
             return command._replace(deltas=tuple(deltas))
         case StartAhead():
             return command._replace(clock=command.clock + other)
+        case Cancel(worker, clock, reason):
+            others = Cancel(worker + other, clock, reason), Cancel(worker, clock + other, reason)
+            return rng.choice((*others, Cancel(worker, clock, "")))
         case Drop(worker, clock, reason):
             return rng.choice((Drop(worker + other, clock, reason), Drop(worker, clock, "")))
     return None

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from harness import MOST_WORKERS, Forgetful, Run
@@ -297,17 +297,27 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES)
-def test_any_schedule(policy, grant_ahead):
+def try_schedules(policy, grant_ahead, examples):
     run_state_machine_as_test(
         lambda: Schedules(policy, grant_ahead),
         settings=settings(
-            max_examples=50,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+@pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES)
+def test_any_schedule(policy, grant_ahead):
+    try_schedules(policy, grant_ahead, examples=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES)
+def test_many_more_schedules(policy, grant_ahead):
+    try_schedules(policy, grant_ahead, examples=80)
 
 
 def test_what_is_not_an_event_is_a_type_error():
