@@ -2,15 +2,14 @@
 
 Each is a function of the controller's view. A policy is a frozen dataclass. To write one, subclass
 `Policy` and override what differs from its defaults; the fields of the dataclass appear in configs,
-on the command line and in run folders by themselves. What a policy has to remember during a run, it
-keeps in fields with `init=False, repr=False, compare=False` and a `default_factory`: every run
-begins with a copy of its own.
+on the command line and in run folders by themselves. What a policy has to remember during a run is
+in `remembered` fields, which are no part of the config: every run begins with a copy of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol, Self
 
 
@@ -150,8 +149,8 @@ class Policy:
     """Base of all policies: admits everybody, merges on arrival, adopts the newest version."""
 
     def begin(self) -> Self:
-        """The copy of this policy that a run is decided by."""
-        return replace(self)
+        """The copy of this policy that decides a run, with nothing remembered yet."""
+        return begun(self)
 
     def check(self, num_workers: int) -> None:
         """Raise ValueError, naming the remedy, if so many workers cannot be run by this policy."""
@@ -224,6 +223,20 @@ class Policy:
     def local_steps(self, view: View, worker: int) -> int:
         """H for the clock about to start (steps)."""
         return view.scheduled_steps(worker)
+
+
+def remembered(make: Callable[[], Any]) -> Any:
+    """A field for what a policy or schedule remembers during a run; `make` gives it, empty."""
+    return field(init=False, repr=False, compare=False, metadata={"make": make})
+
+
+def begun(config: Any) -> Any:
+    """A copy of a policy or schedule with nothing remembered yet."""
+    copy = replace(config)
+    for column in fields(copy):
+        if "make" in column.metadata:
+            object.__setattr__(copy, column.name, column.metadata["make"]())
+    return copy
 
 
 def merges_on_arrival(policy: Policy) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from jax_ssp.policies.base import Delta, Policy, View, Wait, at_least
+from jax_ssp.policies.base import Delta, Policy, View, Wait, at_least, remembered
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,8 @@ class DSSP(Policy):
 
     lower: int = 1
     upper: int = 7
-    _pushes: dict[int, deque[float]] = field(
-        init=False, repr=False, compare=False, default_factory=dict[int, "deque[float]"]
-    )
-    _granted: dict[int, int] = field(
-        init=False, repr=False, compare=False, default_factory=dict[int, int]
-    )
+    _pushes: dict[int, deque[float]] = remembered(dict)  # by worker, its last two (seconds)
+    _granted: dict[int, int] = remembered(dict)  # by worker, the first clock that is not
 
     def __post_init__(self) -> None:
         at_least(self, "lower", 0)

@@ -7,10 +7,10 @@ its own. In `train`, `local_steps=4` is `local_steps=Fixed(4)`.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Self
 
-from jax_ssp.policies.base import Delta, View, at_least
+from jax_ssp.policies.base import Delta, View, at_least, begun, remembered
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class LocalSteps:
         return (1,)
 
     def begin(self) -> Self:
-        """A copy for one run; what it keeps during a run is in fields with `init=False`."""
-        return replace(self)
+        """The copy of this schedule for one run, with nothing remembered yet."""
+        return begun(self)
 
     def steps(self, view: View, worker: int) -> int:
         """H for the clock that this worker is to start, number `view.clock(worker)` (steps)."""
@@ -152,9 +152,7 @@ class DyLU(LocalSteps):
 
     h: int = 8
     memory: int = 4
-    _paces: dict[int, deque[float]] = field(
-        init=False, repr=False, compare=False, default_factory=dict[int, "deque[float]"]
-    )
+    _paces: dict[int, deque[float]] = remembered(dict)
 
     def __post_init__(self) -> None:
         at_least(self, "h", 1)

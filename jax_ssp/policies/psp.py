@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from jax_ssp.policies.base import Policy, View, at_least
+from jax_ssp.policies.base import Policy, View, at_least, remembered
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class PSP(Policy):
     sample: int = 2
     bound: int = 3
     seed: int = 0
-    _drawn: dict[int, tuple[int, list[int]]] = field(
-        init=False, repr=False, compare=False, default_factory=dict[int, tuple[int, list[int]]]
-    )
+    _drawn: dict[int, tuple[int, list[int]]] = remembered(dict)  # by worker: clock, sample
 
     def __post_init__(self) -> None:
         for name in ("sample", "bound", "seed"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jax_ssp.policies.base import (
     NOTHING,
@@ -13,6 +13,7 @@ from jax_ssp.policies.base import (
     Wait,
     at_least,
     no_more_than,
+    remembered,
     until_merged,
 )
 
@@ -45,7 +46,7 @@ class Quorum(Policy):
 
     k: int = 2
     grace: float = 0.5
-    _since: list[float] = field(init=False, repr=False, compare=False, default_factory=list[float])
+    _since: list[float] = remembered(list)  # when the quorum was there (seconds), or empty
 
     def __post_init__(self) -> None:
         at_least(self, "k", 1)

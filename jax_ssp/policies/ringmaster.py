@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from jax_ssp.policies.base import Decision, Policy, View, at_least
+from jax_ssp.policies.base import Decision, Policy, View, at_least, remembered
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class Ringmaster(Policy):
     max_delay: int = 16
     stops: bool = False
     # By version: who was let start on it, to be looked at once, when it is too old.
-    _started: dict[int, list[int]] = field(
-        init=False, repr=False, compare=False, default_factory=dict[int, list[int]]
-    )
+    _started: dict[int, list[int]] = remembered(dict)
 
     def __post_init__(self) -> None:
         at_least(self, "max_delay", 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from jax_ssp.policies.base import Delta, Policy, View
+from jax_ssp.policies.base import Delta, Policy, View, remembered
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,7 @@ class VAP(Policy):
 
     limit: float = 1.0
     # By worker: its deltas that somebody may not have read: (version they are in, norm).
-    _unread: dict[int, deque[tuple[int, float]]] = field(
-        init=False,
-        repr=False,
-        compare=False,
-        default_factory=dict[int, "deque[tuple[int, float]]"],
-    )
+    _unread: dict[int, deque[tuple[int, float]]] = remembered(dict)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and self.limit > 0):
