@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a bug or a proof that failed, 2 usage or config, 3 diverge
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import json
 import os
@@ -15,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -322,20 +323,54 @@ def _parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOpti
             raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
         with _usage_errors():
             config.check_parts()
-    parsed = [
-        tyro.cli(
-            arguments,
-            prog=f"jax-ssp run {file}",
-            description=(module.__doc__ or "").split("\n\n")[0],
-            default=arguments(config, RunOptions()),
-            args=overrides,
-            config=(tyro.conf.AvoidSubcommands,),
+    about = (module.__doc__ or "").split("\n\n")[0]
+    parsed: list[Any] = []
+    for config in configs:
+        chosen, words = _with_kinds(config, overrides)
+        parsed.append(
+            tyro.cli(
+                arguments,
+                prog=f"jax-ssp run {file}",
+                description=f"{about}\n\n{_KINDS}",
+                default=arguments(chosen, RunOptions()),
+                args=words,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
         )
-        for config in configs
-    ]
     if not parsed:
         raise UsageError(f"{file}: `get_sweep()` gives no experiments")
     return [each.experiment for each in parsed], parsed[0].options
+
+
+_KINDS = (
+    "--policy, --local-steps, --server-tx, --delta-tx, --delta-wire and --snapshot-wire take a "
+    "name too (--policy KSync), which puts that kind in place of the file's, at its defaults."
+)
+
+
+def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
+    """The experiment with the kinds of parts that the overrides name, and the other overrides."""
+    from jax_ssp.experiment import alternatives
+
+    kinds = {f"--{part.replace('_', '-')}": (part, kinds) for part, kinds in alternatives().items()}
+    rest: list[str] = []
+    words = iter(overrides)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag not in kinds:
+            rest.append(word)
+            continue
+        part, named = kinds[flag]
+        value = value if equals else next(words, "")
+        if value in named:
+            config = replace(config, **{part: named[value]()})
+        elif part in ("policy", "server_tx", "delta_tx"):
+            near = difflib.get_close_matches(value, named, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
+        else:  # a number of steps, or None
+            rest += [flag, value]
+    return config, rest
 
 
 def _loaded(file: Path) -> ModuleType:

@@ -133,6 +133,33 @@ def chained(*parts: Configured) -> Chain:
     return Chain(parts)
 
 
+def alternatives() -> dict[str, dict[str, Callable[[], Any]]]:
+    """By field of an experiment and by name: what else it may be, made at its defaults.
+
+    Example:
+        >>> alternatives()["policy"]["KSync"]()
+        KSync(k=4)
+    """
+    from jax_ssp import compression, mitigations, policies
+
+    transforms = {
+        name: functools.partial(configured, getattr(mitigations, name))
+        for name in mitigations.ALL_MITIGATIONS
+    }
+    diloco = functools.partial(configured, optax.sgd, momentum=0.9, nesterov=True)
+    transforms["outer"] = lambda: configured(mitigations.outer, optimizer=diloco(learning_rate=0.7))
+    transforms["identity"] = functools.partial(configured, optax.identity)
+    wires = {kind.__name__: kind for kind in compression.ALL_COMPRESSORS}
+    return {
+        "policy": {kind.__name__: kind for kind in policies.ALL_POLICIES},
+        "local_steps": {kind.__name__: kind for kind in policies.ALL_SCHEDULES},
+        "server_tx": transforms,
+        "delta_tx": transforms,
+        "delta_wire": wires,
+        "snapshot_wire": wires,
+    }
+
+
 def _built(value: Any) -> Any:
     return value.build() if isinstance(value, Configured) else value
 

@@ -280,11 +280,32 @@ def test_typed_overrides(config, tmp_path):
     assert experiment["policy"] == {"type": "SSP", "bound": 5, "adopt": "lazy"}
     assert experiment["runtime"]["num_workers"] == 16
     assert experiment["runtime"]["delay"] == {"type": "Exponential", "mean": 0.5}
-    assert experiment["server_tx"] == {"type": "scale_by_staleness", "exponent": 2.0}
+    assert experiment["server_tx"]["type"] == "scale_by_staleness"
+    assert experiment["server_tx"]["exponent"] == 2.0
     assert experiment["workload"]["batch_size"] == 2
     assert (experiment["weight"], experiment["max_updates"]) == (0.25, 40)
     assert (experiment["eval_every"], experiment["seed"]) == (None, 7)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 40
+
+
+def test_a_part_is_replaced_by_another_kind(config, tmp_path):
+    words = ["--policy", "KSync", "--policy.k=2", "--delta-tx=clip_outliers", "--delta-wire"]
+    words += ["TopK", "--local-steps", "DyLU", "--local-steps.h", "2", "--server-tx", "outer"]
+    assert jax_ssp("run", config, *words, "--workdir", tmp_path / "run") == DONE
+    experiment = experiment_of(tmp_path / "run")
+    assert experiment["policy"] == {"type": "KSync", "k": 2}
+    assert experiment["delta_tx"]["type"] == "clip_outliers"
+    assert experiment["delta_wire"]["type"] == "TopK"
+    assert experiment["local_steps"] == {"type": "DyLU", "h": 2, "memory": 4}
+    assert experiment["server_tx"]["optimizer"]["momentum"] == 0.9
+    assert jax_ssp("replay", tmp_path / "run") == DONE
+
+
+@pytest.mark.parametrize("part", ["policy", "server-tx", "delta-tx"])
+def test_a_kind_that_is_none_is_a_usage_error_with_the_nearest_name(config, part, capsys):
+    typo, meant = {"policy": ("KSynk", "KSync")}.get(part, ("clip_outlier", "clip_outliers"))
+    assert jax_ssp("run", config, f"--{part}", typo) == USAGE
+    assert f"got '{typo}'; did you mean {meant}?" in capsys.readouterr().err
 
 
 def flags(experiment: dict, prefix: str = "--") -> list[str]:

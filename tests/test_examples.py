@@ -2,8 +2,11 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,6 +74,36 @@ def test_the_example_in_the_readme_runs_as_it_is(capsys):
     for result in (names["result"], names["rehearsal"]):
         np.testing.assert_allclose(result.params["w"], np.arange(8), atol=0.05)
         assert result.history[-1].keys() >= {"loss", "mse"}
+
+
+def test_adding_a_policy_as_the_readme_says_is_one_file_and_one_row(tmp_path):
+    """Followed to the letter in a copy of the tree, where the contract tests take it in."""
+    for folder in ("jax_ssp", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    text = README.split("\n## Add a policy\n")[1]
+    (file,) = re.findall(r"`(jax_ssp/policies/\w+\.py)`:", text)
+    (program,) = blocks("Add a policy")
+    (tmp_path / file).write_text(program)
+    name = re.findall(r"class (\w+)\(Policy\)", program)[0]
+    table = tmp_path / "jax_ssp" / "policies" / "__init__.py"
+    row = "ALL_POLICIES: tuple[type[Policy], ...] = (\n"
+    assert row in table.read_text()
+    imported = f"from jax_ssp.policies.{Path(file).stem} import {name}\n"
+    table.write_text(imported + table.read_text().replace(row, f"{row}    {name},\n"))
+    words = ["pytest", "-q", "-k", name, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "tests/policies/test_policies.py", "tests/controller"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed, done.stdout
+    assert int(passed[1]) >= 3  # the rules of the house; any schedule, ahead and not
 
 
 @pytest.fixture

@@ -188,12 +188,3 @@ class Runtime(ABC):
 
     def check(self, header: Mapping[str, Any]) -> None:
         """Raise ValueError if a run with this tape header cannot be had here."""
-
-
-def check_integer(runtime: Runtime, field: str, least: int) -> None:
-    """Raise TypeError or ValueError unless this field of a runtime is an integer of at least so."""
-    value, name = getattr(runtime, field), type(runtime).__name__
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}({field}=...)` must be an integer, got {value!r}.")
-    if value < least:
-        raise ValueError(f"`{name}({field}=...)` must be at least {least}, got {value}.")

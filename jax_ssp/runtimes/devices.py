@@ -24,7 +24,8 @@ from jax_ssp.controller.events import (
     WorkerJoined,
 )
 from jax_ssp.delays import DelayModel
-from jax_ssp.runtimes.base import Message, Push, Runtime, World, check_integer
+from jax_ssp.policies.base import at_least
+from jax_ssp.runtimes.base import Message, Push, Runtime, World
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
@@ -64,8 +65,8 @@ class Devices(Runtime):
     def __post_init__(self) -> None:
         for name in ("num_workers", "workers_per_device", "cpu_devices"):
             if getattr(self, name) is not None:
-                check_integer(self, name, least=1)
-        check_integer(self, "seed", least=0)
+                at_least(self, name, 1)
+        at_least(self, "seed", 0)
         if self.devices is not None and not len(self.devices):
             raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
         if self.delay is not None and not callable(self.delay):

@@ -19,7 +19,8 @@ from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import Constant, DelayModel
-from jax_ssp.runtimes.base import Message, Runtime, World, check_integer
+from jax_ssp.policies.base import at_least
+from jax_ssp.runtimes.base import Message, Runtime, World
 from jax_ssp.runtimes.deferred import Deferred
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
@@ -57,9 +58,9 @@ class Virtual(Runtime):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        check_integer(self, "num_workers", least=1)
-        check_integer(self, "seed", least=0)
-        check_integer(self, "batch", least=1)
+        at_least(self, "num_workers", 1)
+        at_least(self, "seed", 0)
+        at_least(self, "batch", 1)
         if not callable(self.delay):
             raise TypeError(
                 "`Virtual(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "

@@ -205,7 +205,7 @@ def test_a_target_that_is_no_metric_names_the_metrics_there_are():
 
 @pytest.mark.parametrize("runtime", [ssp.Virtual, ssp.Devices])
 def test_a_negative_seed_of_delays_is_refused(runtime):
-    with pytest.raises(ValueError, match=r"seed=...\)` must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"seed=...\)` must be non-negative, got -1"):
         runtime(seed=-1)
 
 
