@@ -360,6 +360,11 @@ def _check_exchange(
             raise TypeError(
                 f"`{name}` must be a compressor such as `ssp.compression.Int8()`, got {wire!r}."
             )
+    if snapshot_wire is not None and not snapshot_wire.for_snapshots:
+        raise ValueError(
+            f"`snapshot_wire={snapshot_wire!r}` is right in the mean over many messages only, and "
+            "nobody can compute on such a snapshot; use Int8 or BFloat16, or `delta_wire`."
+        )
 
 
 def _check_integers(**arguments: Any) -> None:

@@ -31,6 +31,7 @@ import optax
 
 import jax_ssp as ssp
 from experiments.benchmarks.common import alternating, arguments, median_ratio, report, seconds
+from jax_ssp.merging import About
 from jax_ssp.server import Server
 from jax_ssp.wire import transfer
 
@@ -65,9 +66,9 @@ class Merging:
         self.published = self.server.publish()
 
     def __call__(self, merges: int) -> None:
-        about = {"staleness": 3, "lag": 1, "worker": 0, "num_workers": WORKERS}
+        about = [About(staleness=3, lag=1, worker=0)]
         for _ in range(merges):
-            self.server.merge_sent([self.delta], **about)
+            self.server.merge_sent([self.delta], about, WORKERS)
             self.published = self.server.publish()
             jax.block_until_ready(self.published.pieces)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,10 @@ class Compressor(abc.ABC):
         >>> Float16().decode(Float16().encode(tree), like=tree)["w"].tolist()
         [0.25, 1000.0]
     """
+
+    for_snapshots: ClassVar[bool] = True
+    """Whether what arrives is near what was sent, number by number, so that one can compute with a
+    snapshot; or in the mean over many messages only, which is enough for deltas."""
 
     @abc.abstractmethod
     def encode(self, tree: Tree) -> Message:

@@ -48,6 +48,8 @@ class Sign(Compressor):
         Interspeech.
     """
 
+    for_snapshots = False
+
     def encode(self, tree: Tree) -> Message:
         return encode_leaves(_encode, tree)
 

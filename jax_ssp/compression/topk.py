@@ -58,6 +58,7 @@ class TopK(Compressor):
         arXiv:1712.01887.
     """
 
+    for_snapshots = False
     fraction: float = 0.1
 
     def __post_init__(self) -> None:

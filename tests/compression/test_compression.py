@@ -95,7 +95,7 @@ def unsent(x, tenths):
 
 
 def sign_in_numpy(x):
-    """The compressor of Karimireddy et al., section 4: sign(x) times the norm of order 1 over n."""
+    """The compressor of Karimireddy et al.: sign(x) times the norm of order 1 over n."""
     scale = np.float32(np.linalg.norm(wide(x).reshape(-1), 1) / max(x.size, 1))
     return np.where(x < 0, -scale, scale)
 
@@ -186,7 +186,8 @@ def assert_same(tree, other):
 def assert_same_but_for_sums(format, tree, other):
     """The same, bit for bit; where the format has a sum, whose order is the compiler's, nearly."""
     if not isinstance(format, Sign):
-        return assert_same(tree, other)
+        assert_same(tree, other)
+        return
     assert layout(tree) == layout(other)
     for leaf, another in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(wide(leaf), wide(another), rtol=1e-5, atol=1e-6)
@@ -294,9 +295,11 @@ def test_a_tree_without_leaves_will_do(format):
 
 @everyone
 def test_jitted_or_not_it_is_the_same_to_the_last_bit(format, first):
-    tree = mixed(first=first)
-    _, _, residual = compressing(format)(tree, residual_of(tree))
-    tree = mixed(10, first)
+    trees = [mixed(seed, first) for seed in (0, 10)]
+    if first == "float64":  # the other leaves are as before; one by one, operations compile slowly
+        trees = [tree["layer"]["kernel"] for tree in trees]
+    _, _, residual = compressing(format)(trees[0], residual_of(trees[0]))
+    tree = trees[1]
     outcome = compress(format, tree, residual)
     assert_same_but_for_sums(format, compressing(format)(tree, residual), outcome)
 
@@ -434,21 +437,20 @@ def test_what_is_not_finite_travels_and_does_not_poison(format, bad, first):
 def test_error_feedback_fixes_sign_sgd():
     """Counterexample 2 of Karimireddy et al.: without it, x[0] + x[1] never changes."""
 
-    def step(state, _):
+    def step(state, _, feedback):
         x, residual = state
         difference, total = jnp.sign(x[0] - x[1]), jnp.sign(x[0] + x[1])
         slope = difference * jnp.array([1.0, -1.0]) + 0.5 * total  # of |x - y| + |x + y| / 2
-        _, sent, after = compress(Sign(), slope, residual)
-        forgetful = compress(Sign(), slope, residual_of(slope))[1]
-        return (x - 0.01 * jnp.where(feedback, sent, forgetful), after), None
+        _, sent, residual = compress(Sign(), slope, residual)
+        return (x - 0.01 * sent, residual if feedback else residual_of(x)), None
 
-    for feedback in (False, True):
+    def descend(feedback):
         start = jnp.array([1.005, 0.995])
-        (x, _), _ = jax.lax.scan(step, (start, residual_of(start)), length=400)
-        if feedback:
-            np.testing.assert_allclose(x, 0, atol=0.03)
-        else:
-            np.testing.assert_allclose(x.sum(), 2, atol=1e-3)
+        steps = functools.partial(step, feedback=feedback)
+        return jax.lax.scan(steps, (start, residual_of(start)), length=400)[0][0]
+
+    np.testing.assert_allclose(descend(feedback=False).sum(), 2, rtol=1e-5)
+    np.testing.assert_allclose(descend(feedback=True), 0, atol=0.03)
 
 
 # What each format is
@@ -555,15 +557,15 @@ def test_float64_beyond_the_range_of_a_scale(x64):
 # TopK
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.7, 1, 1e-9])
+@pytest.mark.parametrize("tenths", [1, 7])
 @QUICK
 @given(ARRAYS)
-def test_top_k_keeps_its_share_of_the_square(fraction, x):
+def test_top_k_keeps_its_share_of_the_square(tenths, x):
     """|x - C(x)|^2 <= (1 - k / n) |x|^2: Stich et al., lemma A.1."""
-    arrived = wide(round_trip(TopK(fraction), jnp.asarray(x)))
+    arrived = wide(round_trip(TopK(tenths / 10), jnp.asarray(x)))
     x = wide(x)
-    kept = max(1, -(-round(fraction * 10) * x.size // 10)) / max(x.size, 1)
-    assert ((x - arrived) ** 2).sum() <= max(1 - kept, 0) * (x**2).sum() * (1 + 1e-12)
+    lost = 1 - count(x.size, tenths) / max(x.size, 1)
+    assert ((x - arrived) ** 2).sum() <= lost * (x**2).sum() * (1 + 1e-12)
 
 
 def test_what_top_k_sends_arrives_bit_for_bit_and_the_rest_is_kept(first):
@@ -596,9 +598,7 @@ def test_a_fraction_of_1_sends_every_bit_of_a_tree():
 
 def test_of_equal_magnitudes_the_first_are_sent():
     x = jnp.tile(jnp.array([1.0, -1.0]), 200)
-    for of in (lambda x: round_trip(TopK(), x), jax.vmap(lambda x: round_trip(TopK(), x))):
-        arrived = np.asarray(of(x if x.ndim == 1 else x[None])).reshape(-1)
-        assert arrived.tolist() == x[:40].tolist() + [0] * 360
+    assert round_trip(TopK(), x).tolist() == [1, -1] * 20 + [0] * 360
     (message,) = jax.vmap(TopK().encode)(jnp.tile(x, (3, 1)))
     assert message["places"].tolist() == [list(range(40))] * 3
     assert message["values"].tolist() == [x[:40].tolist()] * 3
@@ -639,7 +639,7 @@ def test_where_all_that_was_sent_is_not_finite_the_rest_arrives_as_nans():
     ],
 )
 def test_top_k_takes_8_bytes_for_each_number_it_sends(fraction, size, sent):
-    (message,) = TopK(fraction).encode(normal((1, size, 1)))
+    (message,) = jax.eval_shape(TopK(fraction).encode, normal((1, size, 1)))
     assert layout(message)[1] == [((sent,), jnp.int32), ((sent,), jnp.float32)]
     assert sorted(message) == ["places", "values"]
     assert nbytes(message) == 8 * sent
@@ -656,9 +656,10 @@ def test_a_message_of_another_fraction_is_refused():
         ValueError, match=r"5 values and 5 places where `like` has 1 of 9; .* here 0\.1\."
     ):
         TopK().decode(message, like=jnp.ones(9))
-    message[0]["places"] = message[0]["places"][:4]
-    with pytest.raises(ValueError, match=r"5 values and 4 places where `like` has 5 of 9"):
-        TopK(0.5).decode(message, like=jnp.ones(9))
+    for part, said in (("places", "5 values and 4 places"), ("values", "4 values and 5 places")):
+        short = {**message[0], part: message[0][part][:4]}
+        with pytest.raises(ValueError, match=rf"{said} where `like` has 5 of 9"):
+            TopK(0.5).decode([short], like=jnp.ones(9))
 
 
 @pytest.mark.parametrize("fraction", ["x", "0.1", None, True, 0.1j])
@@ -682,7 +683,7 @@ def test_a_fraction_that_is_none_is_refused(fraction):
 @QUICK
 @given(ARRAYS)
 def test_sign_loses_what_its_paper_says(x):
-    """|x - C(x)|^2 = (1 - |x|_1^2 / (n |x|_2^2)) |x|^2: Karimireddy et al., lemma 8."""
+    """|x - C(x)|^2 = (1 - |x|_1^2 / (n |x|_2^2)) |x|^2: Karimireddy et al."""
     arrived = wide(round_trip(Sign(), jnp.asarray(x)))
     assume(np.isfinite(arrived).all())
     x = wide(x)
@@ -710,7 +711,7 @@ def test_the_scale_arrives_unrounded(first):
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 300])
 def test_sign_takes_a_bit_a_number_and_four_bytes_a_leaf(size):
-    (message,) = Sign().encode(normal((1, size, 1)))
+    (message,) = jax.eval_shape(Sign().encode, normal((1, size, 1)))
     assert layout(message)[1] == [((), jnp.float32), ((-(-size // 8),), jnp.uint8)]
     assert nbytes(message) == -(-size // 8) + 4
 
