@@ -58,8 +58,9 @@ class TopK(Compressor):
         arXiv:1712.01887.
     """
 
-    for_snapshots = False
     fraction: float = 0.1
+
+    for_snapshots = False
 
     def __post_init__(self) -> None:
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float):

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.image import imread
 
+from jax_ssp.policies import ALL_POLICIES
 from jax_ssp.report.plots import MAX_WORKERS, STYLES, Curve, comparison, run_summary, style
 from jax_ssp.tape import SCHEDULE_DTYPE
 
@@ -48,6 +49,10 @@ def test_the_core_policies_get_lighter_as_they_get_staler() -> None:
     assert np.diff(grey).min() > 12
     assert grey[-1] < 80  # still dark enough on white
     assert len({style(label).linestyle for label in CORE}) == len(CORE)
+
+
+def test_every_policy_has_a_look() -> None:
+    assert {kind.__name__ for kind in ALL_POLICIES} <= {name.split("(")[0] for name in STYLES}
 
 
 def test_every_two_policies_differ_in_grey() -> None:

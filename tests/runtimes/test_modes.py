@@ -279,7 +279,7 @@ def test_parameters_split_over_the_devices_are_merged_there():
         ({"overlap": -1}, r"`overlap` must be between 0 and `local_steps`"),
         ({"adopt": "mix"}, r"`adopt` must be \"rebase\" or `ssp.Mix\(alpha\)`, got 'mix'"),
         ({"delta_wire": "int8"}, r"`delta_wire` must be a compressor such as .*, got 'int8'"),
-        ({"snapshot_wire": ssp.compression.Sign()}, r"`snapshot_wire=Sign\(\)` is right in the mean"),
+        ({"snapshot_wire": ssp.compression.Sign()}, r"`snapshot_wire=Sign\(\)` is right in the"),
         ({"snapshot_wire": 8}, r"`snapshot_wire` must be a compressor such as .*, got 8"),
         ({"placement": "gpu"}, r"`placement` must be \"host\", .*, got 'gpu'"),
         ({"placement": 3}, r"`placement` must be \"host\", .*, got 3"),
