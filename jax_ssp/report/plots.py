@@ -111,7 +111,7 @@ STYLES: dict[str, Style] = {
     "Rennala": Style("#661100", _DASHDOT, "8"),
     "Quorum": Style("#6699cc", _LONG_SHORT, "H"),
     "VAP": Style("#a3d5c8", _DOTTED, "1"),
-    "KBatchSync": Style("#2f7d4a", _DASHED, "2"),
+    "KBatchSync": Style("#276841", _DASHED, "2"),
     "FedBuff": Style("#d9b8cf", _DASHDOT, "3"),
 }
 _MARKERS = "os^DvPX<>phd*8H123"
