@@ -1,4 +1,4 @@
-"""The command line: `jax-ssp run | replay | verify | devices`.
+"""The command line: `jax-ssp run | replay | verify | reproduce | devices`.
 
 Exit codes: 0 done, 1 a bug or a proof that failed, 2 usage or config, 3 diverged, 130 interrupted.
 """
@@ -82,6 +82,14 @@ def _dispatch(argv: list[str]) -> int:
     replay.add_argument("--file", type=Path, help="its config file, if it has moved")
     verify = commands.add_parser("verify", help="prove from its tape that a run kept the contract")
     verify.add_argument("run", type=Path, help="a run's folder, or a tape")
+    paper = commands.add_parser("reproduce", help="measure a paper's claims; --list shows which")
+    paper.add_argument("names", nargs="*", metavar="NAME", help="which; `all` for all of them")
+    paper.add_argument("--list", action="store_true", help="list the papers")
+    paper.add_argument("--size", choices=("smoke", "laptop", "paper"), default="laptop")
+    paper.add_argument("--seeds", type=int, default=3, help="of each random run (3)")
+    paper.add_argument("--redraw", action="store_true", help="figure and text from the JSON alone")
+    paper.add_argument("--papers", type=Path, default=Path("experiments/papers"), metavar="DIR")
+    paper.add_argument("--folder", type=Path, metavar="DIR", help="experiments/results/papers")
     commands.add_parser("devices", help="list the devices JAX sees")
     # What follows `run FILE` belongs to the config.
     own, rest = (argv[:2], argv[2:]) if argv[:1] == ["run"] else (argv, [])
@@ -93,6 +101,8 @@ def _dispatch(argv: list[str]) -> int:
             return _replay(options.run, options.file)
         case "verify":
             return _verify(options.run)
+        case "reproduce":
+            return _reproduce(options)
         case _:
             return _devices()
 
@@ -225,6 +235,50 @@ def _verify(run: Path) -> int:
         print(violation)
         return BUG
     return DONE
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from jax_ssp.report.papers import agreement, checked, gallery, redraw, reproduce
+    from jax_ssp.report.tables import print_table
+
+    papers = _papers(options.papers)
+    if options.list or not options.names:
+        print_table([{"name": name, "paper": paper.title} for name, paper in papers.items()])
+        return DONE
+    names = list(papers) if options.names == ["all"] else options.names
+    for name in names:
+        if name not in papers:
+            raise UsageError(f"there is no paper {name!r} here; there are {', '.join(papers)}")
+    if options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {options.seeds}")
+    folder = options.folder or options.papers.parent / "results" / "papers"
+    for name in names:
+        if options.redraw:
+            with _usage_errors():
+                content = redraw(name, papers[name], folder)
+        else:
+            print(f"{name}: measuring at size {options.size}", file=sys.stderr)
+            content = reproduce(name, papers[name], options.size, options.seeds, folder)
+        claims = checked(papers[name], content["rows"])
+        print_table(claims, title=f"{papers[name].title}: agreement {agreement(claims)}")
+    gallery(papers, folder)
+    print(f"gallery: {folder / 'README.md'}")
+    return DONE
+
+
+def _papers(folder: Path) -> dict[str, Any]:
+    """The papers in a folder by the names of their files, in the order of their numbers."""
+    from jax_ssp.report.papers import Paper
+
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; give it by --papers")
+    papers: dict[str, Any] = {}
+    for file in sorted(folder.glob("[a-z]*.py")):
+        with _usage_errors():
+            paper = getattr(_imported(file), "PAPER", None)
+        if isinstance(paper, Paper):
+            papers[file.stem] = paper
+    return dict(sorted(papers.items(), key=lambda item: item[1].number))
 
 
 def _tape_in(run: Path) -> Path:
@@ -374,7 +428,18 @@ def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, l
 
 
 def _loaded(file: Path) -> ModuleType:
-    """The module of a config file; what it imports is found from the folder of its package."""
+    """The module of a config file."""
+    module = _imported(file)
+    if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
+        raise UsageError(
+            f"{file} has no `get_config()`; a config file defines `def get_config() -> "
+            "jax_ssp.Experiment` (or `get_sweep() -> list[Experiment]`)"
+        )
+    return module
+
+
+def _imported(file: Path) -> ModuleType:
+    """The module of a file; what it imports is found from the folder of its package."""
     if not file.is_file():
         raise UsageError(f"there is no config file {file}")
     root = file.resolve().parent
@@ -387,11 +452,6 @@ def _loaded(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
-        raise UsageError(
-            f"{file} has no `get_config()`; a config file defines `def get_config() -> "
-            "jax_ssp.Experiment` (or `get_sweep() -> list[Experiment]`)"
-        )
     return module
 
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -177,40 +177,75 @@ def comparison(
     Raises:
         ValueError: if no curve has any value.
     """
-    groups: dict[str, list[Curve]] = {}
-    for curve in curves:
-        if len(curve.values):
-            groups.setdefault(curve.label, []).append(curve)
-    if not groups:
+    labels = list(dict.fromkeys(curve.label for curve in curves if len(curve.values)))
+    if not labels:
         raise ValueError("`curves` holds no values: give at least one run with an evaluation.")
     with mpl.rc_context(PAPER):
-        longest = max(map(len, groups))
-        columns = max(1, min(len(groups), 100 // (longest + 8)))
-        figure = _new_figure(2.6 + 0.17 * math.ceil(len(groups) / columns))
+        figure = new_figure(2.6 + 0.17 * math.ceil(len(labels) / _columns(labels)))
         axes = figure.subplots(1, 2, sharey=True)
-        for axis, what in zip(axes, ("updates", "seconds"), strict=True):
-            for index, (label, look) in enumerate(_looks(list(groups)).items()):
-                every = (0.14 * index / len(groups), 0.14)  # markers of different lines apart
-                _draw_seeds(axis, groups[label], what, {**look, "label": label, "markevery": every})
-            axis.margins(x=0.02)
-        _scale(axes[0], np.concatenate([curve.values for curve in curves]))
-        axes[0].set(xlabel="updates (merged deltas)", ylabel=metric.replace("_", " "))
-        axes[1].set(xlabel=f"time ({unit})")
-        seeds = max(map(len, groups.values()))
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=columns,
-            title=f"median and range over {seeds} seeds" if seeds > 1 else None,
-            handlelength=3.2,
-        )
+        draw_curves(axes[0], curves, "updates", metric)
+        draw_curves(axes[1], curves, "seconds", metric, unit)
+        axes[1].set(ylabel=None)
+        legend_below(figure, curves)
         if title:
             figure.suptitle(title)
         figure.savefig(path)
     return figure
 
 
-def _new_figure(height: float) -> Figure:
+def draw_curves(
+    axis: Axes,
+    curves: Sequence[Curve],
+    what: Literal["updates", "seconds"],
+    metric: str,
+    unit: str = "virtual seconds",
+) -> None:
+    """Draw a metric against updates or seconds, for each label the median and range of its seeds.
+
+    Args:
+        axis: where.
+        curves: one for each run.
+        what: the horizontal axis.
+        metric: name of the values.
+        unit: of the seconds.
+    """
+    groups = _grouped(curves)
+    for index, (label, look) in enumerate(_looks(list(groups)).items()):
+        every = (0.14 * index / len(groups), 0.14)  # markers of different lines apart
+        _draw_seeds(axis, groups[label], what, {**look, "label": label, "markevery": every})
+    axis.margins(x=0.02)
+    _scale(axis, np.concatenate([curve.values for curve in curves]))
+    name = "updates (merged deltas)" if what == "updates" else f"time ({unit})"
+    axis.set(xlabel=name, ylabel=metric.replace("_", " "))
+
+
+def legend_below(figure: Figure, curves: Sequence[Curve]) -> None:
+    """One legend for all axes of a figure, whose first has these curves."""
+    groups = _grouped(curves)
+    seeds = max(map(len, groups.values()))
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=_columns(list(groups)),
+        title=f"median and range over {seeds} seeds" if seeds > 1 else None,
+        handlelength=3.2,
+    )
+
+
+def _grouped(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        if len(curve.values):
+            groups.setdefault(curve.label, []).append(curve)
+    return groups
+
+
+def _columns(labels: Sequence[str]) -> int:
+    return max(1, min(len(labels), 100 // (max(map(len, labels)) + 8)))
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure of a page's width and this height (inches)."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -279,7 +314,7 @@ def run_summary(
     workers = np.unique(schedule["worker"])
     height = float(np.clip(0.5 + 0.13 * len(workers), 1.3, 4.5))
     with mpl.rc_context(PAPER):
-        figure = _new_figure(height + 2.0)
+        figure = new_figure(height + 2.0)
         grid = figure.add_gridspec(2, 1 + max(1, len(metrics)), height_ratios=[height, 2.0])
         _timeline(figure.add_subplot(grid[0, :]), schedule, workers, unit)
         _staleness(figure.add_subplot(grid[1, 0]), schedule)

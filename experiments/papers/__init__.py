@@ -1,0 +1,1 @@
+"""Papers reproduced, one a file; `jax-ssp reproduce --list`."""

@@ -1,0 +1,157 @@
+"""What the papers' files share: learning rates swept alike for all, runs as rows, curves drawn."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import jax_ssp as ssp
+from jax_ssp.report.papers import Row, Rows
+from jax_ssp.report.plots import Curve, draw_curves, legend_below
+
+Make = Callable[[float, int], ssp.Experiment]  # (learning rate, seed) -> what to run
+
+
+def swept(
+    methods: Mapping[str, Make], rates: Sequence[float], seeds: int, metric: str
+) -> list[Row]:
+    """Run every method at every rate on seed 0, then at its best rate on all seeds.
+
+    Args:
+        methods: by label.
+        rates: learning rates, the same for all.
+        seeds: how many.
+        metric: of the evaluations, a loss; the best rate is the one whose last value is smallest.
+
+    Returns:
+        Rows of kind "swept" (each method, each rate, the last value) and of kind "run".
+    """
+    rows: list[Row] = []
+    for label, make in methods.items():
+        tried = {rate: run_row(label, make(rate, 0), rate, metric) for rate in rates}
+        for rate, row in tried.items():
+            rows.append({"kind": "swept", "label": label, "rate": rate, "last": row["last"]})
+        best = min(tried, key=lambda rate: _finite(tried[rate]["last"]))
+        rows.append(tried[best])
+        rows += [run_row(label, make(best, seed), best, metric) for seed in range(1, seeds)]
+    return rows
+
+
+def run_row(label: str, experiment: ssp.Experiment, rate: float, metric: str) -> Row:
+    """One run as plain numbers: its curve, and what its schedule was like."""
+    result = experiment.run()
+    merged = result.schedule[result.schedule["merge_version"] >= 0]
+    stale = merged["staleness"]
+    values = [row[metric] for row in result.evaluations]
+    return {
+        "kind": "run",
+        "label": label,
+        "rate": rate,
+        "seed": experiment.seed,
+        "status": result.status,
+        "last": values[-1],
+        "updates": [row["updates"] for row in result.evaluations],
+        "seconds": [row["time"] for row in result.evaluations],
+        "values": values,
+        "total_updates": result.updates,
+        "total_seconds": result.seconds,
+        "computing": result.computing,
+        "mean_staleness": float(stale.mean()) if len(stale) else 0.0,
+        "max_staleness": int(stale.max(initial=0)),
+        "staleness": np.bincount(stale).tolist() if len(stale) else [],
+    }
+
+
+def runs(rows: Rows, label: str | None = None) -> list[Mapping[str, Any]]:
+    """The rows of runs, of one label or all."""
+    return [
+        row for row in rows if row.get("kind") == "run" and (label is None or row["label"] == label)
+    ]
+
+
+def last(rows: Rows, label: str) -> float:
+    """The median over the seeds of the last value; infinite where it diverged."""
+    return statistics.median(_finite(row["last"]) for row in runs(rows, label))
+
+
+def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
+    """When a loss first came down to a level: the median over the seeds, infinite if it never did.
+
+    Args:
+        rows: of a result.
+        label: the method.
+        level: of the values.
+        axis: "seconds" or "updates".
+    """
+    return statistics.median(_first(row, level, axis) for row in runs(rows, label))
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    """Median and range."""
+    several = [_finite(value) for value in values]
+    low, high = min(several), max(several)
+    return f"{statistics.median(several):.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
+
+
+def table(rows: Rows, metric: str) -> list[Row]:
+    """A row a method: best rate, what it came to, its seconds and its staleness."""
+    found: list[Row] = []
+    for label in dict.fromkeys(row["label"] for row in runs(rows)):
+        own = runs(rows, label)
+        mean = statistics.fmean
+        found.append(
+            {
+                "method": label,
+                "best rate": own[0]["rate"],
+                f"last {metric}, median (range)": spread(row["last"] for row in own),
+                "updates": mean(row["total_updates"] for row in own),
+                "virtual seconds": mean(row["total_seconds"] for row in own),
+                "computing, %": 100 * mean(row["computing"] for row in own),
+                "mean staleness": mean(row["mean_staleness"] for row in own),
+                "max staleness": max(row["max_staleness"] for row in own),
+            }
+        )
+    return found
+
+
+def curves(rows: Rows, labels: Sequence[str] | None = None) -> list[Curve]:
+    """The curves of all runs, or of some labels in their order."""
+    chosen = labels or list(dict.fromkeys(row["label"] for row in runs(rows)))
+    return [
+        Curve(
+            label,
+            row["seed"],
+            *(
+                np.array([math.nan if each is None else each for each in row[name]], dtype=float)
+                for name in ("updates", "seconds", "values")
+            ),
+        )
+        for label in chosen
+        for row in runs(rows, label)
+    ]
+
+
+def draw_both_axes(figure: Figure, rows: Rows, metric: str) -> None:
+    """Loss against updates and against virtual seconds."""
+    every = curves(rows)
+    axes = figure.subplots(1, 2, sharey=True)
+    draw_curves(axes[0], every, "updates", metric)
+    draw_curves(axes[1], every, "seconds", metric)
+    axes[1].set(ylabel=None)
+    legend_below(figure, every)
+
+
+def _finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else math.inf
+
+
+def _first(row: Mapping[str, Any], level: float, axis: str) -> float:
+    reached = (
+        at for at, value in zip(row[axis], row["values"], strict=True) if _finite(value) <= level
+    )
+    return next(reached, math.inf)

@@ -1,0 +1,194 @@
+"""Papers reproduced: what one shows, what was run, and whether each of its claims holds here.
+
+A file of `experiments/papers` makes one `Paper`. `reproduce` measures it and writes, into a folder,
+`<name>.json` (all that was measured) and, from that alone, `<name>.png` and `<name>.md`; `gallery`
+makes one page of all that are there. Whether a claim holds is decided by its check on the rows of
+the JSON, never by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from jax_ssp.report.environment import environment
+from jax_ssp.report.folder import write_json
+from jax_ssp.report.plots import PAPER, new_figure
+from jax_ssp.report.tables import format_seconds, markdown_table
+
+Size: TypeAlias = Literal["smoke", "laptop", "paper"]
+SIZES: tuple[Size, ...] = ("smoke", "laptop", "paper")
+Row: TypeAlias = dict[str, Any]
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+GALLERY = "README.md"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that a paper claims, and how to see in the rows whether it is so here.
+
+    Attributes:
+        sentence: in our words.
+        check: from the rows, as JSON has them, whether it holds, and the figures that say so.
+    """
+
+    sentence: str
+    check: Callable[[Rows], tuple[bool, str]]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a file of `experiments/papers` gives.
+
+    Attributes:
+        number: its place in the gallery.
+        title: of the item, as the gallery shows it.
+        reference: authors, year, title, arXiv id.
+        shows: what the paper shows, and at which size.
+        ran: what we ran, and where it differs.
+        measure: (size, seeds) -> rows of plain numbers, strings, lists and dicts.
+        claims: at least one.
+        table: the rows as the text shows them, from those of the JSON.
+        draw: the figure, onto an empty one, from the rows.
+        height: of the figure (inches).
+        notes: why something agrees or does not.
+    """
+
+    number: int
+    title: str
+    reference: str
+    shows: str
+    ran: str
+    measure: Callable[[Size, int], list[Row]]
+    claims: tuple[Claim, ...]
+    table: Callable[[Rows], list[Row]]
+    draw: Callable[[Figure, Rows], None]
+    height: float = 2.8
+    notes: str = ""
+
+
+def reproduce(name: str, paper: Paper, size: Size, seeds: int, folder: Path) -> dict[str, Any]:
+    """Measure a paper and write what came of it; gives the content of the JSON.
+
+    Args:
+        name: of the files.
+        paper: what to measure.
+        size: "smoke" only shows that it runs; "laptop" is meant to be read; "paper" is full size.
+        seeds: of each random run.
+        folder: where the files go.
+    """
+    began = time.perf_counter()
+    rows = paper.measure(size, seeds)
+    content = {
+        "meta": environment(),
+        "name": name,
+        "size": size,
+        "seeds": seeds,
+        "wall_seconds": time.perf_counter() - began,
+        "rows": rows,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", content, indent=1)
+    return redraw(name, paper, folder)
+
+
+def redraw(name: str, paper: Paper, folder: Path) -> dict[str, Any]:
+    """Make figure and text anew from the JSON in the folder; gives its content."""
+    content = json.loads((folder / f"{name}.json").read_text())
+    with mpl.rc_context(PAPER):
+        figure = new_figure(paper.height)
+        paper.draw(figure, content["rows"])
+        figure.savefig(folder / f"{name}.png")
+    (folder / f"{name}.md").write_text(_text(name, paper, content))
+    return content
+
+
+def checked(paper: Paper, rows: Rows) -> list[Row]:
+    """Each claim, whether it holds, and the figures that say so."""
+    found: list[Row] = []
+    for claim in paper.claims:
+        holds, figures = claim.check(rows)
+        found.append({"claim": claim.sentence, "holds": bool(holds), "figures": figures})
+    return found
+
+
+def agreement(claims: Sequence[Mapping[str, Any]]) -> str:
+    """yes if all claims hold, no if none does, else partly."""
+    held = sum(claim["holds"] for claim in claims)
+    return "yes" if held == len(claims) else "partly" if held else "no"
+
+
+def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
+    """One page of all papers that have results in the folder, in the order given."""
+    parts = [_HEAD]
+    index: list[Row] = []
+    for name, paper in papers.items():
+        if not (folder / f"{name}.json").is_file():
+            continue
+        content = json.loads((folder / f"{name}.json").read_text())
+        claims = checked(paper, content["rows"])
+        held = sum(claim["holds"] for claim in claims)
+        index.append(
+            {
+                "paper": f"[{paper.title}](#{_anchor(paper.title)})",
+                "agreement": agreement(claims),
+                "claims that hold": f"{held} of {len(claims)}",
+                "size": content["size"],
+                "seeds": content["seeds"],
+                "time": format_seconds(content["wall_seconds"]),
+            }
+        )
+        parts.append(_text(name, paper, content))
+    parts.insert(1, markdown_table(index) + "\n")
+    (folder / GALLERY).write_text("\n".join(parts))
+
+
+_HEAD = """# Papers, reproduced
+
+Made by `jax-ssp reproduce`; every figure and every verdict is computed from the JSON named under
+it. A claim that fails is shown as failing. Virtual seconds and wall seconds are never on one axis.
+"""
+
+
+def _anchor(title: str) -> str:
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
+
+
+def _text(name: str, paper: Paper, content: Mapping[str, Any]) -> str:
+    claims = checked(paper, content["rows"])
+    meta, size, seeds = content["meta"], content["size"], content["seeds"]
+    hardware = f"{meta['cores']} cores, {', '.join(meta['devices'])}"
+    versions = f"Python {meta['python']}, jax {meta['jax']}, commit {meta['commit']}"
+    table = markdown_table(
+        [
+            {"claim": each["claim"], "holds": each["holds"], "figures": each["figures"]}
+            for each in claims
+        ]
+    )
+    notes = f" {paper.notes}" if paper.notes else ""
+    return f"""## {paper.title}
+
+*What the paper shows.* {paper.shows} ({paper.reference})
+
+*What we ran.* {paper.ran} Size `{size}`, {seeds} seeds, {format_seconds(content["wall_seconds"])}.
+
+![{paper.title}]({name}.png)
+
+{markdown_table(paper.table(content["rows"]))}
+
+*Agreement: {agreement(claims)}.*{notes}
+
+{table}
+
+Data: [{name}.json]({name}.json), of `jax-ssp reproduce {name} --size {size} --seeds {seeds}`;
+figure and text from it alone: `jax-ssp reproduce {name} --redraw`.
+{hardware}; {versions}; {meta["date"]}.
+"""
