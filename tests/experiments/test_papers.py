@@ -1,0 +1,73 @@
+"""Every paper's file makes a paper, runs, and its stored result says what its figure shows."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from jax_ssp.report.papers import Paper, checked, gallery, redraw, reproduce
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results" / "papers"
+FILES = sorted(
+    file for file in (ROOT / "experiments" / "papers").glob("[a-z]*.py") if file.stem != "common"
+)
+everyone = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def paper_of(file: Path) -> Paper:
+    return importlib.import_module(f"experiments.papers.{file.stem}").PAPER
+
+
+@everyone
+def test_it_says_what_the_paper_claims(file):
+    paper = paper_of(file)
+    texts = [paper.title, paper.reference, paper.shows, paper.ran]
+    texts += [claim.sentence for claim in paper.claims]
+    assert all(texts)
+    assert len({claim.sentence for claim in paper.claims}) == len(paper.claims) >= 2
+
+
+def test_each_has_a_place_of_its_own():
+    numbers = [paper_of(file).number for file in FILES]
+    assert len(set(numbers)) == len(numbers)
+
+
+@everyone
+def test_figure_and_text_come_from_the_stored_json(file, tmp_path):
+    """At size laptop, three seeds or more, and the verdicts are what the checks say today."""
+    stored = RESULTS / f"{file.stem}.json"
+    content = json.loads(stored.read_text())
+    assert content["size"] in ("laptop", "paper")
+    assert content["seeds"] >= 3
+    (tmp_path / stored.name).write_text(stored.read_text())
+    paper = dataclasses.replace(paper_of(file), measure=None)
+    redraw(file.stem, paper, tmp_path)
+    assert (tmp_path / f"{file.stem}.md").read_text() == stored.with_suffix(".md").read_text()
+    assert (tmp_path / f"{file.stem}.png").stat().st_size > 10_000
+    assert stored.with_suffix(".png").is_file()
+
+
+def test_the_gallery_is_up_to_date(tmp_path):
+    papers = {file.stem: paper_of(file) for file in FILES}
+    papers = dict(sorted(papers.items(), key=lambda item: item[1].number))
+    for file in FILES:
+        name = f"{file.stem}.json"
+        (tmp_path / name).write_text((RESULTS / name).read_text())
+    gallery(papers, tmp_path)
+    assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()
+
+
+@pytest.mark.slow
+@everyone
+def test_it_runs_at_size_smoke(file, tmp_path):
+    content = reproduce(file.stem, paper_of(file), "smoke", 2, tmp_path)
+    assert checked(paper_of(file), content["rows"])
+    assert (tmp_path / f"{file.stem}.png").stat().st_size > 10_000

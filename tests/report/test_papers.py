@@ -1,0 +1,148 @@
+"""Papers: measured once; from then on all comes from the JSON, the verdicts too."""
+
+import json
+import math
+
+import pytest
+
+from jax_ssp.cli import DONE, USAGE, main
+from jax_ssp.report.papers import Claim, Paper, agreement, checked, gallery, redraw, reproduce
+
+CONFIG = """
+import math
+from jax_ssp.report.papers import Claim, Paper
+
+def measure(size, seeds):
+    return [{"seed": seed, "value": 1.0 + seed, "far": math.inf} for seed in range(seeds)]
+
+def draw(figure, rows):
+    figure.subplots().plot([row["value"] for row in rows])
+
+PAPER = Paper(
+    number=3, title="A small paper", reference="Nobody 2020", shows="Something.", ran="Little.",
+    measure=measure,
+    claims=(Claim("it is small", lambda rows: (rows[0]["value"] < 2, "1")),),
+    table=lambda rows: [dict(row) for row in rows], draw=draw,
+)
+"""
+
+
+def paper(claims=("holds",), number=1, title="On values") -> Paper:
+    checks = {
+        "holds": Claim("the sum is 3", lambda rows: (sum(r["value"] for r in rows) == 3, "3")),
+        "fails": Claim("the first is last", lambda rows: (rows[0] == rows[-1], "1 and 2")),
+    }
+    return Paper(
+        number=number,
+        title=title,
+        reference="Somebody 2001",
+        shows="That values add up.",
+        ran="Two of them.",
+        measure=lambda size, seeds: [{"value": 1 + n, "curve": [0.5, math.nan]} for n in range(2)],
+        claims=tuple(checks[name] for name in claims),
+        table=lambda rows: [{"value": row["value"]} for row in rows],
+        draw=lambda figure, rows: figure.subplots().plot([row["value"] for row in rows]) and None,
+        notes="As it must be.",
+    )
+
+
+def test_it_is_measured_once_and_drawn_from_the_json_alone(tmp_path):
+    content = reproduce("values", paper(), "smoke", 2, tmp_path)
+    assert {"meta", "name", "size", "seeds", "wall_seconds", "rows"} == content.keys()
+    assert content["rows"][0] == {"value": 1, "curve": [0.5, None]}  # strict JSON
+    written = {name: (tmp_path / name).read_bytes() for name in ("values.md", "values.png")}
+    for name in written:
+        (tmp_path / name).unlink()
+    unmeasured = paper()
+    object.__setattr__(unmeasured, "measure", None)
+    redraw("values", unmeasured, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in written} == written
+
+
+def test_the_text_says_what_was_run_and_names_both_commands(tmp_path):
+    reproduce("values", paper(("holds", "fails")), "laptop", 4, tmp_path)
+    text = (tmp_path / "values.md").read_text()
+    assert "That values add up. (Somebody 2001)" in text
+    assert "Size `laptop`, 4 seeds" in text
+    assert "`jax-ssp reproduce values --size laptop --seeds 4`" in text
+    assert "`jax-ssp reproduce values --redraw`" in text
+    assert "*Agreement: partly.* As it must be." in text
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    assert ["", "the sum is 3", "yes", "3", ""] in rows
+    assert ["", "the first is last", "no", "1 and 2", ""] in rows
+
+
+@pytest.mark.parametrize(
+    ("claims", "verdict"),
+    [(["holds"], "yes"), (["fails"], "no"), (["fails", "holds"], "partly")],
+)
+def test_a_claim_is_decided_by_its_check_on_the_rows(claims, verdict):
+    rows = [{"value": 1}, {"value": 2}]
+    assert agreement(checked(paper(claims), rows)) == verdict
+    assert [each["holds"] for each in checked(paper(claims), rows)] == [
+        c == "holds" for c in claims
+    ]
+
+
+def test_the_gallery_has_all_that_are_there_and_no_others(tmp_path):
+    papers = {"one": paper(), "two": paper(("fails",), title="On (other) values"), "three": paper()}
+    for name in ("one", "two"):
+        reproduce(name, papers[name], "smoke", 1, tmp_path)
+    gallery(papers, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert page.index("[On values](#on-values)") < page.index(
+        "[On (other) values](#on-other-values)"
+    )
+    assert page.count("## On ") == 2
+    for name in ("one", "two"):
+        assert (tmp_path / f"{name}.md").read_text() in page
+    assert "three" not in page
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "small.py").write_text(CONFIG)
+    (tmp_path / "papers" / "shared.py").write_text("HELPERS = 1\n")
+    return tmp_path / "papers"
+
+
+def cli(*words) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", *map(str, words)])
+    return ended.value.code
+
+
+def test_the_command_measures_and_writes_beside_the_papers(folder, capsys):
+    assert cli("all", "--papers", folder, "--size", "smoke", "--seeds", 2) == DONE
+    results = folder.parent / "results" / "papers"
+    content = json.loads((results / "small.json").read_text())
+    assert (content["size"], content["seeds"], len(content["rows"])) == ("smoke", 2, 2)
+    assert (results / "README.md").is_file()
+    assert "agreement yes" in capsys.readouterr().out
+    (results / "small.png").unlink()
+    assert cli("small", "--papers", folder, "--redraw") == DONE
+    assert (results / "small.png").is_file()
+
+
+def test_the_command_lists_the_papers(folder, capsys):
+    assert cli("--papers", folder, "--list") == DONE
+    assert "A small paper" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["smal"], "there is no paper 'smal' here; there are small"),
+        (["small", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["small", "--redraw"], "No such file"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_a_usage_error(folder, words, message, capsys):
+    assert cli(*words, "--papers", folder) == USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_folder_of_papers_it_says_where_one_is_expected(tmp_path, capsys):
+    assert cli("--list", "--papers", tmp_path / "nowhere") == USAGE
+    assert "there is no folder" in capsys.readouterr().err
