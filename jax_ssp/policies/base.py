@@ -8,6 +8,7 @@ in `remembered` fields, which are no part of the config: every run begins with a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol, Self
@@ -277,6 +278,15 @@ def at_least(config: Any, field: str, least: int) -> None:
     if value < least:
         must = "non-negative" if least == 0 else f"at least {least}"
         raise ValueError(f"`{name}({field}=...)` must be {must}, got {value}.")
+
+
+def finite(config: Any, field: str) -> None:
+    """Raise TypeError or ValueError unless this field of a config is a finite number."""
+    value, name = getattr(config, field), type(config).__name__
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}({field}=...)` must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}({field}=...)` must be finite, got {value}.")
 
 
 def no_more_than(policy: Policy, field: str, num_workers: int) -> None:

@@ -15,7 +15,9 @@ class DSSP(Policy):
     A worker that reaches the lower bound, and is ahead of all, is granted r more clocks: r, from 0
     to upper - lower, is where its next pushes come closest in time to a push of the slowest worker,
     both predicted from the intervals of their last two (see `extra_clocks`). When they are used up
-    it waits until the slowest is back within the lower bound. Merging is on arrival.
+    it waits until the slowest is back within the lower bound; what is left of a grant by then is
+    void. Of several slowest workers the one counts whose push is predicted last. Merging is on
+    arrival.
 
     Args:
         lower: s_L, the bound everybody has (clocks).

@@ -19,7 +19,7 @@ class PSP(Policy):
     Args:
         sample: workers drawn.
         bound: the s that is asked of those (clocks).
-        seed: of the draws.
+        seed: of the draws: each is of `random.Random(f"{seed}, {worker}, {clock}")`.
 
     Raises:
         ValueError: if one of them is negative.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from jax_ssp.policies.base import (
@@ -12,6 +11,7 @@ from jax_ssp.policies.base import (
     View,
     Wait,
     at_least,
+    finite,
     no_more_than,
     remembered,
     until_merged,
@@ -30,6 +30,7 @@ class Quorum(Policy):
         grace: the window after that (seconds, virtual or wall).
 
     Raises:
+        TypeError: if `k` is not an integer, or `grace` not a number.
         ValueError: if `k` is less than 1, or `grace` negative or not finite; `train` raises it if
             `k` is more than the workers.
 
@@ -50,10 +51,9 @@ class Quorum(Policy):
 
     def __post_init__(self) -> None:
         at_least(self, "k", 1)
-        if not (math.isfinite(self.grace) and self.grace >= 0):
-            raise ValueError(
-                f"`Quorum(grace=...)` must be finite and non-negative seconds, got {self.grace!r}."
-            )
+        finite(self, "grace")
+        if self.grace < 0:
+            raise ValueError(f"`Quorum(grace=...)` must be non-negative, got {self.grace}.")
 
     def check(self, num_workers: int) -> None:
         no_more_than(self, "k", num_workers)

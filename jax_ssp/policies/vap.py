@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Delta, Policy, View, remembered
+from jax_ssp.policies.base import Delta, Policy, View, finite, remembered
 
 
 @dataclass(frozen=True)
@@ -15,14 +14,16 @@ class VAP(Policy):
 
     Bounds the drift of the parameters by its size rather than by clocks: early, when deltas are
     large, workers wait for each other; later they need not. The size of several deltas is taken as
-    the sum of their l2 norms, which is never less than the norm of their sum. Where nothing is
-    computed all norms are 0, and this is `ASP()`.
+    the sum of their l2 norms, which is never less than the norm of their sum. It is looked at when
+    a clock starts, so the delta of that clock may pass the limit. Where nothing is computed all
+    norms are 0, and this is `ASP()`.
 
     Args:
         limit: the largest sum of norms (in the unit of the parameters, before the server's weight).
 
     Raises:
-        ValueError: if `limit` is not positive and finite.
+        TypeError: if `limit` is not a number.
+        ValueError: if it is not positive and finite.
 
     Example:
         >>> VAP(limit=0.5).needs_norms
@@ -39,8 +40,9 @@ class VAP(Policy):
     _unread: dict[int, deque[tuple[int, float]]] = remembered(dict)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise ValueError(f"`VAP(limit=...)` must be positive and finite, got {self.limit!r}.")
+        finite(self, "limit")
+        if self.limit <= 0:
+            raise ValueError(f"`VAP(limit=...)` must be positive, got {self.limit}.")
 
     @property
     def needs_norms(self) -> bool:
