@@ -163,7 +163,9 @@ def _supported(
     tx: optax.GradientTransformation, trained: Any
 ) -> optax.GradientTransformationExtraArgs:
     """A transform that takes extra arguments, and leaves alone what is not trained."""
-    return optax.with_extra_args_support(tx if trained is None else optax.masked(tx, trained))
+    if trained is not None:
+        tx = optax.masked(tx, trained, mask_compatible_extra_args=True)  # `stale_params` too
+    return optax.with_extra_args_support(tx)
 
 
 def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str, Any]:
@@ -219,12 +221,13 @@ def _is_elementwise(
             pairs.append((whole, cut.join(parts)))
         return pairs
 
-    # Updates from small to large, so that what clips does.
+    # Updates from small to large, so that what clips does; then one with a NaN in it.
     rng = np.random.default_rng(0)
     updates = [
         jax.tree.map(lambda p: (rng.normal(size=p.shape) * size).astype(p.dtype), params)  # noqa: B023
-        for size in (1e-2, 1.0, 1e2)
+        for size in (1e-2, 1.0, 1e2, 1.0)
     ]
+    next(leaf for leaf in jax.tree.leaves(updates[-1]) if leaf.size).flat[0] = np.nan
     return all(
         _close(one, other)
         for whole, parts in jax.jit(both)(params, updates)
@@ -234,4 +237,5 @@ def _is_elementwise(
 
 def _close(one: Any, other: Any) -> bool:
     one, other = (np.asarray(each, np.float64) for each in (one, other))
-    return np.allclose(one, other, rtol=1e-2, atol=1e-6 * np.abs(one).max(initial=0.0))
+    largest = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+    return np.allclose(one, other, rtol=1e-2, atol=1e-6 * largest, equal_nan=True)

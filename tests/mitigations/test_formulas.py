@@ -379,6 +379,14 @@ def test_an_outlier_now_and_then_is_rejected_however_many_there_are():
     assert given[5:] == [[1.0], [0.0]] * 20
 
 
+def test_infinities_say_nothing_about_the_usual_norm():
+    """However many are rejected, what was usual before still is."""
+    transform = clip_outliers(factor=2.0, window=2, action="reject")
+    state = transform.init(jnp.zeros(1))
+    given, _ = push(transform, state, [1.0], [1.0], *[[np.inf]] * 5, [50.0], [1.0])
+    assert given[2:] == [[0.0]] * 6 + [[1.0]]
+
+
 def test_half_precision_does_not_lose_a_norm():
     """In bfloat16 a sum of 1000 ones ends at 256."""
     transform = clip_outliers(factor=1.0, window=1)

@@ -55,9 +55,20 @@ def distance(params):
     return float(np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION)))
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+# Every mode, policy and runtime meets every other in the quick loop; all three at once in CI.
+TABLE = [
+    pytest.param(
+        *(MODES[mode], POLICIES[policy], RUNTIMES[runtime]),
+        id=f"{mode}-{policy}-{runtime}",
+        marks=[] if (i + j + k) % 3 == 0 else [pytest.mark.slow],
+    )
+    for i, mode in enumerate(MODES)
+    for j, policy in enumerate(POLICIES)
+    for k, runtime in enumerate(RUNTIMES)
+]
+
+
+@pytest.mark.parametrize(("mode", "policy", "runtime"), TABLE)
 def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, runtime):
     spec = linear(policy=policy, num_clocks=20, **mode)
     result = ssp.train(runtime=runtime, **spec)
@@ -287,6 +298,14 @@ def test_parameters_split_over_the_devices_are_merged_there():
         (
             {"placement": "devices", "server_tx": optax.clip_by_global_norm(1.0)},
             "`server_tx` is not elementwise",
+        ),
+        *(
+            ({"placement": "devices", "delta_tx": tx}, "`delta_tx` is not elementwise")
+            for tx in (
+                ssp.mitigations.clip_outliers(),
+                ssp.mitigations.skip_nonfinite(),
+                ssp.mitigations.scale_by_gap(elementwise=False),
+            )
         ),
     ],
 )

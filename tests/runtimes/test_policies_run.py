@@ -19,6 +19,7 @@ RUNTIMES = {
 }
 CANCELLING = [ssp.KSync(2), ssp.KBatchSync(3), ssp.Ringmaster(2, stops=True)]
 POLICIES = [*(policy() for policy in ALL_POLICIES), *CANCELLING]
+ON_DEVICES = [*CANCELLING, ssp.Quorum(), ssp.VAP(), ssp.DSSP(), ssp.KBatchAsync()]
 MOMENTUM = ssp.make_step(loss_fn, optax.sgd(0.05, momentum=0.5))
 # With all that a worker keeps and that the server asks for.
 FULL = {
@@ -32,8 +33,19 @@ def distance(params):
     return float(np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION)))
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize("policy", dict.fromkeys(POLICIES), ids=repr)
+# On real devices those that do something there which others do not; in CI all.
+TABLE = [
+    pytest.param(
+        *(policy, runtime),
+        id=f"{policy!r}-{name}",
+        marks=[pytest.mark.slow] if name == "devices" and policy not in ON_DEVICES else [],
+    )
+    for policy in dict.fromkeys(POLICIES)
+    for name, runtime in RUNTIMES.items()
+]
+
+
+@pytest.mark.parametrize(("policy", "runtime"), TABLE)
 def test_a_policy_trains_keeps_its_word_and_replays_to_the_last_bit(policy, runtime):
     spec = linear(policy=policy, num_clocks=16, **FULL)
     result = ssp.train(runtime=runtime, **spec)
