@@ -261,7 +261,8 @@ def _reproduce(options: argparse.Namespace) -> int:
             content = reproduce(name, papers[name], options.size, options.seeds, folder)
         claims = checked(papers[name], content["rows"])
         print_table(claims, title=f"{papers[name].title}: agreement {agreement(claims)}")
-    gallery(papers, folder)
+    with _usage_errors():
+        gallery(papers, folder)
     print(f"gallery: {folder / 'README.md'}")
     return DONE
 
@@ -397,9 +398,11 @@ def _parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOpti
 
 
 _KINDS = (
-    "--policy, --local-steps, --server-tx, --delta-tx, --delta-wire and --snapshot-wire take a "
-    "name too (--policy KSync), which puts that kind in place of the file's, at its defaults."
+    "--policy, --local-steps, --server-tx, --delta-tx, --delta-wire, --snapshot-wire and --adopt "
+    "take a name too: --policy KSync puts that policy in place of the file's, at its defaults."
 )
+# What else these may be.
+_PLAIN = {"delta_wire": ("None",), "snapshot_wire": ("None",), "adopt": ("rebase",)}
 
 
 def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
@@ -416,14 +419,15 @@ def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, l
             continue
         part, named = kinds[flag]
         value = value if equals else next(words, "")
-        if value in named:
-            config = replace(config, **{part: named[value]()})
-        elif part in ("policy", "server_tx", "delta_tx"):
-            near = difflib.get_close_matches(value, named, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
-        else:  # a number of steps, or None
+        names = {name.lower(): name for name in named}
+        if value.lower() in names:
+            config = replace(config, **{part: named[names[value.lower()]]()})
+        elif value in _PLAIN.get(part, ()) or (part == "local_steps" and value.isdecimal()):
             rest += [flag, value]
+        else:
+            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
+            hint = f"; did you mean {names[near[0]]}?" if near else ""
+            raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
     return config, rest
 
 

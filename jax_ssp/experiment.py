@@ -20,6 +20,7 @@ from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
+from jax_ssp.runtimes.worker import Mix
 from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.training import Result, describe, train
@@ -59,7 +60,7 @@ class Workload(ABC):
 
 @dataclass(frozen=True)
 class Configured(ABC):
-    """A server transform and its arguments; see `configured`."""
+    """A transform on the server and its arguments; see `configured`."""
 
     @abstractmethod
     def build(self) -> optax.GradientTransformation:
@@ -157,6 +158,7 @@ def alternatives() -> dict[str, dict[str, Callable[[], Any]]]:
         "delta_tx": transforms,
         "delta_wire": wires,
         "snapshot_wire": wires,
+        "adopt": {"Mix": Mix},
     }
 
 

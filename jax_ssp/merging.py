@@ -71,7 +71,8 @@ class Merging:
         self._named = {"server_tx": self._server_tx}
         if self._delta_tx is not None:
             self._named["delta_tx"] = self._delta_tx
-        self.wants_base = any(_asks_for_base(tx, params) for tx in self._named.values())
+        asking = [_asks_for_base(name, tx, params) for name, tx in self._named.items()]
+        self.wants_base = any(asking)
 
     def init(self, params: Params) -> State:
         """The state before the first merge."""
@@ -107,8 +108,8 @@ class Merging:
             told: list[Params] = []
             for delta, row, base in zip(deltas, each, bases or [None] * len(deltas), strict=True):
                 extras = self._extras(row, base)
-                delta, delta_state = self._delta_tx.update(delta, delta_state, params, **extras)
-                told.append(self._with_statistics(delta))
+                update, delta_state = self._delta_tx.update(delta, delta_state, params, **extras)
+                told.append(self._with_statistics(update, delta))
             deltas = tuple(told)
         share = 1.0 / stalest[3].astype(weight.dtype)
 
@@ -139,18 +140,22 @@ class Merging:
     def _extras(self, numbers: jax.Array, base: Params) -> dict[str, Any]:
         return {**_extras(*numbers), **({"stale_params": base} if self.wants_base else {})}
 
-    def _with_statistics(self, delta: Params) -> Params:
-        """A delta that has come out as 0 in all that is trained is dropped with its statistics."""
-        flags, leaves = jax.tree.leaves(self._averaged), jax.tree.leaves(delta)
-        trained = [leaf for flag, leaf in zip(flags, leaves, strict=True) if not flag and leaf.size]
-        if not self._has_averaged or not trained:
-            return delta
-        kept = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in trained]))
+    def _with_statistics(self, update: Params, delta: Params) -> Params:
+        """A delta of which all that is trained has become 0 is dropped with its statistics."""
+        if not self._has_averaged:
+            return update
+        kept = self._moves(update) | ~self._moves(delta)
 
         def chosen(averaged: bool, leaf: jax.Array) -> jax.Array:
             return jnp.where(kept, leaf, jnp.zeros_like(leaf)) if averaged else leaf
 
-        return jax.tree.map(chosen, self._averaged, delta)
+        return jax.tree.map(chosen, self._averaged, update)
+
+    def _moves(self, tree: Params) -> jax.Array:
+        """Whether any number that is trained is not 0."""
+        flags, leaves = jax.tree.leaves(self._averaged), jax.tree.leaves(tree)
+        trained = [leaf for flag, leaf in zip(flags, leaves, strict=True) if not flag]
+        return jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in trained] or [jnp.bool(False)]))
 
 
 def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
@@ -177,19 +182,34 @@ def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str
     }
 
 
-def _asks_for_base(tx: optax.GradientTransformationExtraArgs, params: Params) -> bool:
-    """Whether `stale_params` is a required argument of a transform's update."""
+def _asks_for_base(name: str, tx: optax.GradientTransformationExtraArgs, params: Params) -> bool:
+    """Whether `stale_params` is a required argument of a transform's update.
 
-    def update(params: Params) -> Any:
-        return tx.update(params, tx.init(params), params, **_extras(0, 0, 0, 1))
+    Raises:
+        TypeError: if it asks for something that the server does not have.
+    """
 
-    try:
-        jax.eval_shape(update, params)
-    except TypeError as error:
-        if "stale_params" not in str(error):
-            raise
-        return True
-    return False
+    def update(params: Params, **more: Params) -> Any:
+        return tx.update(params, tx.init(params), params, **_extras(0, 0, 0, 1), **more)
+
+    def missing(**more: Params) -> Exception | None:
+        try:
+            jax.eval_shape(update, params, **more)
+        except (TypeError, KeyError) as error:
+            return error
+        return None
+
+    error = missing()
+    if error is None:
+        return False
+    if "stale_params" in str(error):
+        error = missing(stale_params=params)
+    if error is not None:
+        raise TypeError(
+            f"`{name}` cannot be called with what the server gives it (staleness, lag, worker, "
+            f"num_workers, stale_params): {error}"
+        ) from error
+    return True
 
 
 def _is_elementwise(

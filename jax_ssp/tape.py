@@ -28,7 +28,7 @@ import numpy as np
 from jax_ssp.controller.commands import COMMANDS, Cancel, Command, Drop, Merge, Merged, StartClock
 from jax_ssp.controller.events import EVENTS, DeltaReady, Event
 
-FORMAT = 1
+FORMAT = 2  # since clocks can be cancelled, and deltas have norms; 1 is read too
 
 SCHEDULE_DTYPE = np.dtype(
     [
@@ -211,8 +211,10 @@ def read_tape(path: str | Path) -> Tape:
         tape_format = header.pop("format")
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is not a tape: it does not begin with a header.") from error
-    if tape_format != FORMAT:
-        raise ValueError(f"{path} is a tape of format {tape_format}; this version reads {FORMAT}.")
+    if tape_format not in (1, FORMAT):
+        raise ValueError(
+            f"{path} is a tape of format {tape_format}; this version reads 1 and {FORMAT}."
+        )
     tape = Tape(header)
     for number, line in enumerate(lines, start=2):
         try:

@@ -86,7 +86,8 @@ class Result:
         stale = merged["staleness"]
         lines = [
             f"{self.tape.header['policy']} on {workers} workers: {self.status}",
-            f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped",
+            f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped "
+            "or cancelled",
             f"{self.seconds:.3g} {self.tape.header['time']} seconds, "
             f"{100 * self.computing:.0f} % of the workers' time computing",
             f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "

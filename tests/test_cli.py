@@ -290,7 +290,7 @@ def test_typed_overrides(config, tmp_path):
 
 def test_a_part_is_replaced_by_another_kind(config, tmp_path):
     words = ["--policy", "KSync", "--policy.k=2", "--delta-tx=clip_outliers", "--delta-wire"]
-    words += ["TopK", "--local-steps", "DyLU", "--local-steps.h", "2", "--server-tx", "outer"]
+    words += ["topk", "--local-steps", "dylu", "--local-steps.h", "2", "--server-tx", "outer"]
     assert jax_ssp("run", config, *words, "--workdir", tmp_path / "run") == DONE
     experiment = experiment_of(tmp_path / "run")
     assert experiment["policy"] == {"type": "KSync", "k": 2}
@@ -301,9 +301,19 @@ def test_a_part_is_replaced_by_another_kind(config, tmp_path):
     assert jax_ssp("replay", tmp_path / "run") == DONE
 
 
-@pytest.mark.parametrize("part", ["policy", "server-tx", "delta-tx"])
-def test_a_kind_that_is_none_is_a_usage_error_with_the_nearest_name(config, part, capsys):
-    typo, meant = {"policy": ("KSynk", "KSync")}.get(part, ("clip_outlier", "clip_outliers"))
+@pytest.mark.parametrize(
+    ("part", "typo", "meant"),
+    [
+        ("policy", "KSynk", "KSync"),
+        ("server-tx", "clip_outlier", "clip_outliers"),
+        ("delta-wire", "int9", "Int8"),
+        ("local-steps", "diloo", "DyLU"),
+        ("adopt", "mixed", "Mix"),
+    ],
+)
+def test_a_kind_that_is_none_is_a_usage_error_with_the_nearest_name(
+    config, part, typo, meant, capsys
+):
     assert jax_ssp("run", config, f"--{part}", typo) == USAGE
     assert f"got '{typo}'; did you mean {meant}?" in capsys.readouterr().err
 

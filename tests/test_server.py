@@ -297,6 +297,28 @@ def test_what_is_averaged_counts_one_share_and_the_transform_does_not_see_it():
     assert server.params["mean"].tolist() == [0.75, 0.75]
 
 
+def test_a_transform_that_wants_more_than_there_is_says_so_at_once():
+    def update(updates, state, params=None, *, value, **extras):
+        return updates, state
+
+    greedy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    with pytest.raises(TypeError, match=r"`delta_tx` cannot be called with what .* 'value'"):
+        Server({"w": jnp.zeros(2)}, delta_tx=greedy)
+
+
+def test_a_transform_may_look_its_base_up_by_name():
+    def update(updates, state, params=None, **extras):
+        return extras["stale_params"], state
+
+    looking = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    server = Server({"w": jnp.zeros(2)}, delta_tx=looking, weight="sum")
+    assert server.wants_base
+    with pytest.raises(ValueError, match="one of `stale_params`"):
+        server.merge([{"w": jnp.ones(2)}])
+    server.merge([{"w": jnp.ones(2)}], stale_params=[{"w": jnp.full(2, 3.0)}])
+    assert server.params["w"].tolist() == [3.0, 3.0]
+
+
 # Dtypes.
 
 

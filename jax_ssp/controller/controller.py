@@ -399,7 +399,7 @@ class Controller:
         clock = record.clock
         record.phase = _WAITING
         record.clock = clock + 1
-        record.version = -1  # so that it adopts anew
+        record.version = record.held_coverage = -1  # so that it adopts anew
         self._running -= 1
         self._clocks.advance(clock)
         if not self._on_arrival:
@@ -478,9 +478,11 @@ class Controller:
         commands.append(_new(StartClock, start))
 
     def _steps(self, record: _Worker) -> int:
-        steps = self._fixed_steps or int(self.policy.local_steps(self, record.id))
-        if steps < 1:
-            raise PolicyError(f"{self.policy} gives worker {record.id} {steps} local steps.")
+        steps: Any = self._fixed_steps or self.policy.local_steps(self, record.id)
+        if not isinstance(steps, int) or steps < 1:
+            own = type(self.policy).local_steps is not Policy.local_steps
+            who = self.policy if own else self._schedule
+            raise PolicyError(f"{who} gives worker {record.id} {steps!r} local steps.")
         return steps
 
     # 4. End, and 5. stay alive.

@@ -23,6 +23,8 @@ class BackupWorkers(Policy):
     Every merged delta has staleness 0. A late worker computes its clock to the end, is dropped, and
     starts its next on the newest version (unlike under `KSync`, nobody is cancelled).
 
+    The source averages the W - b deltas: that is `weight="merged"`.
+
     Args:
         b: backup workers, of the W.
 

@@ -84,7 +84,7 @@ class View(Protocol):
         ...
 
     def is_running(self, worker: int) -> bool:
-        """Whether this worker runs a clock (or waits, or has finished all)."""
+        """Whether this worker runs a clock; if not, it waits or has finished all."""
         ...
 
     def buffered_of(self, worker: int) -> int:

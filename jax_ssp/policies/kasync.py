@@ -20,6 +20,8 @@ from jax_ssp.policies.base import (
 class KAsync(Policy):
     """Merge the first K deltas as one version; their workers wait for it, the others run on.
 
+    The source averages the K deltas: that is `weight="merged"`.
+
     Args:
         k: deltas of a merge; 1 is `ASP()`.
 

@@ -13,6 +13,8 @@ class KBatchAsync(Policy):
 
     That does not contain its own deltas which wait in the buffer still.
 
+    The source averages the K deltas: that is `weight="merged"`.
+
     Args:
         k: deltas of a merge; 1 is `ASP()`.
 

@@ -15,6 +15,8 @@ class KBatchSync(Policy):
     all running clocks are cancelled, so every staleness is 0. What a worker has pushed and is not
     merged yet, it does not read: all K are of the same parameters.
 
+    The source averages the K deltas: that is `weight="merged"`.
+
     Args:
         k: deltas of a merge.
 

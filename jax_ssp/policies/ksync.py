@@ -13,7 +13,10 @@ class KSync(Policy):
 
     All start each clock together on the newest version, so every staleness is 0. A cancelled clock
     counts as finished. On real devices a program cannot be interrupted: there a cancelled worker
-    still computes to the end of its clock, and what it gives is thrown away.
+    still computes to the end of its clock, and what it gives is thrown away; its next clock seems
+    to take so much longer.
+
+    The source averages the K deltas: that is `weight="merged"`.
 
     Args:
         k: deltas of a merge.

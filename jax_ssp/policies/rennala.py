@@ -14,6 +14,8 @@ class Rennala(Policy):
     Minibatch SGD, whose batch is computed by whoever is fast enough: a worker that has pushed goes
     on at once, on the newest version (without its own deltas that wait still). Staleness is 0.
 
+    The source averages the batch: that is `weight="merged"`.
+
     Args:
         batch: deltas of a merge. The source's theory has it grow with the noise of the gradients
             over the accuracy wanted.

@@ -14,6 +14,8 @@ class Softsync(Policy):
     With equal workers the mean staleness is about n, and the largest at most 2 n: 1-softsync is
     nearly synchronous, and with n = W it is `ASP()`.
 
+    The source averages the deltas of a merge: that is `weight="merged"`.
+
     Args:
         n: the splitting parameter.
 

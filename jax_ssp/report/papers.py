@@ -133,7 +133,14 @@ def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
         if not (folder / f"{name}.json").is_file():
             continue
         content = json.loads((folder / f"{name}.json").read_text())
-        claims = checked(paper, content["rows"])
+        try:
+            claims = checked(paper, content["rows"])
+            parts.append(_text(name, paper, content))
+        except (LookupError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder / name}.json is of another version of its file ({error!r}); measure it "
+                f"again: jax-ssp reproduce {name}"
+            ) from error
         held = sum(claim["holds"] for claim in claims)
         index.append(
             {
@@ -145,7 +152,6 @@ def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
                 "time": format_seconds(content["wall_seconds"]),
             }
         )
-        parts.append(_text(name, paper, content))
     parts.insert(1, markdown_table(index) + "\n")
     (folder / GALLERY).write_text("\n".join(parts))
 

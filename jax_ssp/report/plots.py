@@ -353,7 +353,7 @@ def _timeline(axis: Axes, schedule: np.ndarray, workers: np.ndarray, unit: str) 
     axis.set_yticks(ticks, [str(shown[row]) for row in ticks])
     looks = {"computing": LIGHT}
     if (schedule["merge_version"] < 0).any():
-        looks["computing, then dropped"] = DROPPED
+        looks["computing, in vain"] = DROPPED
     handles = [Patch(color=colour, label=label) for label, colour in looks.items()]
     handles.append(Patch(facecolor="w", edgecolor="0.6", linewidth=0.5, label="waiting"))
     axis.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderpad=0)

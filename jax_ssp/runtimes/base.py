@@ -71,7 +71,10 @@ class Observer:
         """A row of the tape; `now` in seconds."""
 
     def on_clock(self, row: Mapping[str, Any]) -> None:
-        """A delta was merged, or dropped (then `merge_version` is -1); with the clock's metrics."""
+        """A delta was merged; or dropped, or its clock cancelled (then `merge_version` is -1).
+
+        With the clock's metrics, but of a cancelled one there are none.
+        """
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
         """A version was evaluated: `version, updates, time` and the metrics."""
@@ -94,9 +97,17 @@ class World(ABC):
     def go_ahead(self, grant: StartAhead) -> None:
         """Let a worker go on with this clock once the one it runs is finished."""
 
-    def cancel(self, worker: int, clock: int) -> bool:
-        """End a clock that runs; gives whether its delta may still be reported all the same."""
+    def cancel(self, worker: int, clock: int) -> None:
+        """End a clock that runs, with nothing pushed."""
         raise NotImplementedError
+
+    def outdated(self, event: Event) -> bool:
+        """Whether an event that is reported just now has been overtaken, and never happened.
+
+        With threads it may be the delta of a clock that was cancelled meanwhile, or a timer that
+        was set anew.
+        """
+        return False
 
     @abstractmethod
     def receive(self) -> Message | None:
@@ -112,7 +123,7 @@ class World(ABC):
     def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
         """Where threads of the world may report events too, each for itself.
 
-        It gives False for the delta of a clock that has been cancelled.
+        It gives False if the event was outdated.
         """
 
     @abstractmethod

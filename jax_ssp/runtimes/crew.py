@@ -225,6 +225,7 @@ def rehearse(
     needed = {name: value for name, value in others.items() if name in known}
     needed["policy"] = needed.get("policy") or SSP()
     needed["local_steps"] = as_schedule(needed.get("local_steps", 1))
+    needed["policy"].check(runtime.count())
     crew = make_crew(step, params, data, runtime, **needed)
     first = {worker.device: worker for worker in reversed(crew.workers)}
     count = Counter(worker.device for worker in crew.workers)

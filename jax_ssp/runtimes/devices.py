@@ -158,10 +158,14 @@ class _DeviceWorld(World):
     def go_ahead(self, grant: StartAhead) -> None:
         self._mail[grant.worker].put(grant)
 
-    def cancel(self, worker: int, clock: int) -> bool:
+    def cancel(self, worker: int, clock: int) -> None:
         self._cancelled[worker].add(clock)
         self._hurry[worker].set()
-        return True
+
+    def outdated(self, event: Event) -> bool:
+        if isinstance(event, TimerFired):
+            return event.at != self._timer
+        return isinstance(event, DeltaReady) and event.clock in self._cancelled[event.worker]
 
     def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
         self._take = take
@@ -170,7 +174,7 @@ class _DeviceWorld(World):
         while True:
             timer = self._timer
             if timer is not None and timer <= self.now():
-                self._timer = None
+                # Until this is taken the timer may be set anew: only `set_timer` changes it.
                 return Message(TimerFired(timer))
             with contextlib.suppress(queue.Empty):
                 got = self._inbox.get(timeout=timer and max(0.0, timer - self.now()))
@@ -216,6 +220,8 @@ class _DeviceWorld(World):
             self._inbox.put(None)
             letters: deque[_Job] = deque()  # out of the mail already
             while (job := letters.popleft() if letters else mail.get()) is not None:
+                if self._closing:
+                    return
                 if isinstance(job, StartAhead):
                     worker.go_ahead(job)
                 else:
@@ -228,6 +234,10 @@ class _DeviceWorld(World):
         """Run a clock to its end; before waiting for that, dispatch and draw what comes next."""
         began = time.perf_counter()
         start = job[0]
+        if start.clock in self._cancelled[start.worker]:  # before it was begun
+            worker.skip(start.local_steps)
+            self._cancelled[start.worker].remove(start.clock)
+            return
         worker.begin(start, job.pop())  # the snapshot is now the worker's alone
         mail = self._mail[worker.index]
         if not mail.empty():

@@ -29,7 +29,7 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.events import DeltaReady, Event, WorkerLost
+from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerLost
 from jax_ssp.merging import About
 from jax_ssp.runtimes.base import Observer, Push, World
 from jax_ssp.runtimes.evaluation import Evaluator
@@ -76,7 +76,6 @@ class Loop:
         self._held: dict[int, int] = {}  # the version each worker holds
         self._started: dict[int, float] = {}
         self._pushes: dict[tuple[int, int], tuple[float, float, Push | None]] = {}
-        self._cancelled: set[tuple[int, int]] = set()  # (worker, clock) that may be reported still
 
     def run(self) -> None:
         """Run to the end."""
@@ -98,11 +97,10 @@ class Loop:
     def take(self, what: Event | Future[Any], push: Push | None = None) -> bool:
         """Take in what happened just now; any thread may call this.
 
-        Gives False if it is the delta of a clock that has been cancelled meanwhile.
+        Gives False if that is outdated.
         """
         with self._lock:
-            if type(what) is DeltaReady and (what.worker, what.clock) in self._cancelled:
-                self._cancelled.remove((what.worker, what.clock))
+            if not isinstance(what, Future) and self.world.outdated(what):
                 return False
             if self._closed:
                 return True
@@ -128,6 +126,8 @@ class Loop:
         return self._verdict or ("done" if self.tape.complete else "stopped")
 
     def _event(self, now: float, event: Event, push: Push | None) -> None:
+        if type(event) is TimerFired:
+            self.world.set_timer(None)
         commands = self.controller.handle(event, now)
         self.tape.append(now, event, commands)
         self.world.answered(commands)
@@ -159,8 +159,7 @@ class Loop:
             case Cancel(worker=worker, clock=clock):
                 self._held.pop(worker, None)
                 self._pushes[worker, clock] = (self._started.pop(worker), now, None)
-                if self.world.cancel(worker, clock):
-                    self._cancelled.add((worker, clock))
+                self.world.cancel(worker, clock)
                 self._settled(Merged(worker, clock, -1, 0, 0), -1)
             case Drop(worker=worker, clock=clock):
                 self._settled(Merged(worker, clock, -1, 0, 0), -1)
@@ -212,10 +211,9 @@ class Loop:
         for observer in self._observers:
             observer.on_clock(row)
         suspect = version >= 0 and not math.isfinite(row.get("loss", 0.0))
-        if suspect and push is not None and self.server is not None:
-            kept_out = all_finite(self.server.params) and not all_finite(push.payload)
-            if not kept_out:
-                self._end("diverged")
+        # A transform may have kept out what was not finite, or the worker's own optimizer.
+        if suspect and self.server is not None and not all_finite(self.server.params):
+            self._end("diverged")
 
     def _evaluate(self, now: float) -> None:
         assert self._evaluator is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from jax_ssp.merging import weighted
 from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
@@ -24,7 +24,7 @@ class Program:
         self.init = jax.jit(step.init)
         self.add = jax.jit(self._added)
         self.mixed = jax.jit(_mixed)
-        self.norm = jax.jit(optax.tree.norm)
+        self.norm = jax.jit(_norm)
         self.clock = functools.cache(self._clock)
         self.ahead = functools.cache(self._ahead)
         self.rest = functools.cache(self._rest)
@@ -45,7 +45,7 @@ class Program:
 
         def ahead(base: Params, *others: Any) -> Any:
             *others, delta, _ = others
-            return run(jax.tree.map(jnp.add, base, delta), *others)
+            return run(jax.tree.map(jnp.add, base, _if_finite(delta)), *others)
 
         return jax.jit(ahead, donate_argnums=(1, 6), keep_unused=True)
 
@@ -80,11 +80,25 @@ def _mixed(alpha: jax.Array, old: Params, base: Params, *moves: Params) -> Param
 
     Before, local is `old` plus the moves made since.
     """
+    moves = tuple(map(_if_finite, moves))
 
     def carried(old: Any, base: Any, *moves: Any) -> jax.Array:
         return alpha.astype(base.dtype) * ((old - base) + sum(moves[1:], start=moves[0]))
 
     return jax.tree.map(carried, old, base, *moves)
+
+
+def _if_finite(tree: Params) -> Params:
+    """The tree, or zeros if a number of it is not finite: a bad clock spoils no other."""
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), tree)
+
+
+def _norm(tree: Params) -> jax.Array:
+    """The l2 norm, summed in at least float32."""
+    one = np.float32(1)
+    squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(square.astype(jnp.float32) for square in squares))
 
 
 def _stacked(trees: tuple[Any, ...]) -> Any:

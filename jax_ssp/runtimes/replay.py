@@ -101,11 +101,10 @@ class _ReplayWorld(World):
         if self._computing is not None:
             self._computing.go_ahead(grant)
 
-    def cancel(self, worker: int, clock: int) -> bool:
+    def cancel(self, worker: int, clock: int) -> None:
         self._running.discard(worker)
         if self._computing is not None:
             self._computing.cancel(worker)
-        return False
 
     def receive(self) -> Message | None:
         self._entry = next(self._entries, None)

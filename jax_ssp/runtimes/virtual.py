@@ -150,11 +150,10 @@ class _VirtualWorld(World):
         if self._computing is not None:
             self._computing.go_ahead(grant)
 
-    def cancel(self, worker: int, clock: int) -> bool:
+    def cancel(self, worker: int, clock: int) -> None:
         self._cancelled.add((worker, clock))
         if self._computing is not None:
             self._computing.cancel(worker)
-        return False
 
     def receive(self) -> Message | None:
         if self._at_once:

@@ -34,7 +34,7 @@ from jax_ssp.wire import Memory, Wire, transfer
 
 @dataclass(frozen=True)
 class Mix:
-    """With overlap: adopt by mixing, local = alpha * local + (1 - alpha) * snapshot.
+    """Adopt by mixing: local = alpha * local + (1 - alpha) * snapshot.
 
     Args:
         alpha: 0 takes the snapshot alone and forgets the steps run ahead; 1 stays where it is.
@@ -279,7 +279,8 @@ class Worker:
         """Adopt, and give the parameters that the clock is to start from."""
         if self._wanted.undo:
             copies = jax.tree.map(jnp.copy, (self.state, self._residual))
-            self._before = _Before(start.clock, *copies, self._base, self._delta)
+            carried = (self._base, self._delta) if self.carries else (None, None)
+            self._before = _Before(start.clock, *copies, *carried)
         if snapshot is not None:
             self._adopt(snapshot)
         settled = [stamp for stamp in self._own if stamp not in start.pending]
@@ -338,8 +339,8 @@ class Worker:
         self._version = snapshot.version
         # Where it is not copied it is held, so that its memory stays what it is.
         self._snapshot = snapshot if self.device.platform == "cpu" else None
-        if self._wanted.base:
-            snapshot.keep()  # the server reads it after the worker
+        if self._wanted.base or (self._wanted.undo and self.carries):
+            snapshot.keep()  # the server reads it after the worker, or the worker once more
         pieces = snapshot.to(self.device)
         self._held: Params = self._wire.unpack(pieces) if self._wire.unpacks else pieces[0]
 

@@ -161,7 +161,7 @@ def test_run_summary_has_its_panels(tmp_path: Path) -> None:
     assert bars == [10, 10, 10, 10]
     legend = workers.get_legend()
     assert legend is not None
-    assert "computing, then dropped" in [text.get_text() for text in legend.get_texts()]
+    assert "computing, in vain" in [text.get_text() for text in legend.get_texts()]
     assert staleness.get_xlabel() == "staleness (versions)"
     heights = [bar.get_height() for bar in staleness.patches]
     np.testing.assert_allclose(heights, np.array([10, 9, 10, 10]) / 39)  # the dropped one is out

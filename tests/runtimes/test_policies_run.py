@@ -1,5 +1,7 @@
 """Every policy in every world; cancelled clocks; what the server asks of workers for it."""
 
+import itertools
+import threading
 import time
 
 import jax
@@ -10,8 +12,10 @@ from problems import DIMENSION, PARAMS, TOLD, batches, bits, linear, loss_fn, nu
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.controller import Cancel, DeltaReady
+from jax_ssp.controller import Cancel, DeltaReady, TimerFired
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
+from jax_ssp.runtimes.devices import _DeviceWorld
+from jax_ssp.runtimes.worker import Worker
 
 RUNTIMES = {
     "devices": ssp.Devices(num_workers=4, delay=delays.ShiftedExponential(shift=0.0, mean=0.002)),
@@ -150,6 +154,104 @@ def test_clocks_cancelled_while_they_compute_are_thrown_away():
     np.testing.assert_allclose(result.params["w"], reference(result.tape), rtol=2e-4, atol=2e-5)
 
 
+def test_who_is_cancelled_again_and_again_begins_the_newest_clock_only():
+    """While worker 3 is held up its next clocks are started and cancelled: it passes them over."""
+    held, begun = threading.Event(), []
+
+    def data(worker):
+        for number in itertools.count():
+            if worker == 3 and number == 1:
+                held.wait(60)
+            yield next(source[worker])
+
+    source = [batches(worker) for worker in range(4)]
+
+    class Count(ssp.Observer):
+        def on_entry(self, now, event, commands):
+            if any(isinstance(c, Cancel) and c.clock == 30 for c in commands):
+                held.set()
+
+    begin = Worker.begin
+
+    def counted(self, start, snapshot):
+        begun.append((start.worker, start.clock))
+        begin(self, start, snapshot)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "begin", counted)
+        result = ssp.train(
+            runtime=ssp.Devices(num_workers=4),
+            observers=[Count()],
+            **linear(policy=ssp.KSync(3), num_clocks=40, step=MOMENTUM, data=data),
+        )
+    assert len([clock for worker, clock in begun if worker == 3]) < 20
+    np.testing.assert_allclose(result.params["w"], reference(result.tape), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.0005, 0.002])
+def test_timers_and_deltas_that_come_at_one_time_on_devices(grace):
+    runtime = ssp.Devices(num_workers=4, delay=delays.Exponential(mean=0.001))
+    spec = linear(policy=ssp.Quorum(k=2, grace=grace), num_clocks=60)
+    result = ssp.train(runtime=runtime, **spec)
+    assert ssp.check_contract(result.tape).merged == 240
+    again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
+    assert bits(again.params) == bits(result.params)
+
+
+def test_a_timer_set_anew_while_the_old_one_fires_is_kept():
+    world = _DeviceWorld([], None, 0)
+    world.set_timer(world.now() - 1)
+    assert isinstance(world.receive().what, TimerFired)
+    world.set_timer(world.now() - 0.5)  # before the loop has taken the old one
+    assert world.outdated(TimerFired(-1.0))
+    assert not world.outdated(world.receive().what)
+
+
+def test_mixing_and_cancelling_share_no_memory_that_is_used_again():
+    size = 70_000  # large enough for its memory to be used again
+    result = ssp.train(
+        ssp.make_step(lambda p, b, key: (((p["w"] - b) ** 2).sum(), {}), optax.sgd(0.1)),
+        params={"w": np.zeros(size, np.float32)},
+        data=lambda worker: itertools.repeat(np.float32(worker)),
+        policy=ssp.KSync(2),
+        adopt=ssp.Mix(0.5),
+        num_clocks=40,
+        runtime=ssp.Devices(num_workers=4, delay=delays.Exponential(mean=0.003)),
+    )
+    assert ssp.check_contract(result.tape).cancelled > 0
+
+
+@pytest.mark.parametrize("adopt", ["rebase", ssp.Mix(0.5)], ids=repr)
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_bad_batch_costs_the_clock_that_has_it_and_no_other(adopt, overlap):
+    def data(worker):
+        for number, (x, y) in enumerate(batches(worker)):
+            yield x, y * np.float32(np.nan if (worker, number) == (0, 7) else 1)
+
+    result = ssp.train(
+        runtime=ssp.Virtual(2),
+        **linear(data=data, policy=ssp.SSP(2), num_clocks=20, local_steps=2, overlap=overlap),
+        adopt=adopt,
+        delta_tx=ssp.mitigations.skip_nonfinite(),
+    )
+    bad = [row["clock"] for row in result.history if not np.isfinite(row["loss"])]
+    assert result.status == "done"
+    assert len(bad) <= 2  # the clock, and with overlap perhaps the one it was begun for
+    assert distance(result.params) < 0.8 * distance(PARAMS)
+
+
+def test_a_worker_that_keeps_a_bad_step_to_itself_does_not_end_the_run():
+    def data(worker):
+        for number, (x, y) in enumerate(batches(worker)):
+            yield x, y * np.float32(np.nan if (worker, number) == (0, 3) else 1)
+
+    step = ssp.make_step(loss_fn, optax.apply_if_finite(optax.sgd(0.05), 5))
+    result = ssp.train(
+        runtime=ssp.Virtual(2), **linear(step=step, data=data, policy=ssp.ASP(), num_clocks=9)
+    )
+    assert result.status == "done"
+
+
 # Deltas one by one.
 
 
@@ -244,6 +346,12 @@ def test_a_delta_that_is_dropped_brings_no_statistics():
     server.merge([good, bad], num_workers=2)
     assert server.params["w"].tolist() == [1.0, 1.0]
     assert server.params["mean"].tolist() == [0.5, 0.5]
+    still = {
+        "w": np.zeros(2, np.float32),
+        "mean": np.ones(2, np.float32),
+    }  # not dropped: so it came
+    server.merge([still], num_workers=2)
+    assert server.params["mean"].tolist() == [1.0, 1.0]
 
 
 def test_the_weight_merged_is_the_mean_over_a_merge():
@@ -267,6 +375,21 @@ def test_norms_are_those_of_the_deltas_pushed(runtime):
         x, y = next(batches(worker))
         gradient = -2 * x.T @ y / len(y)
         assert each[0] == pytest.approx(np.linalg.norm(0.05 * gradient), rel=1e-5)
+
+
+def test_the_norm_of_half_precision_does_not_overflow():
+    result = ssp.train(
+        ssp.make_step(
+            lambda p, b, key: (300.0 * p["w"].sum().astype("float32"), {}), optax.sgd(1.0)
+        ),
+        params={"w": np.zeros(100, np.float16)},
+        data=lambda worker: itertools.repeat(np.float32(0)),
+        policy=ssp.VAP(),
+        num_clocks=1,
+        runtime=ssp.Virtual(1),
+    )
+    (norm,) = [e.norm for _, e, _ in result.tape if isinstance(e, DeltaReady)]
+    assert norm == pytest.approx(3000.0)
 
 
 def test_without_need_no_norms_are_computed():
