@@ -94,3 +94,50 @@ class Digits(ssp.Workload):
 
         data = ssp.data.Shards(train, self.batch_size, num_workers, seed)
         return Task(step=step, params=step.params, data=data, evaluate=evaluate)
+
+
+@dataclass(frozen=True)
+class DigitsMLP(ssp.Workload):
+    """The digits under plain SGD on a ReLU network without normalization.
+
+    Normalized layers do not mind steps that are too large; these do, so that staleness shows.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    batch_size: int = 16
+    """Images a local step and worker."""
+    learning_rate: float = 0.1
+    """Of SGD."""
+
+    def build(self, num_workers: int, seed: int) -> Task:
+        (train_images, train_labels), (images, labels) = load_digits()
+        sizes = [train_images[0].size, *self.hidden, 10]
+        keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
+        he = jax.nn.initializers.he_normal()
+        params = [
+            {"w": he(key, (fan_in, fan_out)), "b": jnp.zeros(fan_out)}
+            for key, fan_in, fan_out in zip(keys, sizes, sizes[1:], strict=False)
+        ]
+
+        def loss_fn(params: Any, batch: Any, key: Any = None) -> tuple[jax.Array, dict[str, Any]]:
+            x, y = batch
+            x = x.reshape(x.shape[0], -1)
+            *inner, last = params
+            for layer in inner:
+                x = nnx.relu(x @ layer["w"] + layer["b"])
+            logits = x @ last["w"] + last["b"]
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return jnp.mean(losses), {"accuracy": jnp.mean(jnp.argmax(logits, -1) == y)}
+
+        @jax.jit
+        def evaluate(params: Any) -> dict[str, jax.Array]:
+            test_loss, metrics = loss_fn(params, (images, labels))
+            return {"test_loss": test_loss, "test_accuracy": metrics["accuracy"]}
+
+        return Task(
+            step=ssp.make_step(loss_fn, optax.sgd(self.learning_rate)),
+            params=params,
+            data=ssp.data.Shards((train_images, train_labels), self.batch_size, num_workers, seed),
+            evaluate=evaluate,
+        )
