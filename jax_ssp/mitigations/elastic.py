@@ -18,9 +18,9 @@ def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs
 
     .. math:: \Delta' = \alpha \, (x - \tilde x).
 
-    The worker's half of the force is `adopt=ssp.Mix(1 - alpha)` in `ssp.train`, with an `overlap`
-    of at least 1: local = (1 − α) · local + α · center. (The center is then the one that this delta
-    has moved already; in the paper both halves see the one before.)
+    The worker's half of the force is `adopt=ssp.Mix(1 - alpha)` in `ssp.train`: local = (1 − α) ·
+    local + α · center. (The center is then the one that this delta has moved already; in the paper
+    both halves see the one before.)
 
     A `delta_tx`, with `weight="sum"`.
 
