@@ -128,13 +128,13 @@ EVERYONE = {
 }
 everyone = pytest.mark.parametrize("format", EVERYONE.values(), ids=EVERYONE)
 
-QUICK = settings(deadline=None, max_examples=60)
+QUICK = settings(deadline=None, max_examples=25)
 SHAPES = st.sampled_from([(), (0,), (1,), (6,), (7,), (3, 5), (1, 300)])  # few: each is compiled
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
 ARRAYS = SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=NUMBERS))
 
 
-@pytest.fixture(params=["float32", "float64"])
+@pytest.fixture(params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def first(request):
     """The widest dtype of the trees of a test, with 64 bits switched on where it needs them."""
     with jax.enable_x64(request.param == "float64"):

@@ -127,6 +127,7 @@ def seconds_of_a_million_events(workers):
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_a_million_events_at_4096_workers_in_ten_seconds():
     tries = []
     for _ in range(3):  # whatever else the machine does can only add to the time

@@ -317,7 +317,7 @@ def test_any_schedule(policy, grant_ahead):
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES)
 def test_many_more_schedules(policy, grant_ahead):
-    try_schedules(policy, grant_ahead, examples=80)
+    try_schedules(policy, grant_ahead, examples=40)
 
 
 def test_what_is_not_an_event_is_a_type_error():

@@ -34,6 +34,7 @@ def test_all_benchmarks_are_tested():
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_quick_run_writes_its_table(name, tmp_path):
     file = tmp_path / "table.json"

@@ -32,8 +32,15 @@ TRANSFORMS = {
     "skip_nonfinite, inner": lambda: mitigations.skip_nonfinite(mitigations.delayed_nesterov()),
 }
 NEED_BASE = {"delay_compensation", "elastic_average", "scale_by_gap"}
-everyone = pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
-everyone_by_name = pytest.mark.parametrize(("name", "make"), TRANSFORMS.items(), ids=TRANSFORMS)
+# In the quick loop the defaults, in CI all.
+SLOW = {name: () if name in ALL_MITIGATIONS else pytest.mark.slow for name in TRANSFORMS}
+everyone = pytest.mark.parametrize(
+    "make", [pytest.param(make, id=name, marks=SLOW[name]) for name, make in TRANSFORMS.items()]
+)
+everyone_by_name = pytest.mark.parametrize(
+    ("name", "make"),
+    [pytest.param(name, make, id=name, marks=SLOW[name]) for name, make in TRANSFORMS.items()],
+)
 
 
 def scanned(transform, stacked):
