@@ -55,6 +55,7 @@ def run_row(label: str, experiment: ssp.Experiment, rate: float, metric: str) ->
         "seed": experiment.seed,
         "status": result.status,
         "last": values[-1],
+        "metrics": result.metrics,
         "updates": [row["updates"] for row in result.evaluations],
         "seconds": [row["time"] for row in result.evaluations],
         "values": values,

@@ -1,0 +1,100 @@
+"""What is run for dynamic SSP: see `dssp.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax_ssp as ssp
+from experiments.papers import common
+from experiments.workloads.digits import DigitsMLP
+from jax_ssp.policies.base import View, Wait
+from jax_ssp.report.papers import Row, Size
+
+LOWER, UPPER = 3, 15
+BOUNDS = range(LOWER, UPPER + 1)
+OURS, PRINTED = f"DSSP({LOWER}, {UPPER})", "DSSP as printed"
+EQUAL, MIXED = "4 equal devices", "2 mixed devices"
+JITTER = ssp.delays.LogNormal(median=1.0, sigma=0.2)
+DELAYS: dict[str, Any] = {
+    EQUAL: (4, JITTER),
+    MIXED: (2, ssp.delays.Straggler(JITTER, worker=0, factor=2.5)),
+}
+UPDATES = {"smoke": 200, "laptop": 6000, "paper": 60_000}  # of the clockwork
+TRAINED_UPDATES = {"smoke": 80, "laptop": 1200, "paper": 24_000}
+RATES: dict[Size, tuple[float, ...]] = {
+    "smoke": (0.2,),
+    "laptop": (0.05, 0.1, 0.2, 0.4),
+    "paper": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
+}
+
+
+@dataclass(frozen=True)
+class AsPrinted(ssp.DSSP):
+    """DSSP as Algorithm 1 of the paper has it: a grant used up is asked for anew, at any lag."""
+
+    @property
+    def guaranteed_bound(self) -> int | None:
+        return None
+
+    def admit(self, view: View, worker: int) -> bool | Wait:
+        clock = view.clock(worker)
+        if view.coverage >= clock - self.lower:
+            self._granted.pop(worker, None)
+            return True
+        if clock >= self._granted.get(worker, 0):
+            self._granted[worker] = clock + self._extra(view, worker)
+        return clock < self._granted[worker] or Wait(coverage=clock - self.lower)
+
+
+POLICIES: dict[str, ssp.Policy] = {
+    "BSP": ssp.BSP(),
+    **{f"SSP({bound})": ssp.SSP(bound) for bound in BOUNDS},
+    OURS: ssp.DSSP(LOWER, UPPER),
+    PRINTED: AsPrinted(LOWER, UPPER),
+    "ASP": ssp.ASP(),
+}
+TRAINED = ("BSP", "SSP(3)", "SSP(9)", "SSP(15)", OURS, PRINTED, "ASP")
+
+
+def waits(size: Size, seeds: int) -> list[Row]:
+    """Time spent waiting under every policy, from the clockwork alone."""
+    rows: list[Row] = []
+    for setting, (workers, delay) in DELAYS.items():
+        for label, policy in POLICIES.items():
+            waiting: list[float] = []
+            lag = 0
+            for seed in range(seeds):
+                runtime = ssp.Virtual(workers, delay, seed, compute=False)
+                run = ssp.train(policy=policy, runtime=runtime, max_updates=UPDATES[size])
+                waiting.append(1 - run.computing)
+                lag = max(lag, int(run.schedule["lag"].max()))
+            about = {"kind": "waiting", "setting": setting, "label": label}
+            rows.append({**about, "waiting": waiting, "max_lag": lag})
+    return rows
+
+
+def made(label: str, setting: str, size: Size, rate: float, seed: int) -> ssp.Experiment:
+    workers, delay = DELAYS[setting]
+    return ssp.Experiment(
+        workload=DigitsMLP(learning_rate=rate, batch_size=64),
+        policy=POLICIES[label],
+        runtime=ssp.Virtual(workers, delay, seed, batch=workers),
+        max_updates=TRAINED_UPDATES[size],
+        eval_every=max(1, TRAINED_UPDATES[size] // (60 * workers)),
+        seed=seed,
+    )
+
+
+def measure(size: Size, seeds: int) -> list[Row]:
+    rows = waits(size, seeds)
+    for setting in DELAYS:
+        methods: dict[str, common.Make] = {
+            label: lambda rate, seed, label=label, setting=setting: made(
+                label, setting, size, rate, seed
+            )
+            for label in TRAINED
+        }
+        found = common.swept(methods, RATES[size], seeds, "test_loss")
+        rows += [{**row, "setting": setting} for row in found]
+    return rows

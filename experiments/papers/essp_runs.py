@@ -1,0 +1,149 @@
+"""The runs of `essp.py`: lazy and eager reads at every bound, and how old what they read is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+import jax_ssp as ssp
+from experiments.papers import common, ssp_runs
+from experiments.papers.ssp_runs import CLOCKS, WORKERS
+from experiments.workloads.classical import LogisticRegression
+from jax_ssp.controller.commands import Merge, StartClock
+from jax_ssp.report.papers import Row, Rows, Size
+from jax_ssp.tape import Tape
+
+BOUNDS: dict[Size, tuple[int, ...]] = {
+    "smoke": (1, 15),
+    "laptop": (1, 3, 15, 31),
+    "paper": (1, 3, 7, 15, 31, 63),
+}
+DELAYS: dict[str, Any] = {
+    "even": ssp.delays.LogNormal(median=1.0, sigma=0.1),
+    "uneven": ssp_runs.DELAY,
+}
+# Batches larger than in `ssp.py`, since the last value on one seed is to tell of the rates.
+PROBLEMS = {
+    "matrix factorization": ssp_runs.PROBLEMS["matrix factorization"],
+    "logistic regression": ssp_runs.Problem(
+        LogisticRegression(batch_size=32), (0.03, 0.1, 0.3, 1.0, 2.0, 4.0)
+    ),
+}
+LEVEL = ssp_runs.LEVELS[-1]  # of what BSP gains
+NAMES = {"lazy": "SSP", "eager": "ESSP"}
+
+
+def policies(size: Size) -> dict[str, ssp.SSP]:
+    """By label."""
+    return {
+        f"{name}({bound})": ssp.SSP(bound, adopt="lazy" if adopt == "lazy" else "eager")
+        for adopt, name in NAMES.items()
+        for bound in BOUNDS[size]
+    }
+
+
+def measure(size: Size, seeds: int) -> list[Row]:
+    rows: list[Row] = []
+    for delay, model in DELAYS.items():
+        for label, policy in policies(size).items():
+            counts = [
+                reads(
+                    ssp.train(
+                        policy=policy,
+                        runtime=ssp.Virtual(WORKERS[size], model, seed, compute=False),
+                        num_clocks=CLOCKS[size],
+                    ).tape
+                )
+                for seed in range(seeds)
+            ]
+            total = [sum(each) for each in zip(*counts, strict=True)]
+            rows.append({"kind": "reads", "delay": delay, "label": label, "counts": total})
+    for name, problem in PROBLEMS.items():
+        methods = {
+            label: maker(problem, policy, size)
+            for label, policy in {"BSP": ssp.BSP(), **policies(size)}.items()
+        }
+        rates = problem.rates[2:3] if size == "smoke" else problem.rates
+        for row in common.swept(methods, rates, seeds, "objective"):
+            rows.append({"workload": name, **row})
+    return rows
+
+
+def maker(problem: ssp_runs.Problem, policy: Any, size: Size) -> common.Make:
+    """As in `ssp.py`, but with even clocks."""
+    made = ssp_runs.maker(problem, policy, WORKERS[size], size)
+
+    def make(rate: float, seed: int) -> ssp.Experiment:
+        runtime = ssp.Virtual(WORKERS[size], DELAYS["even"], seed)
+        return replace(made(rate, seed), runtime=runtime)
+
+    return make
+
+
+def reads(tape: Tape) -> list[int]:
+    """How many reads were at which clock differential; entry k counts those at -k.
+
+    A worker that starts clock c on a version that holds all deltas of the clocks up to d reads at
+    the differential d - c; at a barrier that is -1.
+    """
+    workers = tape.header["num_workers"]
+    settled = np.zeros(workers, int)
+    fresh = [0]  # of each version: clocks of which all deltas are in it
+    found = np.zeros(tape.header["bound"] + 2, int)
+    for _, _, commands in tape:
+        for command in commands:
+            if isinstance(command, StartClock):
+                found[1 + command.clock - fresh[command.version]] += 1
+            elif isinstance(command, Merge):
+                for delta in command.deltas:
+                    settled[delta.worker] += 1
+                fresh.append(int(settled.min()))
+    return found.tolist()
+
+
+def bounds(rows: Rows) -> list[int]:
+    """Those measured, ascending."""
+    labels = dict.fromkeys(row["label"] for row in rows)
+    return [int(label[4:-1]) for label in labels if label.startswith("SSP(")]
+
+
+def counts(rows: Rows, delay: str, label: str) -> np.ndarray:
+    """Share of the reads at each differential; entry k is of those at -k."""
+    (row,) = [
+        row
+        for row in rows
+        if row["kind"] == "reads" and (row["delay"], row["label"]) == (delay, label)
+    ]
+    return np.array(row["counts"]) / sum(row["counts"])
+
+
+def differential(rows: Rows, delay: str, label: str) -> float:
+    """The mean clock differential of the reads (clocks)."""
+    shares = counts(rows, delay, label)
+    return -float(shares @ np.arange(len(shares)))
+
+
+def at_rate(rows: Rows, workload: str, label: str, rate: float) -> float:
+    """The last value at a rate, on the first seed; infinite if it diverged."""
+    found = [
+        row
+        for row in rows
+        if row["kind"] == "swept"
+        and (row.get("workload"), row["label"], row["rate"]) == (workload, label, rate)
+    ]
+    last = found[0]["last"] if found else None
+    return last if last is not None and np.isfinite(last) else float("inf")
+
+
+def best_rate(rows: Rows, workload: str, label: str) -> float:
+    return common.runs(ssp_runs.of(rows, workload), label)[0]["rate"]
+
+
+def staleness(rows: Rows, workload: str, label: str) -> float:
+    """The mean over the seeds (versions)."""
+    every: list[Mapping[str, Any]] = common.runs(ssp_runs.of(rows, workload), label)
+    return statistics.fmean(row["mean_staleness"] for row in every)

@@ -1,0 +1,139 @@
+"""Elastic averaging (EASGD) against DOWNPOUR, as exchanges become rare."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from matplotlib.axes import Axes
+
+import jax_ssp as ssp
+from experiments.papers import mitigations_cells as cells
+from experiments.workloads.digits import DigitsMLP
+from jax_ssp.mitigations import elastic_average
+from jax_ssp.report.papers import Claim, Row, Rows, Size
+from jax_ssp.report.plots import style
+
+WORKERS = 8
+ALPHA = 0.9 / WORKERS
+METHODS: dict[str, dict[str, Any]] = {
+    "EASGD": {
+        "delta_tx": ssp.configured(elastic_average, alpha=ALPHA),
+        "adopt": ssp.Mix(1 - ALPHA),
+        "weight": "sum",
+    },
+    "DOWNPOUR": {"weight": "sum"},
+    "DOWNPOUR, mean": {"weight": "mean"},
+}
+PERIODS: dict[Size, tuple[int, ...]] = {
+    "smoke": (1, 4),
+    "laptop": (1, 4, 16),
+    "paper": (1, 4, 16, 64),
+}
+STEPS = {"smoke": 16, "laptop": 256, "paper": 2560}  # of each worker
+RATES: dict[Size, tuple[float, ...]] = {
+    "smoke": (0.1,),
+    "laptop": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "paper": (0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+}
+
+
+def measure(size: Size, seeds: int) -> list[Row]:
+    def made(rate: float, seed: int, period: int, label: str) -> ssp.Experiment:
+        return ssp.Experiment(
+            workload=DigitsMLP(learning_rate=rate),
+            policy=ssp.ASP(),
+            runtime=ssp.Virtual(WORKERS, ssp.delays.LogNormal(1.0, 0.3), seed),
+            local_steps=period,
+            num_clocks=STEPS[size] // period,
+            seed=seed,
+            **METHODS[label],
+        )
+
+    rows: list[Row] = []
+    for period in PERIODS[size]:
+        for label in METHODS:
+            about = {"study": "elastic", "label": label, "period": period}
+            make = partial(made, period=period, label=label)
+            rows += cells.ran(about, make, RATES[size], seeds)
+    return rows
+
+
+def cell(rows: Rows, label: str, period: int) -> Rows:
+    return cells.where(rows, study="elastic", label=label, period=period)
+
+
+def periods(rows: Rows) -> list[int]:
+    return sorted({row["period"] for row in cells.where(rows, study="elastic")})
+
+
+def losses(rows: Rows, label: str) -> list[float]:
+    """The last loss at the best rate, by period."""
+    return [cells.at_best(cell(rows, label, period), "loss") for period in periods(rows)]
+
+
+def said(rows: Rows, labels: tuple[str, ...]) -> str:
+    parts = [
+        f"{label} {', '.join(f'{loss:.3f}' for loss in losses(rows, label))}" for label in labels
+    ]
+    return f"last loss at tau = {', '.join(map(str, periods(rows)))}: {'; '.join(parts)}"
+
+
+def better_when_rare(rows: Rows, other: str) -> tuple[bool, str]:
+    holds = losses(rows, "EASGD")[-1] < losses(rows, other)[-1]
+    return holds, said(rows, ("EASGD", other))
+
+
+def downpour_suffers(rows: Rows) -> tuple[bool, str]:
+    own = losses(rows, "DOWNPOUR")
+    return own[-1] > own[0], said(rows, ("DOWNPOUR",))
+
+
+def easgd_suffers_less(rows: Rows) -> tuple[bool, str]:
+    ratios = {label: losses(rows, label)[-1] / losses(rows, label)[0] for label in METHODS}
+    shown = ", ".join(f"{label} {ratio:.2f}" for label, ratio in ratios.items())
+    holds = ratios["EASGD"] < ratios["DOWNPOUR"]
+    return holds, f"loss at the longest period over that at tau = 1: {shown}"
+
+
+CLAIMS = (
+    Claim("EASGD: DOWNPOUR suffers as exchanges become rare", downpour_suffers),
+    Claim("EASGD suffers less from that than DOWNPOUR", easgd_suffers_less),
+    Claim(
+        "at the longest period EASGD ends lower than DOWNPOUR",
+        partial(better_when_rare, other="DOWNPOUR"),
+    ),
+    Claim(
+        "and lower than DOWNPOUR that weighs its deltas 1/W (ours, not the paper's)",
+        partial(better_when_rare, other="DOWNPOUR, mean"),
+    ),
+)
+
+
+def table(rows: Rows) -> list[Row]:
+    return [
+        {
+            "study": f"{label}, last test loss",
+            "setting": f"tau = {period}",
+            "best": round(cells.at_best(cell(rows, label, period), "loss"), 3),
+            "best rate": cells.best_rate(cell(rows, label, period)),
+            "other": f"error {cells.at_best(cell(rows, label, period), 'error'):.2f} %",
+        }
+        for label in METHODS
+        for period in periods(rows)
+    ]
+
+
+def draw(axis: Axes, rows: Rows) -> None:
+    looks = {
+        "EASGD": style("KSync"),
+        "DOWNPOUR": style("ASP"),
+        "DOWNPOUR, mean": style("SSP(3)"),
+    }
+    for label, look in looks.items():
+        axis.plot(periods(rows), losses(rows, label), **look._asdict(), label=label)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(periods(rows), [str(period) for period in periods(rows)])
+    axis.set(xlabel="period tau (local steps)", ylabel="last test loss")
+    cells.log_scale(axis)
+    axis.legend()

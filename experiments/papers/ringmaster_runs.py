@@ -1,0 +1,180 @@
+"""What is run for Ringmaster ASGD and Rennala SGD: see `ringmaster.py`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optax
+
+import jax_ssp as ssp
+from experiments.workloads.quadratic import Quadratic, unequal
+from jax_ssp.report.papers import Row, Size
+
+ASGD, ADAPTIVE, RENNALA, BSP = "ASP", "ASP, delta / staleness", "Rennala", "BSP"
+PLAIN, STOPS = "Ringmaster", "Ringmaster, stops"
+POINTS = 200  # of a curve
+DELAYS = {"root": "1 + √i + |N(0, √i)|", "linear": "i + |N(0, i)|"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run."""
+
+    workers: tuple[int, ...]  # the last one for all methods, the others for ASP and Ringmaster
+    dimension: int
+    gradients: int  # a run, counted on the largest number of workers
+    rates: tuple[float, ...]
+    shares: tuple[int, ...]  # R and the batch are workers over these
+    clockwork: int  # workers of the check of the update times
+
+
+SCALES: dict[Size, Scale] = {
+    "smoke": Scale((8, 16), 32, 200, (1 / 16,), (4,), 30),
+    "laptop": Scale((16, 64, 256), 1729, 3000, tuple(4.0**-p for p in range(6)), (1, 4, 16), 400),
+    "paper": Scale(
+        (64, 512, 6174), 1729, 10**6, tuple(4.0**-p for p in range(8)), (1, 4, 16, 64, 256), 6174
+    ),
+}
+
+
+def policies(label: str, workers: int, shares: Sequence[int]) -> dict[int, ssp.Policy]:
+    """By R or batch (0 where there is none): what is tried."""
+    several = dict.fromkeys(math.ceil(workers / share) for share in shares)
+    match label:
+        case "Rennala":
+            return {batch: ssp.Rennala(batch) for batch in several}
+        case "BSP":
+            return {0: ssp.BSP()}
+        case "ASP" | "ASP, delta / staleness":
+            return {0: ssp.ASP()}
+        case _:
+            return {r: ssp.Ringmaster(r, stops=label == STOPS) for r in several}
+
+
+@functools.cache
+def updates_within(policy: ssp.Policy, taus: tuple[float, ...], seconds: float) -> int:
+    """Deltas that a policy merges in so many virtual seconds, from the clockwork alone."""
+    runtime = ssp.Virtual(len(taus), ssp.delays.PerWorker(taus), compute=False)
+    most = 64
+    while (run := ssp.train(policy=policy, runtime=runtime, max_updates=most)).seconds < seconds:
+        most *= 2
+    merged = run.schedule[run.schedule["merge_version"] >= 0]
+    return max(1, int((merged["finish"] <= seconds).sum()))
+
+
+def horizon(kind: str, scale: Scale) -> float:
+    """The virtual seconds in which all workers together compute that many gradients."""
+    return scale.gradients / sum(1 / tau for tau in unequal(kind, scale.workers[-1], 0))
+
+
+def run_row(
+    label: str, policy: ssp.Policy, rate: float, kind: str, workers: int, scale: Scale, seed: int
+) -> Row:
+    """One run: the gap of the version that the last worker to start read, over time."""
+    taus, seconds = unequal(kind, workers, seed), horizon(kind, scale)
+    size = policy.usual_merge(workers)
+    scaled = ssp.configured(ssp.mitigations.scale_by_staleness)
+    result = ssp.Experiment(
+        workload=Quadratic(scale.dimension),
+        policy=policy,
+        runtime=ssp.Virtual(workers, ssp.delays.PerWorker(taus), batch=64),
+        delta_tx=scaled if label == ADAPTIVE else ssp.configured(optax.identity),
+        weight=rate / size,
+        max_updates=updates_within(policy, taus, seconds),
+        seed=seed,
+    ).run()
+    rows = result.schedule
+    bases = {(row["worker"], row["clock"]): int(row["base_version"]) for row in rows}
+    reads = sorted(
+        (row["start"], bases[row["worker"], row["clock"]], row["gap"]) for row in result.history
+    )
+    times = seconds * np.linspace(0, 1, POINTS) ** 2  # denser at the start
+    which = np.searchsorted([start for start, _, _ in reads], times, "right") - 1
+    seen = [reads[index] for index in which]
+    merged = rows["merge_version"] >= 0
+    values = [gap if math.isfinite(gap) else None for _, _, gap in seen]
+    return {
+        "kind": "run",
+        "label": label,
+        "delay": kind,
+        "workers": workers,
+        "parameter": getattr(policy, "max_delay", getattr(policy, "batch", None)),
+        "rate": rate,
+        "seed": seed,
+        "last": None if result.status == "diverged" else values[-1],
+        "updates": [version * size for _, version, _ in seen],
+        "seconds": times.tolist(),
+        "values": values,
+        "total_updates": result.updates,
+        "thrown_away": float(1 - merged.mean()),
+        "mean_staleness": float(rows["staleness"][merged].mean()),
+        "max_staleness": int(rows["staleness"].max()),
+    }
+
+
+def tuned(label: str, kind: str, workers: int, scale: Scale, seeds: int) -> list[Row]:
+    """The best on seed 0 of every rate with every R or batch, halved and doubled; on all seeds."""
+    tried: list[tuple[float, ssp.Policy, Row]] = []
+
+    def attempt(policy: ssp.Policy, rate: float) -> None:
+        row = run_row(label, policy, rate, kind, workers, scale, 0)
+        tried.append((math.inf if row["last"] is None else row["last"], policy, row))
+
+    for policy in policies(label, workers, scale.shares).values():
+        for rate in scale.rates:
+            attempt(policy, rate)
+    _, policy, best = min(tried, key=lambda each: each[0])
+    for rate in (best["rate"] / 2, best["rate"] * 2):
+        attempt(policy, rate)
+    _, policy, best = min(tried, key=lambda each: each[0])
+    kept = ("label", "delay", "workers", "parameter", "rate", "last")
+    rows: list[Row] = [
+        {"kind": "swept", **{name: row[name] for name in kept}} for _, _, row in tried
+    ]
+    again = [
+        run_row(label, policy, best["rate"], kind, workers, scale, seed) for seed in range(1, seeds)
+    ]
+    return [*rows, best, *again]
+
+
+def update_times(workers: int, seeds: int) -> list[Row]:
+    """The longest that R updates in a row of Ringmaster take, and the bound of its Lemma 4.1."""
+    rows: list[Row] = []
+    for kind in DELAYS:
+        for r in (1, 8, 64):
+            for stops in (False, True):
+                ratios: list[float] = []
+                for seed in range(seeds):
+                    taus = unequal(kind, workers, seed)
+                    runtime = ssp.Virtual(workers, ssp.delays.PerWorker(taus), compute=False)
+                    policy = ssp.Ringmaster(r, stops)
+                    run = ssp.train(policy=policy, runtime=runtime, max_updates=max(200, 4 * r))
+                    done = run.schedule[run.schedule["merge_version"] >= 0]
+                    times = np.concatenate([[0.0], np.sort(done["finish"])])
+                    ratios.append(float((times[r:] - times[:-r]).max() / longest(taus, r)))
+                about = {"kind": "update times", "delay": kind, "workers": workers, "R": r}
+                rows.append({**about, "stops": stops, "of the bound": ratios})
+    return rows
+
+
+def longest(taus: Sequence[float], r: int) -> float:
+    """t(R) = 2 min over m of the harmonic mean of the m fastest times (1 + R / m)."""
+    m = np.arange(1, len(taus) + 1)
+    means = m / np.cumsum(1 / np.sort(taus))
+    return float(2 * (means * (1 + r / m)).min())
+
+
+def measure(size: Size, seeds: int) -> list[Row]:
+    scale = SCALES[size]
+    rows = update_times(scale.clockwork, seeds)
+    for kind in DELAYS:
+        for label in (BSP, ASGD, ADAPTIVE, RENNALA, PLAIN, STOPS):
+            rows += tuned(label, kind, scale.workers[-1], scale, seeds)
+    for workers in scale.workers[:-1]:
+        for label in (ASGD, PLAIN):
+            rows += tuned(label, "root", workers, scale, seeds)
+    return rows

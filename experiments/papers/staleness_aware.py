@@ -1,0 +1,186 @@
+"""n-softsync with and without the learning rate divided by the staleness (Zhang et al. 2016)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.papers import common
+from experiments.papers.staleness_aware_runs import (
+    DELAYS,
+    EQUAL,
+    PARTS,
+    accuracies,
+    at,
+    at_common,
+    best,
+    measure,
+    measured,
+)
+from experiments.staleness_scaling import METHODS
+from jax_ssp.report.papers import Claim, Paper, Row, Rows
+from jax_ssp.report.plots import draw_curves, legend_below
+
+TRAINED = (1, 15, 30)  # n, of the training
+DIVIDED = ", 1/tau"
+PLAIN = tuple(label for label in METHODS if not label.endswith(DIVIDED))
+SCALED = ("BSP", *(label for label in METHODS if label.endswith(DIVIDED)))
+CLOSE = 0.02  # of the test accuracy: 7 of 360 images
+FAILED = 0.5  # an accuracy that no method that learns is below
+
+
+def mean_is_n(rows: Rows) -> tuple[bool, str]:
+    ratios = [statistics.fmean(row["mean"]) / row["n"] for row in measured(rows, EQUAL)]
+    said = f"{min(ratios):.3f} to {max(ratios):.3f} of n"
+    return max(abs(ratio - 1) for ratio in ratios) < 0.1, said
+
+
+def most_is_double(rows: Rows) -> tuple[bool, str]:
+    ratios = [max(row["max"]) / row["n"] for row in measured(rows, EQUAL)]
+    return max(ratios) <= 2, f"at most {min(ratios):.2f} to {max(ratios):.2f} of n"
+
+
+def seldom_above(rows: Rows) -> tuple[bool, str]:
+    """Whether more than 2 n is as rare with the delays of the training."""
+    found = [
+        (statistics.fmean(row["above"]), max(row["max"]) / row["n"])
+        for row in measured(rows, {list(DELAYS)[-1]: None})
+    ]
+    shares, most = zip(*found, strict=True)
+    said = (
+        f"of the deltas {min(shares):.2g} to {max(shares):.2g} are; the largest {max(most):.1f} n"
+    )
+    return max(shares) < 1e-4, said
+
+
+def fails(rows: Rows, label: str) -> tuple[bool, str]:
+    own = at_common(rows)
+    said = f"test accuracy {common.spread(accuracies(own, label))} at {best(rows, 'BSP'):g}"
+    return max(accuracies(own, label)) < FAILED, said
+
+
+def as_good(rows: Rows, labels: tuple[str, ...]) -> tuple[bool, str]:
+    """Whether they come as far as BSP does, all at its best rate."""
+    own = at_common(rows)
+    ends = {label: statistics.median(accuracies(own, label)) for label in ("BSP", *labels)}
+    said = ", ".join(f"{label} {end:.3f}" for label, end in ends.items())
+    return min(ends.values()) > ends["BSP"] - CLOSE, f"test accuracy: {said}"
+
+
+def sooner(rows: Rows) -> tuple[bool, str]:
+    """Whether it is at a loss close to what BSP ends at in less time, at the same rate."""
+    own = at_common(rows)
+    start = common.runs(own, "BSP")[0]["values"][0]
+    level = 0.05 * start + 0.95 * common.last(own, "BSP")
+    needed = {label: common.time_to(own, label, level) for label in SCALED}
+    said = ", ".join(f"{label} {each:.3g} s" for label, each in needed.items())
+    worst = max(each for label, each in needed.items() if label != "BSP")
+    return worst < needed["BSP"], f"to loss {level:.2f}: {said}"
+
+
+def table(rows: Rows) -> list[Row]:
+    found: list[Row] = []
+    shared = at_common(rows)
+    for label in METHODS:
+        runs, own = common.runs(shared, label), at(rows, best(rows, label))
+        rates = sorted({row["rate"] for row in common.runs(rows)})
+        losses = {rate: common.last(at(rows, rate), label) for rate in rates}
+        found.append(
+            {
+                "method": label,
+                "staleness, mean": statistics.fmean(row["mean_staleness"] for row in runs),
+                "max": max(row["max_staleness"] for row in runs),
+                "virtual seconds": statistics.fmean(row["total_seconds"] for row in runs),
+                f"accuracy at {runs[0]['rate']:g}": common.spread(accuracies(shared, label)),
+                "best rate": best(rows, label),
+                "accuracy there": common.spread(accuracies(own, label)),
+                **{
+                    f"loss at {rate:g}": loss if math.isfinite(loss) else "diverged"
+                    for rate, loss in losses.items()
+                },
+            }
+        )
+    return found
+
+
+def draw(figure: Figure, rows: Rows) -> None:
+    axes = figure.subplot_mosaic("abs\ncds")
+    for names, labels, what in (("ab", PLAIN, "as it is"), ("cd", SCALED, "divided")):
+        own = common.curves(at_common(rows), labels)
+        every = [replace(curve, label=curve.label.removesuffix(DIVIDED)) for curve in own]
+        draw_curves(axes[names[0]], every, "updates", "test loss")
+        draw_curves(axes[names[1]], every, "seconds", "test loss")
+        axes[names[1]].set(ylabel=None)
+        axes[names[0]].set_title(f"rate {best(rows, 'BSP'):g}, {what}", loc="left")
+        for name in names:
+            axes[name].set(yscale="log", ylim=(0.05, 10))
+    draw_staleness(axes["s"], rows)
+    legend_below(figure, common.curves(at_common(rows), PLAIN))
+
+
+def draw_staleness(axis: Axes, rows: Rows) -> None:
+    """Mean and largest staleness by n, with equal workers and with those of the training."""
+    axis.plot(PARTS, PARTS, "k-", lw=0.7, zorder=0, label="n")
+    axis.plot(PARTS, 2 * np.array(PARTS), "k--", lw=0.7, zorder=0, label="2n")
+    looks = zip(DELAYS, ("o", "^", "s"), ("0", "0.35", "0.6"), (8, 5.5, 3), strict=True)
+    for delay, marker, grey, size in looks:
+        own = list(measured(rows, {delay: None}))
+        about = {"ls": "none", "marker": marker, "color": grey, "ms": size}
+        axis.plot(PARTS, [statistics.fmean(row["mean"]) for row in own], label=delay, **about)
+        axis.plot(PARTS, [max(row["max"]) for row in own], mfc="none", **about)
+    axis.set(xscale="log", yscale="log", xlabel="n (merges a round)", ylabel="staleness (versions)")
+    for ticks, ruler in ((PARTS, axis.xaxis), ((1, 2, 5, 10, 20, 50, 100), axis.yaxis)):
+        ruler.set_ticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_title("full: mean, empty: max", loc="left")
+    axis.legend(fontsize="x-small")
+
+
+PAPER = Paper(
+    number=3,
+    title="Staleness-aware asynchronous SGD",
+    reference='Zhang, Gupta, Lian, Liu 2016, "Staleness-aware async-SGD for distributed deep '
+    'learning", arXiv:1511.05950',
+    shows="With n-softsync on 30 learners the staleness is about n, and hardly ever above 2n. At "
+    "the learning rate of synchronous training 30-softsync does not converge; with the rate of "
+    "each gradient divided by its staleness it ends about where synchronous training does, at any "
+    "n, and takes less time (CIFAR-10 and ImageNet).",
+    ran="Staleness from the clockwork alone. A ReLU network of 64-64-64-10 on the digits, plain "
+    "SGD, batches of 16, 30 workers in virtual time (0.8 s a clock + an exponential of mean 0.2 "
+    "s), a merge applies the mean of its deltas; 6,000 updates for all, as in "
+    "experiments/staleness_scaling.py. The same rates for every method, each on all seeds; the "
+    "figure and the claims are at the best of BSP, by the median of the last test loss.",
+    measure=measure,
+    claims=(
+        Claim("with equal workers the mean staleness of n-softsync is n, to 10 %", mean_is_n),
+        Claim("with equal workers it is at most 2n", most_is_double),
+        Claim("with an exponential part less than 1 in 10,000 deltas is above 2n", seldom_above),
+        Claim(
+            "at the best rate of BSP 30-softsync does not learn",
+            functools.partial(fails, label="Softsync(30)"),
+        ),
+        Claim("nor does 15-softsync", functools.partial(fails, label="Softsync(15)")),
+        Claim(
+            "1-softsync comes as far as BSP there, as it is",
+            functools.partial(as_good, labels=("Softsync(1)",)),
+        ),
+        *(
+            Claim(
+                f"divided by the staleness {n}-softsync comes as far as BSP, to {CLOSE}",
+                functools.partial(as_good, labels=(f"Softsync({n}){DIVIDED}",)),
+            )
+            for n in TRAINED
+        ),
+        Claim("and all three are sooner in seconds than BSP near its last loss", sooner),
+    ),
+    table=table,
+    draw=draw,
+    height=5.4,
+    notes="",
+)
