@@ -207,4 +207,7 @@ PAPER = Paper(
     table=table,
     draw=draw,
     height=3.0,
+    notes="In these seconds K-sync with K = 8 has not come to its floor, and on a problem that a "
+    "network can fit the noise of asynchronous SGD shows as spread more than as a higher floor. "
+    "The paper compares at one rate, and so do we: no method has a rate of its own.",
 )

@@ -170,7 +170,9 @@ def _draw_bound(axis: Axes, rows: Rows) -> None:
     axis.set_xticks(ticks, [str(each) for each in ticks])
     axis.minorticks_off()
     axis.set(xlabel="R (versions)", ylabel="longest R updates / t(R)", ylim=(0, 1.1))
-    axis.legend(loc="center", bbox_to_anchor=(0.5, 0.72), ncols=2, handletextpad=0.2)
+    axis.legend(
+        loc="center", bbox_to_anchor=(0.5, 0.75), ncols=2, handletextpad=0, columnspacing=0.6
+    )
 
 
 PAPER = Paper(
