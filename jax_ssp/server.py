@@ -322,6 +322,16 @@ def all_finite(tree: Any) -> bool:
     return all(bool(_all_finite(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+def all_zero(tree: Any) -> bool:
+    """Is every number of a delta 0?"""
+    return all(bool(_all_zero(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+@jax.jit
+def _all_zero(leaf: jax.Array) -> jax.Array:
+    return jnp.all(leaf == 0)
+
+
 @jax.jit
 def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(leaf))

@@ -168,7 +168,9 @@ def train(
 
     Returns:
         The final parameters, the tape, and what was measured. A run that was interrupted (once; a
-        second Ctrl-C raises) or whose loss is no longer finite ends whole as well: see `status`.
+        second Ctrl-C raises) or whose loss is no longer finite ends whole as well: see `status`. A
+        bad clock does not end it if nothing of it gets in: if its delta is not finite, and a
+        transform keeps it out, or if it is 0.
 
     Raises:
         ValueError: bad input, before any device computes: the message names field, value, remedy.

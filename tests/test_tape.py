@@ -56,9 +56,12 @@ def tape_of(rows, header=None, complete=False):
 
 
 def exact(tape):
-    """The rows with the types of all messages, which are equal to plain tuples otherwise."""
+    """The rows with the types of all messages, which are equal to plain tuples otherwise.
+
+    Events as text, since a norm that is not a number is not equal to itself.
+    """
     return [
-        (now, type(event), event, [(type(command), command) for command in commands])
+        (now, type(event), repr(event), [(type(command), command) for command in commands])
         for now, event, commands in tape
     ]
 
@@ -70,7 +73,7 @@ def test_a_file_gives_back_the_tape(tmp_path, rows, complete):
     write_tape(tmp_path / "tape.jsonl.gz", tape)
     again = read_tape(tmp_path / "tape.jsonl.gz")
     assert exact(again) == exact(tape) == exact(tape_of(rows))
-    assert list(again) == [(now, event, commands) for now, event, commands in rows]
+    assert [repr(tuple(row)) for row in again] == list(map(repr, rows))
     assert again.header == tape.header
     assert again.complete == complete
     assert len(again) == len(rows)
@@ -186,7 +189,7 @@ def test_what_does_not_begin_with_a_header_is_refused(tmp_path, header):
 def test_an_unknown_format_is_refused(tmp_path):
     header = json.dumps({"format": FORMAT + 1, "bound": 3})
     (tmp_path / "tape").write_bytes(gzip.compress(header.encode() + b"\n"))
-    with pytest.raises(ValueError, match=f"format {FORMAT + 1}; this version reads {FORMAT}"):
+    with pytest.raises(ValueError, match=f"format {FORMAT + 1}; this version reads 1 and {FORMAT}"):
         read_tape(tmp_path / "tape")
 
 

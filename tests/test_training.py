@@ -302,7 +302,7 @@ def test_a_dropped_delta_is_in_schedule_and_history():
     # Worker 1 began its second clock before the last merge.
     assert result.schedule.tolist() == [*ROWS[:3], (1, 1, 2.0, 4.0, 2, -1, 0, 0, 0.0)]
     assert [row["merge_version"] for row in result.history] == [1, 2, 3, -1]
-    assert "3 updates in 3 versions, 1 dropped" in result.summary()
+    assert "3 updates in 3 versions, 1 dropped or cancelled" in result.summary()
 
 
 def test_the_summary_is_for_people():
@@ -310,7 +310,7 @@ def test_the_summary_is_for_people():
     w = float(result.params["w"][0])
     assert result.summary().split("\n") == [
         "SSP(bound=1, adopt='eager') on 2 workers: done",
-        "4 updates in 4 versions, 0 dropped",
+        "4 updates in 4 versions, 0 dropped or cancelled",
         "4 virtual seconds, 75 % of the workers' time computing",
         "staleness: mean 0.75, at most 1",
         f"last evaluation: w {w:.4g}, half 0.5",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.papers import common
 from experiments.papers.dc_asgd_runs import (
@@ -44,10 +46,10 @@ def pairs_at_equal_rates(rows: Rows, label: str) -> tuple[bool, str]:
             learned = [pair for pair in pairs if min(pair) < FAILED]
             below = sum(one < other for one, other in learned)
             won, counted = won + below, counted + len(learned)
-            said.append(f"{below} of {len(learned)}")
-    each = f"by rate {', '.join(said[: len(said) // 2])}; {', '.join(said[len(said) // 2 :])}"
+            if learned:
+                said.append(f"{workers} workers at {rate:g}: {below} of {len(learned)}")
     total = f"lower in {won} of {counted} pairs of which one learns"
-    return won >= 0.75 * counted > 0, f"{total} ({WORKERS[0]}, then {WORKERS[1]} workers, {each})"
+    return won >= 0.75 * counted > 0, f"{total} ({'; '.join(said)})"
 
 
 def beats(rows: Rows, label: str, other: str) -> tuple[bool, str]:
@@ -88,9 +90,12 @@ def adaptive_is_best(rows: Rows) -> tuple[bool, str]:
 
 
 def more_workers_hurt(rows: Rows) -> tuple[bool, str]:
-    """Whether ASGD ends higher with 8 workers than with 4, each at its best rate."""
-    ends = [common.last(at_best(rows, workers), ASGD) for workers in WORKERS]
-    return ends[0] > ends[1], f"{ends[0]:.3f} with {WORKERS[0]}, {ends[1]:.3f} with {WORKERS[1]}"
+    """Whether ASGD ends higher with 8 workers than with 4, each at its best rate, every seed."""
+    owns = [at_best(rows, workers) for workers in WORKERS]
+    ends = [common.last(own, ASGD) for own in owns]
+    above = [one > two for one, two in zip(*(lasts(own, ASGD) for own in owns), strict=True)]
+    said = f"{ends[0]:.3f} with {WORKERS[0]}, {ends[1]:.3f} with {WORKERS[1]}"
+    return all(above), f"{said}, higher for {sum(above)} of {len(above)} seeds"
 
 
 def sooner(rows: Rows, other: str) -> tuple[bool, str]:
@@ -149,25 +154,25 @@ def draw(figure: Figure, rows: Rows) -> None:
         row[1].set_title(f"sequential: to {whole:.0f} s", loc="left")
         for axis in row[:2]:
             axis.set(yscale="log", ylim=(0.04, 3))
-        draw_rates(row[2], rows, workers)
+        draw_rates(row[2], rows, workers, row[0].get_lines())
     legend_below(figure, every)
 
 
-def draw_rates(axis: Axes, rows: Rows, workers: int) -> None:
+def draw_rates(axis: Axes, rows: Rows, workers: int, looks: Iterable[Line2D]) -> None:
     """Where each comes to at every rate, the median over the seeds; cut off at 5."""
-    again: dict[Any, int] = {}
-    for label in LABELS:
-        look = style(label)
-        again[look] = again.get(look, 0) + 1
-        ends = [common.last(of(rows, workers, rate), label) for rate in rates(rows)]
-        fill = "white" if again[look] > 1 else look.color
-        marker = {"marker": "v" if again[look] > 1 else look.marker, "mfc": fill}
-        cut = [min(end, 5.0) for end in ends]
-        axis.plot(rates(rows), cut, color=look.color, ls=look.linestyle, **marker)
+    for look in looks:
+        ends = [common.last(of(rows, workers, rate), str(look.get_label())) for rate in rates(rows)]
+        fill: dict[str, Any] = {"marker": look.get_marker(), "mfc": look.get_markerfacecolor()}
+        line: dict[str, Any] = {
+            "color": look.get_color(),
+            "ls": style(str(look.get_label())).linestyle,
+            **fill,
+        }
+        axis.plot(rates(rows), [min(end, 5.0) for end in ends], **line)
     axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="last test loss")
     axis.set_xticks(rates(rows), [f"{rate:g}" for rate in rates(rows)])
     axis.minorticks_off()
-    axis.set_title("top: diverged", loc="left")
+    axis.set_title("5: diverged", loc="left")
 
 
 PAPER = Paper(
@@ -181,7 +186,7 @@ PAPER = Paper(
     "ImageNet with 16 workers).",
     ran="A ReLU network of 64-64-64-10 on the digits, plain SGD, batches of 16, in virtual time "
     "(0.8 s a clock + an exponential of mean 0.2 s), in which a compensation takes none; settings "
-    "of experiments/delay_compensation.py, as many updates for all (2,400 at size `laptop`, 27 "
+    "of experiments/delay_compensation.py, as many updates for all (3,000: 33 "
     "epochs), no decay of the rate. SSGD applies the mean of a round. The same rates for every "
     "method, each on all seeds; best by the median of the last test loss.",
     measure=measure,
@@ -209,7 +214,10 @@ PAPER = Paper(
             "at equal updates SSGD is behind DC-ASGD (adaptive) for every seed",
             functools.partial(beats, label=ADAPTIVE, other=SSGD),
         ),
-        Claim("ASGD is worse with 8 workers than with 4", more_workers_hurt),
+        Claim(
+            "each at its best rate ASGD is worse with 8 workers than with 4 for every seed",
+            more_workers_hurt,
+        ),
         *(
             Claim(
                 f"DC-ASGD (adaptive) is near the last loss of {label} sooner in seconds than that",
@@ -221,5 +229,12 @@ PAPER = Paper(
     table=table,
     draw=draw,
     height=5.6,
-    notes="",
+    notes="At size `laptop`: with 8 workers at 0.15 adaptive DC-ASGD learns as at its best with "
+    "every seed, ASGD with one of three, so that there the correction makes up for staleness; at "
+    "0.3 nothing stale learns with 8 workers, and adaptive diverges where the others stay at a "
+    "guess. At their best rates most differences are within the range of the seeds, those that "
+    "decide a verdict included. A constant lambda of 0.04 changes little, our squared gradients "
+    "being small. SSGD merges 8 (4) times less often; it bears a higher rate, 0.6, with which it "
+    "is behind by little and no later in seconds, where at 0.1 it is behind all others. Rates are "
+    "chosen and shown on the same seeds; other lambdas are in experiments/README.md.",
 )

@@ -21,10 +21,10 @@ LAMBDAS: dict[str, dict[str, Any]] = {
     CONSTANT: {"lam": 1.0},
     ADAPTIVE: {"lam": 2.0, "adaptive": True},
 }
-UPDATES = {"smoke": 120, "laptop": 2400, "paper": delay_compensation.UPDATES}
+UPDATES = dict.fromkeys(("laptop", "paper"), delay_compensation.UPDATES) | {"smoke": 120}
 RATES: dict[Size, tuple[float, ...]] = {
     "smoke": (0.1,),
-    "laptop": (0.1, 0.15, 0.3, 0.6),
+    "laptop": (0.1, 0.15, 0.3, 0.6, 1.0),
     "paper": (*delay_compensation.RATES, 0.6, 1.0),
 }
 

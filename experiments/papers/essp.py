@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,9 @@ from experiments.papers.essp_runs import (
     bounds,
     counts,
     differential,
+    ends,
     measure,
+    shown,
     staleness,
 )
 from experiments.papers.ssp_runs import needed, of, plot_reached, relative
@@ -27,12 +31,6 @@ from jax_ssp.report.papers import Claim, Paper, Row, Rows
 from jax_ssp.report.plots import draw_curves, legend_below
 
 LOOKS = {"lazy": ("0.65", "s", "--"), "eager": ("0.1", "o", "-")}
-
-
-def ends(rows: Rows, name: str) -> tuple[str, str]:
-    """The labels of the smallest and the largest bound."""
-    every = bounds(rows)
-    return f"{name}({every[0]})", f"{name}({every[-1]})"
 
 
 def fresher(rows: Rows) -> tuple[bool, str]:
@@ -70,34 +68,28 @@ def bound_blind(rows: Rows, delay: str) -> tuple[bool, str]:
     return grown["ESSP"] < grown["SSP"] / 4, said
 
 
-def robust(rows: Rows) -> tuple[bool, str]:
-    """Whether the largest bound costs updates under lazy reads, and hardly any under eager."""
-    said: list[str] = []
-    holds = True
-    for workload in PROBLEMS:
-        cost = {}
-        for name in NAMES.values():
-            small, large = (relative(rows, workload, each, "updates") for each in ends(rows, name))
-            cost[name] = large / small
-        holds &= cost["ESSP"] < 1.1 < cost["SSP"]
-        said.append(f"{workload} lazy {cost['SSP']:.2f}, eager {cost['ESSP']:.2f} times")
-    return holds, "; ".join(said)
+def robust(rows: Rows, one_rate: bool) -> tuple[bool, str]:
+    """Whether the largest bound costs much under lazy reads, and hardly anything under eager ones.
 
-
-def robust_at_one_rate(rows: Rows) -> tuple[bool, str]:
-    """The same of the last objective, at the rate that is best for lazy reads at a small bound."""
+    It costs updates to the level, or, at the rate that is best for lazy reads at the smallest
+    bound, in the last objective.
+    """
     said: list[str] = []
     holds = True
     for workload in PROBLEMS:
         rate = best_rate(rows, workload, ends(rows, "SSP")[0])
         cost = {}
         for name in NAMES.values():
-            small, large = (at_rate(rows, workload, each, rate) for each in ends(rows, name))
-            cost[name] = large / small
+            small, large = (
+                at_rate(rows, workload, each, rate)
+                if one_rate
+                else relative(rows, workload, each, "updates")
+                for each in ends(rows, name)
+            )
+            cost[name] = large / small if small else math.nan
         holds &= cost["ESSP"] < 1.1 < cost["SSP"]
-        said.append(
-            f"{workload} at {rate:g}: lazy {cost['SSP']:.3g}, eager {cost['ESSP']:.3g} times"
-        )
+        at = f" at {rate:g}" if one_rate else ""
+        said.append(f"{workload}{at}: lazy {cost['SSP']:.3g}, eager {cost['ESSP']:.3g} times")
     return holds, "; ".join(said)
 
 
@@ -153,10 +145,6 @@ def draw(figure: Figure, rows: Rows) -> None:
     legend_below(figure, common.curves(of(rows, next(iter(PROBLEMS))), shown(rows)))
 
 
-def shown(rows: Rows) -> list[str]:
-    return ["BSP", *(f"SSP({bound})" for bound in bounds(rows))]
-
-
 def draw_workload(axes: np.ndarray, rows: Rows, workload: str) -> None:
     """Lazy beside eager curves, one colour a bound, and the updates that each bound needs."""
     own = of(rows, workload)
@@ -183,7 +171,7 @@ def draw_workload(axes: np.ndarray, rows: Rows, workload: str) -> None:
     axes[2].set_xticks(range(len(ratios)), [str(bound) for bound in bounds(rows)])
     axes[2].set(xlabel="bound (clocks)", ylabel="updates to the level,\nagainst BSP")
     axes[2].set_title("at the edge: never", loc="left")
-    axes[2].legend(fontsize="x-small", loc="center right")
+    axes[2].legend(fontsize="x-small", loc="lower right")
 
 
 def draw_reads(axis: Axes, rows: Rows, bound: int) -> None:
@@ -223,27 +211,39 @@ PAPER = Paper(
         ),
         Claim(
             "with even clocks only lazy reads grow older with the bound",
-            lambda rows: bound_blind(rows, "even"),
+            functools.partial(bound_blind, delay="even"),
         ),
         Claim(
             "with uneven clocks too (not in the paper) only lazy reads do",
-            lambda rows: bound_blind(rows, "uneven"),
+            functools.partial(bound_blind, delay="uneven"),
         ),
         Claim(
             "from the smallest to the largest bound, lazy reads need more updates, eager no more",
-            robust,
-        ),
-        Claim("at one rate for all the same is so of the last objective", robust_at_one_rate),
-        Claim(
-            "eager reads come to the level in no more updates (within 5 %) at any bound",
-            lambda rows: never_later(rows, "updates"),
+            functools.partial(robust, one_rate=False),
         ),
         Claim(
-            "eager reads come to the level in no more seconds (within 5 %) at any bound",
-            lambda rows: never_later(rows, "seconds"),
+            "at one rate for all the same is so of the last objective",
+            functools.partial(robust, one_rate=True),
+        ),
+        *(
+            Claim(
+                f"eager reads come to the level in no more {axis} (within 5 %) at any bound",
+                functools.partial(never_later, axis=axis),
+            )
+            for axis in ("updates", "seconds")
         ),
     ),
     table=table,
     draw=draw,
     height=6.2,
+    notes="Bounds from 3 on cost eager reads nothing; the claim of updates fails since on logistic "
+    "regression bound 1 is faster still (832 against 1152), at a rate, 4, that is the largest "
+    "tried. Where clocks vary independently workers drift apart, the more the longer a run is, so "
+    "that by the coverage of what is read (the slowest worker decides) eager reads grow older too: "
+    "under uneven clocks, and over 1000 instead of 200 even ones (-5.4 at bound 31, over 11.3 "
+    "differentials, so that the second claim failed there). The updates' mean staleness stays 15 "
+    "versions all the same. A first run, with batches of 8, whose last values are noisier, gave "
+    "ESSP(3) a rate at which it never came to the level, so that the last two claims failed, and "
+    "the claim of updates held; then the batches were made larger, for all methods, the clocks of "
+    "the reads those of the training, and 5 % (an evaluation is 64 updates) allowed.",
 )

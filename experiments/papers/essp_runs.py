@@ -111,6 +111,16 @@ def bounds(rows: Rows) -> list[int]:
     return [int(label[4:-1]) for label in labels if label.startswith("SSP(")]
 
 
+def ends(rows: Rows, name: str) -> tuple[str, str]:
+    """The labels of the smallest and the largest bound."""
+    every = bounds(rows)
+    return f"{name}({every[0]})", f"{name}({every[-1]})"
+
+
+def shown(rows: Rows) -> list[str]:
+    return ["BSP", *(f"SSP({bound})" for bound in bounds(rows))]
+
+
 def counts(rows: Rows, delay: str, label: str) -> np.ndarray:
     """Share of the reads at each differential; entry k is of those at -k."""
     (row,) = [

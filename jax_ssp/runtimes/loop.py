@@ -33,7 +33,7 @@ from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerLost
 from jax_ssp.merging import About
 from jax_ssp.runtimes.base import Observer, Push, World
 from jax_ssp.runtimes.evaluation import Evaluator
-from jax_ssp.server import Server, all_finite
+from jax_ssp.server import Server, all_finite, all_zero
 from jax_ssp.tape import Tape
 
 
@@ -211,9 +211,11 @@ class Loop:
         for observer in self._observers:
             observer.on_clock(row)
         suspect = version >= 0 and not math.isfinite(row.get("loss", 0.0))
-        # A transform may have kept out what was not finite, or the worker's own optimizer.
-        if suspect and self.server is not None and not all_finite(self.server.params):
-            self._end("diverged")
+        if suspect and push is not None and self.server is not None:
+            # By the server's transform, or by the worker's own optimizer, which then sends zeros.
+            kept_out = not all_finite(push.payload) or all_zero(push.payload)
+            if not (kept_out and all_finite(self.server.params)):
+                self._end("diverged")
 
     def _evaluate(self, now: float) -> None:
         assert self._evaluator is not None
