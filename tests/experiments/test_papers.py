@@ -67,6 +67,20 @@ def test_the_gallery_is_up_to_date(tmp_path):
     assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()
 
 
+@everyone
+def test_the_readme_says_how_many_claims_hold(file):
+    paper = paper_of(file)
+    claims = checked(paper, json.loads((RESULTS / f"{file.stem}.json").read_text())["rows"])
+    held = sum(claim["holds"] for claim in claims)
+    (row,) = [
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith(f"| `{file.stem}` |")
+    ]
+    assert f"[{paper.title}](experiments/results/papers/README.md#" in row
+    assert row.endswith(f"| {held} of {len(claims)} |")
+
+
 @pytest.mark.slow
 @everyone
 def test_it_runs_at_size_smoke(file, tmp_path):
