@@ -54,7 +54,13 @@ POLICIES: dict[str, ssp.Policy] = {
     PRINTED: AsPrinted(LOWER, UPPER),
     "ASP": ssp.ASP(),
 }
-TRAINED = ("BSP", "SSP(3)", "SSP(9)", "SSP(15)", OURS, PRINTED, "ASP")
+DRAWN = ("BSP", "SSP(3)", "SSP(9)", "SSP(15)", OURS, PRINTED, "ASP")
+# At size smoke only some bounds.
+TRAINED: dict[Size, tuple[str, ...]] = {
+    "smoke": DRAWN,
+    "laptop": tuple(POLICIES),
+    "paper": tuple(POLICIES),
+}
 
 
 def waits(size: Size, seeds: int) -> list[Row]:
@@ -93,7 +99,7 @@ def measure(size: Size, seeds: int) -> list[Row]:
             label: lambda rate, seed, label=label, setting=setting: made(
                 label, setting, size, rate, seed
             )
-            for label in TRAINED
+            for label in TRAINED[size]
         }
         found = common.swept(methods, RATES[size], seeds, "test_loss")
         rows += [{**row, "setting": setting} for row in found]

@@ -24,19 +24,24 @@ DELAYS = {"root": "1 + √i + |N(0, √i)|", "linear": "i + |N(0, i)|"}
 class Scale:
     """How much is run."""
 
-    workers: tuple[int, ...]  # the last one for all methods, the others for ASP and Ringmaster
+    workers: int
+    crowds: tuple[int, ...]  # other numbers of workers, for ASP and Ringmaster alone
     dimension: int
-    gradients: int  # a run, counted on the largest number of workers
+    gradients: int  # that `workers` compute in a run; crowds have as many seconds
     rates: tuple[float, ...]
     shares: tuple[int, ...]  # R and the batch are workers over these
     clockwork: int  # workers of the check of the update times
 
 
 SCALES: dict[Size, Scale] = {
-    "smoke": Scale((8, 16), 32, 200, (1 / 16,), (4,), 30),
-    "laptop": Scale((16, 64, 256), 1729, 3000, tuple(4.0**-p for p in range(6)), (1, 4, 16), 400),
+    "smoke": Scale(16, (8,), 32, 200, (1 / 16,), (4,), 30),
+    "laptop": Scale(
+        *(256, (16, 64, 1024, 4096), 1729, 3000),
+        *(tuple(4.0**-p for p in range(6)), (1, 4, 16), 4096),
+    ),
     "paper": Scale(
-        (64, 512, 6174), 1729, 10**6, tuple(4.0**-p for p in range(8)), (1, 4, 16, 64, 256), 6174
+        *(6174, (64, 512), 1729, 10**6),
+        *(tuple(4.0**-p for p in range(8)), (1, 4, 16, 64, 256), 6174),
     ),
 }
 
@@ -68,7 +73,7 @@ def updates_within(policy: ssp.Policy, taus: tuple[float, ...], seconds: float) 
 
 def horizon(kind: str, scale: Scale) -> float:
     """The virtual seconds in which all workers together compute that many gradients."""
-    return scale.gradients / sum(1 / tau for tau in unequal(kind, scale.workers[-1], 0))
+    return scale.gradients / sum(1 / tau for tau in unequal(kind, scale.workers, 0))
 
 
 def run_row(
@@ -173,8 +178,8 @@ def measure(size: Size, seeds: int) -> list[Row]:
     rows = update_times(scale.clockwork, seeds)
     for kind in DELAYS:
         for label in (BSP, ASGD, ADAPTIVE, RENNALA, PLAIN, STOPS):
-            rows += tuned(label, kind, scale.workers[-1], scale, seeds)
-    for workers in scale.workers[:-1]:
+            rows += tuned(label, kind, scale.workers, scale, seeds)
+    for workers in scale.crowds:
         for label in (ASGD, PLAIN):
             rows += tuned(label, "root", workers, scale, seeds)
     return rows

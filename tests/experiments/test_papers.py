@@ -3,11 +3,13 @@
 import dataclasses
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from jax_ssp.report.papers import Paper, checked, gallery, redraw, reproduce
+from jax_ssp.report.papers import Paper, checked, gallery, redraw
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "papers"
@@ -84,6 +86,11 @@ def test_the_readme_says_how_many_claims_hold(file):
 @pytest.mark.slow
 @everyone
 def test_it_runs_at_size_smoke(file, tmp_path):
-    content = reproduce(file.stem, paper_of(file), "smoke", 2, tmp_path)
+    """As a user would, in a process without the strict promotion of the tests."""
+    command = "from jax_ssp.cli import main; main()"
+    words = ["reproduce", file.stem, "--size", "smoke", "--seeds", "2", "--folder", tmp_path]
+    subprocess.run([sys.executable, "-c", command, *words], cwd=ROOT, check=True, timeout=300)
+    content = json.loads((tmp_path / f"{file.stem}.json").read_text())
     assert checked(paper_of(file), content["rows"])
     assert (tmp_path / f"{file.stem}.png").stat().st_size > 10_000
+    assert (tmp_path / "README.md").is_file()
