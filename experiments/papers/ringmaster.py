@@ -215,6 +215,7 @@ PAPER = Paper(
     "paper's later (second column). The step size over the staleness begins with an overshoot, "
     "then is the fastest at the milder delays and not at the paper's. Rennala throws most "
     "gradients away. With stops tuning took a smaller R at the paper's delays, and lost a little; "
-    "at equal R and step size stops lose nothing. Not run: the paper's 6174 workers, where "
-    "staleness is 25 times as large.",
+    "at equal R and step size stops lose nothing. With thousands of workers asynchronous SGD falls "
+    "behind, as the paper says (top right); Ringmaster suffers too at 4,096, where the smallest R "
+    "tried, a sixteenth of the workers, is 256. Not run: the paper's delays on its 6174 workers.",
 )
