@@ -236,6 +236,8 @@ class _DeviceWorld(World):
         start = job[0]
         if start.clock in self._cancelled[start.worker]:  # before it was begun
             worker.skip(start.local_steps)
+            if self._delays is not None:
+                self._delays.draw(start)  # so that the next clock gets its own
             self._cancelled[start.worker].remove(start.clock)
             return
         worker.begin(start, job.pop())  # the snapshot is now the worker's alone
