@@ -62,7 +62,7 @@ from jax_ssp.controller.events import (
     WorkerLost,
 )
 from jax_ssp.controller.waiting import WaitingRoom
-from jax_ssp.policies.base import Delta, Policy, Wait, merges_on_arrival
+from jax_ssp.policies.base import Delta, Policy, Wait, in_order, merges_on_arrival
 from jax_ssp.policies.local_steps import Fixed, LocalSteps, as_schedule
 
 
@@ -316,9 +316,8 @@ class Controller:
             record.unread += (clock,)
         self._running -= 1
         self._clocks.advance(clock)
-        if self._told:
-            for listener in self._told:
-                listener.pushed(self, Delta(worker, clock, base), norm)
+        for listener in self._told:
+            listener.pushed(self, Delta(worker, clock, base), norm)
         if self._on_arrival and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             lag = clock + 1 - self._clocks.min
@@ -498,8 +497,7 @@ class Controller:
         if self._waiting and self._timer is not None:
             return
         if self._buffer:
-            left = sorted(self._buffer, key=lambda delta: (delta.clock, delta.worker))
-            self._merge(left, commands)
+            self._merge(in_order(self._buffer), commands)
             if self._timer is not None:
                 self._timer = None
                 commands.append(SetTimer(None))

@@ -9,7 +9,7 @@ in `remembered` fields, which are no part of the config: every run begins with a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -248,8 +248,23 @@ def merges_on_arrival(policy: Policy) -> bool:
 def merge_at_barrier(view: View) -> Decision:
     """Merge once every live worker has pushed; the order is fixed, whoever came first."""
     if view.min_clock > view.coverage:
-        return Decision(merge=sorted(view.buffered, key=lambda delta: (delta.clock, delta.worker)))
+        return Decision(merge=in_order(view.buffered))
     return NOTHING
+
+
+def in_order(deltas: Iterable[Delta]) -> list[Delta]:
+    """By clock, then by worker: the same order whoever came first."""
+    return sorted(deltas, key=lambda delta: (delta.clock, delta.worker))
+
+
+def running(view: View) -> list[int]:
+    """The workers that run a clock."""
+    return [worker for worker in view.workers if view.is_running(worker)]
+
+
+def until_covered(view: View, clock: int) -> bool | Wait:
+    """Let a worker wait until the newest version covers this clock."""
+    return view.coverage >= clock or Wait(coverage=clock)
 
 
 def merge_first(view: View, count: int) -> Decision:

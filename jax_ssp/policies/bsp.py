@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Policy, View, Wait
+from jax_ssp.policies.base import Policy, View, Wait, until_covered
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,4 @@ class BSP(Policy):
         return 0
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        needed = view.clock(worker)
-        return view.coverage >= needed or Wait(coverage=needed)
+        return until_covered(view, view.clock(worker))

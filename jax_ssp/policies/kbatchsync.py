@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import NOTHING, Decision, Policy, View, at_least
+from jax_ssp.policies.base import NOTHING, Decision, Policy, View, at_least, running
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,6 @@ class KBatchSync(Policy):
             return NOTHING
         return Decision(
             merge=tuple(view.buffered),
-            cancel=[worker for worker in view.workers if view.is_running(worker)],
+            cancel=running(view),
             reason=f"the batch of {self.k} is full",
         )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import NOTHING, Decision, Policy, View, Wait, at_least, no_more_than
+from jax_ssp.policies.base import (
+    NOTHING,
+    Decision,
+    Policy,
+    View,
+    Wait,
+    at_least,
+    in_order,
+    no_more_than,
+    running,
+    until_covered,
+)
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,13 @@ class KSync(Policy):
         return self.k
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        needed = view.clock(worker)
-        return view.coverage >= needed or Wait(coverage=needed)
+        return until_covered(view, view.clock(worker))
 
     def ready(self, view: View) -> Decision:
         if len(view.buffered) < self.k:
             return NOTHING
         return Decision(
-            merge=sorted(view.buffered, key=lambda delta: (delta.clock, delta.worker)),
-            cancel=[worker for worker in view.workers if view.is_running(worker)],
+            merge=in_order(view.buffered),
+            cancel=running(view),
             reason=f"{self.k} others were faster",
         )

@@ -14,6 +14,7 @@ from jax_ssp.policies.base import (
     finite,
     no_more_than,
     remembered,
+    running,
     until_merged,
 )
 
@@ -71,7 +72,7 @@ class Quorum(Policy):
         if not self._since:
             self._since.append(view.now)
         deadline = self._since[0] + self.grace
-        if view.now < deadline and any(map(view.is_running, view.workers)):
+        if view.now < deadline and running(view):
             return Decision(wake=deadline)
         self._since.clear()
         return Decision(merge=tuple(view.buffered))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jax_ssp.policies.base import Policy, View, Wait, at_least
+from jax_ssp.policies.base import Policy, View, Wait, at_least, until_covered
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class SSP(Policy):
         return eager + self.bound  # a worker's own clocks since the snapshot that it keeps
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        needed = view.clock(worker) - self.bound
-        return view.coverage >= needed or Wait(needed)
+        return until_covered(view, view.clock(worker) - self.bound)
 
     def adopts(self, view: View, worker: int) -> bool:
         if self.adopt == "eager":

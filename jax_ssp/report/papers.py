@@ -24,7 +24,6 @@ from jax_ssp.report.plots import PAPER, new_figure
 from jax_ssp.report.tables import format_seconds, markdown_table
 
 Size: TypeAlias = Literal["smoke", "laptop", "paper"]
-SIZES: tuple[Size, ...] = ("smoke", "laptop", "paper")
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 GALLERY = "README.md"
@@ -106,7 +105,8 @@ def redraw(name: str, paper: Paper, folder: Path) -> dict[str, Any]:
         figure = new_figure(paper.height)
         paper.draw(figure, content["rows"])
         figure.savefig(folder / f"{name}.png")
-    (folder / f"{name}.md").write_text(_text(name, paper, content))
+    claims = checked(paper, content["rows"])
+    (folder / f"{name}.md").write_text(_text(name, paper, content, claims))
     return content
 
 
@@ -135,7 +135,7 @@ def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
         content = json.loads((folder / f"{name}.json").read_text())
         try:
             claims = checked(paper, content["rows"])
-            parts.append(_text(name, paper, content))
+            parts.append(_text(name, paper, content, claims))
         except (LookupError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{folder / name}.json is of another version of its file ({error!r}); measure it "
@@ -168,17 +168,10 @@ def _anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _text(name: str, paper: Paper, content: Mapping[str, Any]) -> str:
-    claims = checked(paper, content["rows"])
+def _text(name: str, paper: Paper, content: Mapping[str, Any], claims: Sequence[Row]) -> str:
     meta, size, seeds = content["meta"], content["size"], content["seeds"]
     hardware = f"{meta['cores']} cores, {', '.join(meta['devices'])}"
     versions = f"Python {meta['python']}, jax {meta['jax']}, commit {meta['commit']}"
-    table = markdown_table(
-        [
-            {"claim": each["claim"], "holds": each["holds"], "figures": each["figures"]}
-            for each in claims
-        ]
-    )
     notes = f" {paper.notes}" if paper.notes else ""
     return f"""## {paper.title}
 
@@ -192,7 +185,7 @@ def _text(name: str, paper: Paper, content: Mapping[str, Any]) -> str:
 
 *Agreement: {agreement(claims)}.*{notes}
 
-{table}
+{markdown_table(claims)}
 
 Data: [{name}.json]({name}.json), of `jax-ssp reproduce {name} --size {size} --seeds {seeds}`;
 figure and text from it alone: `jax-ssp reproduce {name} --redraw`.

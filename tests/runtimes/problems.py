@@ -31,6 +31,11 @@ STEP = ssp.make_step(loss_fn, optax.sgd(0.05))
 PARAMS = {"w": np.zeros(DIMENSION, np.float32)}
 
 
+def distance(params):
+    """How far parameters are from the answer of the linear problem."""
+    return float(np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION)))
+
+
 def linear(**others):
     """What `train` needs for the linear problem."""
     return {"step": STEP, "params": PARAMS, "data": batches, **others}

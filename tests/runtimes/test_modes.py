@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from problems import DIMENSION, PARAMS, STEP, TOLD, batches, bits, linear, numbers
+from problems import DIMENSION, PARAMS, STEP, TOLD, batches, bits, distance, linear, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
@@ -50,10 +50,6 @@ RUNTIMES = {
     "virtual": ssp.Virtual(4, delays.Exponential()),
     "in batches": ssp.Virtual(4, delays.Exponential(), batch=4),
 }
-
-
-def distance(params):
-    return float(np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION)))
 
 
 # Every mode, policy and runtime meets every other in the quick loop; all three at once in CI.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from problems import DIMENSION, PARAMS, TOLD, batches, bits, linear, loss_fn, numbers
+from problems import DIMENSION, PARAMS, TOLD, batches, bits, distance, linear, loss_fn, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
@@ -31,10 +31,6 @@ FULL = {
     "delta_wire": ssp.compression.Int8(block=4),
     "delta_tx": ssp.mitigations.delay_compensation(0.04, 0.05),
 }
-
-
-def distance(params):
-    return float(np.linalg.norm(np.asarray(params["w"]) - np.arange(DIMENSION)))
 
 
 # On real devices those that do something there which others do not; in CI all.
