@@ -28,7 +28,8 @@ class Sign(Compressor):
     the mean.
 
     A leaf that holds a number that is not finite arrives as NaNs, and so does one of float64 whose
-    mean is beyond float32; other leaves are not touched.
+    mean is beyond float32; other leaves are not touched. A leaf whose numbers are all below
+    :math:`2 n \cdot 1.2 \cdot 10^{-38}` may arrive as zeros, and then stays in the residual.
 
     It is for deltas. A snapshot whose numbers are all of one magnitude is no model to compute with,
     whatever arrives in the mean; compress snapshots by a format with a relative error.
