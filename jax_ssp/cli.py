@@ -1,36 +1,30 @@
 """The command line: `jax-ssp run | replay | verify | reproduce | devices`.
 
-Exit codes: 0 done, 1 a bug or a proof that failed, 2 usage or config, 3 diverged, 130 interrupted.
+Exit codes: 0 done, 1 a bug or a proof that failed, 2 usage or config, 3 diverged, 130 interrupted,
+141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import importlib.util
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
+
+from jax_ssp.config_file import UsageError, imported, parsed, usage_errors
 
 if TYPE_CHECKING:
     from jax_ssp.experiment import Experiment
     from jax_ssp.training import Result
 
-DONE, BUG, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BUG, USAGE, DIVERGED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 _EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
-
-
-class UsageError(Exception):
-    """What the user gave cannot be run; the message says what to change."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _keep_compiled()
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `jax-ssp verify RUN | head`
+        if not own_process:
+            raise
+        code, abrupt = UNREAD, True
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code, abrupt = INTERRUPTED, True
@@ -110,18 +109,8 @@ def _dispatch(argv: list[str]) -> int:
 _ABOUT = "Stale-synchronous parallel training for JAX."
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of `run` that are not the experiment's."""
-
-    workdir: Path | None = None
-    """The run's folder; by default runs/<name>-<time>."""
-    dry_run: bool = False
-    """Compile one clock on each device, print its memory and time, and stop."""
-
-
 def _run(file: Path, overrides: list[str]) -> int:
-    experiments, options = _parsed(file, overrides)
+    experiments, options = parsed(file, overrides)
     if options.dry_run:
         return _dry_run(experiments[0])
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -166,7 +155,7 @@ def _run_one(
     from jax_ssp.report.progress import Progress
 
     print(f"{experiment.name}: building and compiling", file=sys.stderr)
-    with _usage_errors():
+    with usage_errors():
         arguments = experiment.arguments()
         about = {"environment": environment(), "experiment": experiment.describe()}
         run_folder = RunFolder(folder, {**source, **about})
@@ -185,13 +174,13 @@ def _replay(run: Path, file: Path | None) -> int:
     from jax_ssp.runtimes.replay import Replay, TapeMismatch
     from jax_ssp.tape import read_tape
 
-    with _usage_errors():
+    with usage_errors():
         tape = read_tape(_tape_in(run))
         config = json.loads((run / "config.json").read_text())
-    experiments, _ = _parsed(file or Path(config["file"]), config["overrides"])
+    experiments, _ = parsed(file or Path(config["file"]), config["overrides"])
     experiment = experiments[config["index"]]
     _same_experiment(config["experiment"], experiment.describe())
-    with _usage_errors():
+    with usage_errors():
         experiment.runtime.count()  # splits the CPU as the run did, before JAX starts
         arguments = experiment.arguments(Replay(tape))
     try:
@@ -205,7 +194,7 @@ def _replay(run: Path, file: Path | None) -> int:
     if not tape.complete:
         print("the tape breaks off before the end of its run, so there is nothing to compare")
         return DONE
-    with _usage_errors():
+    with usage_errors():
         saved = load_params(run, like=result.params)
     named = jax.tree_util.tree_leaves_with_path(result.params)
     differing = [
@@ -227,7 +216,7 @@ def _verify(run: Path) -> int:
     from jax_ssp.controller import ContractViolation, check_contract
     from jax_ssp.tape import read_tape
 
-    with _usage_errors():
+    with usage_errors():
         tape = read_tape(run if run.is_file() else _tape_in(run))
     try:
         print(check_contract(tape))
@@ -254,14 +243,14 @@ def _reproduce(options: argparse.Namespace) -> int:
     folder = options.folder or options.papers.parent / "results" / "papers"
     for name in names:
         if options.redraw:
-            with _usage_errors():
+            with usage_errors():
                 content = redraw(name, papers[name], folder)
         else:
             print(f"{name}: measuring at size {options.size}", file=sys.stderr)
             content = reproduce(name, papers[name], options.size, options.seeds, folder)
         claims = checked(papers[name], content["rows"])
         print_table(claims, title=f"{papers[name].title}: agreement {agreement(claims)}")
-    with _usage_errors():
+    with usage_errors():
         gallery(papers, folder)
     print(f"gallery: {folder / 'README.md'}")
     return DONE
@@ -275,8 +264,8 @@ def _papers(folder: Path) -> dict[str, Any]:
         raise UsageError(f"there is no folder {folder}; give it by --papers")
     papers: dict[str, Any] = {}
     for file in sorted(folder.glob("[a-z]*.py")):
-        with _usage_errors():
-            paper = getattr(_imported(file), "PAPER", None)
+        with usage_errors():
+            paper = getattr(imported(file), "PAPER", None)
         if isinstance(paper, Paper):
             papers[file.stem] = paper
     return dict(sorted(papers.items(), key=lambda item: item[1].number))
@@ -316,7 +305,7 @@ def _dry_run(experiment: Experiment) -> int:
     from jax_ssp.report.tables import print_table
     from jax_ssp.runtimes.crew import rehearse
 
-    with _usage_errors():
+    with usage_errors():
         arguments = experiment.arguments()
         rows = [
             {
@@ -357,123 +346,5 @@ def _trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
             self.begun = True
 
     begun = Begun()
-    with _usage_errors(unless=lambda: begun.begun):
+    with usage_errors(unless=lambda: begun.begun):
         return train(**arguments, observers=[*observers, begun])
-
-
-def _parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptions]:
-    """The experiments of a config file with the overrides applied to each, and `run`'s options."""
-    import tyro
-
-    from jax_ssp.experiment import Experiment
-
-    bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
-    parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
-    arguments: Any = make_dataclass("arguments", parts, frozen=True)
-    with _usage_errors():
-        module = _loaded(file)
-        configs = module.get_sweep() if hasattr(module, "get_sweep") else [module.get_config()]
-    for config in configs:
-        if not isinstance(config, Experiment):
-            raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
-        with _usage_errors():
-            config.check_parts()
-    about = (module.__doc__ or "").split("\n\n")[0]
-    parsed: list[Any] = []
-    for config in configs:
-        chosen, words = _with_kinds(config, overrides)
-        parsed.append(
-            tyro.cli(
-                arguments,
-                prog=f"jax-ssp run {file}",
-                description=f"{about}\n\n{_KINDS}",
-                default=arguments(chosen, RunOptions()),
-                args=words,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-        )
-    if not parsed:
-        raise UsageError(f"{file}: `get_sweep()` gives no experiments")
-    return [each.experiment for each in parsed], parsed[0].options
-
-
-_KINDS = (
-    "--policy, --local-steps, --server-tx, --delta-tx, --delta-wire, --snapshot-wire and --adopt "
-    "take a name too: --policy KSync puts that policy in place of the file's, at its defaults."
-)
-# What else these may be.
-_PLAIN = {"delta_wire": ("None",), "snapshot_wire": ("None",), "adopt": ("rebase",)}
-
-
-def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
-    """The experiment with the kinds of parts that the overrides name, and the other overrides."""
-    from jax_ssp.experiment import alternatives
-
-    kinds = {f"--{part.replace('_', '-')}": (part, kinds) for part, kinds in alternatives().items()}
-    rest: list[str] = []
-    words = iter(overrides)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag not in kinds:
-            rest.append(word)
-            continue
-        part, named = kinds[flag]
-        value = value if equals else next(words, "")
-        names = {name.lower(): name for name in named}
-        if value.lower() in names:
-            config = replace(config, **{part: named[names[value.lower()]]()})
-        elif value in _PLAIN.get(part, ()) or (part == "local_steps" and value.isdecimal()):
-            rest += [flag, value]
-        else:
-            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
-            hint = f"; did you mean {names[near[0]]}?" if near else ""
-            raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
-    return config, rest
-
-
-def _loaded(file: Path) -> ModuleType:
-    """The module of a config file."""
-    module = _imported(file)
-    if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
-        raise UsageError(
-            f"{file} has no `get_config()`; a config file defines `def get_config() -> "
-            "jax_ssp.Experiment` (or `get_sweep() -> list[Experiment]`)"
-        )
-    return module
-
-
-def _imported(file: Path) -> ModuleType:
-    """The module of a file; what it imports is found from the folder of its package."""
-    if not file.is_file():
-        raise UsageError(f"there is no config file {file}")
-    root = file.resolve().parent
-    while (root / "__init__.py").exists():
-        root = root.parent
-    sys.path.insert(0, str(root))
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _usage_errors(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Turn an error that jax_ssp raises about what it was given into a `UsageError`.
-
-    An error from anywhere else, the user's own code say, keeps its traceback.
-    """
-    try:
-        yield
-    except (ImportError, OSError, SyntaxError) as error:
-        if unless():
-            raise
-        raise UsageError(f"{type(error).__name__}: {error}") from error
-    except (ValueError, TypeError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        ours = Path(__file__).parent in raised_in.parents
-        if unless() or not ours:
-            raise
-        raise UsageError(str(error)) from error

@@ -21,7 +21,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.checkpoint import save_params
-from jax_ssp.cli import BUG, DIVERGED, DONE, INTERRUPTED, USAGE, main
+from jax_ssp.cli import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, main
 from jax_ssp.report.metrics import read_metrics
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -530,6 +530,15 @@ def test_verify_prints_the_report(finished, capsys):
         shown = capsys.readouterr().out
         assert "contract kept: 80 reads checked, bound 3 clocks" in shown
         assert "complete" in shown
+
+
+def test_an_output_that_nobody_reads_any_more_is_no_bug(finished):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-c", COMMAND, "verify", str(finished)]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (UNREAD, "")
 
 
 def test_verify_names_the_clause_that_a_tape_breaks(run, capsys):

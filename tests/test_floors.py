@@ -17,7 +17,7 @@ FLOORS = {
         *("steps", "server", "merging", "tape", "data", "wire", "delays", "checkpoint"),
     ),
     2: ("runtimes",),
-    3: ("training", "experiment", "report"),
+    3: ("training", "experiment", "config_file", "report"),
     4: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -1,0 +1,153 @@
+"""From a config file and the words after it on the command line to experiments.
+
+A config file is imported as a module; tyro types the overrides of its fields, and names such as
+`--policy KSync` put one part in place of another. What is wrong with any of it is a `UsageError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+if TYPE_CHECKING:
+    from jax_ssp.experiment import Experiment
+
+
+class UsageError(Exception):
+    """What the user gave cannot be run; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `run` that are not the experiment's."""
+
+    workdir: Path | None = None
+    """The run's folder; by default runs/<name>-<time>."""
+    dry_run: bool = False
+    """Compile one clock on each device, print its memory and time, and stop."""
+
+
+def parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptions]:
+    """The experiments of a config file with the overrides applied to each, and `run`'s options."""
+    import tyro
+
+    from jax_ssp.experiment import Experiment
+
+    bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
+    parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
+    arguments: Any = make_dataclass("arguments", parts, frozen=True)
+    with usage_errors():
+        module = _loaded(file)
+        configs = module.get_sweep() if hasattr(module, "get_sweep") else [module.get_config()]
+    for config in configs:
+        if not isinstance(config, Experiment):
+            raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
+        with usage_errors():
+            config.check_parts()
+    about = (module.__doc__ or "").split("\n\n")[0]
+    parsed: list[Any] = []
+    for config in configs:
+        chosen, words = _with_kinds(config, overrides)
+        parsed.append(
+            tyro.cli(
+                arguments,
+                prog=f"jax-ssp run {file}",
+                description=f"{about}\n\n{_KINDS}",
+                default=arguments(chosen, RunOptions()),
+                args=words,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+        )
+    if not parsed:
+        raise UsageError(f"{file}: `get_sweep()` gives no experiments")
+    return [each.experiment for each in parsed], parsed[0].options
+
+
+_KINDS = (
+    "--policy, --local-steps, --server-tx, --delta-tx, --delta-wire, --snapshot-wire and --adopt "
+    "take a name too: --policy KSync puts that policy in place of the file's, at its defaults."
+)
+# What else these may be.
+_PLAIN = {"delta_wire": ("None",), "snapshot_wire": ("None",), "adopt": ("rebase",)}
+
+
+def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
+    """The experiment with the kinds of parts that the overrides name, and the other overrides."""
+    from jax_ssp.experiment import alternatives
+
+    kinds = {f"--{part.replace('_', '-')}": (part, kinds) for part, kinds in alternatives().items()}
+    rest: list[str] = []
+    words = iter(overrides)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag not in kinds:
+            rest.append(word)
+            continue
+        part, named = kinds[flag]
+        value = value if equals else next(words, "")
+        names = {name.lower(): name for name in named}
+        if value.lower() in names:
+            config = replace(config, **{part: named[names[value.lower()]]()})
+        elif value in _PLAIN.get(part, ()) or (part == "local_steps" and value.isdecimal()):
+            rest += [flag, value]
+        else:
+            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
+            hint = f"; did you mean {names[near[0]]}?" if near else ""
+            raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
+    return config, rest
+
+
+def _loaded(file: Path) -> ModuleType:
+    """The module of a config file."""
+    module = imported(file)
+    if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
+        raise UsageError(
+            f"{file} has no `get_config()`; a config file defines `def get_config() -> "
+            "jax_ssp.Experiment` (or `get_sweep() -> list[Experiment]`)"
+        )
+    return module
+
+
+def imported(file: Path) -> ModuleType:
+    """The module of a file; what it imports is found from the folder of its package."""
+    if not file.is_file():
+        raise UsageError(f"there is no config file {file}")
+    root = file.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    sys.path.insert(0, str(root))
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def usage_errors(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Turn an error that jax_ssp raises about what it was given into a `UsageError`.
+
+    An error from anywhere else, the user's own code say, keeps its traceback.
+    """
+    try:
+        yield
+    except (ImportError, OSError, SyntaxError) as error:
+        if unless() or isinstance(error, BrokenPipeError):
+            raise
+        raise UsageError(f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        ours = Path(__file__).parent in raised_in.parents
+        if unless() or not ours:
+            raise
+        raise UsageError(str(error)) from error
