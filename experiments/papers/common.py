@@ -36,7 +36,7 @@ def swept(
         tried = {rate: run_row(label, make(rate, 0), rate, metric) for rate in rates}
         for rate, row in tried.items():
             rows.append({"kind": "swept", "label": label, "rate": rate, "last": row["last"]})
-        best = min(tried, key=lambda rate: _finite(tried[rate]["last"]))
+        best = min(tried, key=lambda rate: finite(tried[rate]["last"]))
         rows.append(tried[best])
         rows += [run_row(label, make(best, seed), best, metric) for seed in range(1, seeds)]
     return rows
@@ -77,7 +77,7 @@ def runs(rows: Rows, label: str | None = None) -> list[Mapping[str, Any]]:
 
 def last(rows: Rows, label: str) -> float:
     """The median over the seeds of the last value; infinite where it diverged."""
-    return statistics.median(_finite(row["last"]) for row in runs(rows, label))
+    return statistics.median(finite(row["last"]) for row in runs(rows, label))
 
 
 def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
@@ -94,7 +94,7 @@ def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> floa
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
     """Median and range."""
-    several = [_finite(value) for value in values]
+    several = [finite(value) for value in values]
     low, high = min(several), max(several)
     return f"{statistics.median(several):.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
 
@@ -147,12 +147,13 @@ def draw_both_axes(figure: Figure, rows: Rows, metric: str) -> None:
     legend_below(figure, every)
 
 
-def _finite(value: float | None) -> float:
+def finite(value: float | None) -> float:
+    """A loss as a number; infinite where it diverged."""
     return value if value is not None and math.isfinite(value) else math.inf
 
 
 def _first(row: Mapping[str, Any], level: float, axis: str) -> float:
     reached = (
-        at for at, value in zip(row[axis], row["values"], strict=True) if _finite(value) <= level
+        at for at, value in zip(row[axis], row["values"], strict=True) if finite(value) <= level
     )
     return next(reached, math.inf)

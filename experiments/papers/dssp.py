@@ -173,12 +173,12 @@ PAPER = Paper(
     "beside a GTX 1080 Ti converges faster than BSP and SSP, nearly as fast as ASP (AlexNet and "
     "ResNets on CIFAR; 4 P100 where devices are equal).",
     ran="Waiting at every bound, from the clockwork alone (6,000 updates); an MLP on the digits, "
-    "batches of 64, 1,200 updates, at every bound too, rates 0.05 to 0.4 swept for each (the "
+    "batches of 64, 1,200 updates, at every bound too, rates 0.05 to 0.8 swept for each (the "
     "figure shows some of the curves, the table all). Steps take a log-normal time of median 1 "
     "virtual second and sigma 0.2, 2.5 times that on the slow one of two mixed devices; merging "
     "and sending take none. Our DSSP never passes its upper bound; "
-    "`DSSP as printed` is the paper's Algorithm 1, which asks for another grant when one is used "
-    "up, whatever the lag. Times are to twice the loss that the worst method came to.",
+    "`DSSP as printed` is the paper's Algorithm 1, whose grant of r lets r + 1 clocks pass, and "
+    "which asks for another when one is used up, whatever the lag. Times are to twice the loss that the worst method came to.",
     measure=measure,
     claims=(
         waits_less(EQUAL),

@@ -24,14 +24,18 @@ UPDATES = {"smoke": 200, "laptop": 6000, "paper": 60_000}  # of the clockwork
 TRAINED_UPDATES = {"smoke": 80, "laptop": 1200, "paper": 24_000}
 RATES: dict[Size, tuple[float, ...]] = {
     "smoke": (0.2,),
-    "laptop": (0.05, 0.1, 0.2, 0.4),
-    "paper": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
+    "laptop": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "paper": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
 }
 
 
 @dataclass(frozen=True)
 class AsPrinted(ssp.DSSP):
-    """DSSP as Algorithm 1 of the paper has it: a grant used up is asked for anew, at any lag."""
+    """DSSP as Algorithm 1 of the paper has it.
+
+    A grant of r lets r + 1 clocks pass, since the push that it answers is not counted, and holds
+    whatever the lag; when it is used up another is asked for.
+    """
 
     @property
     def guaranteed_bound(self) -> int | None:
@@ -39,12 +43,11 @@ class AsPrinted(ssp.DSSP):
 
     def admit(self, view: View, worker: int) -> bool | Wait:
         clock = view.clock(worker)
-        if view.coverage >= clock - self.lower:
-            self._granted.pop(worker, None)
+        if clock < self._granted.get(worker, 0) or view.coverage >= clock - self.lower:
             return True
-        if clock >= self._granted.get(worker, 0):
-            self._granted[worker] = clock + self._extra(view, worker)
-        return clock < self._granted[worker] or Wait(coverage=clock - self.lower)
+        extra = self._extra(view, worker)
+        self._granted[worker] = clock + 1 + extra if extra else clock
+        return extra > 0 or Wait(coverage=clock - self.lower)
 
 
 POLICIES: dict[str, ssp.Policy] = {

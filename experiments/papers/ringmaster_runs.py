@@ -14,7 +14,7 @@ import jax_ssp as ssp
 from experiments.workloads.quadratic import Quadratic, unequal
 from jax_ssp.report.papers import Row, Size
 
-ASGD, ADAPTIVE, RENNALA, BSP = "ASP", "ASP, delta / staleness", "Rennala", "BSP"
+ASGD, ADAPTIVE, RENNALA, BSP = "ASP", "ASP, step by delay", "Rennala", "BSP"
 PLAIN, STOPS = "Ringmaster", "Ringmaster, stops"
 POINTS = 200  # of a curve
 DELAYS = {"root": "1 + √i + |N(0, √i)|", "linear": "i + |N(0, i)|"}
@@ -29,7 +29,7 @@ class Scale:
     dimension: int
     gradients: int  # that `workers` compute in a run; crowds have as many seconds
     rates: tuple[float, ...]
-    shares: tuple[int, ...]  # R and the batch are workers over these
+    sizes: tuple[int, ...]  # of R and of the batch; in theory they do not depend on the workers
     clockwork: int  # workers of the check of the update times
 
 
@@ -37,27 +37,26 @@ SCALES: dict[Size, Scale] = {
     "smoke": Scale(16, (8,), 32, 200, (1 / 16,), (4,), 30),
     "laptop": Scale(
         *(256, (16, 64, 1024, 4096), 1729, 3000),
-        *(tuple(4.0**-p for p in range(6)), (1, 4, 16), 4096),
+        *(tuple(4.0**-p for p in range(6)), (16, 64, 256), 4096),
     ),
     "paper": Scale(
         *(6174, (64, 512), 1729, 10**6),
-        *(tuple(4.0**-p for p in range(8)), (1, 4, 16, 64, 256), 6174),
+        *(tuple(4.0**-p for p in range(8)), (16, 64, 256, 1024, 4096), 6174),
     ),
 }
 
 
-def policies(label: str, workers: int, shares: Sequence[int]) -> dict[int, ssp.Policy]:
-    """By R or batch (0 where there is none): what is tried."""
-    several = dict.fromkeys(math.ceil(workers / share) for share in shares)
+def policies(label: str, sizes: Sequence[int]) -> list[ssp.Policy]:
+    """What is tried: with every R or batch, where there is one."""
     match label:
         case "Rennala":
-            return {batch: ssp.Rennala(batch) for batch in several}
+            return [ssp.Rennala(batch) for batch in sizes]
         case "BSP":
-            return {0: ssp.BSP()}
-        case "ASP" | "ASP, delta / staleness":
-            return {0: ssp.ASP()}
+            return [ssp.BSP()]
+        case "ASP" | "ASP, step by delay":
+            return [ssp.ASP()]
         case _:
-            return {r: ssp.Ringmaster(r, stops=label == STOPS) for r in several}
+            return [ssp.Ringmaster(r, stops=label == STOPS) for r in sizes]
 
 
 @functools.cache
@@ -82,7 +81,13 @@ def run_row(
     """One run: the gap of the version that the last worker to start read, over time."""
     taus, seconds = unequal(kind, workers, seed), horizon(kind, scale)
     size = policy.usual_merge(workers)
-    scaled = ssp.configured(ssp.mitigations.scale_by_staleness)
+    # The step size as it is up to a delay of W, then times W / delay: arXiv:2206.07638, 2206.08307.
+    scaled = ssp.configured(
+        ssp.mitigations.scale_by_staleness,
+        exponent=1 / workers,
+        shape="threshold",
+        threshold=workers,
+    )
     result = ssp.Experiment(
         workload=Quadratic(scale.dimension),
         policy=policy,
@@ -129,7 +134,7 @@ def tuned(label: str, kind: str, workers: int, scale: Scale, seeds: int) -> list
         row = run_row(label, policy, rate, kind, workers, scale, 0)
         tried.append((math.inf if row["last"] is None else row["last"], policy, row))
 
-    for policy in policies(label, workers, scale.shares).values():
+    for policy in policies(label, scale.sizes):
         for rate in scale.rates:
             attempt(policy, rate)
     _, policy, best = min(tried, key=lambda each: each[0])

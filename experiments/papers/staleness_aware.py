@@ -57,7 +57,7 @@ def seldom_above(rows: Rows) -> tuple[bool, str]:
     said = (
         f"of the deltas {min(shares):.2g} to {max(shares):.2g} are; the largest {max(most):.1f} n"
     )
-    return max(shares) < 1e-3, said
+    return max(shares) < 1e-4, said
 
 
 def fails(rows: Rows, label: str) -> tuple[bool, str]:
@@ -149,7 +149,7 @@ PAPER = Paper(
     shows="With n-softsync on 30 learners the staleness is about n, and hardly ever above 2n. At "
     "the learning rate of synchronous training 30-softsync does not converge; with the rate of "
     "each gradient divided by its staleness it ends about where synchronous training does, at any "
-    "n, and takes less time (CIFAR-10 and ImageNet).",
+    "n, and takes less time (CIFAR-10, 30 learners, and ImageNet, 18, with a momentum of 0.9).",
     ran="Staleness from the clockwork alone. A ReLU network of 64-64-64-10 on the digits, plain "
     "SGD, batches of 16, 30 workers in virtual time (0.8 s a clock + an exponential of mean 0.2 "
     "s), a merge applies the mean of its deltas; 6,000 updates for all, as in "
@@ -160,7 +160,7 @@ PAPER = Paper(
         Claim("with equal workers the mean staleness of n-softsync is n, to 10 %", mean_is_n),
         Claim("with equal workers it is at most 2n", most_is_double),
         Claim(
-            "with an exponential part it is hardly ever above 2n (1 delta in 1,000)", seldom_above
+            "with an exponential part it is hardly ever above 2n (1 delta in 10,000)", seldom_above
         ),
         Claim(
             "at the best rate of BSP 30-softsync does not learn",

@@ -76,7 +76,8 @@ def delay_compensation(
 
     Reference:
         Zheng et al. 2017, "Asynchronous stochastic gradient descent with delay compensation",
-        arXiv:1609.08326.
+        arXiv:1609.08326. The mean square is one over the deltas of all workers, as there; some
+        implementations keep one a worker.
     """
     check_non_negative("delay_compensation(lam=...)", lam)
     check_positive("delay_compensation(learning_rate=...)", learning_rate)

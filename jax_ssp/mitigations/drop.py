@@ -23,9 +23,9 @@ def drop_stale(
     so in the tape, is a policy's decision (`Ringmaster`). Usually a `delta_tx`.
 
     Args:
-        max_staleness: the largest staleness τ (versions) that is applied. The default is far above
-            the mean staleness of a few workers, (W − 1) / 2 when merging on arrival; raise it with
-            the number of workers, or what is usual is dropped.
+        max_staleness: the largest staleness τ (versions) that is applied. The default is above
+            the mean staleness of a few workers, W − 1 when merging on arrival; raise it with the
+            number of workers, or what is usual is dropped.
         inner: the transform that fresh deltas pass through, with all extra arguments; by default
             `optax.identity()`.
 

@@ -47,7 +47,10 @@ def scale_by_gap(
     linearly with the gap, and is 1 + τ after τ equal steps in one direction, less if they cancel
     each other. Where C is 0, so is Δ, and G is 1.
 
-    Usually a `delta_tx`, on a server that merges on arrival.
+    Usually a `delta_tx`, on a server that merges on arrival. Where its `server_tx` has a momentum
+    β, a server step is up to 1 / (1 − β) times as large as a delta; give `weight` as that multiple
+    of the server's, or gaps are overrated. When learning rates decay, C follows within 1 / (1 − d)
+    deltas; authors' code takes the largest rate so far instead, so that late penalties fade.
 
     Args:
         decay: d, of the moving mean over deltas; 0 takes the delta at hand alone.

@@ -12,7 +12,7 @@ from jax_ssp.policies.base import Delta, Policy, View, Wait, at_least, remembere
 class DSSP(Policy):
     """SSP at the bound `lower`; the fastest worker may go on to `upper` where that saves waiting.
 
-    A worker that reaches the lower bound, and is ahead of all, is granted r more clocks: r, from 0
+    A worker that reaches the lower bound, and that none is ahead of, is granted r more clocks: r, from 0
     to upper - lower, is where its next pushes come closest in time to a push of the slowest worker,
     both predicted from the intervals of their last two (see `extra_clocks`). When they are used up
     it waits until the slowest is back within the lower bound; what is left of a grant by then is
@@ -32,8 +32,9 @@ class DSSP(Policy):
 
     Reference:
         Zhao, An, Liu, Chen 2019, "Dynamic stale synchronous parallel distributed training for deep
-        learning", arXiv:1908.11848. It asks its controller again when the grant is used up, with
-        which the upper bound could be passed; here it is not.
+        learning", arXiv:1908.11848. Its Algorithm 1 asks its controller again when a grant is used
+        up, by which the upper bound could be passed; lets r + 1 clocks pass for a grant of r, where
+        the controller's prediction is about r; and never voids what is left of one.
     """
 
     lower: int = 1

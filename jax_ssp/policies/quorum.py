@@ -41,7 +41,8 @@ class Quorum(Policy):
 
     Reference:
         Liu, Chhaparia, Douillard et al. 2024, "Asynchronous local-SGD training for language
-        modeling", arXiv:2401.09135 (a grace period after the first, so K = 1); Douillard et al.
+        modeling", arXiv:2401.09135 (a grace period after the first, so K = 1, in which each delta
+        is a server step of its own; here all of a window are one); Douillard et al.
         2026, "Decoupled DiLoCo for resilient distributed pre-training", arXiv:2604.21428 (a quorum,
         and a window that adapts itself, where this one is fixed).
     """

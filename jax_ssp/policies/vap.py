@@ -30,8 +30,10 @@ class VAP(Policy):
         True
 
     Reference:
-        Dai, Kumar, Wei, Ho, Gibson, Xing 2015, "High-performance distributed ML at scale through
-        parameter server consistency models", arXiv:1410.8043. There the limit falls with
+        Wei, Dai, Kumar, Zheng, Ho, Xing 2013, "Consistent bounded-asynchronous parameter servers
+        for distributed ML", arXiv:1312.7869; Dai, Kumar, Wei, Ho, Gibson, Xing 2015,
+        "High-performance distributed ML at scale through parameter server consistency models",
+        arXiv:1410.8043. There each number is bounded by itself, and the limit falls with
         1 / sqrt(t); here it is constant, and deltas themselves become smaller.
     """
 

@@ -238,7 +238,7 @@ def ringmaster_stops(cluster, versions, delay):
 
 
 def rennala(cluster, versions, batch):
-    """Tyurin, Richtarik 2023, Algorithm 1: gradients of an earlier iteration are ignored."""
+    """Tyurin, Richtarik 2023, Method 4: gradients of an earlier iteration are ignored."""
     taken = []
     while cluster.version < versions:
         delta = cluster.wait()

@@ -1,0 +1,124 @@
+"""What is run for K-sync and K-async SGD: the clockwork alone, and training on two problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax_ssp as ssp
+from experiments.papers import common
+from experiments.workloads.classical import LogisticRegression
+from experiments.workloads.digits import DigitsMLP
+from jax_ssp.report.papers import Row, Size
+
+WORKERS = 8
+KINDS: dict[str, Any] = {
+    "KSync": ssp.KSync,
+    "KBatchSync": ssp.KBatchSync,
+    "KAsync": ssp.KAsync,
+    "KBatchAsync": ssp.KBatchAsync,
+}
+DELAYS: dict[str, Any] = {
+    "exponential": ssp.delays.Exponential(mean=1.0),
+    "shifted exponential": ssp.delays.ShiftedExponential(shift=1.0, mean=1.0),
+}
+TRAINED: dict[str, Any] = {
+    "KSync(8)": ssp.KSync(8),
+    "KSync(4)": ssp.KSync(4),
+    "KBatchSync(4)": ssp.KBatchSync(4),
+    "KAsync(4)": ssp.KAsync(4),
+    "KBatchAsync(4)": ssp.KBatchAsync(4),
+    "KAsync(1)": ssp.KAsync(1),
+}
+ITERATIONS = {"smoke": 500, "laptop": 4000, "paper": 40_000}
+SECONDS = {"smoke": 40, "laptop": 800, "paper": 8000}  # virtual, of the training
+POINTS = 80  # of a curve
+
+
+class Problem(NamedTuple):
+    """What is trained, by which metric, at which learning rates."""
+
+    workload: Callable[[float], ssp.Workload]
+    metric: str
+    rates: dict[Size, tuple[float, ...]]
+
+
+PROBLEMS = {
+    "logistic regression": Problem(
+        lambda rate: LogisticRegression(penalty=0.01, batch_size=4, learning_rate=rate),
+        "objective",
+        {"smoke": (0.3,), "laptop": (0.1, 0.3, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)},
+    ),
+    "MLP": Problem(
+        lambda rate: DigitsMLP(batch_size=4, learning_rate=rate),
+        "test_loss",
+        {"smoke": (0.1,), "laptop": (0.03, 0.1, 0.3), "paper": (0.01, 0.03, 0.1, 0.3)},
+    ),
+}
+
+
+def expected(kind: str, k: int) -> float:
+    """Seconds an iteration by the paper's formulas, for exponential delays of mean 1."""
+    if kind in ("KSync", "KAsync"):  # the k-th order statistic: who has pushed does not run
+        return sum(1 / j for j in range(WORKERS - k + 1, WORKERS + 1))
+    return k / WORKERS  # memoryless: k events of a Poisson process of rate WORKERS
+
+
+def runtimes(size: Size, seeds: int) -> list[Row]:
+    """Seconds an iteration of every kind at every K, from the clockwork alone."""
+    rows: list[Row] = []
+    for delay, model in DELAYS.items():
+        for kind, policy in KINDS.items():
+            for k in range(1, WORKERS + 1):
+                measured: list[float] = []
+                for seed in range(seeds):
+                    runtime = ssp.Virtual(WORKERS, model, seed, compute=False)
+                    updates = ITERATIONS[size] * k
+                    run = ssp.train(policy=policy(k), runtime=runtime, max_updates=updates)
+                    measured.append(run.seconds / run.version)
+                formula = expected(kind, k) if delay == "exponential" else None
+                about = {"kind": "runtime", "delay": delay, "policy": kind, "k": k}
+                rows.append({**about, "seconds": measured, "formula": formula})
+    return rows
+
+
+def trained(name: str, label: str, rate: float, size: Size, seed: int) -> Row:
+    """One run of as many virtual seconds as all others."""
+    problem, policy = PROBLEMS[name], TRAINED[label]
+    merges = SECONDS[size] / expected(type(policy).__name__, policy.k)
+    made = ssp.Experiment(
+        workload=problem.workload(rate),
+        policy=policy,
+        runtime=ssp.Virtual(WORKERS, DELAYS["exponential"], seed),
+        weight="merged",  # the mean over the K of an iteration
+        max_updates=round(merges * policy.k),
+        eval_every=max(1, round(merges * policy.k / WORKERS / POINTS)),
+        seed=seed,
+    )
+    return {**common.run_row(label, made, rate, problem.metric), "problem": name}
+
+
+def common_rate(rows: list[Row]) -> float:
+    """The largest rate at which every method ends below where it began, on seed 0."""
+
+    def good(row: Row) -> bool:
+        return common.finite(row["last"]) < row["values"][0]
+
+    rates = {row["rate"] for row in rows}
+    fine = [r for r in rates if all(good(row) for row in rows if row["rate"] == r)]
+    return max(fine, default=min(rates))
+
+
+def measure(size: Size, seeds: int) -> list[Row]:
+    """All rates on seed 0; the one that is common to all methods on the other seeds too."""
+    rows = runtimes(size, seeds)
+    for name, problem in PROBLEMS.items():
+        swept = [
+            trained(name, label, rate, size, 0) for rate in problem.rates[size] for label in TRAINED
+        ]
+        rate = common_rate(swept)
+        again = [
+            trained(name, label, rate, size, seed) for label in TRAINED for seed in range(1, seeds)
+        ]
+        rows += [{**row, "common": row["rate"] == rate} for row in swept + again]
+    return rows
