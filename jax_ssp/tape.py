@@ -8,8 +8,8 @@ garbage collection, so that recording n of them would cost n squared; and to pac
 less than one by one. (What is packed is made and read by this process alone; what is read from
 files is JSON.)
 In a file (`tape.jsonl.gz`) the first line is the header, each further line is one row
-`[now, event, commands]`, and the last line, `{"end": ...}`, says that the tape is complete. A file
-that breaks off is readable up to there.
+`[now, event, commands]`, and the last line, `{"end": ..., "params": ...}`, says that the tape is
+complete, and what the run came to. A file that breaks off is readable up to there.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Tape:
     Attributes:
         header: as given.
         complete: whether the run came to its end.
+        params: the fingerprint of the parameters it came to; None if it is not complete, or if
+            nothing was computed.
 
     Example:
         >>> from jax_ssp.controller import WorkerJoined
@@ -75,6 +77,7 @@ class Tape:
     def __init__(self, header: Mapping[str, Any]) -> None:
         self.header: dict[str, Any] = json.loads(json.dumps(dict(header)))
         self.complete = False
+        self.params: str | None = None
         self._packed: list[bytes] = []  # _PACK rows in each
         self._rows: list[list[Any]] = []  # the last ones, fewer than that
 
@@ -126,6 +129,7 @@ class Tape:
             if row.get("end") != len(self):
                 raise ValueError(f"the tape has {len(self)} rows, its end says {row.get('end')}")
             self.complete = True
+            self.params = row.get("params")
             return
         now, event, commands = row
         self.append(float(now), _message(event), [_message(command) for command in commands])
@@ -189,7 +193,8 @@ class TapeWriter:
         """Write the rest, and the end if the run came to it."""
         self.flush()
         if self._tape.complete:
-            self._file.write(json.dumps({"end": len(self._tape)}) + "\n")
+            end = {"end": len(self._tape), "params": self._tape.params}
+            self._file.write(json.dumps(end) + "\n")
         self._file.close()
 
 

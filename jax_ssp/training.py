@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -37,7 +38,8 @@ class Result:
         params: the last version's parameters; None if nothing was computed.
         tape: the record from which the run can be replayed and its contract checked.
         history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
-            merge_version` (-1: dropped), `staleness, lag, updates` and the clock's metrics.
+            merge_version` (-1: dropped), `staleness, lag, updates` and the clock's metrics. Clocks
+            that were cancelled, or computed nothing, have none; they are in `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
         evaluations: one row an evaluation: `version, updates, time` (seconds) and the metrics.
         status: "done", "target", "stopped", "interrupted" or "diverged".
@@ -194,9 +196,17 @@ def train(
     began = time.perf_counter()
     policy = SSP() if policy is None else policy
     runtime = Devices() if runtime is None else runtime
+    num_clocks = _integer("num_clocks", num_clocks)
+    max_updates = _integer("max_updates", max_updates)
+    eval_every = _integer("eval_every", eval_every)
     _check_arguments(policy, runtime, num_clocks, max_updates, eval_every, evaluate, target)
     schedule = as_schedule(local_steps)
-    _check_integers(overlap=overlap, seed=seed)
+    overlap, seed = _integer("overlap", overlap), _integer("seed", seed)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be from 0 to 2**32 - 1, got {seed}.")
+    several = isinstance(observers, Sequence)
+    if not several or not all(isinstance(each, Observer) for each in observers):
+        raise TypeError(f"`observers` must be a list of `ssp.Observer`s, got {observers!r}.")
     _check_exchange(overlap, max(schedule.usual), adopt, delta_wire, snapshot_wire)
     controller = Controller(
         policy,
@@ -336,7 +346,6 @@ def _check_arguments(
         raise TypeError(f"`policy` must be a Policy such as `ssp.SSP(bound=3)`, got {policy!r}.")
     if not isinstance(runtime, Runtime):
         raise TypeError(f"`runtime` must be a Runtime such as `ssp.Devices()`, got {runtime!r}.")
-    _check_integers(num_clocks=num_clocks, max_updates=max_updates, eval_every=eval_every)
     if num_clocks is None and max_updates is None:
         raise ValueError("give `num_clocks` or `max_updates` (or both), so that the run can end.")
     if eval_every is not None and eval_every < 1:
@@ -370,7 +379,10 @@ def _check_exchange(
         )
 
 
-def _check_integers(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+def _integer(name: str, value: Any) -> Any:
+    """An integer of any library as one of Python; None stays."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+    return operator.index(value)

@@ -117,6 +117,8 @@ BAD_VALUES = {
         {"step": Misfit({"v": np.zeros(2, np.float32)})},
         rf"no leaf for {W}; it has delta\['v'\] instead",
     ),
+    "seed below": ({"seed": -1}, r"`seed` must be from 0 to 2\*\*32 - 1, got -1"),
+    "seed above": ({"seed": 2**32}, r"`seed` must be from 0 to 2\*\*32 - 1, got 4294967296"),
 }
 BAD_TYPES = {
     "policy class": ({"policy": ssp.SSP}, r"`policy` must be a Policy such as `ssp.SSP\(bound=3\)"),
@@ -129,6 +131,8 @@ BAD_TYPES = {
         "`local_steps` must be an integer, .*, got True",
     ),
     "seed": ({"seed": 0.5}, r"`seed` must be an integer, got 0\.5\."),
+    "observer": ({"observers": ssp.Observer()}, "`observers` must be a list of `ssp.Observer`s"),
+    "observers": ({"observers": [ssp.Observer]}, "`observers` must be a list of `ssp.Observer`s"),
     "data": ({"data": [1, 2]}, r"`train\(data=...\)` must be a function worker -> batches, got"),
     "no batches": (
         {"data": lambda worker: 3},

@@ -178,7 +178,8 @@ PAPER = Paper(
     "virtual second and sigma 0.2, 2.5 times that on the slow one of two mixed devices; merging "
     "and sending take none. Our DSSP never passes its upper bound; "
     "`DSSP as printed` is the paper's Algorithm 1, whose grant of r lets r + 1 clocks pass, and "
-    "which asks for another when one is used up, whatever the lag. Times are to twice the loss that the worst method came to.",
+    "which asks for another when one is used up, whatever the lag. Times are to twice the loss "
+    "that the worst method came to.",
     measure=measure,
     claims=(
         waits_less(EQUAL),

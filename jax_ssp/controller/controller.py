@@ -27,7 +27,8 @@ The rules, in order, for every event:
    more, what is left in the buffer is merged as one version.
 5. *Stay alive.* If somebody still has clocks to do, then some worker runs or a timer is set. Where
    all wait for more deltas than can come any more, what is buffered is merged as one version; a
-   policy that still lets nobody run is stopped with an error rather than left to hang.
+   policy that still lets nobody run is stopped with an error rather than left to hang, and so is
+   one that sets no timer and settles nothing however much is buffered.
 
 An illegal event raises `ProtocolError` and changes nothing.
 """
@@ -62,7 +63,7 @@ from jax_ssp.controller.events import (
     WorkerLost,
 )
 from jax_ssp.controller.waiting import WaitingRoom
-from jax_ssp.policies.base import Delta, Policy, Wait, in_order, merges_on_arrival
+from jax_ssp.policies.base import Decision, Delta, Policy, Wait, in_order, merges_on_arrival
 from jax_ssp.policies.local_steps import Fixed, LocalSteps, as_schedule
 
 
@@ -76,6 +77,8 @@ class Phase(enum.Enum):
 
 # The enum's members, without the look-up that each use of them would cost.
 _WAITING, _RUNNING, _FINISHED = Phase.WAITING, Phase.RUNNING, Phase.FINISHED
+
+_FAR_TOO_MANY = 64  # times what a policy usually merges, left in the buffer
 
 # Makes a NamedTuple of a tuple of its fields in half the time that calling its class takes.
 _new = cast("Callable[[type[Any], tuple[Any, ...]], Any]", tuple.__new__)
@@ -335,7 +338,10 @@ class Controller:
         wake: float | None = None
         cancelled: list[_Worker] = []
         while self._buffer and not self._full:
-            merge, drop, reason, wake, cancel = self.policy.ready(self)
+            decision: Any = self.policy.ready(self)
+            if not isinstance(decision, Decision):
+                raise PolicyError(f"{self.policy} gives {decision!r}, not a `Decision`.")
+            merge, drop, reason, wake, cancel = decision
             before = len(self._buffer)
             if drop:
                 self._drop(drop, reason, commands)
@@ -344,6 +350,8 @@ class Controller:
             for worker in cancel:
                 cancelled.append(self._cancel(worker, reason, commands))
             if len(self._buffer) == before:
+                if before > _FAR_TOO_MANY and wake is None:
+                    self._check_not_stuck()
                 break
         if self._full:
             self._drop(tuple(self._buffer), "the run has ended by max_updates", commands)
@@ -355,12 +363,21 @@ class Controller:
             commands.append(SetTimer(self._timer))
         return cancelled
 
+    def _check_not_stuck(self) -> None:
+        """A run that merges nothing would never come to its `max_updates`, and fill the memory."""
+        usual = max(self.policy.usual_merge(self.num_workers), self.num_workers, 1)
+        if len(self._buffer) > _FAR_TOO_MANY * usual:
+            raise PolicyError(
+                f"{self.policy} settles none of {len(self._buffer)} buffered deltas, where "
+                f"{usual} are usual. If it is to merge so many, let its `usual_merge` say so."
+            )
+
     def _merge(self, deltas: Sequence[Delta], commands: list[Command]) -> None:
         merged: list[Merged] = []
         lost: set[_Worker] = set()
         for delta in deltas:
-            worker, clock, base = delta
             owner = self._take_out(delta)
+            worker, clock, base = delta
             lag = 0
             if self._workers.get(worker) is owner:
                 lag = owner.clock - self._clocks.min

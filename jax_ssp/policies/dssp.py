@@ -12,12 +12,12 @@ from jax_ssp.policies.base import Delta, Policy, View, Wait, at_least, remembere
 class DSSP(Policy):
     """SSP at the bound `lower`; the fastest worker may go on to `upper` where that saves waiting.
 
-    A worker that reaches the lower bound, and that none is ahead of, is granted r more clocks: r, from 0
-    to upper - lower, is where its next pushes come closest in time to a push of the slowest worker,
-    both predicted from the intervals of their last two (see `extra_clocks`). When they are used up
-    it waits until the slowest is back within the lower bound; what is left of a grant by then is
-    void. Of several slowest workers the one counts whose push is predicted last. Merging is on
-    arrival.
+    A worker that reaches the lower bound, with none ahead of it, is granted r more clocks: r, from
+    0 to upper - lower, is where its next pushes come closest in time to a push of the slowest
+    worker, both predicted from the intervals of their last two (see `extra_clocks`). When they are
+    used up it waits until the slowest is back within the lower bound; what is left of a grant by
+    then is void. Of several slowest workers the one counts whose push is predicted last. Merging is
+    on arrival.
 
     Args:
         lower: s_L, the bound everybody has (clocks).

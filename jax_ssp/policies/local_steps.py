@@ -6,9 +6,10 @@ its own. In `train`, `local_steps=4` is `local_steps=Fixed(4)`.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, SupportsIndex
 
 from jax_ssp.policies.base import Delta, View, at_least, begun, remembered
 
@@ -77,14 +78,15 @@ def as_schedule(local_steps: object) -> LocalSteps:
     """
     if isinstance(local_steps, LocalSteps):
         return local_steps
-    if isinstance(local_steps, bool) or not isinstance(local_steps, int):
+    if isinstance(local_steps, bool) or not isinstance(local_steps, SupportsIndex):
         raise TypeError(
             f"`local_steps` must be an integer, or a schedule such as `ssp.DyLU(h=8)`, got "
             f"{local_steps!r}."
         )
-    if local_steps < 1:
-        raise ValueError(f"`local_steps` must be at least 1, got {local_steps}.")
-    return Fixed(local_steps)
+    steps = operator.index(local_steps)
+    if steps < 1:
+        raise ValueError(f"`local_steps` must be at least 1, got {steps}.")
+    return Fixed(steps)
 
 
 @dataclass(frozen=True)

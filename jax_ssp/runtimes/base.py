@@ -142,6 +142,9 @@ class World(ABC):
     def answered(self, commands: Sequence[Command]) -> None:
         """What the controller answered to the event reported last."""
 
+    def came_to(self, params: str) -> None:
+        """The run is complete, and this is the fingerprint of its last parameters."""
+
     def post(self, evaluation: Future[Any]) -> None:
         """Have a finished evaluation reported; only asked of a world that `evaluates_aside`."""
         raise NotImplementedError

@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+
 from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import (
     Cancel,
@@ -32,6 +34,7 @@ from jax_ssp.controller.commands import (
 from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerLost
 from jax_ssp.merging import About
 from jax_ssp.runtimes.base import Observer, Push, World
+from jax_ssp.runtimes.crew import digest
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.server import Server, all_finite, all_zero
 from jax_ssp.tape import Tape
@@ -92,6 +95,9 @@ class Loop:
                 self.take(*message)
             self._over = True
             self._evaluate_last()
+        if self.server is not None and self.tape.complete:
+            self.tape.params = digest(*jax.tree.leaves(self.server.params))
+            self.world.came_to(self.tape.params)
         self.status = self._final_status()
 
     def take(self, what: Event | Future[Any], push: Push | None = None) -> bool:

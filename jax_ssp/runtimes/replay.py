@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ class Replay(Runtime):
     Raises:
         ValueError: `train` raises it if the devices of the recording are not here.
         TapeMismatch: `train` raises it if the experiment differs from the recorded one, saying in
-            what, or if the controller answers otherwise than it did.
+            what; if the controller answers otherwise than it did; or if the parameters at the end
+            are others, since `data` gave other batches.
     """
 
     tape: Tape
@@ -66,7 +67,7 @@ class Replay(Runtime):
         return [device_at(*place, who) for place in self.tape.header[places]]
 
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
-        return _ReplayWorld(iter(self.tape), workers, self.batch)
+        return _ReplayWorld(self.tape, workers, self.batch)
 
     def check(self, header: Mapping[str, Any]) -> None:
         recorded, here = self.tape.header["experiment"], header["experiment"]
@@ -82,8 +83,9 @@ class Replay(Runtime):
 class _ReplayWorld(World):
     decides = False
 
-    def __init__(self, entries: Iterator[Entry], workers: Sequence[Worker], batch: int) -> None:
-        self._entries = entries
+    def __init__(self, tape: Tape, workers: Sequence[Worker], batch: int) -> None:
+        self._tape = tape
+        self._entries = iter(tape)
         self._computing = Deferred(workers, batch) if workers else None
         self._entry: Entry | None = None
         self._running: set[int] = set()
@@ -125,6 +127,14 @@ class _ReplayWorld(World):
                 self._differs(recorded, here)
         if len(self._entry.commands) != len(commands):
             self._differs(self._entry.commands, list(commands))
+
+    def came_to(self, params: str) -> None:
+        if self._tape.params not in (None, params):
+            raise TapeMismatch(
+                "every event was repeated, but the parameters at the end are not those of the "
+                "recording: some batch was another one. `data(worker)` must give a worker the same "
+                "batches each time, whatever the others draw."
+            )
 
     def _differs(self, recorded: object, here: object) -> None:
         assert self._entry is not None

@@ -197,6 +197,8 @@ def latest_first(view):
         (misbehaves(admit=lambda view, worker: Wait(coverage=0))(), "coverage 0, which is there"),
         (misbehaves(admit=lambda view, worker: Wait(version=0))(), "version 0, which is there"),
         (misbehaves(local_steps=lambda view, worker: 0)(), "gives worker 0 0 local steps"),
+        (misbehaves(ready=lambda view: None)(), "gives None, not a `Decision`"),
+        (merges((0, 0)), r"settles \(0, 0\), which is not buffered"),
         (merges(Delta(3, 0, 0)), r"settles Delta\(worker=3.*not buffered"),
         (merges(Delta(0, 0, 0), Delta(0, 0, 0)), "not buffered"),
         (misbehaves(ready=latest_first)(), r"settles Delta\(worker=0, clock=1.*before an earlier"),
@@ -212,6 +214,34 @@ def test_an_illegal_decision_stops_the_run(policy, message):
         controller.handle(WorkerJoined(0), 0.0)
         controller.handle(DeltaReady(0, 0, 0), 1.0)
         controller.handle(DeltaReady(0, 1, 0), 2.0)
+
+
+@pytest.mark.parametrize("usual", [1, 9])
+def test_a_policy_that_never_settles_anything_is_stopped(usual):
+    class Hoards(Policy):
+        def ready(self, view):
+            return Decision()
+
+        def usual_merge(self, num_workers):
+            return usual
+
+    most = 64 * max(usual, 2)
+    run = Run(Hoards(), workers=2)
+    for count in range(most):
+        assert run.finish(count % 2)
+    with pytest.raises(PolicyError, match=f"settles none of {most + 1} buffered deltas"):
+        run.finish(0)
+
+
+def test_a_policy_that_waits_for_its_timer_may_hoard():
+    class Sleeps(Policy):
+        def ready(self, view):
+            return Decision(wake=1e6)
+
+    run = Run(Sleeps(), workers=1)
+    for _ in range(200):
+        run.finish(0)
+    assert len(run.controller.buffered) == 200
 
 
 @pytest.mark.parametrize("name", ["local_steps", "num_clocks", "max_updates"])

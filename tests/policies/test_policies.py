@@ -4,6 +4,7 @@ import dataclasses
 import heapq
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from jax_ssp.controller import (
     WorkerJoined,
     WorkerLost,
 )
-from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Policy, Wait
+from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Policy, Quorum, Wait, as_schedule
 
 QUICK = settings(deadline=None)
 
@@ -46,6 +47,16 @@ def test_no_policy_is_in_the_table_twice():
     assert len({kind.__name__ for kind in ALL_POLICIES}) == len(ALL_POLICIES)
 
 
+def test_numbers_of_numpy_are_as_good_as_pythons():
+    policy = SSP(np.int64(2))
+    assert policy == SSP(2)
+    assert type(policy.bound) is int
+    quorum = Quorum(np.int32(2), np.float32(0.5))
+    assert (type(quorum.k), type(quorum.grace)) == (int, float)
+    assert quorum == Quorum(2, 0.5)
+    assert type(as_schedule(np.int64(4)).h) is int
+
+
 @pytest.mark.parametrize(
     ("policy", "bound"),
     [(ASP(), None), (BSP(), 0), (SSP(), 3), (SSP(0), 0), (SSP(7), 7), (SSP(2, "lazy"), 2)],
@@ -60,6 +71,7 @@ def test_guaranteed_bound(policy, bound):
     [
         ({"bound": -1}, ValueError, r"`SSP\(bound=...\)` must be non-negative, got -1\."),
         ({"bound": 1.5}, TypeError, r"`SSP\(bound=...\)` must be an integer, got 1\.5\."),
+        ({"bound": np.float64(2)}, TypeError, r"`SSP\(bound=...\)` must be an integer, got"),
         ({"bound": True}, TypeError, r"`SSP\(bound=...\)` must be an integer, got True\."),
         ({"adopt": "x"}, ValueError, r"`SSP\(adopt=...\)` must be \"eager\" or \"lazy\", got 'x'"),
     ],

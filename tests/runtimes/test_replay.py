@@ -158,6 +158,35 @@ def test_a_tape_read_back_from_its_file_replays(tmp_path):
     assert_same(ssp.train(runtime=ssp.Replay(tape), **spec), result)
 
 
+class Common:
+    """Batches that all workers draw from one source, each with an iterator of its own."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, worker):
+        yield next(batches(worker))  # the first is what a replay is compared by at once
+        while True:
+            yield tuple(np.float32(self.rng.normal(size=x.shape)) for x in next(batches(worker)))
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_batches_that_depend_on_the_other_workers_are_found_out(tmp_path, from_file):
+    spec = linear(policy=ssp.ASP(), num_clocks=6)
+    runtime = ssp.Virtual(2, delay=delays.PerWorker((1.0, 1.5)))
+    tape = ssp.train(runtime=runtime, **{**spec, "data": Common()}).tape
+    if from_file:
+        ssp.write_tape(tmp_path / "tape.jsonl.gz", tape)
+        tape = ssp.read_tape(tmp_path / "tape.jsonl.gz")
+    assert re.fullmatch("[0-9a-f]{16}", tape.params)
+    common = Common()
+    common.rng.normal()  # as if somebody had drawn
+    with pytest.raises(ssp.TapeMismatch, match="the parameters at the end are not those of"):
+        ssp.train(runtime=ssp.Replay(tape), **{**spec, "data": common})
+    tape.params = None  # as in tapes of before
+    assert ssp.train(runtime=ssp.Replay(tape), **{**spec, "data": common}).status == "done"
+
+
 ELSEWHERE = """
 import sys
 sys.path[:0] = [{here!r}, {tests!r}]
