@@ -128,6 +128,8 @@ class _DeviceWorld(World):
         self._hurry = [threading.Event() for _ in workers]  # to look whether still to wait
         self._timer: float | None = None
         self._began = 0.0
+        self._joining = len(workers)  # who has not yet
+        self._together = threading.Event()  # when all have: what is pushed before that waits
         # What is alike is compiled once, by the first who needs it; all that differ at one time.
         first = {(worker.device, worker.kind): worker for worker in reversed(workers)}
         self._compiling = set(first.values())
@@ -171,6 +173,8 @@ class _DeviceWorld(World):
         self._take = take
 
     def receive(self) -> Message | None:
+        if not self._joining:
+            self._together.set()
         while True:
             timer = self._timer
             if timer is not None and timer <= self.now():
@@ -180,6 +184,7 @@ class _DeviceWorld(World):
                 got = self._inbox.get(timeout=timer and max(0.0, timer - self.now()))
                 self._raise_if_failed(got)
                 if got is not _LOOK_AGAIN:
+                    self._joining -= got is not None and type(got.what) is WorkerJoined
                     return got
 
     def over(self) -> None:
@@ -200,6 +205,7 @@ class _DeviceWorld(World):
 
     def close(self) -> None:
         self._closing = True
+        self._together.set()
         for mail, hurry in zip(self._mail, self._hurry, strict=True):
             mail.put(None)
             hurry.set()
@@ -251,6 +257,7 @@ class _DeviceWorld(World):
         push = worker.finish()
         if self._delays is not None:
             self._wait(start, until=began + self._delays.draw(start))
+        self._together.wait()
         if not self._take(DeltaReady(start.worker, start.clock, push.version, push.norm), push):
             worker.cancel()
             self._cancelled[start.worker].remove(start.clock)

@@ -15,7 +15,9 @@ from problems import DIMENSION, PARAMS, batches, bits, linear, loss_fn, merges
 
 import jax_ssp as ssp
 from jax_ssp import delays
+from jax_ssp.controller import WorkerJoined
 from jax_ssp.policies import Decision, Wait
+from jax_ssp.runtimes.devices import _DeviceWorld
 from jax_ssp.runtimes.worker import Worker
 
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
@@ -412,3 +414,24 @@ def test_workers_compute_at_the_same_time(monkeypatch):
     result = train(ssp.Devices(), policy=ssp.BSP(), num_clocks=5)
     assert result.updates == 20
     assert not np.array_equal(result.params["w"], PARAMS["w"])
+
+
+def test_nothing_is_pushed_before_all_have_joined(monkeypatch):
+    """Or its delta would count more, and the clock at which the others join would be later."""
+    receive = _DeviceWorld.receive
+    events = []
+
+    def slowly(self):
+        if len(events) == 1:  # one has joined; its first clock ends before the next one does
+            for _ in range(int(PATIENCE * 1000)):
+                if len(events) > 1 or self._together._cond._waiters:
+                    break
+                time.sleep(0.001)
+        return receive(self)
+
+    monkeypatch.setattr(_DeviceWorld, "receive", slowly)
+    seen = Call("on_entry", lambda now, event, commands: events.append(event))
+    result = train(ssp.Devices(), ssp.ASP(), num_clocks=3, observers=[seen])
+    assert [type(event) for event in events[:4]] == [WorkerJoined] * 4
+    assert result.updates == 12
+    assert set(result.schedule["weight"]) == {0.25}
