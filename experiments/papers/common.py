@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-
 import jax_ssp as ssp
 from jax_ssp.report.papers import Row, Rows
-from jax_ssp.report.plots import Curve, draw_curves, legend_below
+from jax_ssp.report.plots import Curve
 
 Make = Callable[[float, int], ssp.Experiment]  # (learning rate, seed) -> what to run
 
@@ -42,9 +40,17 @@ def swept(
     return rows
 
 
+def run(experiment: ssp.Experiment) -> ssp.Result:
+    """Run it; what Ctrl-C has cut short is no result."""
+    result = experiment.run()
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
 def run_row(label: str, experiment: ssp.Experiment, rate: float, metric: str) -> Row:
     """One run as plain numbers: its curve, and what its schedule was like."""
-    result = experiment.run()
+    result = run(experiment)
     merged = result.schedule[result.schedule["merge_version"] >= 0]
     stale = merged["staleness"]
     values = [row[metric] for row in result.evaluations]
@@ -83,6 +89,8 @@ def last(rows: Rows, label: str) -> float:
 def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
     """When a loss first came down to a level: the median over the seeds, infinite if it never did.
 
+    No loss comes down to a level that is not finite, as it is where a method it is made of diverged.
+
     Args:
         rows: of a result.
         label: the method.
@@ -90,6 +98,29 @@ def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> floa
         axis: "seconds" or "updates".
     """
     return statistics.median(_first(row, level, axis) for row in runs(rows, label))
+
+
+def sooner(one: float, other: float, share: float = 1.0) -> bool:
+    """Whether a time that was measured is below such a share of another, which may be infinite."""
+    return math.isfinite(one) and one < share * other
+
+
+def at_most(one: float, other: float, share: float = 1.0) -> bool:
+    """Whether a number that was measured is no more than such a share of another."""
+    return math.isfinite(one) and one <= share * other
+
+
+def marked(rate: float, tried: Iterable[float]) -> str:
+    """A best rate as a table shows it, with a mark if it is at the edge of those tried."""
+    rates = sorted(set(tried))
+    if len(rates) > 1 and rate in (rates[0], rates[-1]):
+        return f"{rate:g} ({'smallest' if rate == rates[0] else 'largest'} tried)"
+    return f"{rate:g}"
+
+
+def tried_rates(rows: Rows, label: str) -> list[float]:
+    """Of a method, from its rows of kind "swept"."""
+    return [row["rate"] for row in rows if row.get("kind") == "swept" and row["label"] == label]
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
@@ -108,7 +139,7 @@ def table(rows: Rows, metric: str) -> list[Row]:
         found.append(
             {
                 "method": label,
-                "best rate": own[0]["rate"],
+                "best rate": marked(own[0]["rate"], tried_rates(rows, label)),
                 f"last {metric}, median (range)": spread(row["last"] for row in own),
                 "updates": mean(row["total_updates"] for row in own),
                 "virtual seconds": mean(row["total_seconds"] for row in own),
@@ -137,22 +168,14 @@ def curves(rows: Rows, labels: Sequence[str] | None = None) -> list[Curve]:
     ]
 
 
-def draw_both_axes(figure: Figure, rows: Rows, metric: str) -> None:
-    """Loss against updates and against virtual seconds."""
-    every = curves(rows)
-    axes = figure.subplots(1, 2, sharey=True)
-    draw_curves(axes[0], every, "updates", metric)
-    draw_curves(axes[1], every, "seconds", metric)
-    axes[1].set(ylabel=None)
-    legend_below(figure, every)
-
-
 def finite(value: float | None) -> float:
     """A loss as a number; infinite where it diverged."""
     return value if value is not None and math.isfinite(value) else math.inf
 
 
 def _first(row: Mapping[str, Any], level: float, axis: str) -> float:
+    if not math.isfinite(level):
+        return math.inf
     reached = (
         at for at, value in zip(row[axis], row["values"], strict=True) if finite(value) <= level
     )
