@@ -22,7 +22,7 @@ from experiments.papers.error_runtime_runs import (
     measure,
 )
 from jax_ssp.report.papers import Claim, Paper, Row, Rows
-from jax_ssp.report.plots import draw_curves, legend_below, style
+from jax_ssp.report.plots import draw_curves, legend_below, looks, style
 
 FAST, SLOW = "KAsync(1)", "KSync(8)"
 
@@ -109,7 +109,7 @@ def table(rows: Rows) -> list[Row]:
                     "common rate": own[0]["rate"],
                     "last loss, median (range)": common.spread(row["last"] for row in own),
                     "last quarter": floor(rows, problem, label),
-                    "best rate (seed 0)": best["rate"],
+                    "best rate (seed 0)": common.marked(best["rate"], [r["rate"] for r in swept]),
                     "last loss at it": best["last"],
                     "updates": statistics.fmean(row["total_updates"] for row in own),
                     "mean staleness": statistics.fmean(row["mean_staleness"] for row in own),
@@ -139,7 +139,9 @@ def _draw_runtimes(axis: Axes, rows: Rows) -> None:
     for kind in KINDS:
         look = style(kind)
         measured = [seconds(rows, "exponential", kind, k) for k in ks]
-        axis.plot(ks, measured, color=look.color, marker=look.marker, ls="none", label=kind)
+        # Those that cancel take as long as those that do not: rings around dots.
+        ring = {"markersize": 8, "markerfacecolor": "none"} if kind.endswith("Sync") else {}
+        axis.plot(ks, measured, color=look.color, marker="o", ls="none", label=kind, **ring)
         axis.plot(ks, [expected(kind, k) for k in ks], color=look.color, lw=0.8)
     axis.set(xlabel="K (deltas a merge)", ylabel="virtual seconds an iteration")
     axis.set_title("lines: the formulas", loc="left")
@@ -148,9 +150,9 @@ def _draw_runtimes(axis: Axes, rows: Rows) -> None:
 
 def _draw_rates(axis: Axes, rows: Rows, problem: str) -> None:
     own = [row for row in common.runs(rows) if row["problem"] == problem and row["seed"] == 0]
-    for label in TRAINED:
+    for label, look in looks(list(TRAINED)).items():
         dots = sorted((row["rate"], common.finite(row["last"])) for row in common.runs(own, label))
-        axis.plot(*zip(*dots, strict=True), **style(label)._asdict())
+        axis.plot(*zip(*dots, strict=True), **look)
     axis.set(xscale="log", yscale="log", xlabel="learning rate")
     axis.set(ylabel=f"last {PROBLEMS[problem].metric}")
     axis.set_title(f"{problem}, seed 0", loc="left")

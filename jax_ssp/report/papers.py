@@ -81,7 +81,7 @@ def reproduce(name: str, paper: Paper, size: Size, seeds: int, folder: Path) -> 
         paper: what to measure.
         size: "smoke" only shows that it runs; "laptop" is meant to be read; "paper" is full size.
         seeds: of each random run.
-        folder: where the files go.
+        folder: where the files go; it is there.
     """
     began = time.perf_counter()
     rows = paper.measure(size, seeds)
@@ -93,14 +93,20 @@ def reproduce(name: str, paper: Paper, size: Size, seeds: int, folder: Path) -> 
         "wall_seconds": time.perf_counter() - began,
         "rows": rows,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", content, indent=1)
     return redraw(name, paper, folder)
 
 
 def redraw(name: str, paper: Paper, folder: Path) -> dict[str, Any]:
-    """Make figure and text anew from the JSON in the folder; gives its content."""
-    content = json.loads((folder / f"{name}.json").read_text())
+    """Make figure and text anew from the JSON in the folder; gives its content.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        raise ValueError(f"there is no {file}; measure it: jax-ssp reproduce {name}")
+    content = json.loads(file.read_text())
     with mpl.rc_context(PAPER):
         figure = new_figure(paper.height)
         paper.draw(figure, content["rows"])
@@ -136,7 +142,7 @@ def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
         try:
             claims = checked(paper, content["rows"])
             parts.append(_text(name, paper, content, claims))
-        except (LookupError, ValueError, TypeError) as error:
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:
             raise ValueError(
                 f"{folder / name}.json is of another version of its file ({error!r}); measure it "
                 f"again: jax-ssp reproduce {name}"

@@ -104,14 +104,14 @@ STYLES: dict[str, Style] = {
     "PSP": Style("#88ccee", _SOLID, "X"),
     "KSync": Style("#117733", _SOLID, "<"),
     "KAsync": Style("#999933", _SOLID, ">"),
-    "KBatchAsync": Style("#c9b458", _DASHED, "p"),
+    "KBatchAsync": Style("#d5c77f", _DASHED, "p"),
     "Softsync": Style("#cc6677", _DASHED, "h"),
     "BackupWorkers": Style("#aa4499", _LONG_SHORT, "d"),
     "Ringmaster": Style("#d55e00", _DASHDOTDOT, "*"),
     "Rennala": Style("#661100", _DASHDOT, "8"),
     "Quorum": Style("#6699cc", _LONG_SHORT, "H"),
     "VAP": Style("#a3d5c8", _DOTTED, "1"),
-    "KBatchSync": Style("#276841", _DASHED, "2"),
+    "KBatchSync": Style("#6dbb84", _DASHED, "2"),
     "FedBuff": Style("#d9b8cf", _DASHDOT, "3"),
 }
 _MARKERS = "os^DvPX<>phd*8H123"
@@ -210,7 +210,7 @@ def draw_curves(
         unit: of the seconds.
     """
     groups = _grouped(curves)
-    for index, (label, look) in enumerate(_looks(list(groups)).items()):
+    for index, (label, look) in enumerate(looks(list(groups)).items()):
         every = (0.14 * index / len(groups), 0.14)  # markers of different lines apart
         _draw_seeds(axis, groups[label], what, {**look, "label": label, "markevery": every})
     axis.margins(x=0.02)
@@ -251,7 +251,7 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def _looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Each label's style as arguments of `plot`; labels of the same policy differ in marker."""
     looks: dict[str, dict[str, Any]] = {}
     policies = [style(label) for label in labels]

@@ -114,15 +114,33 @@ def cli(*words) -> int:
 
 
 def test_the_command_measures_and_writes_beside_the_papers(folder, capsys):
-    assert cli("all", "--papers", folder, "--size", "smoke", "--seeds", 2) == DONE
+    assert cli("all", "--papers", folder, "--seeds", 2) == DONE
     results = folder.parent / "results" / "papers"
     content = json.loads((results / "small.json").read_text())
-    assert (content["size"], content["seeds"], len(content["rows"])) == ("smoke", 2, 2)
+    assert (content["size"], content["seeds"], len(content["rows"])) == ("laptop", 2, 2)
     assert (results / "README.md").is_file()
     assert "agreement yes" in capsys.readouterr().out
     (results / "small.png").unlink()
     assert cli("small", "--papers", folder, "--redraw") == DONE
     assert (results / "small.png").is_file()
+
+
+def test_a_trial_leaves_what_is_published_alone(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("small", "--papers", folder, "--size", "smoke") == DONE
+    assert (tmp_path / "runs" / "papers" / "small.json").is_file()
+    assert not (folder.parent / "results").exists()
+
+
+@pytest.mark.parametrize("place", ["file/below", "closed"])
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(
+    folder, place, monkeypatch, capsys
+):
+    (folder / "small.py").write_text(CONFIG.replace("return [", "raise AssertionError; ["))
+    (folder.parent / "file").write_text("")
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "closed")
+    assert cli("small", "--papers", folder, "--folder", folder.parent / place) == USAGE
+    assert place.split("/")[0] in capsys.readouterr().err
 
 
 def test_the_command_lists_the_papers(folder, capsys):
@@ -133,9 +151,10 @@ def test_the_command_lists_the_papers(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["smal"], "there is no paper 'smal' here; there are small"),
+        (["smal"], "there is no paper 'smal' here; did you mean small?"),
+        (["giant"], "there is no paper 'giant' here; there are small"),
         (["small", "--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (["small", "--redraw"], "No such file"),
+        (["small", "--redraw"], "small.json; measure it: jax-ssp reproduce small"),
     ],
 )
 def test_what_cannot_be_reproduced_is_a_usage_error(folder, words, message, capsys):
