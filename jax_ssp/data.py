@@ -6,6 +6,7 @@ device, ahead of time where it is asked to. What a worker sees in (clock, step) 
 next batch and nothing else: fetching ahead changes when a batch is drawn, never which one.
 """
 
+import operator
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -34,6 +35,7 @@ class Shards:
         seed: non-negative; it decides who owns which examples, and every order.
 
     Raises:
+        TypeError: if a number is not whole.
         ValueError: if the arrays differ in length, or there are too few examples for each worker to
             fill a batch.
 
@@ -46,21 +48,14 @@ class Shards:
     """
 
     def __init__(self, arrays: PyTree, batch_size: int, num_workers: int, seed: int = 0) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"`Shards({name}=...)` must be at least {least}, got {value}.")
+        self.batch_size = _whole("batch_size", batch_size, 1)
+        self.num_workers = _whole("num_workers", num_workers, 1)
+        self.seed = _whole("seed", seed, 0)
         self.arrays = jax.tree.map(np.asarray, arrays)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.num_examples = _num_examples(self.arrays)
         self._check_sizes()
         # The fourth word keeps this stream apart from those of (seed, worker, epoch).
-        self.order = np.random.default_rng([seed, 0, 0, 1]).permutation(self.num_examples)
+        self.order = np.random.default_rng([self.seed, 0, 0, 1]).permutation(self.num_examples)
 
     def __call__(self, worker: int) -> "ShardIterator":
         """A fresh iterator over the batches of `worker`."""
@@ -89,6 +84,9 @@ class Shards:
 class ShardIterator(Iterator[PyTree]):
     """The endless batches of one worker, as NumPy arrays; made by `Shards`, it can be resumed.
 
+    Attributes:
+        fresh: that each batch is in new arrays, so `Feed` need not copy it.
+
     Example:
         >>> shards = Shards(np.arange(12), batch_size=2, num_workers=2)
         >>> batches = shards(worker=1)
@@ -98,6 +96,8 @@ class ShardIterator(Iterator[PyTree]):
         >>> np.array_equal(next(batches), first)
         True
     """
+
+    fresh = True
 
     def __init__(self, shards: Shards, worker: int) -> None:
         self._arrays = shards.arrays
@@ -151,14 +151,19 @@ class ShardIterator(Iterator[PyTree]):
 class Feed:
     """What a runtime draws a worker's batches from: placed on its device, fetched ahead on request.
 
-    Not thread-safe: it belongs to the thread of its worker. What it returns may alias arrays of the
-    iterator (`jax.device_put` aliases what is already in place), so it must not be donated; and the
-    iterator must not write again into a batch that it has given.
+    Not thread-safe: it belongs to the thread of its worker. NumPy arrays are copied as they are
+    drawn, so an iterator may fill the same buffers again; one that never does can say so by an
+    attribute `fresh = True`, and its arrays are used as they are. What `take` returns may alias
+    arrays of the iterator (`jax.device_put` aliases what is already in place), so it must not be
+    donated.
 
     Args:
         iterator: the batches, pytrees of NumPy or JAX arrays.
         device: where to put them: a device, or the sharding of one batch; None for the default.
         worker: the worker, for error messages.
+
+    Attributes:
+        iterator: what the batches are drawn from.
 
     Example:
         >>> feed = Feed(iter(np.arange(6.0).reshape(3, 2)), jax.devices()[0], worker=0)
@@ -175,7 +180,8 @@ class Feed:
                 f"`data(worker={worker})` must return an iterator of batches, got "
                 f"{type(iterator).__name__}."
             )
-        self._iterator = iter(iterator)
+        self.iterator = iter(iterator)
+        self._fresh = getattr(self.iterator, "fresh", False) is True
         self._device = device
         self._worker = worker
         self._batches: deque[PyTree] = deque()  # drawn and not taken yet, on the host
@@ -254,8 +260,11 @@ class Feed:
         """Draws until `steps` batches wait here; False if the iterator does not give as many."""
         while len(self._batches) < steps and self._end is None:
             try:
-                self._batches.append(next(self._iterator))
+                batch = next(self.iterator)
+                self._batches.append(batch if self._fresh else owned(batch))
             except Exception as error:
+                count = self._taken + len(self._batches)
+                error.add_note(f"in `data(worker={self._worker})`, batch {count}")
                 self._end = error
         return len(self._batches) >= steps
 
@@ -267,7 +276,7 @@ class Feed:
             count = self._taken + len(self._batches)
             raise ValueError(
                 f"`data(worker={self._worker})` ended after {count} batch{'es' * (count != 1)}; "
-                "repeat it or lower num_clocks."
+                "repeat it, or lower num_clocks or max_updates."
             )
         raise self._end
 
@@ -302,6 +311,23 @@ class Feed:
             f"{self._taken} and {other.get(path, 'missing')} in batch {self._taken + index}; leave "
             "out the incomplete last batch, or pad it."
         )
+
+
+def owned(tree: PyTree) -> PyTree:
+    """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """An argument of `Shards` as an int."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        message = f"`Shards({name}=...)` must be a whole number, got {value!r}."
+        raise TypeError(message) from None
+    if number < least:
+        raise ValueError(f"`Shards({name}=...)` must be at least {least}, got {number}.")
+    return number
 
 
 def _num_examples(arrays: PyTree) -> int:

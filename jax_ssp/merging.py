@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.steps import Params
+from jax_ssp.steps import Params, check_like
 from jax_ssp.wire import Cut
 
 State: TypeAlias = tuple[optax.OptState, optax.OptState]  # of `delta_tx`, of `server_tx`
@@ -52,6 +52,10 @@ class Merging:
         delta_tx: called once a delta, in their order; None for the identity.
         averaged: see `Server`.
 
+    Raises:
+        TypeError: if a transform asks for something that the server does not have.
+        ValueError: if its updates differ from the parameters in structure or shape.
+
     Attributes:
         wants_base: whether a transform requires `stale_params`.
     """
@@ -71,7 +75,7 @@ class Merging:
         self._named = {"server_tx": self._server_tx}
         if self._delta_tx is not None:
             self._named["delta_tx"] = self._delta_tx
-        asking = [_asks_for_base(name, tx, params) for name, tx in self._named.items()]
+        asking = [_checked(name, tx, params) for name, tx in self._named.items()]
         self.wants_base = any(asking)
 
     def init(self, params: Params) -> State:
@@ -182,34 +186,29 @@ def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str
     }
 
 
-def _asks_for_base(name: str, tx: optax.GradientTransformationExtraArgs, params: Params) -> bool:
-    """Whether `stale_params` is a required argument of a transform's update.
+def _checked(name: str, tx: optax.GradientTransformationExtraArgs, params: Params) -> bool:
+    """Check a transform by shapes alone: does its update require `stale_params`?"""
 
-    Raises:
-        TypeError: if it asks for something that the server does not have.
-    """
+    def update(params: Params, **more: Params) -> Params:
+        return tx.update(params, tx.init(params), params, **_extras(0, 0, 0, 1), **more)[0]
 
-    def update(params: Params, **more: Params) -> Any:
-        return tx.update(params, tx.init(params), params, **_extras(0, 0, 0, 1), **more)
-
-    def missing(**more: Params) -> Exception | None:
+    def tried(**more: Params) -> Params | Exception:
         try:
-            jax.eval_shape(update, params, **more)
+            return jax.eval_shape(update, params, **more)
         except (TypeError, KeyError) as error:
             return error
-        return None
 
-    error = missing()
-    if error is None:
-        return False
-    if "stale_params" in str(error):
-        error = missing(stale_params=params)
-    if error is not None:
+    updates = tried()
+    asks = isinstance(updates, Exception) and "stale_params" in str(updates)
+    if asks:
+        updates = tried(stale_params=params)
+    if isinstance(updates, Exception):
         raise TypeError(
             f"`{name}` cannot be called with what the server gives it (staleness, lag, worker, "
-            f"num_workers, stale_params): {error}"
-        ) from error
-    return True
+            f"num_workers, stale_params): {updates}"
+        ) from updates
+    check_like(f"`{name}`'s", "updates", updates, "params", params, any_float=True)
+    return asks
 
 
 def _is_elementwise(

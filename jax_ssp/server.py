@@ -11,7 +11,10 @@ or cut into pieces over several, each merged where it lives.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -20,8 +23,9 @@ import numpy as np
 import optax
 
 from jax_ssp.compression import Compressor, residual_of
+from jax_ssp.data import owned
 from jax_ssp.merging import About, Merging, numbers_of
-from jax_ssp.steps import Params
+from jax_ssp.steps import Params, check_like, check_params, shapes_of
 from jax_ssp.tape import weight_of
 from jax_ssp.wire import Memory, Message, Wire, transfer
 
@@ -84,8 +88,9 @@ class Server:
         snapshot_wire: compressor of the snapshots that `publish` gives.
 
     Raises:
-        ValueError: if `weight` is not one of these, or not finite; if there are several devices and
-            a transform is not elementwise.
+        ValueError: if `weight` is not one of these, or not finite; if parameters are not floating
+            point; if a transform's updates are of other shapes than they; if there are several
+            devices and a transform is not elementwise.
         TypeError: if `server_tx` or `delta_tx` is not a transform.
 
     Attributes:
@@ -118,7 +123,8 @@ class Server:
         device = host_device() if device is None else device
         self.devices = tuple(device) if isinstance(device, Sequence) else (device,)
         self.version = 0
-        params = jax.device_put(_owned(params), self.devices[0], may_alias=False)
+        self._shapes = check_params(params)
+        params = jax.device_put(owned(params), self.devices[0], may_alias=False)
         self.wire = Wire(params, len(self.devices), delta_wire, snapshot_wire)
         self._merging = Merging(params, server_tx, delta_tx, averaged)
         self.wants_base = self._merging.wants_base
@@ -187,7 +193,7 @@ class Server:
         """Apply deltas, in this order, as one new version.
 
         Args:
-            deltas: at least one, each with the structure of the parameters.
+            deltas: at least one, each with the structure and the shapes of the parameters.
             staleness, lag, worker: for the transforms: one for each delta, or one for all of them.
             num_workers: how many the "mean" is over; by default as many as there are deltas.
             stale_params: the base of each delta; needed where a transform asks for it.
@@ -196,15 +202,17 @@ class Server:
             The number of the new version.
 
         Raises:
-            ValueError: if there are no deltas, or not as many of the others.
+            TypeError: if a leaf of a delta is no array, or one of the numbers is not whole.
+            ValueError: if there are no deltas, or not as many of the others; if one differs from
+                the parameters in structure or shape.
         """
         if not deltas:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
         count = len(deltas) if num_workers is None else num_workers
-        each = [
-            [value] * len(deltas) if isinstance(value, int) else list(value)
-            for value in (staleness, lag, worker)
-        ]
+        if count < 1:
+            raise ValueError(f"`merge(num_workers=...)` must be at least 1, got {count}.")
+        told = {"staleness": staleness, "lag": lag, "worker": worker}
+        each = [_whole_numbers(name, value, len(deltas)) for name, value in told.items()]
         bases = [] if stale_params is None else list(stale_params)
         if {len(deltas)} != {*map(len, each), len(bases) if self.wants_base else len(deltas)}:
             raise ValueError(
@@ -212,11 +220,18 @@ class Server:
                 "all), and where a transform asks for it one of `stale_params`, but there are "
                 f"{len(deltas)} deltas, {[*map(len, each)]} of the three, {len(bases)} bases."
             )
-        whole = [jax.device_put(_owned(tree), self.device) for tree in (*deltas, *bases)]
+        for name, trees in (("deltas", deltas), ("stale_params", bases)):
+            for number, tree in enumerate(trees):
+                self._check(f"{name}[{number}]", tree)
+        whole = [jax.device_put(owned(tree), self.device) for tree in (*deltas, *bases)]
         pieces = list(map(self._cut, whole))
         about = list(map(About, *each))
         deltas, bases = pieces[: len(deltas)], pieces[len(deltas) :]
         return self._apply(self._merge_whole, deltas, about, count, bases)
+
+    def _check(self, name: str, tree: Params) -> None:
+        shapes = shapes_of(name, tree)
+        check_like("the merge's", name, shapes, "params", self._shapes, any_float=True)
 
     def merge_sent(
         self,
@@ -312,9 +327,18 @@ class Server:
         return self._merging.merge(params, state, deltas, weight, numbers, bases)
 
 
-def _owned(tree: Params) -> Params:
-    """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
-    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
+def _whole_numbers(name: str, value: Any, count: int) -> list[int]:
+    """One for each delta, from one for all of them or one for each."""
+    try:
+        return [operator.index(value)] * count
+    except TypeError:
+        pass
+    try:
+        return [operator.index(number) for number in value]
+    except TypeError:
+        raise TypeError(
+            f"`merge({name}=...)` must be a whole number, or one for each delta, got {value!r}."
+        ) from None
 
 
 def all_finite(tree: Any) -> bool:
@@ -348,10 +372,10 @@ def check_weight(weight: Any) -> Weight:
     Raises:
         ValueError: if it is neither "mean", "sum", "merged" nor a finite number.
     """
-    if weight in ("mean", "sum", "merged"):
+    if isinstance(weight, str) and weight in ("mean", "sum", "merged"):
         return weight
-    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if not number or not np.isfinite(weight):
+    number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not number or not math.isfinite(weight):
         raise ValueError(
             f'`weight` must be "mean", "sum", "merged" or a finite number, got {weight!r}.'
         )

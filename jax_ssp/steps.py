@@ -64,7 +64,7 @@ class LossStep:
 
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         delta, worker_state = self.optimizer.update(grads, worker_state, params)
-        return delta, worker_state, {"loss": loss, **metrics}
+        return delta, worker_state, {**metrics, "loss": loss}
 
 
 def make_step(
@@ -81,7 +81,10 @@ def make_step(
         optimizer: any optax optimizer; its updates are the delta.
 
     Returns:
-        A step whose metrics are `{"loss": loss, **metrics}`.
+        A step whose metrics are `{**metrics, "loss": loss}`: a metric named "loss" gives way.
+
+    Raises:
+        TypeError: if `loss_fn` is no function, or `optimizer` no optax optimizer.
 
     Example:
         >>> def loss_fn(params, batch, key):
@@ -92,6 +95,9 @@ def make_step(
         >>> delta["w"].tolist(), float(metrics["loss"])
         ([0.5, 0.5], 2.0)
     """
+    if not callable(loss_fn):
+        raise _no_loss("make_step(loss_fn=...)", "(params, batch, key)", loss_fn)
+    _check_optimizer("make_step", optimizer)
     return LossStep(loss_fn, optimizer)
 
 
@@ -150,7 +156,7 @@ class NnxStep:
         (loss, (metrics, new_rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         delta, worker_state = self._optimizer.update(grads, worker_state, trained)
         moved = {name: new_rest[name] - value for name, value in rest.items()}
-        return {**delta, **moved}, worker_state, {"loss": loss, **metrics}
+        return {**delta, **moved}, worker_state, {**metrics, "loss": loss}
 
     def _merge(self, params: Mapping[str, jax.Array], rngs: Any) -> Any:
         trained, rest = (_filled(shapes, params) for shapes in self._shapes)
@@ -172,11 +178,16 @@ def make_nnx_step(
 
     Args:
         model: the model; train it from `step.params`, use it as `step.model(result.params)`.
-        loss: `(model, batch) -> (loss, metrics)`, called with the model in training mode.
+        loss: `(model, batch) -> (loss, metrics)`, called with the model in training mode; a metric
+            named "loss" gives way to the loss.
         optimizer: any optax optimizer; its state belongs to the worker.
 
     Returns:
         A step with `params`, the model's initial arrays by dotted path, and `model(params)`.
+
+    Raises:
+        TypeError: if `model` is no flax.nnx module, `loss` no function, or `optimizer` no optax
+            optimizer.
 
     Example:
         >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
@@ -188,7 +199,36 @@ def make_nnx_step(
         >>> step.model(step.params)(jnp.ones((3, 2))).shape
         (3, 1)
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"`make_nnx_step(model=...)` must be a flax.nnx module, got {_name_of(model)}; the "
+            "order is (model, loss, optimizer)."
+        )
+    if not callable(loss):
+        raise _no_loss("make_nnx_step(loss=...)", "(model, batch)", loss)
+    _check_optimizer("make_nnx_step", optimizer)
     return NnxStep(model, loss, optimizer)
+
+
+def _no_loss(argument: str, signature: str, value: Any) -> TypeError:
+    return TypeError(
+        f"`{argument}` must be a function {signature} -> (loss, metrics), got {_name_of(value)}; "
+        "the optimizer comes after it."
+    )
+
+
+def _check_optimizer(function: str, optimizer: Any) -> None:
+    if not (callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"`{function}(optimizer=...)` must be an optax optimizer, such as `optax.sgd(0.1)`, "
+            f"got {_name_of(optimizer)}; call a function that makes one, and of an "
+            "`nnx.Optimizer` give its `tx`."
+        )
+
+
+def _name_of(value: Any) -> str:
+    """A short name for what may have a long repr."""
+    return getattr(value, "__name__", None) or f"a {type(value).__name__}"
 
 
 def averaged_leaves(step: Step, params: Params) -> Any:
@@ -251,17 +291,42 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
     """Check by shapes alone that a step fits its parameters; nothing is computed.
 
     Raises:
-        TypeError: if a step has no `init`, or gives something other than three values.
-        ValueError: if parameters are not floating point, or a delta differs from them in
-            structure, shape or dtype (both paths are named), or a metric is no scalar or has the
-            name of a column.
+        TypeError: if a step has no `init`, or gives something other than three values; if a leaf of
+            the parameters or of the batch is no array; if the metrics are no flat dict.
+        ValueError: if parameters are not floating point; if a delta differs from them, or the
+            worker state from the one before, in structure, shape or dtype (both paths are named);
+            if a metric is no scalar or has the name of a column.
     """
     if not callable(step) or not callable(getattr(step, "init", None)):
         raise TypeError(
             f"`step` must be callable and have an `init(params)`, got {step!r}; "
             "`ssp.make_step(loss_fn, optimizer)` makes one."
         )
-    shapes = jax.eval_shape(lambda params: params, params)
+    shapes = check_params(params)
+    shapes_of("batch", batch)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def first(params: Params, batch: Batch, key: jax.Array) -> tuple[WorkerState, Any]:
+        state = step.init(params)
+        return state, step(params, state, batch, key)
+
+    before, result = jax.eval_shape(first, params, batch, key)
+    if not (isinstance(result, tuple) and len(result) == 3):
+        raise TypeError("`step` must return (delta, worker_state, metrics).")
+    delta, state, metrics = result
+    check_like("the step's", "delta", delta, "params", shapes)
+    check_like("the step's", "worker_state", state, "init(params)", before)
+    _check_metrics(metrics)
+
+
+def check_params(params: Params) -> Params:
+    """Check that parameters can be averaged; gives their shapes and dtypes.
+
+    Raises:
+        TypeError: if a leaf is no array.
+        ValueError: if there is none, or one is not floating point.
+    """
+    shapes = shapes_of("params", params)
     if not jax.tree.leaves(shapes):
         raise ValueError("`params` must hold at least one array, got none.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
@@ -271,49 +336,87 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
                 f"`params{name}` is {leaf.dtype}; parameters must be floating point, since deltas "
                 "are averaged. Keep counters and flags in the worker state."
             )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    result = jax.eval_shape(lambda p, b, k: step(p, step.init(p), b, k), params, batch, key)
-    if not (isinstance(result, tuple) and len(result) == 3):
-        raise TypeError("`step` must return (delta, worker_state, metrics).")
-    delta, _, metrics = result
-    _check_delta(shapes, delta)
-    for name, value in dict(metrics).items():
-        if name in CLOCK_COLUMNS:
-            raise ValueError(f"metric {name!r} needs another name: {CLOCK_COLUMNS} are taken.")
-        if value.shape != ():
-            raise ValueError(f"metric {name!r} must be a scalar, got shape {value.shape}.")
+    return shapes
 
 
-def _check_delta(params: Params, delta: Params) -> None:
-    wanted = jax.tree_util.tree_leaves_with_path(params)
-    given = jax.tree_util.tree_leaves_with_path(delta)
-    names = [
-        {jax.tree_util.keystr(path): leaf for path, leaf in leaves} for leaves in (wanted, given)
-    ]
-    for path, leaf in names[0].items():
-        if path not in names[1]:
-            others = ", ".join(f"delta{name}" for name in names[1] if name not in names[0])
+def shapes_of(name: str, tree: Any) -> Any:
+    """Shape and dtype of each leaf of a tree; `name` is for the message.
+
+    Raises:
+        TypeError: if a leaf is neither an array nor a number; its path is named.
+    """
+
+    def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        try:
+            kind = jax.typeof(leaf)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be an array of numbers, got a "
+                f"{type(leaf).__name__}: {error}"
+            ) from None
+        return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
+
+    return jax.tree_util.tree_map_with_path(shape, tree)
+
+
+def check_like(
+    whose: str, name: str, tree: Any, like_name: str, like: Any, *, any_float: bool = False
+) -> None:
+    """Check that a tree has the structure, shapes and dtypes of another.
+
+    Args:
+        whose, name, like_name: what the trees are called in messages.
+        tree, like: trees of arrays or of shapes.
+        any_float: whether any floating-point dtype will do.
+
+    Raises:
+        ValueError: if they differ; the path is named, and what both are there.
+    """
+    given, wanted = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(t)}
+        for t in (tree, like)
+    )
+    for path, leaf in wanted.items():
+        if path not in given:
+            others = ", ".join(f"{name}{other}" for other in given if other not in wanted)
             raise ValueError(
-                f"the step's delta has no leaf for `params{path}`; it has {others or 'no other'} "
-                "instead. A delta must have the structure of the parameters."
+                f"{whose} `{name}` has no leaf for `{like_name}{path}`; it has "
+                f"{others or 'no other'} instead. They must have the same structure."
             )
-        other = names[1][path]
-        if (leaf.shape, leaf.dtype) != (other.shape, other.dtype):
+        other = given[path]
+        fits = jnp.issubdtype(other.dtype, jnp.inexact) if any_float else other.dtype == leaf.dtype
+        if other.shape != leaf.shape or not fits:
             raise ValueError(
-                f"`delta{path}` is {other.dtype}{list(other.shape)}, but `params{path}` is "
-                f"{leaf.dtype}{list(leaf.shape)}; they must agree."
+                f"{whose} `{name}{path}` is {other.dtype}{list(other.shape)}, but "
+                f"`{like_name}{path}` is {leaf.dtype}{list(leaf.shape)}; they must agree"
+                + (", but any floating-point type will do." if any_float else ".")
             )
-    extra = next((path for path in names[1] if path not in names[0]), None)
+    extra = next((path for path in given if path not in wanted), None)
     if extra is not None:
         raise ValueError(
-            f"the step's delta has `delta{extra}`, but there is no `params{extra}`. A delta must "
-            "have the structure of the parameters."
+            f"{whose} `{name}` has `{name}{extra}`, but there is no `{like_name}{extra}`. They "
+            "must have the same structure."
         )
-    if jax.tree.structure(params) != jax.tree.structure(delta):
+    if jax.tree.structure(tree) != jax.tree.structure(like):
         raise ValueError(
-            f"the step's delta is a {jax.tree.structure(delta)}, the parameters are a "
-            f"{jax.tree.structure(params)}; they must be the same."
+            f"{whose} `{name}` is a {jax.tree.structure(tree)}, but `{like_name}` is a "
+            f"{jax.tree.structure(like)}; they must be the same."
         )
+
+
+def _check_metrics(metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"the step's metrics must be a dict, got a {type(metrics).__name__}.")
+    for name, value in metrics.items():
+        if name in CLOCK_COLUMNS:
+            raise ValueError(f"metric {name!r} needs another name: {CLOCK_COLUMNS} are taken.")
+        if not hasattr(value, "shape"):
+            raise TypeError(
+                f"metric {name!r} must be a scalar, got a {type(value).__name__}; give each number "
+                "in it a name of its own."
+            )
+        if value.shape != ():
+            raise ValueError(f"metric {name!r} must be a scalar, got shape {value.shape}.")
 
 
 def _loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:

@@ -129,6 +129,23 @@ def test_errors_say_what_to_change(build, message):
         build()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", "8"), ("batch_size", 8.5), ("num_workers", 2.0), ("seed", None)],
+)
+def test_numbers_that_are_not_whole_are_refused(name, value):
+    arguments = {"batch_size": 1, "num_workers": 1, name: value}
+    message = rf"`Shards\({name}=...\)` must be a whole number, got {value!r}\."
+    with pytest.raises(TypeError, match=message):
+        Shards(np.arange(9), **arguments)
+
+
+def test_numpy_integers_are_whole_numbers():
+    shards = Shards(np.arange(9), np.int64(2), np.int32(2), np.uint8(1))
+    assert next(shards(1)).tolist() == next(Shards(np.arange(9), 2, 2, 1)(1)).tolist()
+    json.dumps(shards(1).get_state())
+
+
 def test_shards_touch_no_device():
     program = (
         "import numpy as np; from jax._src import xla_bridge; from jax_ssp.data import Shards\n"
@@ -181,6 +198,52 @@ def test_prefetch_places_what_the_next_take_returns():
     assert drawn == [0, 1]
 
 
+def refilled(count: int):
+    buffer = {"x": aligned(3)}
+    for i in range(count):
+        buffer["x"][:] = i
+        yield buffer
+
+
+def aligned(size: int) -> np.ndarray:
+    """NumPy memory that JAX's CPU backend uses as it is, without a copy."""
+    raw = np.zeros(4 * size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + 4 * size].view(np.float32)
+
+
+def test_an_iterator_may_fill_the_same_buffer_again():
+    feed = Feed(refilled(7), DEVICE, worker=0)
+    assert feed.peek()["x"][0] == 0
+    assert feed.take(2)["x"][:, 0].tolist() == [0, 1]
+    feed.prefetch(3)
+    assert feed.take(3)["x"][:, 0].tolist() == [2, 3, 4]
+    kept = feed.take(1)  # a program that runs still may read it
+    feed.prefetch(1)
+    assert (kept["x"][0], feed.take(1)["x"][0]) == (5, 6)
+
+
+def test_only_arrays_that_are_said_to_be_fresh_are_not_copied():
+    class Fresh:
+        fresh = True
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return batch
+
+    batch = {"x": np.zeros(2), "y": jnp.zeros(2)}
+    assert Feed(Fresh(), DEVICE, worker=0).peek() is batch
+    copy = Feed([batch], DEVICE, worker=0).peek()
+    assert not np.shares_memory(copy["x"], batch["x"])
+    assert copy["y"] is batch["y"]
+    batches = Shards(np.arange(8), batch_size=2, num_workers=1)(0)
+    assert batches.fresh
+    one, other = next(batches), next(batches)
+    assert not np.shares_memory(one, other)
+
+
 operations = st.lists(st.tuples(st.sampled_from(["peek", "prefetch", "take"]), st.integers(1, 4)))
 
 
@@ -208,7 +271,7 @@ def test_the_end_of_the_iterator_is_an_error_of_the_take_that_needs_more():
     feed.take(2)
     feed.prefetch(1)
     feed.prefetch(2)
-    message = r"`data\(worker=2\)` ended after 3 batches; repeat it or lower num_clocks\."
+    message = r"`data\(worker=2\)` ended after 3 batches; repeat it, or lower num_clocks or max_up"
     with pytest.raises(ValueError, match=message):
         feed.take(2)
     assert feed.take(1)["n"] == 2

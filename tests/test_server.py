@@ -68,6 +68,64 @@ def test_versions_count_merges_and_only_the_newest_is_held():
     assert server.version == 2
 
 
+@pytest.mark.parametrize(
+    ("delta", "message"),
+    [
+        ({**tree(0), "b": np.ones((1, 2), np.float32)},
+         r"the merge's `deltas\[1\]\['b'\]` is float32\[1, 2\], but `params\['b'\]` is float"),
+        ({**tree(0), "b": np.float32(1)}, r"`deltas\[1\]\['b'\]` is float32\[\], but"),
+        ({**tree(0), "b": np.ones(2, np.int32)}, r"is int32\[2\], .* but any floating-point"),
+        ({**tree(0), "b": [1.0, 2.0]}, r"`deltas\[1\]` has no leaf for `params\['b'\]`; it has "
+         r"deltas\[1\]\['b'\]\[0\], deltas\[1\]\['b'\]\[1\] instead"),
+        ({**tree(0), "c": np.float32(1)}, r"but there is no `params\['c'\]`"),
+        (tuple(tree(0).values()), r"no leaf for `params\['b'\]`"),
+    ],
+    ids=["rank", "scalar", "dtype", "list", "more", "structure"],
+)  # fmt: skip
+def test_a_delta_that_does_not_fit_is_named_and_makes_no_version(delta, message):
+    server = Server(tree(0))
+    with pytest.raises(ValueError, match=message):
+        server.merge([tree(1), delta])
+    assert server.version == 0
+
+
+def test_a_base_that_does_not_fit_is_named():
+    server = Server(tree(0))
+    with pytest.raises(ValueError, match=r"`stale_params\[0\]` has no leaf for `params\['b'\]`"):
+        server.merge([tree(1)], stale_params=[{"w": tree(0)["w"]}])
+    with pytest.raises(TypeError, match=r"`deltas\[0\]\['b'\]` must be an array of numbers, got"):
+        server.merge([{**tree(1), "b": "b"}])
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_delta_may_be_of_another_float_type_and_hold_numbers():
+    server = Server({"w": jnp.zeros(2, jnp.bfloat16), "b": 1.0}, weight="sum")
+    server.merge([{"w": np.ones(2, np.float32), "b": np.float32(2)}, {"w": jnp.ones(2), "b": 2.0}])
+    assert server.params["w"].dtype == jnp.bfloat16
+    assert server.params["w"].tolist() == [2.0, 2.0]
+    assert server.params["b"] == 5.0
+
+
+def test_parameters_that_cannot_be_averaged_are_refused():
+    with pytest.raises(ValueError, match=r"`params\['a'\]` is int32; .* must be floating point"):
+        Server({"a": jnp.zeros(2, jnp.int32)})
+
+
+def test_numbers_about_a_delta_may_be_numpys():
+    server = Server({"told": jnp.zeros(4)}, reader([]))
+    delta = {"told": jnp.ones(4)}
+    server.merge([delta], staleness=np.int64(3), lag=jnp.int32(2), worker=np.array([1]))
+    assert server.params["told"].tolist() == [3.0, 2.0, 1.0, 1.0]
+    for value in (1.5, [1.5], "3"):
+        with pytest.raises(
+            TypeError, match=r"`merge\(lag=...\)` must be a whole number, or one fo"
+        ):
+            server.merge([delta], lag=value)
+    with pytest.raises(ValueError, match=r"`merge\(num_workers=...\)` must be at least 1, got 0\."):
+        server.merge([delta], num_workers=0)
+    assert server.version == 1
+
+
 def test_without_deltas_there_is_no_version():
     server = Server(tree(0))
     with pytest.raises(ValueError, match=r"`merge\(deltas\)` needs at least one delta, got none\."):
@@ -75,7 +133,17 @@ def test_without_deltas_there_is_no_version():
     assert server.version == 0
 
 
-@pytest.mark.parametrize("weight", ["median", "1", float("nan"), float("inf"), True, None])
+@pytest.mark.parametrize("weight", [np.float32(0.5), np.float64(0.5), np.int64(2)])
+def test_a_weight_may_be_numpys(weight):
+    number = Server(tree(0), weight=weight).weight
+    assert type(number) is float
+    assert number == weight
+
+
+BAD_WEIGHTS = ["median", "1", float("nan"), float("inf"), True, np.bool_(True), None, np.ones(2)]
+
+
+@pytest.mark.parametrize("weight", BAD_WEIGHTS, ids=repr)
 def test_a_weight_that_is_none_is_refused(weight):
     with pytest.raises(ValueError, match='`weight` must be "mean", "sum", "merged" or a finite'):
         Server(tree(0), weight=weight)
@@ -304,6 +372,55 @@ def test_a_transform_that_wants_more_than_there_is_says_so_at_once():
     greedy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
     with pytest.raises(TypeError, match=r"`delta_tx` cannot be called with what .* 'value'"):
         Server({"w": jnp.zeros(2)}, delta_tx=greedy)
+
+
+def shaped(change, extra=()) -> optax.GradientTransformation:
+    """Changes the leaves of the updates; `extra` names required arguments."""
+
+    def update(updates, state, params=None, **extras):
+        assert all(extras[name] is not None for name in extra)
+        return change(updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def each(change):
+    return lambda updates: jax.tree.map(change, updates)
+
+
+@pytest.mark.parametrize("extra", [(), ("stale_params",)], ids=["plain", "base"])
+@pytest.mark.parametrize("averaged", [None, {"w": False, "b": True}], ids=["trained", "averaged"])
+@pytest.mark.parametrize("name", ["server_tx", "delta_tx"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (each(lambda leaf: leaf[None]), r"`updates\['w'\]` is float32\[1, 3, 2\], but "
+         r"`params\['w'\]` is float32\[3, 2\]; they must agree"),
+        (each(jnp.sum), r"`updates\['w'\]` is float32\[\], but `params\['w'\]` is float32\[3, 2\]"),
+        (each(lambda leaf: leaf > 0), r"`updates\['w'\]` is bool\[3, 2\], but .* floating-point"),
+    ],
+    ids=["axis", "scalar", "dtype"],
+)  # fmt: skip
+def test_updates_of_another_shape_are_told_at_once(name, change, message, averaged, extra):
+    # What is averaged never comes to the transform, so "b" is as it was.
+    message = rf"`{name}`'s {message}" if averaged else rf"`{name}`'s `updates\['[wb]'\]` is"
+    with pytest.raises(ValueError, match=message):
+        Server(tree(0), averaged=averaged, **{name: shaped(change, extra)})
+
+
+def test_updates_of_another_structure_are_told_at_once():
+    message = r"`server_tx`'s `updates` has no leaf for `params\['b'\]`; it has no other instead"
+    with pytest.raises(ValueError, match=message):
+        Server(tree(0), shaped(lambda updates: {"w": updates["w"]}))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_updates_of_another_float_type_leave_the_parameters_theirs():
+    wider = shaped(each(lambda leaf: leaf.astype(jnp.float32)))
+    server = Server({"w": jnp.zeros(2, jnp.bfloat16)}, wider, delta_tx=wider)
+    server.merge([{"w": jnp.ones(2, jnp.bfloat16)}])
+    assert server.params["w"].dtype == jnp.bfloat16
+    assert server.params["w"].tolist() == [1.0, 1.0]
 
 
 def test_a_transform_may_look_its_base_up_by_name():

@@ -76,6 +76,46 @@ def test_a_loss_that_gives_no_metrics_is_told(result):
         nnx_step(nnx_step.params, nnx_step.init(nnx_step.params), None, KEY)
 
 
+def test_the_loss_is_the_loss_whatever_the_metrics_are_called():
+    def loss(params, batch, key):
+        return jnp.float32(jnp.nan), {"loss": jnp.float32(0), "other": jnp.float32(1)}
+
+    step = ssp.make_step(loss, optax.sgd(0.1))
+    _, _, metrics = step(linear(), step.init(linear()), None, KEY)
+    assert np.isnan(metrics["loss"])
+    assert metrics["other"] == 1
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    step = ssp.make_nnx_step(model, lambda model, batch: loss(None, batch, None), optax.sgd(0.1))
+    assert np.isnan(step(step.params, step.init(step.params), None, KEY)[2]["loss"])
+
+
+LINEAR = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ssp.make_step(loss_fn, optax.sgd), r"`make_step\(optimizer=...\)` must be an "
+         r"optax optimizer, such as `optax\.sgd\(0\.1\)`, got sgd; call a function that makes one"),
+        (lambda: ssp.make_step(loss_fn, nnx.Optimizer(LINEAR, SGD, wrt=nnx.Param)),
+         r"got a Optimizer; .* of an `nnx\.Optimizer` give its `tx`"),
+        (lambda: ssp.make_step(SGD, loss_fn), r"`make_step\(loss_fn=...\)` must be a function "
+         r"\(params, batch, key\) -> \(loss, metrics\), got a Grad.*; the optimizer comes after"),
+        (lambda: ssp.make_nnx_step(LINEAR, loss_fn, optax.sgd), r"nnx_step\(optimizer=...\)`"),
+        (lambda: ssp.make_nnx_step(LINEAR, SGD, loss_fn), r"`make_nnx_step\(loss=...\)` must be a "
+         r"function \(model, batch\) ->"),
+        (lambda: ssp.make_nnx_step(loss_fn, LINEAR, SGD), r"`make_nnx_step\(model=...\)` must be a "
+         r"flax\.nnx module, got loss_fn; the order is \(model, loss, optimizer\)"),
+        (lambda: ssp.make_nnx_step(nnx.Linear, loss_fn, SGD), r"flax\.nnx module, got Linear"),
+    ],
+    ids=["uncalled", "nnx", "swapped", "nnx uncalled", "nnx swapped", "model", "class"],
+)  # fmt: skip
+def test_what_a_step_cannot_be_made_of_is_told(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
 def test_a_loss_must_be_a_scalar():
     step = ssp.make_step(lambda params, batch, key: (params["w"] ** 2, {}), optax.sgd(0.1))
     with pytest.raises(TypeError, match=r"must return a scalar loss, got shape \(2,\); take the m"):
@@ -322,7 +362,11 @@ PARAMS = {"w": jnp.zeros(2), "inner": [jnp.zeros(())]}
         (lambda d, s, m: ({**d, "more": d["w"]}, s, m),
          r"has `delta\['more'\]`, but there is no `params\['more'\]`"),
         (lambda d, s, m: ({**d, "inner": tuple(d["inner"])}, s, m),
-         r"the step's delta is a PyTreeDef\(.*\), the parameters are a PyTreeDef\(.*\)"),
+         r"the step's `delta` is a PyTreeDef\(.*\), but `params` is a PyTreeDef\(.*\)"),
+        (lambda d, s, m: (d, s.astype(jnp.float32), m),
+         r"the step's `worker_state` is float32\[\], but `init\(params\)` is int32\[\]; they"),
+        (lambda d, s, m: (d, s[None], m), r"the step's `worker_state` is int32\[1\], but `init"),
+        (lambda d, s, m: (d, {"n": s}, m), r"the step's `worker_state` has no leaf for `init\(par"),
         (lambda d, s, m: (d, s, {"loss": jnp.zeros(3)}),
          r"metric 'loss' must be a scalar, got shape \(3,\)"),
         (lambda d, s, m: (d, s, {"staleness": jnp.float32(0)}),
@@ -349,6 +393,31 @@ def test_a_delta_or_metric_that_does_not_fit_is_named(change, message):
 def test_what_is_no_step_is_told(step, message):
     with pytest.raises(TypeError, match=message):
         check_step(step, PARAMS, np.float32(1))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (
+            {"norms": {"w": jnp.float32(0)}},
+            r"metric 'norms' must be a scalar, got a dict; give each",
+        ),
+        ([jnp.float32(0)], r"the step's metrics must be a dict, got a list\."),
+    ],
+)
+def test_metrics_that_are_no_flat_dict_are_told(metrics, message):
+    with pytest.raises(TypeError, match=message):
+        check_step(Handmade(lambda d, s, m: (d, s, metrics)), PARAMS, np.float32(1))
+
+
+def test_a_leaf_that_is_no_array_is_named():
+    message = r"`params\['name'\]` must be an array of numbers, got a str"
+    with pytest.raises(TypeError, match=message):
+        check_step(Handmade(), {**PARAMS, "name": "net"}, np.float32(1))
+    for leaf in ("cat", np.array(["cat"]), np.ma.zeros(2)):
+        message = rf"`batch\['x'\]\[1\]` must be an array of numbers, got a {type(leaf).__name__}"
+        with pytest.raises(TypeError, match=message):
+            check_step(Handmade(), PARAMS, {"x": [np.float32(1), leaf]})
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.uint8])

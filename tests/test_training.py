@@ -179,7 +179,8 @@ def test_data_that_ends_too_early_names_the_worker_and_the_batches(runtime, loca
     def data(worker):
         return itertools.islice(ones(worker), given if worker == 1 else None)
 
-    message = rf"`data\(worker=1\)` ended after {given} batches; repeat it or lower num_clocks\."
+    message = rf"`data\(worker=1\)` ended after {given} batches; repeat it, or "
+    message += r"lower num_clocks or max_updates\."
     with pytest.raises(ValueError, match=message):
         ssp.train(
             **{**SPEC, "data": data, "num_clocks": 4}, runtime=runtime, local_steps=local_steps

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 import jax_ssp as ssp
 from jax_ssp.report.papers import Row, Rows
 from jax_ssp.report.plots import Curve
@@ -89,7 +90,7 @@ def last(rows: Rows, label: str) -> float:
 def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
     """When a loss first came down to a level: the median over the seeds, infinite if it never did.
 
-    No loss comes down to a level that is not finite, as it is where a method it is made of diverged.
+    No loss comes down to a level that is not finite, as one made of what diverged is.
 
     Args:
         rows: of a result.

@@ -104,14 +104,14 @@ STYLES: dict[str, Style] = {
     "PSP": Style("#88ccee", _SOLID, "X"),
     "KSync": Style("#117733", _SOLID, "<"),
     "KAsync": Style("#999933", _SOLID, ">"),
-    "KBatchAsync": Style("#d5c77f", _DASHED, "p"),
+    "KBatchAsync": Style("#c9b458", _DASHED, "p"),
     "Softsync": Style("#cc6677", _DASHED, "h"),
     "BackupWorkers": Style("#aa4499", _LONG_SHORT, "d"),
     "Ringmaster": Style("#d55e00", _DASHDOTDOT, "*"),
     "Rennala": Style("#661100", _DASHDOT, "8"),
     "Quorum": Style("#6699cc", _LONG_SHORT, "H"),
     "VAP": Style("#a3d5c8", _DOTTED, "1"),
-    "KBatchSync": Style("#6dbb84", _DASHED, "2"),
+    "KBatchSync": Style("#54a46d", _DASHDOT, "2"),
     "FedBuff": Style("#d9b8cf", _DASHDOT, "3"),
 }
 _MARKERS = "os^DvPX<>phd*8H123"

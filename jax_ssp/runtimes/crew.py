@@ -124,6 +124,14 @@ def _feeds(data: Callable[[int], Iterable[Any]], devices: Sequence[jax.Device]) 
             f"`train(data=...)` is split over {shards} workers, but the run has {len(devices)}; "
             "give both the same number."
         )
+    owners: dict[int, int] = {}
+    for worker, feed in enumerate(feeds):
+        other = owners.setdefault(id(feed.iterator), worker)
+        if other != worker:
+            raise ValueError(
+                "`data` must give each worker an iterator of its own, but workers "
+                f"{other} and {worker} got the same; make it anew in each call `data(worker)`."
+            )
     return feeds
 
 

@@ -33,6 +33,7 @@ class Replay(Runtime):
         tape: of a run in any world.
 
     Raises:
+        TypeError: if it is given something other than a tape.
         ValueError: `train` raises it if the devices of the recording are not here.
         TapeMismatch: `train` raises it if the experiment differs from the recorded one, saying in
             what; if the controller answers otherwise than it did; or if the parameters at the end
@@ -40,6 +41,13 @@ class Replay(Runtime):
     """
 
     tape: Tape
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tape, Tape):
+            raise TypeError(
+                f"`Replay(tape)` must be given a tape, got a {type(self.tape).__name__}; give "
+                "`result.tape`, or `ssp.read_tape(path)`."
+            )
 
     @property
     def computes(self) -> bool:

@@ -159,14 +159,45 @@ def test_an_error_in_the_data_is_raised_and_names_the_worker():
 
     with pytest.raises(OSError, match="the disk is gone") as caught:
         train(data=data)
-    assert caught.value.__notes__ == ["in worker 1 of jax_ssp"]
+    assert caught.value.__notes__ == ["in `data(worker=1)`, batch 4", "in worker 1 of jax_ssp"]
+
+
+@pytest.mark.parametrize("runtime", [ssp.Devices(), ssp.Virtual(4)], ids=["devices", "virtual"])
+def test_workers_that_share_an_iterator_are_refused(runtime):
+    shared = batches(0)
+    one_each = [batches(0), batches(1), batches(2)]
+    message = r"an iterator of its own, but workers {} got the same; make it anew in each call"
+    for data, workers in (
+        (lambda worker: shared, "0 and 1"),
+        (lambda w: one_each[w % 3], "0 and 3"),
+    ):
+        with pytest.raises(ValueError, match=message.format(workers)):
+            train(runtime, data=data)
+    one_list = list(itertools.islice(batches(0), 8))  # whose iterators are not the same
+    assert train(runtime, data=lambda worker: one_list).updates == 32
+
+
+@pytest.mark.parametrize("runtime", [ssp.Devices(), ssp.Virtual(4)], ids=["devices", "virtual"])
+@pytest.mark.parametrize("local_steps", [1, 2])
+def test_data_that_fills_the_same_arrays_again_trains_on_each_batch(runtime, local_steps):
+    def data(worker):
+        buffers = np.zeros((4, DIMENSION), np.float32), np.zeros(4, np.float32)
+        for batch in batches(worker):
+            for buffer, values in zip(buffers, batch, strict=True):
+                buffer[:] = values
+            yield buffers
+
+    same, expected = (
+        train(runtime, ssp.BSP(), data=data, local_steps=local_steps) for data in (data, batches)
+    )
+    assert bits(same.params) == bits(expected.params)
 
 
 def test_data_that_ends_too_early_names_the_worker_and_the_batches():
     def data(worker):
         return itertools.islice(batches(worker), 5 if worker == 3 else None)
 
-    message = r"`data\(worker=3\)` ended after 5 batches; repeat it or lower num_clocks\."
+    message = r"`data\(worker=3\)` ended after 5 batches; repeat it, or lower num_clocks or max_up"
     with pytest.raises(ValueError, match=message) as caught:
         train(data=data)
     assert caught.value.__notes__ == ["in worker 3 of jax_ssp"]

@@ -275,6 +275,15 @@ def test_a_tape_of_another_experiment_is_refused_by_what_differs(recorded, chang
     assert set(re.findall(r"(\w+): recorded", str(caught.value))) == names
 
 
+def test_what_is_no_tape_is_refused_at_once(recorded):
+    for other in ("run", Path("run"), recorded, None):
+        message = (
+            rf"must be given a tape, got a {type(other).__name__}; give `result\.tape`, or `ssp"
+        )
+        with pytest.raises(TypeError, match=message):
+            ssp.Replay(other)
+
+
 def test_a_refusal_shows_both_values(recorded):
     with pytest.raises(ssp.TapeMismatch, match=r"num_clocks: recorded 6, here 7\."):
         ssp.train(runtime=ssp.Replay(recorded.tape), **{**SPEC, "num_clocks": 7})

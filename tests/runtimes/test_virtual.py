@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import TOLD, linear, numbers
+from problems import TOLD, batches, linear, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
@@ -258,3 +258,16 @@ def test_what_a_worker_reads_is_decided_by_the_schedule_alone():
     # At 2 s worker 1 pushes before worker 0: it started its clock earlier.
     assert read == {(0, 0): 0, (1, 0): 0, (0, 1): 1, (1, 1): 9, (0, 2): 11, (1, 2): 31}
     assert float(result.params["w"]) == 63
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_error_in_the_data_names_the_worker(batch):
+    def data(worker):
+        for number, each in enumerate(batches(worker)):
+            if (worker, number) == (1, 4):
+                raise OSError("the disk is gone")
+            yield each
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        ssp.train(runtime=ssp.Virtual(2, batch=batch), **linear(data=data, num_clocks=8))
+    assert caught.value.__notes__ == ["in `data(worker=1)`, batch 4"]
