@@ -1,12 +1,13 @@
-"""What a merge computes: `params + server_tx(sum of weight * delta_tx(delta))`, pure and traceable.
+"""What a merge computes: `params + server_tx(sum of weight * delta_tx(delta))`.
 
-The server (`server.py`) holds what goes in and what comes out, and jits it.
+`Merging` is the mathematics, pure and traceable; `MergePrograms` what it is compiled to. The server
+(`server.py`) holds what goes in and what comes out.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -16,6 +17,8 @@ import optax
 
 from jax_ssp.steps import Params, check_like
 from jax_ssp.wire import Cut
+
+MOST_AT_ONCE = 32  # deltas that one program merges
 
 State: TypeAlias = tuple[optax.OptState, optax.OptState]  # of `delta_tx`, of `server_tx`
 
@@ -84,7 +87,7 @@ class Merging:
         state = () if self._delta_tx is None else jax.jit(self._delta_tx.init)(params)
         return state, jax.jit(self._server_tx.init)(params)
 
-    def merge(
+    def add(
         self,
         params: Params,
         state: State,
@@ -92,19 +95,21 @@ class Merging:
         weight: jax.Array,
         numbers: jax.Array,
         bases: tuple[Params, ...] = (),
+        before: Params = None,
     ) -> tuple[Params, State]:
-        """One version from the last.
+        """The weighted sum of some of a merge's deltas, each after its transform.
 
         Args:
-            params: the last.
-            state: that it left.
+            params: the last version.
+            state: what came before these left.
             deltas: at least one.
             weight: of each delta, a scalar.
             numbers: see `numbers_of`.
             bases: of each delta, if `wants_base`.
+            before: the sum of those before them; None for the first.
 
         Returns:
-            The new version, the new state.
+            The sum in at least float32, the new state.
         """
         delta_state, server_state = state
         *each, stalest = numbers
@@ -117,17 +122,33 @@ class Merging:
             deltas = tuple(told)
         share = 1.0 / stalest[3].astype(weight.dtype)
 
-        def total(averaged: bool, *leaves: jax.Array) -> jax.Array:
-            # In the order given, so that the sum is the same from run to run.
-            first, *others = (weighted(leaf, share if averaged else weight) for leaf in leaves)
-            return sum(others, start=first).astype(leaves[0].dtype)
+        def weigh(averaged: bool, leaf: jax.Array) -> jax.Array:
+            return weighted(leaf, share if averaged else weight)
 
-        updates = jax.tree.map(total, self._averaged, *deltas)
-        base = None
-        if self.wants_base:
-            oldest = jnp.argmax(numbers[:-1, 0])
-            base = jax.lax.switch(oldest, [lambda base=base: base for base in bases])
-        extras = self._extras(stalest, base)
+        # In the order given, so that the sum is the same from run to run.
+        sums = [] if before is None else [before]
+        sums += [jax.tree.map(weigh, self._averaged, delta) for delta in deltas]
+        total = jax.tree.map(lambda first, *others: sum(others, start=first), *sums)
+        return total, (delta_state, server_state)
+
+    def apply(
+        self, params: Params, state: State, total: Params, numbers: jax.Array, base: Params = None
+    ) -> tuple[Params, State]:
+        """One version from the last.
+
+        Args:
+            params: the last.
+            state: that the sum left.
+            total: of all deltas.
+            numbers: see `numbers_of`.
+            base: of the stalest delta, if `wants_base`.
+
+        Returns:
+            The new version, the new state.
+        """
+        delta_state, server_state = state
+        extras = self._extras(numbers[-1], base)
+        updates = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), total, params)
         updates, server_state = self._server_tx.update(updates, server_state, params, **extras)
         return optax.apply_updates(params, updates), (delta_state, server_state)
 
@@ -160,6 +181,85 @@ class Merging:
         flags, leaves = jax.tree.leaves(self._averaged), jax.tree.leaves(tree)
         trained = [leaf for flag, leaf in zip(flags, leaves, strict=True) if not flag]
         return jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in trained] or [jnp.bool(False)]))
+
+
+class MergePrograms:
+    """The compiled merge: one program up to `MOST_AT_ONCE` deltas, and beyond that a sum by parts.
+
+    So whatever numbers of deltas come together in a run, few programs are compiled, and none of
+    them is long.
+
+    Args:
+        merging: what is computed.
+        opened: (parameters, delta as it comes) -> the delta.
+    """
+
+    def __init__(self, merging: Merging, opened: Callable[[Params, Any], Params]) -> None:
+        self._merging = merging
+        self._opened = opened
+        self._add = jax.jit(self._added, donate_argnums=(1, 6))
+        self._merge = jax.jit(self._merged, donate_argnums=(1, 7), keep_unused=True)
+
+    def merge(
+        self,
+        params: Params,
+        state: State,
+        deltas: tuple[Any, ...],
+        weight: np.ndarray,
+        numbers: np.ndarray,
+        free: list[jax.Array],
+        bases: tuple[Params, ...],
+    ) -> tuple[Params, State]:
+        """One version from the last; see `Merging` for the arguments. `free` is overwritten."""
+        base = bases[int(numbers[:-1, 0].argmax())] if bases else None
+        before = None
+        while len(deltas) > MOST_AT_ONCE:
+            rows = np.concatenate([numbers[:MOST_AT_ONCE], numbers[-1:]])
+            part = (deltas[:MOST_AT_ONCE], weight, rows, bases[:MOST_AT_ONCE], before)
+            before, state = self._add(params, state, *part)
+            deltas, numbers, bases = (
+                deltas[MOST_AT_ONCE:],
+                numbers[MOST_AT_ONCE:],
+                bases[MOST_AT_ONCE:],
+            )
+        return self._merge(params, state, deltas, weight, numbers, bases, before, free, base)
+
+    def text(
+        self,
+        params: Params,
+        state: State,
+        deltas: tuple[Any, ...],
+        weight: np.ndarray,
+        numbers: np.ndarray,
+        free: list[jax.Array],
+        bases: tuple[Params, ...],
+    ) -> str:
+        """What the merge of few deltas compiles from."""
+        base = bases[0] if bases else None
+        arguments = (params, state, deltas, weight, numbers, bases, None, free, base)
+        return self._merge.lower(*arguments).as_text()
+
+    def _added(
+        self, params: Params, state: State, deltas: tuple[Any, ...], *others: Any
+    ) -> tuple[Params, State]:
+        opened = tuple(self._opened(params, delta) for delta in deltas)
+        return self._merging.add(params, state, opened, *others)
+
+    def _merged(
+        self,
+        params: Params,
+        state: State,
+        deltas: tuple[Any, ...],
+        weight: jax.Array,
+        numbers: jax.Array,
+        bases: tuple[Params, ...],
+        before: Params,
+        free: list[jax.Array],
+        base: Params,
+    ) -> tuple[Params, State]:
+        del free  # donated: the new version is written there
+        total, state = self._added(params, state, deltas, weight, numbers, bases, before)
+        return self._merging.apply(params, state, total, numbers, base)
 
 
 def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:

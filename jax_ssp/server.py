@@ -24,7 +24,7 @@ import optax
 
 from jax_ssp.compression import Compressor, residual_of
 from jax_ssp.data import owned
-from jax_ssp.merging import About, Merging, numbers_of
+from jax_ssp.merging import About, MergePrograms, Merging, numbers_of
 from jax_ssp.steps import Params, check_like, check_params, shapes_of
 from jax_ssp.tape import weight_of
 from jax_ssp.wire import Memory, Message, Wire, transfer
@@ -137,8 +137,10 @@ class Server:
         self._newest = Snapshot(0, pieces, self._memory)
         states = map(self._merging.init, pieces)
         self._states = list(map(jax.device_put, states, self.devices))
-        self._merge_whole = jax.jit(self._merged_whole, donate_argnums=(1, 5), keep_unused=True)
-        self._merge_sent = jax.jit(self._merged_sent, donate_argnums=(1, 5), keep_unused=True)
+        self._whole = MergePrograms(self._merging, lambda params, delta: delta)
+        self._sent = MergePrograms(
+            self._merging, lambda params, sent: self.wire.opened(sent, params)
+        )
         self._publish = jax.jit(self.wire.published, donate_argnums=1)
         self._published: Snapshot | None = None  # the newest, compressed, once it was asked for
         self._residuals = [] if snapshot_wire is None else [residual_of(p) for p in pieces]
@@ -227,7 +229,7 @@ class Server:
         pieces = list(map(self._cut, whole))
         about = list(map(About, *each))
         deltas, bases = pieces[: len(deltas)], pieces[len(deltas) :]
-        return self._apply(self._merge_whole, deltas, about, count, bases)
+        return self._apply(self._whole, deltas, about, count, bases)
 
     def _check(self, name: str, tree: Params) -> None:
         shapes = shapes_of(name, tree)
@@ -241,11 +243,11 @@ class Server:
         bases: Sequence[list[Params]] = (),
     ) -> int:
         """The same for deltas as they travel: for each its messages, one on each device."""
-        return self._apply(self._merge_sent, deltas, about, num_workers, bases)
+        return self._apply(self._sent, deltas, about, num_workers, bases)
 
     def _apply(
         self,
-        merge: Any,
+        programs: MergePrograms,
         deltas: Sequence[list[Message]],
         about: Sequence[About],
         num_workers: int,
@@ -260,7 +262,7 @@ class Server:
             origins = tuple(base[number] for base in bases)
             free = self._memory[number].take()
             state = self._states[number]
-            merged = merge(piece, state, messages, weight, numbers, free, origins)
+            merged = programs.merge(piece, state, messages, weight, numbers, free, origins)
             pieces.append(merged[0])
             self._states[number] = merged[1]
         self.version += 1
@@ -274,7 +276,7 @@ class Server:
         ):
             state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
             arguments = self._arguments(piece, message, num_deltas, memory.take())
-            version, _ = jax.block_until_ready(self._merge_sent(piece, state, *arguments))
+            version, _ = jax.block_until_ready(self._sent.merge(piece, state, *arguments))
             memory.give(version)
         if self.wire.snapshots is not None:
             residuals = jax.tree.map(jnp.copy, self._residuals)
@@ -283,7 +285,7 @@ class Server:
     def program(self) -> str:
         """The merge of one delta as compiler text: the same text, the same server."""
         return "\n".join(
-            self._merge_sent.lower(piece, state, *self._arguments(piece, message, 1, [])).as_text()
+            self._sent.text(piece, state, *self._arguments(piece, message, 1, []))
             for piece, state, message in zip(
                 self._newest.pieces, self._states, self._example(), strict=True
             )
@@ -306,25 +308,6 @@ class Server:
         """A tree on the (first) device as pieces, each on its own."""
         pieces = [tree] if len(self.devices) == 1 else self._split(tree)
         return list(map(jax.device_put, pieces, self.devices))
-
-    def _merged_sent(
-        self, params: Params, state: Any, messages: tuple[Message, ...], *others: Any
-    ) -> tuple[Params, Any]:
-        deltas = tuple(self.wire.opened(message, params) for message in messages)
-        return self._merged_whole(params, state, deltas, *others)
-
-    def _merged_whole(
-        self,
-        params: Params,
-        state: Any,
-        deltas: tuple[Params, ...],
-        weight: jax.Array,
-        numbers: jax.Array,
-        free: list[jax.Array],
-        bases: tuple[Params, ...],
-    ) -> tuple[Params, Any]:
-        del free  # donated: the new version is written there
-        return self._merging.merge(params, state, deltas, weight, numbers, bases)
 
 
 def _whole_numbers(name: str, value: Any, count: int) -> list[int]:

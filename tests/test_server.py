@@ -55,6 +55,58 @@ def test_deltas_are_summed_in_the_order_given():
         assert server.params["w"].tolist() == [total]
 
 
+def counting_base() -> optax.GradientTransformationExtraArgs:
+    """Scales by 1 + how many came before, and adds the distance to the base, by name."""
+
+    def update(updates, state, params, *, stale_params, staleness, **extra_args):
+        late = jnp.float32(staleness)
+        scaled = jax.tree.map(
+            lambda u, p, s: u * (1 + state) + late * (p - s), updates, params, stale_params
+        )
+        return scaled, state + 1
+
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.float32(0), update)
+
+
+@pytest.mark.parametrize("count", [32, 33, 64, 100])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_many_deltas_are_summed_in_parts_and_nobody_can_tell(count, devices):
+    params, deltas = tree(0), [tree(1 + number) for number in range(count)]
+    bases = [tree(500 + number) for number in range(count)]
+    staleness = [number * 7 % 41 for number in range(count)]
+    server = Server(
+        params,
+        counting_base(),
+        delta_tx=counting_base(),
+        weight="mean",
+        device=jax.devices()[:devices],
+    )
+    for _ in range(2):  # the second finds the states that the first left
+        server.merge(deltas, staleness=staleness, stale_params=bases, num_workers=count)
+    expected = {name: value.astype(np.float64) for name, value in params.items()}
+    for merges in range(2):
+        stalest = staleness.index(max(staleness))
+        for name, old in expected.items():
+            sums = sum(
+                delta[name] * (1 + merges * count + number) + staleness[number] * (old - base[name])
+                for number, (delta, base) in enumerate(zip(deltas, bases, strict=True))
+            )
+            gap = max(staleness) * (old - bases[stalest][name])
+            expected[name] = old + sums / count * (1 + merges) + gap
+    for name, value in expected.items():
+        np.testing.assert_allclose(server.params[name], value, rtol=1e-4)
+
+
+def test_few_programs_serve_merges_of_any_size(compilations):
+    deltas = [on_device(tree(number)) for number in range(300)]
+    server = Server(tree(0))
+    server.merge(deltas[:75])  # all that there is: the first part, another, the last
+    compilations()
+    for count in (75, 107, 139, 299):
+        server.merge(deltas[:count], num_workers=7)
+    assert compilations() == 0
+
+
 def test_versions_count_merges_and_only_the_newest_is_held():
     server = Server(tree(0))
     assert server.version == 0
