@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 a bug or a proof that failed, 2 usage or config, 3 diverge
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -84,11 +86,15 @@ def _dispatch(argv: list[str]) -> int:
     paper = commands.add_parser("reproduce", help="measure a paper's claims; --list shows which")
     paper.add_argument("names", nargs="*", metavar="NAME", help="which; `all` for all of them")
     paper.add_argument("--list", action="store_true", help="list the papers")
-    paper.add_argument("--size", choices=("smoke", "laptop", "paper"), default="laptop")
+    sizes = "smoke only shows that it runs, laptop takes minutes, paper is as large as the paper's"
+    paper.add_argument(
+        "--size", choices=("smoke", "laptop", "paper"), default="laptop", help=f"{sizes} (laptop)"
+    )
     paper.add_argument("--seeds", type=int, default=3, help="of each random run (3)")
     paper.add_argument("--redraw", action="store_true", help="figure and text from the JSON alone")
     paper.add_argument("--papers", type=Path, default=Path("experiments/papers"), metavar="DIR")
-    paper.add_argument("--folder", type=Path, metavar="DIR", help="experiments/results/papers")
+    folders = "experiments/results/papers; what smoke measures goes to runs/papers"
+    paper.add_argument("--folder", type=Path, metavar="DIR", help=folders)
     commands.add_parser("devices", help="list the devices JAX sees")
     # What follows `run FILE` belongs to the config.
     own, rest = (argv[:2], argv[2:]) if argv[:1] == ["run"] else (argv, [])
@@ -115,7 +121,7 @@ def _run(file: Path, overrides: list[str]) -> int:
         return _dry_run(experiments[0])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = experiments[0].name if len(experiments) == 1 else file.stem
-    folder = options.workdir or Path("runs") / f"{name}-{stamp}"
+    folder = options.workdir or Path("runs") / _folder(f"{name}-{stamp}")
     source = {"file": str(file.resolve()), "overrides": overrides}
     if len(experiments) == 1:
         result, _ = _run_one(experiments[0], folder, {**source, "index": 0})
@@ -132,7 +138,7 @@ def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) 
     code = DONE
     for index, experiment in enumerate(experiments):
         print(f"[{index + 1}/{len(experiments)}] {experiment.name}, seed {experiment.seed}")
-        path = folder / f"{index:02d}-{experiment.name}-seed{experiment.seed}"
+        path = folder / _folder(f"{index:02d}-{experiment.name}-seed{experiment.seed}")
         result, summary = _run_one(experiment, path, {**source, "index": index})
         if result.status == "interrupted":
             code = INTERRUPTED
@@ -145,6 +151,11 @@ def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) 
         print_table(rows, shown)
     print(f"run folder: {folder}")
     return code
+
+
+def _folder(name: str) -> str:
+    """One folder, though names such as "SGD, 1/tau" have a slash in them."""
+    return re.sub(r"[/\\]", "_", name)
 
 
 def _run_one(
@@ -176,7 +187,7 @@ def _replay(run: Path, file: Path | None) -> int:
 
     with usage_errors():
         tape = read_tape(_tape_in(run))
-        config = json.loads((run / "config.json").read_text())
+        config = json.loads(_config_in(run).read_text())
     experiments, _ = parsed(file or Path(config["file"]), config["overrides"])
     experiment = experiments[config["index"]]
     _same_experiment(config["experiment"], experiment.describe())
@@ -234,13 +245,21 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.list or not options.names:
         print_table([{"name": name, "paper": paper.title} for name, paper in papers.items()])
         return DONE
-    names = list(papers) if options.names == ["all"] else options.names
+    names = list(papers) if "all" in options.names else options.names
     for name in names:
         if name not in papers:
-            raise UsageError(f"there is no paper {name!r} here; there are {', '.join(papers)}")
+            near = difflib.get_close_matches(name, papers, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(papers)}"
+            raise UsageError(f"there is no paper {name!r} here{hint}")
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {options.seeds}")
-    folder = options.folder or options.papers.parent / "results" / "papers"
+    published = options.papers.parent / "results" / "papers"
+    trial = options.size == "smoke" and not options.redraw
+    folder = options.folder or (Path("runs") / "papers" if trial else published)
+    with usage_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--folder {folder} cannot be written to")
     for name in names:
         if options.redraw:
             with usage_errors():
@@ -280,6 +299,16 @@ def _tape_in(run: Path) -> Path:
         )
         raise UsageError(f"{run} is not a run's folder, there is no tape.jsonl.gz in it{remedy}")
     return tape
+
+
+def _config_in(run: Path) -> Path:
+    config = run / "config.json"
+    if not config.is_file():
+        raise UsageError(
+            f"{run} holds no config.json, which a replay needs: it says what was run; "
+            f"`jax-ssp verify {run}` needs only the tape"
+        )
+    return config
 
 
 def _devices() -> int:

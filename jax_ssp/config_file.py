@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
@@ -68,41 +68,79 @@ def parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptio
         )
     if not parsed:
         raise UsageError(f"{file}: `get_sweep()` gives no experiments")
-    return [each.experiment for each in parsed], parsed[0].options
+    experiments = [each.experiment for each in parsed]
+    _check_distinct(configs, experiments)
+    return experiments, parsed[0].options
 
 
 _KINDS = (
-    "--policy, --local-steps, --server-tx, --delta-tx, --delta-wire, --snapshot-wire and --adopt "
-    "take a name too: --policy KSync puts that policy in place of the file's, at its defaults."
+    "--policy, --runtime, --runtime.delay, --local-steps, --server-tx, --delta-tx, --delta-wire, "
+    "--snapshot-wire and --adopt take a name too: --policy KSync puts that policy in place of the "
+    "file's, at its defaults (but --runtime Virtual keeps the file's num_workers, delay and seed); "
+    "--policy.k 2 after it sets a field of it."
 )
-# What else these may be.
-_PLAIN = {"delta_wire": ("None",), "snapshot_wire": ("None",), "adopt": ("rebase",)}
 
 
 def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
     """The experiment with the kinds of parts that the overrides name, and the other overrides."""
     from jax_ssp.experiment import alternatives
 
-    kinds = {f"--{part.replace('_', '-')}": (part, kinds) for part, kinds in alternatives().items()}
+    kinds = alternatives(config.runtime)
+    parts = {f"--{part.replace('_', '-')}": part for part in kinds}
+    chosen: dict[str, Any] = {}
     rest: list[str] = []
     words = iter(overrides)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag not in kinds:
+        if flag not in parts:
             rest.append(word)
             continue
-        part, named = kinds[flag]
-        value = value if equals else next(words, "")
-        names = {name.lower(): name for name in named}
-        if value.lower() in names:
-            config = replace(config, **{part: named[names[value.lower()]]()})
-        elif value in _PLAIN.get(part, ()) or (part == "local_steps" and value.isdecimal()):
-            rest += [flag, value]
-        else:
-            near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
-            hint = f"; did you mean {names[near[0]]}?" if near else ""
-            raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
+        part = parts[flag]
+        chosen[part] = _kind(flag, value if equals else next(words, ""), kinds[part])
+    for part in kinds:  # in this order: a runtime before its delay
+        if part in chosen:
+            with usage_errors():
+                config = _replaced(config, part, chosen[part])
     return config, rest
+
+
+def _kind(flag: str, value: str, named: Mapping[str, Callable[[], Any]]) -> Any:
+    """What this word stands for after this flag."""
+    names = {name.lower(): name for name in named}
+    if value.lower() in names:
+        return named[names[value.lower()]]()
+    if flag == "--local-steps" and value.isdecimal():
+        return int(value)
+    if not value or value.startswith("--"):
+        got = repr(value) if value else "nothing"
+        raise UsageError(f"{flag} needs a name after it, one of {', '.join(named)}; got {got}")
+    near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {names[near[0]]}?" if near else ""
+    raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
+
+
+def _replaced(whole: Any, path: str, part: Any) -> Any:
+    """A dataclass with another part at a path such as `policy` or `runtime.delay`."""
+    name, _, rest = path.partition(".")
+    return replace(whole, **{name: _replaced(getattr(whole, name), rest, part) if rest else part})
+
+
+def _check_distinct(before: Sequence[Experiment], after: Sequence[Experiment]) -> None:
+    """Raise `UsageError` if overrides made runs of a sweep the same, but for their names."""
+    same: dict[str, list[int]] = {}
+    for index, experiment in enumerate(after):
+        same.setdefault(_facts(experiment), []).append(index)
+    for runs in same.values():
+        if len({_facts(before[index]) for index in runs}) > 1:
+            named = [f"{i} ({after[i].name!r}, seed {after[i].seed})" for i in runs]
+            raise UsageError(
+                f"with these overrides runs {' and '.join(named)} are the same experiment; a "
+                "sweep's own fields cannot be overridden for all: edit the file"
+            )
+
+
+def _facts(experiment: Experiment) -> str:
+    return repr({**experiment.describe(), "name": None})
 
 
 def _loaded(file: Path) -> ModuleType:

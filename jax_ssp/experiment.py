@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import optax
+import tyro
 
+from jax_ssp import delays
 from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
+from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.runtimes.worker import Mix
@@ -69,13 +73,15 @@ class Configured(ABC):
 
 @functools.cache
 def _configured_class(function: Callable[..., optax.GradientTransformation]) -> type[Configured]:
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     columns: list[Any] = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind: Any = hints.get(name, Any)
-        if "GradientTransformation" in str(kind):
-            kind = Any  # given as another `Configured`; its own fields are then shown
         missing = parameter.default is inspect.Parameter.empty
+        if re.search("GradientTransformation|ForwardRef", str(kind)):
+            kind = Any  # given as another `Configured`, whose own fields are then shown; or unknown
+        elif float in typing.get_args(kind) and re.search("Array|Callable", str(kind)):
+            kind = _number(or_none=parameter.default is None)
         columns.append((name, kind) if missing else (name, kind, field(default=parameter.default)))
     # The command line shows this as the help of the transform's group of options.
     doc = (inspect.getdoc(function) or function.__name__).split("\n")[0]
@@ -88,6 +94,32 @@ def _configured_class(function: Callable[..., optax.GradientTransformation]) -> 
     return make_dataclass(
         function.__name__, columns, bases=(Configured,), frozen=True, namespace=namespace
     )
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except NameError:  # as of optax.adamw, whose mask is of a type that its module does not know
+        return inspect.get_annotations(function)
+
+
+def _number(or_none: bool) -> Any:
+    """The type of what is a number on the command line, whatever else a config may give for it.
+
+    Optax has many that may be a schedule or an array too, which cannot be typed there.
+    """
+
+    def parsed(words: list[str]) -> float | None:
+        return None if or_none and words == ["None"] else float(words[0])
+
+    number = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{None}|FLOAT" if or_none else "FLOAT",
+        instance_from_str=parsed,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[Any, number]
 
 
 def configured(
@@ -134,12 +166,17 @@ def chained(*parts: Configured) -> Chain:
     return Chain(parts)
 
 
-def alternatives() -> dict[str, dict[str, Callable[[], Any]]]:
+def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable[[], Any]]]:
     """By field of an experiment and by name: what else it may be, made at its defaults.
+
+    Args:
+        runtime: the experiment's. `Virtual` in its place keeps its workers, delays and their seed.
 
     Example:
         >>> alternatives()["policy"]["KSync"]()
         KSync(k=4)
+        >>> alternatives(Devices(num_workers=8))["runtime"]["Virtual"]().num_workers
+        8
     """
     from jax_ssp import compression, mitigations, policies
 
@@ -153,13 +190,36 @@ def alternatives() -> dict[str, dict[str, Callable[[], Any]]]:
     wires = {kind.__name__: kind for kind in compression.ALL_COMPRESSORS}
     return {
         "policy": {kind.__name__: kind for kind in policies.ALL_POLICIES},
+        "runtime": {"Devices": Devices, "Virtual": functools.partial(_rehearsal, runtime)},
+        "runtime.delay": {**_DELAYS, "None": lambda: None},
         "local_steps": {kind.__name__: kind for kind in policies.ALL_SCHEDULES},
         "server_tx": transforms,
         "delta_tx": transforms,
-        "delta_wire": wires,
-        "snapshot_wire": wires,
-        "adopt": {"Mix": Mix},
+        "delta_wire": {**wires, "None": lambda: None},
+        "snapshot_wire": {**wires, "None": lambda: None},
+        "adopt": {"Mix": Mix, "rebase": lambda: "rebase"},
     }
+
+
+# A step takes 1 s or about that by default. Models of a number for each worker are not among them.
+_DELAYS: dict[str, Callable[[], Any]] = {
+    "Constant": delays.Constant,
+    "Exponential": delays.Exponential,
+    "ShiftedExponential": functools.partial(delays.ShiftedExponential, shift=0.8, mean=0.2),
+    "Pareto": functools.partial(delays.Pareto, minimum=0.6, shape=2.5),
+    "LogNormal": functools.partial(delays.LogNormal, median=0.9, sigma=0.5),
+    "Straggler": delays.Straggler,
+}
+
+
+def _rehearsal(runtime: Runtime | None) -> Virtual:
+    """Virtual time with what this runtime says of its workers and delays."""
+    said: dict[str, Any] = {"delay": delays.Exponential(mean=1.0)}
+    for name in ("num_workers", "delay", "seed"):
+        value = getattr(runtime, name, None)
+        if value is not None:
+            said[name] = value
+    return Virtual(**said)
 
 
 def _built(value: Any) -> Any:

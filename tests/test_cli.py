@@ -22,7 +22,10 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp.checkpoint import save_params
 from jax_ssp.cli import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, main
+from jax_ssp.config_file import parsed
+from jax_ssp.experiment import alternatives
 from jax_ssp.report.metrics import read_metrics
+from jax_ssp.runtimes.base import Runtime
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 COMMAND = "from jax_ssp.cli import main; main()"
@@ -291,14 +294,73 @@ def test_typed_overrides(config, tmp_path):
 def test_a_part_is_replaced_by_another_kind(config, tmp_path):
     words = ["--policy", "KSync", "--policy.k=2", "--delta-tx=clip_outliers", "--delta-wire"]
     words += ["topk", "--local-steps", "dylu", "--local-steps.h", "2", "--server-tx", "outer"]
+    words += ["--server-tx.optimizer.learning-rate", "0.5"]
     assert jax_ssp("run", config, *words, "--workdir", tmp_path / "run") == DONE
     experiment = experiment_of(tmp_path / "run")
     assert experiment["policy"] == {"type": "KSync", "k": 2}
     assert experiment["delta_tx"]["type"] == "clip_outliers"
     assert experiment["delta_wire"]["type"] == "TopK"
     assert experiment["local_steps"] == {"type": "DyLU", "h": 2, "memory": 4}
-    assert experiment["server_tx"]["optimizer"]["momentum"] == 0.9
+    optimizer = experiment["server_tx"]["optimizer"]
+    assert (optimizer["learning_rate"], optimizer["momentum"]) == (0.5, 0.9)
     assert jax_ssp("replay", tmp_path / "run") == DONE
+
+
+def runtime_of(file: Path, *words: str) -> Runtime:
+    (experiment,), _ = parsed(file, list(words))
+    return experiment.runtime
+
+
+def test_from_rehearsal_to_devices(config, tmp_path):
+    words = ["--runtime", "Devices", "--runtime.num-workers", "2"]
+    assert jax_ssp("run", config, *words, "--workdir", tmp_path / "run") == DONE
+    runtime = experiment_of(tmp_path / "run")["runtime"]
+    assert (runtime["type"], runtime["num_workers"], runtime["delay"]) == ("Devices", 2, None)
+    assert jax_ssp("replay", tmp_path / "run") == DONE
+    delayed = runtime_of(config, "--runtime.delay", "straggler", "--runtime=devices")
+    assert delayed == ssp.Devices(delay=ssp.delays.Straggler())  # in whatever order
+
+
+def test_from_devices_to_a_rehearsal(tmp_path):
+    """What the file says of its workers and delays stays."""
+    delay = "ssp.delays.Pareto(1.0, 2.0), seed=7"
+    file = written(tmp_path / "line.py", CONFIG + ON_DEVICES.replace("DELAY", delay))
+    pareto = ssp.delays.Pareto(1.0, 2.0)
+    assert runtime_of(file, "--runtime", "Virtual") == ssp.Virtual(2, pareto, seed=7)
+    words = ["--runtime", "Virtual", "--runtime.num-workers", "16", "--runtime.delay.shape", "3"]
+    assert runtime_of(file, *words) == ssp.Virtual(16, ssp.delays.Pareto(1.0, 3.0), seed=7)
+    without = written(tmp_path / "none.py", CONFIG + ON_DEVICES.replace("DELAY", "None"))
+    assert runtime_of(without, "--runtime", "Virtual") == ssp.Virtual(2, ssp.delays.Exponential())
+
+
+def test_a_delay_is_replaced_by_another_kind(config, tmp_path):
+    words = ["--runtime.delay", "Straggler", "--runtime.delay.base.seconds", "0.5"]
+    straggler = ssp.delays.Straggler(ssp.delays.Constant(0.5))
+    assert runtime_of(config, *words) == ssp.Virtual(4, straggler)
+    rng = np.random.default_rng(0)
+    for name, make in alternatives()["runtime.delay"].items():
+        if name != "None":
+            delay = runtime_of(config, "--runtime.delay", name).delay
+            assert delay == make()
+            mean = delay(worker=1, clock=0, steps=4000, rng=rng) / 4000
+            assert mean == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_part_is_taken_away_by_its_name(tmp_path):
+    full = """
+
+def get_config() -> ssp.Experiment:
+    return ssp.Experiment(
+        runtime=ssp.Devices(delay=ssp.delays.Constant()),
+        local_steps=ssp.DyLU(h=8),
+        adopt=ssp.Mix(0.5),
+        delta_wire=ssp.compression.Int8(),
+    )
+"""
+    words = ["--runtime.delay", "None", "--local-steps", "2", "--adopt", "rebase"]
+    words += ["--delta-wire", "None"]
+    (experiment,), _ = parsed(written(tmp_path / "full.py", CONFIG + full), words)
+    assert experiment == ssp.Experiment(runtime=ssp.Devices(), local_steps=2)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +371,8 @@ def test_a_part_is_replaced_by_another_kind(config, tmp_path):
         ("delta-wire", "int9", "Int8"),
         ("local-steps", "diloo", "DyLU"),
         ("adopt", "mixed", "Mix"),
+        ("runtime", "Device", "Devices"),
+        ("runtime.delay", "exponentail", "Exponential"),
     ],
 )
 def test_a_kind_that_is_none_is_a_usage_error_with_the_nearest_name(
@@ -316,6 +380,21 @@ def test_a_kind_that_is_none_is_a_usage_error_with_the_nearest_name(
 ):
     assert jax_ssp("run", config, f"--{part}", typo) == USAGE
     assert f"got '{typo}'; did you mean {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        (["--policy", "--workdir", "q5"], "'--workdir'"),
+        (["--policy"], "nothing"),
+        (["--policy="], "nothing"),
+    ],
+)
+def test_a_kind_that_is_missing_is_a_usage_error(config, words, got, capsys):
+    assert jax_ssp("run", config, *words) == USAGE
+    shown = capsys.readouterr().err
+    assert "--policy needs a name after it, one of ASP, BSP, SSP" in shown
+    assert f"; got {got}\n" in shown
 
 
 def flags(experiment: dict, prefix: str = "--") -> list[str]:
@@ -392,6 +471,7 @@ MISTAKES = {
     "no evaluation": (["--eval-every", "0"], "`eval_every` must be at least 1 clock, got 0"),
     "an empty shard": (["--runtime.num-workers", "65"], "leaves worker 64 with 0 of the 64"),
     "a small shard": (["--workload.batch-size", "99"], "lower batch_size to at most 16"),
+    "no delay": (["--runtime.delay", "None"], "`Virtual(delay=...)` must be callable"),
     "a vector for a loss": (["--workload.mistake", "vector"], "must return a scalar loss"),
 }
 
@@ -661,6 +741,15 @@ def test_replay_needs_the_config_file_and_finds_it_elsewhere(run, config, capsys
     assert jax_ssp("replay", run, "--file", config) == DONE
 
 
+def test_replay_of_a_folder_without_its_config_says_what_the_tape_is_good_for(run, capsys):
+    (run / "config.json").unlink()
+    assert jax_ssp("replay", run) == USAGE
+    shown = capsys.readouterr().err
+    assert f"{run} holds no config.json, which a replay needs" in shown
+    assert f"`jax-ssp verify {run}` needs only the tape" in shown
+    assert jax_ssp("verify", run) == DONE
+
+
 def test_a_tape_that_breaks_off_is_verified_and_replayed_up_to_there(run, capsys):
     content = (run / "tape.jsonl.gz").read_bytes()
     (run / "tape.jsonl.gz").write_bytes(content[: len(content) // 2])
@@ -693,6 +782,46 @@ def test_a_sweep_is_run_compared_and_each_member_can_be_replayed(tmp_path, capsy
         assert jax_ssp("verify", folder / member) == DONE
         assert jax_ssp("replay", folder / member) == DONE
         assert "the same to the last bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["--seed", "5"], "0 ('BSP', seed 5) and 1 ('BSP', seed 5)"),
+        (["--policy", "BSP"], "0 ('BSP', seed 0) and 2 ('SSP(1)', seed 0)"),
+    ],
+)
+def test_overrides_that_make_runs_of_a_sweep_the_same_end_with_2(words, runs, tmp_path, capsys):
+    file = written(tmp_path / "sweep.py", CONFIG + SWEEP)
+    assert jax_ssp("run", file, "--workdir", tmp_path / "sweep", *words) == USAGE
+    shown = capsys.readouterr().err
+    assert f"with these overrides runs {runs} are the same experiment" in shown
+    assert "edit the file" in shown
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_overrides_leave_runs_be_that_the_file_has_twice(tmp_path):
+    twice = """
+
+def get_sweep() -> list[ssp.Experiment]:
+    return [ssp.Experiment(name=name, num_clocks=5) for name in ("one", "other")]
+"""
+    experiments, _ = parsed(written(tmp_path / "sweep.py", CONFIG + twice), ["--seed", "5"])
+    assert [(each.name, each.seed) for each in experiments] == [("one", 5), ("other", 5)]
+
+
+def test_a_name_with_a_slash_still_names_one_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--num-clocks", "2", "--runtime.no-compute"]
+    assert jax_ssp("run", config, *words, "--name", "line, 1/tau") == DONE
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("line, 1_tau-20")
+    assert jax_ssp("replay", folder) == DONE
+
+    file = written(tmp_path / "sweep.py", CONFIG + SWEEP.replace("name=name", "name='1/' + name"))
+    assert jax_ssp("run", file, *words, "--workdir", "sweep") == DONE
+    members = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert members == ["00-1_BSP-seed0", "01-1_BSP-seed1", "02-1_SSP(1)-seed0", "03-1_SSP(1)-seed1"]
 
 
 def test_a_run_that_diverges_does_not_spoil_the_comparison(tmp_path, capsys):

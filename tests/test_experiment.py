@@ -232,18 +232,50 @@ def test_its_arguments_are_checked_at_once():
         ssp.configured(optax.sgd, lr=0.5)
 
 
+def overridden(experiment: ssp.Experiment, *words: str) -> ssp.Experiment:
+    avoid = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(ssp.Experiment, default=experiment, args=words, config=avoid)
+
+
 def test_the_command_line_overrides_its_arguments():
     experiment = ssp.Experiment(
         server_tx=ssp.configured(scale_by_staleness), runtime=CLOCKWORK, num_clocks=1
     )
-    changed = tyro.cli(
-        ssp.Experiment,
-        default=experiment,
-        args=["--server-tx.exponent", "0.25"],
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    changed = overridden(experiment, "--server-tx.exponent", "0.25")
     assert changed.server_tx == ssp.configured(scale_by_staleness, exponent=0.25)
     assert dataclasses.replace(changed, server_tx=experiment.server_tx) == experiment
+
+
+A_SCHEDULE = optax.linear_schedule(0.5, 0.0, 10)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, A_SCHEDULE, jnp.ones(())])
+def test_a_number_of_optax_is_one_on_the_command_line(rate):
+    """Whatever else it may be."""
+    experiment = ssp.Experiment(server_tx=ssp.configured(optax.sgd, learning_rate=rate))
+    assert overridden(experiment).server_tx == experiment.server_tx
+    words = ("--server-tx.learning-rate", "0.25", "--server-tx.momentum", "0.9")
+    changed = overridden(experiment, *words)
+    assert changed.server_tx == ssp.configured(optax.sgd, learning_rate=0.25, momentum=0.9)
+    none = overridden(changed, "--server-tx.momentum", "None", "--server-tx.nesterov")
+    assert none.server_tx == ssp.configured(optax.sgd, learning_rate=0.25, nesterov=True)
+
+
+@pytest.mark.parametrize("word", ["fast", "None"])
+def test_what_is_no_number_is_refused(word, capsys):
+    experiment = ssp.Experiment(server_tx=ssp.configured(optax.sgd, learning_rate=0.5))
+    with pytest.raises(SystemExit):
+        overridden(experiment, "--server-tx.learning-rate", word)
+    assert "could not convert string to float" in capsys.readouterr().err
+
+
+def test_an_optimizer_whose_types_cannot_be_resolved_is_configured_too():
+    """Those of optax with a mask: it is of a type that their module does not know."""
+    experiment = ssp.Experiment(server_tx=ssp.configured(optax.adamw, learning_rate=A_SCHEDULE))
+    words = ("--server-tx.learning-rate", "0.25", "--server-tx.weight-decay", "0")
+    changed = overridden(experiment, *words).server_tx
+    assert changed == ssp.configured(optax.adamw, learning_rate=0.25, weight_decay=0.0)
+    changed.build()
 
 
 # --- mistakes -----------------------------------------------------------------------------------
