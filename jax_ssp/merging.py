@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.steps import Params, check_like
+from jax_ssp.shapes import check_like
+from jax_ssp.steps import Params
 from jax_ssp.wire import Cut
 
 MOST_AT_ONCE = 32  # deltas that one program merges

@@ -25,7 +25,8 @@ import optax
 from jax_ssp.compression import Compressor, residual_of
 from jax_ssp.data import owned
 from jax_ssp.merging import About, MergePrograms, Merging, numbers_of
-from jax_ssp.steps import Params, check_like, check_params, shapes_of
+from jax_ssp.shapes import check_like, check_params, shapes_of
+from jax_ssp.steps import Params
 from jax_ssp.tape import weight_of
 from jax_ssp.wire import Memory, Message, Wire, transfer
 

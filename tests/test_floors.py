@@ -14,7 +14,7 @@ FLOORS = {
     0: ("controller", "policies"),
     1: (
         *("mitigations", "compression"),
-        *("steps", "server", "merging", "tape", "data", "wire", "delays", "checkpoint"),
+        *("shapes", "steps", "server", "merging", "tape", "data", "wire", "delays", "checkpoint"),
     ),
     2: ("runtimes",),
     3: ("training", "experiment", "config_file", "report"),

@@ -1,0 +1,93 @@
+"""What trees of arrays must be like, checked by shapes alone before anything computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def check_params(params: Any) -> Any:
+    """Check that parameters can be averaged; gives their shapes and dtypes.
+
+    Raises:
+        TypeError: if a leaf is no array.
+        ValueError: if there is none, or one is not floating point.
+    """
+    shapes = shapes_of("params", params)
+    if not jax.tree.leaves(shapes):
+        raise ValueError("`params` must hold at least one array, got none.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"`params{name}` is {leaf.dtype}; parameters must be floating point, since deltas "
+                "are averaged. Keep counters and flags in the worker state."
+            )
+    return shapes
+
+
+def shapes_of(name: str, tree: Any) -> Any:
+    """Shape and dtype of each leaf of a tree; `name` is for the message.
+
+    Raises:
+        TypeError: if a leaf is neither an array nor a number; its path is named.
+    """
+
+    def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        try:
+            kind = jax.typeof(leaf)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be an array of numbers, got a "
+                f"{type(leaf).__name__}: {error}"
+            ) from None
+        return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
+
+    return jax.tree_util.tree_map_with_path(shape, tree)
+
+
+def check_like(
+    whose: str, name: str, tree: Any, like_name: str, like: Any, *, any_float: bool = False
+) -> None:
+    """Check that a tree has the structure, shapes and dtypes of another.
+
+    Args:
+        whose, name, like_name: what the trees are called in messages.
+        tree, like: trees of arrays or of shapes.
+        any_float: whether any floating-point dtype will do.
+
+    Raises:
+        ValueError: if they differ; the path is named, and what both are there.
+    """
+    given, wanted = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(t)}
+        for t in (tree, like)
+    )
+    for path, leaf in wanted.items():
+        if path not in given:
+            others = ", ".join(f"{name}{other}" for other in given if other not in wanted)
+            raise ValueError(
+                f"{whose} `{name}` has no leaf for `{like_name}{path}`; it has "
+                f"{others or 'no other'} instead. They must have the same structure."
+            )
+        other = given[path]
+        fits = jnp.issubdtype(other.dtype, jnp.inexact) if any_float else other.dtype == leaf.dtype
+        if other.shape != leaf.shape or not fits:
+            raise ValueError(
+                f"{whose} `{name}{path}` is {other.dtype}{list(other.shape)}, but "
+                f"`{like_name}{path}` is {leaf.dtype}{list(leaf.shape)}; they must agree"
+                + (", but any floating-point type will do." if any_float else ".")
+            )
+    extra = next((path for path in given if path not in wanted), None)
+    if extra is not None:
+        raise ValueError(
+            f"{whose} `{name}` has `{name}{extra}`, but there is no `{like_name}{extra}`. They "
+            "must have the same structure."
+        )
+    if jax.tree.structure(tree) != jax.tree.structure(like):
+        raise ValueError(
+            f"{whose} `{name}` is a {jax.tree.structure(tree)}, but `{like_name}` is a "
+            f"{jax.tree.structure(like)}; they must be the same."
+        )
