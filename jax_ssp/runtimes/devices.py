@@ -30,6 +30,7 @@ from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
 
+SIGNAL_SECONDS = 1.0  # Python is deaf to a Ctrl-C that comes just before a wait without an end
 CLOSE_SECONDS = 2.0  # for threads to end; they do at once unless the user's code holds them
 
 
@@ -181,7 +182,8 @@ class _DeviceWorld(World):
                 # Until this is taken the timer may be set anew: only `set_timer` changes it.
                 return Message(TimerFired(timer))
             with contextlib.suppress(queue.Empty):
-                got = self._inbox.get(timeout=timer and max(0.0, timer - self.now()))
+                left = SIGNAL_SECONDS if timer is None else timer - self.now()
+                got = self._inbox.get(timeout=min(max(0.0, left), SIGNAL_SECONDS))
                 self._raise_if_failed(got)
                 if got is not _LOOK_AGAIN:
                     self._joining -= got is not None and type(got.what) is WorkerJoined
