@@ -83,12 +83,12 @@ def curves_cross(rows: Rows, problem: str) -> tuple[bool, str]:
     return times[0] < times[1] and ends[1] < ends[0], said
 
 
-def floors_fall(rows: Rows, problem: str) -> tuple[bool, str]:
-    """Whether, once all have come down, waiting for more deltas ends lower."""
-    labels = ("KAsync(1)", "KAsync(4)", "KSync(4)", "KSync(8)")
-    ends = [floor(rows, problem, label) for label in labels]
-    said = ", ".join(f"{label} {end:.4g}" for label, end in zip(labels, ends, strict=True))
-    return sorted(ends, reverse=True) == ends, f"in the last quarter {said}"
+def ends_lower(rows: Rows, problem: str, pairs: tuple[tuple[str, str], ...]) -> tuple[bool, str]:
+    """Whether the first of each pair is lower than the second once both have come down."""
+    ends = {label: floor(rows, problem, label) for pair in pairs for label in pair}
+    said = ", ".join(f"{label} {end:.4g}" for label, end in ends.items())
+    lower = all(common.sooner(ends[one], ends[other]) for one, other in pairs)
+    return lower, f"in the last quarter {said}"
 
 
 def table(rows: Rows) -> list[Row]:
@@ -203,9 +203,18 @@ PAPER = Paper(
             for problem in PROBLEMS
         ),
         Claim(
-            "an iteration of more deltas, and of none that is stale, ends lower (logistic "
-            "regression)",
-            functools.partial(floors_fall, problem="logistic regression"),
+            "the more deltas an iteration has, the lower it ends (logistic regression)",
+            functools.partial(
+                ends_lower,
+                problem="logistic regression",
+                pairs=(("KAsync(4)", "KAsync(1)"), ("KSync(8)", "KSync(4)")),
+            ),
+        ),
+        Claim(
+            "with as many deltas K-sync ends lower than K-async (logistic regression)",
+            functools.partial(
+                ends_lower, problem="logistic regression", pairs=(("KSync(4)", "KAsync(4)"),)
+            ),
         ),
     ),
     table=table,

@@ -31,7 +31,7 @@ TRAINED: dict[str, Any] = {
     "KAsync(1)": ssp.KAsync(1),
 }
 ITERATIONS = {"smoke": 500, "laptop": 4000, "paper": 40_000}
-POINTS = 80  # of a curve
+POINTS = 160  # of a curve
 
 
 class Problem(NamedTuple):
