@@ -102,7 +102,7 @@ def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> floa
 
 
 def sooner(one: float, other: float, share: float = 1.0) -> bool:
-    """Whether a time that was measured is below such a share of another, which may be infinite."""
+    """Whether a number that was measured is below such a share of another, maybe infinite."""
     return math.isfinite(one) and one < share * other
 
 
@@ -181,3 +181,24 @@ def _first(row: Mapping[str, Any], level: float, axis: str) -> float:
         at for at, value in zip(row[axis], row["values"], strict=True) if finite(value) <= level
     )
     return next(reached, math.inf)
+
+
+def part_way(start: float | None, end: float | None, share: float) -> float:
+    """The loss at such a share of the way from one to another; infinite if either is no number."""
+    first, last = finite(start), finite(end)
+    return first + share * (last - first) if math.isfinite(first + last) else math.inf
+
+
+def whole(result: ssp.Result) -> ssp.Result:
+    """Of `ssp.train`, as `run`: what Ctrl-C has cut short is no result."""
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
+def kept_time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
+    """As `time_to`, but infinite for a run that came down to the level and diverged later."""
+    return statistics.median(
+        _first(row, level, axis) if math.isfinite(finite(row["last"])) else math.inf
+        for row in runs(rows, label)
+    )

@@ -33,6 +33,7 @@ from jax_ssp.report.papers import Claim, Paper, Row, Rows
 from jax_ssp.report.plots import draw_curves, legend_below, style
 
 FAILED = 2.0  # a test loss near that of a guess, 2.3, or above
+SHARES = (0.95, 0.99)  # of the way from the first loss to the last
 
 
 def pairs_at_equal_rates(rows: Rows, label: str) -> tuple[bool, str]:
@@ -68,13 +69,13 @@ def beats(rows: Rows, label: str, other: str) -> tuple[bool, str]:
 def near_sequential(rows: Rows, label: str) -> tuple[bool, str]:
     """Whether, each at its best rate, its loss is at most a tenth above sequential SGD's."""
     found: list[str] = []
-    ratios: list[float] = []
+    holds = True
     for workers in WORKERS:
         own = at_best(rows, workers)
         ends = [common.last(own, each) for each in (label, SEQUENTIAL)]
-        ratios.append(ends[0] / ends[1])
+        holds &= math.isfinite(ends[1]) and common.at_most(ends[0], ends[1], 1.1)
         found.append(f"{workers} workers {ends[0]:.3f} against {ends[1]:.3f}")
-    return max(ratios) <= 1.1, "; ".join(found)
+    return holds, "; ".join(found)
 
 
 def adaptive_is_best(rows: Rows) -> tuple[bool, str]:
@@ -84,7 +85,7 @@ def adaptive_is_best(rows: Rows) -> tuple[bool, str]:
     for workers in WORKERS:
         own = at_best(rows, workers)
         ends = [common.last(own, label) for label in (ADAPTIVE, SMALL, CONSTANT)]
-        holds &= ends[0] <= min(ends[1:])
+        holds &= common.at_most(ends[0], min(ends[1:]))
         said.append(f"{workers} workers {ends[0]:.3f} against {ends[1]:.3f} and {ends[2]:.3f}")
     return holds, "; ".join(said)
 
@@ -99,16 +100,18 @@ def more_workers_hurt(rows: Rows) -> tuple[bool, str]:
 
 
 def sooner(rows: Rows, other: str) -> tuple[bool, str]:
-    """Whether adaptive is near the last loss of the other in fewer seconds."""
+    """Whether adaptive is at both levels in fewer seconds than the other, with 8 and 4 workers."""
     said: list[str] = []
     holds = True
     for workers in WORKERS:
         own = at_best(rows, workers)
-        start = own[0]["values"][0]
-        level = 0.05 * start + 0.95 * common.last(own, other)
-        times = [common.time_to(own, label, level) for label in (ADAPTIVE, other)]
-        holds &= times[0] < times[1]
-        said.append(f"{workers} workers, loss {level:.2f}: {times[0]:.4g} and {times[1]:.4g} s")
+        start = common.runs(own, other)[0]["values"][0]
+        for share in SHARES:
+            level = common.part_way(start, common.last(own, other), share)
+            times = [common.kept_time_to(own, label, level) for label in (ADAPTIVE, other)]
+            holds &= common.sooner(*times)
+            at = f"{workers} workers, loss {level:.3g}"
+            said.append(f"{at}: {times[0]:.4g} and {times[1]:.4g} s")
     return holds, "; ".join(said)
 
 
@@ -124,7 +127,7 @@ def table(rows: Rows) -> list[Row]:
                 {
                     "method": label,
                     "workers": workers,
-                    "best rate": rate,
+                    "best rate": common.marked(rate, rates(rows)),
                     "last test loss, median (range)": common.spread(lasts(own, label)),
                     "test accuracy": statistics.median(each or 0.0 for each in accurate),
                     "virtual seconds": own[0]["total_seconds"],
@@ -170,7 +173,7 @@ def draw_rates(axis: Axes, rows: Rows, workers: int, looks: Iterable[Line2D]) ->
         }
         axis.plot(rates(rows), [min(end, 5.0) for end in ends], **line)
     axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="last test loss")
-    axis.set_xticks(rates(rows), [f"{rate:g}" for rate in rates(rows)])
+    axis.set_xticks(rates(rows), [f"{rate:g}" for rate in rates(rows)], rotation=60)
     axis.minorticks_off()
     axis.set_title("5: diverged", loc="left")
 
@@ -203,7 +206,7 @@ PAPER = Paper(
                 f"each at its best rate DC-ASGD, {label}, ends lower than ASGD for every seed",
                 functools.partial(beats, label=label, other=ASGD),
             )
-            for label in (SMALL, ADAPTIVE)
+            for label in (SMALL, CONSTANT, ADAPTIVE)
         ),
         Claim(
             "it comes near sequential SGD (adaptive: a loss at most a tenth higher)",
@@ -220,7 +223,8 @@ PAPER = Paper(
         ),
         *(
             Claim(
-                f"DC-ASGD (adaptive) is near the last loss of {label} sooner in seconds than that",
+                f"DC-ASGD (adaptive) is sooner in seconds than {label} at both 95 and 99 % of the "
+                "way to the last loss of that",
                 functools.partial(sooner, other=label),
             )
             for label in (SSGD, SEQUENTIAL)
@@ -229,12 +233,10 @@ PAPER = Paper(
     table=table,
     draw=draw,
     height=5.6,
-    notes="At size `laptop`: with 8 workers at 0.15 adaptive DC-ASGD learns as at its best with "
-    "every seed, ASGD with one of three, so that there the correction makes up for staleness; at "
-    "0.3 nothing stale learns with 8 workers, and adaptive diverges where the others stay at a "
-    "guess. At their best rates most differences are within the range of the seeds, those that "
-    "decide a verdict included. A constant lambda of 0.04 changes little, our squared gradients "
-    "being small. SSGD merges 8 (4) times less often; it bears a higher rate, 0.6, with which it "
-    "is behind by little and no later in seconds, where at 0.1 it is behind all others. Rates are "
-    "chosen and shown on the same seeds; other lambdas are in experiments/README.md.",
+    notes="The correction makes up for staleness where a rate is a little too high for ASGD; where "
+    "one is far too high nothing stale learns, and the correction, in which gradients are squared, "
+    "can itself diverge. A constant lambda of 0.04 changes little, our squared gradients being "
+    "small. SSGD merges 8 (4) times less often, and bears higher rates for it. The verdicts on "
+    "every seed are strict: with so few, differences within their range decide. "
+    "Rates are chosen and shown on the same seeds; other lambdas are in experiments/README.md.",
 )

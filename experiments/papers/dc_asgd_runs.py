@@ -24,7 +24,7 @@ LAMBDAS: dict[str, dict[str, Any]] = {
 UPDATES = dict.fromkeys(("laptop", "paper"), delay_compensation.UPDATES) | {"smoke": 120}
 RATES: dict[Size, tuple[float, ...]] = {
     "smoke": (0.1,),
-    "laptop": (0.1, 0.15, 0.3, 0.6, 1.0),
+    "laptop": (*delay_compensation.RATES, 0.6, 1.0),
     "paper": (*delay_compensation.RATES, 0.6, 1.0),
 }
 

@@ -75,7 +75,8 @@ def waits(size: Size, seeds: int) -> list[Row]:
             lag = 0
             for seed in range(seeds):
                 runtime = ssp.Virtual(workers, delay, seed, compute=False)
-                run = ssp.train(policy=policy, runtime=runtime, max_updates=UPDATES[size])
+                most = UPDATES[size]
+                run = common.whole(ssp.train(policy=policy, runtime=runtime, max_updates=most))
                 waiting.append(1 - run.computing)
                 lag = max(lag, int(run.schedule["lag"].max()))
             about = {"kind": "waiting", "setting": setting, "label": label}

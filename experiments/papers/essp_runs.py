@@ -30,7 +30,7 @@ DELAYS: dict[str, Any] = {
 PROBLEMS = {
     "matrix factorization": ssp_runs.PROBLEMS["matrix factorization"],
     "logistic regression": ssp_runs.Problem(
-        LogisticRegression(batch_size=32), (0.03, 0.1, 0.3, 1.0, 2.0, 4.0)
+        LogisticRegression(batch_size=32), (0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
     ),
 }
 LEVEL = ssp_runs.LEVELS[-1]  # of what BSP gains
@@ -50,16 +50,7 @@ def measure(size: Size, seeds: int) -> list[Row]:
     rows: list[Row] = []
     for delay, model in DELAYS.items():
         for label, policy in policies(size).items():
-            counts = [
-                reads(
-                    ssp.train(
-                        policy=policy,
-                        runtime=ssp.Virtual(WORKERS[size], model, seed, compute=False),
-                        num_clocks=CLOCKS[size],
-                    ).tape
-                )
-                for seed in range(seeds)
-            ]
+            counts = [reads(clockwork(policy, model, size, seed)) for seed in range(seeds)]
             total = [sum(each) for each in zip(*counts, strict=True)]
             rows.append({"kind": "reads", "delay": delay, "label": label, "counts": total})
     for name, problem in PROBLEMS.items():
@@ -71,6 +62,13 @@ def measure(size: Size, seeds: int) -> list[Row]:
         for row in common.swept(methods, rates, seeds, "objective"):
             rows.append({"workload": name, **row})
     return rows
+
+
+def clockwork(policy: ssp.SSP, delay: Any, size: Size, seed: int) -> Tape:
+    """Of a run without gradients."""
+    runtime = ssp.Virtual(WORKERS[size], delay, seed, compute=False)
+    run = ssp.train(policy=policy, runtime=runtime, num_clocks=CLOCKS[size])
+    return common.whole(run).tape
 
 
 def maker(problem: ssp_runs.Problem, policy: Any, size: Size) -> common.Make:
@@ -145,8 +143,23 @@ def at_rate(rows: Rows, workload: str, label: str, rate: float) -> float:
         if row["kind"] == "swept"
         and (row.get("workload"), row["label"], row["rate"]) == (workload, label, rate)
     ]
-    last = found[0]["last"] if found else None
-    return last if last is not None and np.isfinite(last) else float("inf")
+    return common.finite(found[0]["last"]) if found else float("inf")
+
+
+def costs(rows: Rows, workload: str, rate: float | None) -> dict[str, list[float]]:
+    """Of lazy and of eager reads at the smallest and the largest bound.
+
+    Updates to the level, each at its best rate; or the last objective, all at one rate.
+    """
+    return {
+        name: [
+            ssp_runs.needed(rows, workload, label, LEVEL, "updates")
+            if rate is None
+            else at_rate(rows, workload, label, rate)
+            for label in ends(rows, name)
+        ]
+        for name in NAMES.values()
+    }
 
 
 def best_rate(rows: Rows, workload: str, label: str) -> float:

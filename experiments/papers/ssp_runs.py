@@ -40,7 +40,7 @@ class Problem(NamedTuple):
 
 PROBLEMS = {
     "matrix factorization": Problem(MatrixFactorization(), (7.5, 15.0, 30.0, 60.0)),
-    "Lasso": Problem(Lasso(), (0.05, 0.1, 0.2, 0.4, 0.8, 1.2), summed=True),
+    "Lasso": Problem(Lasso(), (0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.8), summed=True),
     "logistic regression": Problem(LogisticRegression(), (0.3, 1.0, 3.0, 10.0)),
 }
 
@@ -89,9 +89,10 @@ def clockwork(size: Size, seeds: int) -> list[Row]:
             waiting: list[float] = []
             for seed in range(seeds):
                 runtime = ssp.Virtual(workers, DELAY, seed, compute=False)
-                run = ssp.train(policy=policy, runtime=runtime, num_clocks=CLOCKWORK[size])
+                clocks = CLOCKWORK[size]
+                run = common.whole(ssp.train(policy=policy, runtime=runtime, num_clocks=clocks))
                 # Up to when the first is done: who is done does not wait.
-                end = min(run.schedule["finish"][run.schedule["clock"] == CLOCKWORK[size] - 1])
+                end = min(run.schedule["finish"][run.schedule["clock"] == clocks - 1])
                 own = run.schedule[run.schedule["finish"] <= end]
                 busy = float((own["finish"] - own["start"]).sum())
                 waiting.append(1 - busy / (workers * float(end)))
@@ -123,17 +124,30 @@ def needed(rows: Rows, workload: str, label: str, share: float, axis: str) -> fl
     own = of(rows, workload)
     found: list[float] = []
     for bulk in common.runs(own, "BSP"):
-        first, last = bulk["values"][0], bulk["values"][-1]
-        level = first + share * ((math.nan if last is None else last) - first)
+        level = common.part_way(bulk["values"][0], bulk["values"][-1], share)
         (row,) = [row for row in common.runs(own, label) if row["seed"] == bulk["seed"]]
-        found.append(common.time_to([row], label, level, axis))
+        found.append(common.kept_time_to([row], label, level, axis))
     return statistics.median(found)
 
 
 def relative(rows: Rows, workload: str, label: str, what: str) -> float:
-    """What is needed to come to the higher level, in units of what BSP needs."""
+    """What is needed to come to the higher level, over what BSP needs, if BSP comes to it."""
     bulk = needed(rows, workload, "BSP", LEVELS[-1], what)
-    return needed(rows, workload, label, LEVELS[-1], what) / bulk if bulk else math.nan
+    measured = bulk and math.isfinite(bulk)
+    return needed(rows, workload, label, LEVELS[-1], what) / bulk if measured else math.nan
+
+
+def speed(rows: Rows, workload: str, label: str) -> float:
+    """Updates a second, the mean over the seeds."""
+    own = common.runs(of(rows, workload), label)
+    return statistics.fmean(row["total_updates"] / row["total_seconds"] for row in own)
+
+
+def step(rows: Rows, workload: str) -> int:
+    """Updates from one evaluation to the next, at the most."""
+    return max(
+        int(np.diff(row["updates"]).max(initial=0)) for row in common.runs(of(rows, workload))
+    )
 
 
 def plot_reached(axis: Axes, values: Sequence[float], shift: float = 0.0, **look: Any) -> None:
@@ -145,3 +159,10 @@ def plot_reached(axis: Axes, values: Sequence[float], shift: float = 0.0, **look
     if not finite.all():
         edge = np.ones((~finite).sum())
         axis.plot(at[~finite], edge, transform=axis.get_xaxis_transform(), **look)
+
+
+def focus(axis: Axes, first: float, last: float) -> None:
+    """Show the lower part of curves on a linear scale, unless nothing came to an end."""
+    axis.set_yscale("linear")
+    if math.isfinite(last):
+        axis.set_ylim(last - 0.04 * (first - last), last + 0.4 * (first - last))

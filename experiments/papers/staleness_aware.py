@@ -34,6 +34,12 @@ PLAIN = tuple(label for label in METHODS if not label.endswith(DIVIDED))
 SCALED = ("BSP", *(label for label in METHODS if label.endswith(DIVIDED)))
 CLOSE = 0.02  # of the test accuracy: 7 of 360 images
 FAILED = 0.5  # an accuracy that no method that learns is below
+SHADES: dict[str, tuple[str, Any]] = {
+    "Softsync(1)": ("#e59aa6", (0, (5, 1.5))),
+    "Softsync(15)": ("#b8405a", (0, (1.2, 1))),
+    "Softsync(30)": ("#5c1027", (0, (4, 1.2, 1, 1.2))),
+}
+SHARES = (0.95, 0.99)  # of the way from the first loss to the last of BSP
 
 
 def mean_is_n(rows: Rows) -> tuple[bool, str]:
@@ -61,26 +67,34 @@ def seldom_above(rows: Rows) -> tuple[bool, str]:
 
 
 def fails(rows: Rows, label: str) -> tuple[bool, str]:
+    """Whether it learns with no seed, at the rate at which BSP does."""
     own = at_common(rows)
     said = f"test accuracy {common.spread(accuracies(own, label))} at {best(rows, 'BSP'):g}"
-    return max(accuracies(own, label)) < FAILED, said
+    learns = statistics.median(accuracies(own, "BSP")) > FAILED
+    return learns and max(accuracies(own, label)) < FAILED, said
 
 
 def as_good(rows: Rows, labels: tuple[str, ...]) -> tuple[bool, str]:
-    """Whether they come as far as BSP does, all at its best rate."""
+    """Whether they come as far as BSP does, which learns, all at its best rate."""
     own = at_common(rows)
     ends = {label: statistics.median(accuracies(own, label)) for label in ("BSP", *labels)}
     said = ", ".join(f"{label} {end:.3f}" for label, end in ends.items())
-    return min(ends.values()) > ends["BSP"] - CLOSE, f"test accuracy: {said}"
+    learns = ends["BSP"] > FAILED
+    return learns and min(ends.values()) > ends["BSP"] - CLOSE, f"test accuracy: {said}"
 
 
 def sooner(rows: Rows, label: str) -> tuple[bool, str]:
-    """Whether it is at a loss close to what BSP ends at in less time, at the same rate."""
+    """Whether it is at both levels in less time than BSP, at the same rate."""
     own = at_common(rows)
-    start = common.runs(own, "BSP")[0]["values"][0]
-    level = 0.05 * start + 0.95 * common.last(own, "BSP")
-    times = [common.time_to(own, each, level) for each in (label, "BSP")]
-    return times[0] < times[1], f"to loss {level:.2f}: {times[0]:.3g} s, BSP {times[1]:.3g} s"
+    said: list[str] = []
+    holds = True
+    for share in SHARES:
+        start = common.runs(own, "BSP")[0]["values"][0]
+        level = common.part_way(start, common.last(own, "BSP"), share)
+        times = [common.kept_time_to(own, each, level) for each in (label, "BSP")]
+        holds &= common.sooner(*times)
+        said.append(f"to loss {level:.3g}: {times[0]:.4g} s, BSP {times[1]:.4g} s")
+    return holds, "; ".join(said)
 
 
 def table(rows: Rows) -> list[Row]:
@@ -97,7 +111,7 @@ def table(rows: Rows) -> list[Row]:
                 "max": max(row["max_staleness"] for row in runs),
                 "virtual seconds": statistics.fmean(row["total_seconds"] for row in runs),
                 f"accuracy at {runs[0]['rate']:g}": common.spread(accuracies(shared, label)),
-                "best rate": best(rows, label),
+                "best rate": common.marked(best(rows, label), rates),
                 "accuracy there": common.spread(accuracies(own, label)),
                 **{
                     f"loss at {rate:g}": loss if math.isfinite(loss) else "diverged"
@@ -115,12 +129,27 @@ def draw(figure: Figure, rows: Rows) -> None:
         every = [replace(curve, label=curve.label.removesuffix(DIVIDED)) for curve in own]
         draw_curves(axes[names[0]], every, "updates", "test loss")
         draw_curves(axes[names[1]], every, "seconds", "test loss")
+        for name in names:
+            tell_apart(axes[name])
         axes[names[1]].set(ylabel=None)
         axes[names[0]].set_title(f"rate {best(rows, 'BSP'):g}, {what}", loc="left")
         for name in names:
             axes[name].set(yscale="log", ylim=(0.05, 10))
     draw_staleness(axes["s"], rows)
     legend_below(figure, common.curves(at_common(rows), PLAIN))
+
+
+def tell_apart(axis: Axes) -> None:
+    """Give each n its shade of Softsync's colour, from light to dark, and its dashes."""
+    bands = list(axis.collections)  # one for each line, or none if there is one seed
+    for index, line in enumerate(axis.get_lines()):
+        look = SHADES.get(str(line.get_label()))
+        if look is None:
+            continue
+        shade, dashes = look
+        line.set(color=shade, linestyle=dashes, markerfacecolor=shade, markeredgecolor=shade)
+        if bands:
+            bands[index].set_facecolor(shade)
 
 
 def draw_staleness(axis: Axes, rows: Rows) -> None:
@@ -151,10 +180,12 @@ PAPER = Paper(
     "each gradient divided by its staleness it ends about where synchronous training does, at any "
     "n, and takes less time (CIFAR-10, 30 learners, and ImageNet, 18, with a momentum of 0.9).",
     ran="Staleness from the clockwork alone. A ReLU network of 64-64-64-10 on the digits, plain "
-    "SGD, batches of 16, 30 workers in virtual time (0.8 s a clock + an exponential of mean 0.2 "
-    "s), a merge applies the mean of its deltas; 6,000 updates for all, as in "
-    "experiments/staleness_scaling.py. The same rates for every method, each on all seeds; the "
-    "figure and the claims are at the best of BSP, by the median of the last test loss.",
+    "SGD at a constant rate (the paper: a momentum of 0.9, and rates that decay), batches of 16, "
+    "30 workers in virtual time (0.8 s a clock + an exponential of mean 0.2 s), a merge applies "
+    "the mean of its deltas; 6,000 updates for all, as in experiments/staleness_scaling.py. The "
+    "same rates for every method, each on all seeds; the figure and the claims are at the best of "
+    "BSP, by the median of the last test loss. Levels: 95 and 99 % of the way from the first test "
+    "loss to BSP's last.",
     measure=measure,
     claims=(
         Claim("with equal workers the mean staleness of n-softsync is n, to 10 %", mean_is_n),
@@ -180,7 +211,7 @@ PAPER = Paper(
         ),
         *(
             Claim(
-                f"and {n}-softsync is sooner in seconds than BSP near its last loss",
+                f"and {n}-softsync is sooner in seconds than BSP at both 95 and 99 % of the way",
                 functools.partial(sooner, label=f"Softsync({n}){DIVIDED}"),
             )
             for n in TRAINED
@@ -189,13 +220,12 @@ PAPER = Paper(
     table=table,
     draw=draw,
     height=5.4,
-    notes="At size `laptop`: while a worker computes, every other one pushes once on average, so "
-    "that the mean is n (W - 1) / W; what is above 2n comes of the tail of the delays, heavier "
-    "here than that of equal machines. Without the division 15- and 30-softsync do learn, at 0.03, "
-    "the smallest rate tried, about as well as BSP at 0.5: the division saves the search for a "
-    "rate, here it does not make a better one possible. Its margin is smaller: at 1, where BSP "
-    "still learns, 30-softsync is behind, and 1-softsync fails with or without it, as a division "
-    "by max(1, tau) does little to a staleness near 1. At 0.5, too, 1-softsync is behind in "
-    "the middle of training. Rates are chosen and shown on the same seeds. The paper decays its "
-    "rates; we do not.",
+    notes="While a worker computes, every other one pushes once on average, so that the mean is n "
+    "(W - 1) / W; what is above 2n comes of the tail of the delays, heavier here than that of "
+    "equal machines. Without the division 15- and 30-softsync can learn at a rate far smaller: "
+    "the division saves the search for it. 0.01, below the rates tried here, is worse for all of "
+    "them (`results/staleness_scaling/grid.md`). A division by max(1, tau) does little to a "
+    "staleness near 1, so that it neither helps nor harms 1-softsync much. Rates are chosen and "
+    "shown on the same seeds. The paper's momentum "
+    "and decay are not here; either may move the rate at which stale gradients fail.",
 )

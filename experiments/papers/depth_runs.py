@@ -1,0 +1,109 @@
+"""What is run for `depth.py`: updates to a target, for every optimizer, depth and staleness."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+import jax_ssp as ssp
+from experiments.papers import common
+from experiments.workloads.digits import DigitsMLP
+from jax_ssp.mitigations import outer
+from jax_ssp.report.papers import Row, Rows, Size
+
+WIDTH, BATCH, EVERY = 64, 16, 16  # EVERY: updates from one evaluation to the next
+ACCURACY = 0.93  # the target, on the test images
+STALENESS = {"smoke": (0, 3), "laptop": (0, 3, 7, 15), "paper": (0, 1, 3, 7, 15)}
+UPDATES = {"smoke": 480, "laptop": 2400, "paper": 16_000}  # at most
+DEPTHS = {"smoke": (0, 3), "laptop": (0, 1, 3, 6), "paper": tuple(range(7))}  # hidden layers
+# Each optimizer, what else it is given, and the rate that STEPS multiply.
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
+    "SGD": (optax.sgd, {}, 0.3),
+    "Momentum": (optax.sgd, {"momentum": 0.9}, 0.1),
+    "Adam": (optax.adam, {}, 0.03),
+    "RMSProp": (optax.rmsprop, {"decay": 0.9}, 0.03),
+    "Adagrad": (optax.adagrad, {}, 0.3),
+}
+STEPS: dict[Size, tuple[float, ...]] = {
+    "smoke": (0.3,),
+    "laptop": (3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
+    "paper": tuple(2.0**-power for power in range(-2, 8)),
+}
+
+
+def needed(
+    optimizer: str, hidden: int, staleness: int, rate: float, seed: int, size: Size
+) -> tuple[int | None, float]:
+    """Updates to the target (None if it was not reached), and the mean staleness there was."""
+    function, arguments, _ = OPTIMIZERS[optimizer]
+    made = ssp.configured(function, learning_rate=rate, **arguments)
+    workers = staleness + 1  # equal ones take turns: each delta is as stale as there are others
+    experiment = ssp.Experiment(
+        # Workers push plain gradients; the optimizer is the server's, and sees each in turn.
+        workload=DigitsMLP(hidden=(WIDTH,) * hidden, batch_size=BATCH, learning_rate=1.0),
+        policy=ssp.ASP(),
+        runtime=ssp.Virtual(workers, ssp.delays.Constant(1.0), seed),
+        server_tx=ssp.configured(outer, optimizer=made),
+        weight="sum",
+        max_updates=UPDATES[size],
+        eval_every=EVERY // workers,
+        target=f"test_accuracy >= {ACCURACY}",
+        seed=seed,
+    )
+    run = common.run(experiment)
+    reached = (row["updates"] for row in run.evaluations if row["test_accuracy"] >= ACCURACY)
+    return next(reached, None), float(run.schedule["staleness"].mean())
+
+
+def cell(optimizer: str, hidden: int, staleness: int, size: Size, seeds: int) -> Row:
+    """The rate that needs the fewest updates on seed 0, and what it needs on all seeds."""
+    rates = [OPTIMIZERS[optimizer][2] * step for step in STEPS[size]]
+    tried = {rate: needed(optimizer, hidden, staleness, rate, 0, size) for rate in rates}
+    best = min(tried, key=lambda rate: finite(tried[rate][0]))
+    others = (needed(optimizer, hidden, staleness, best, seed, size) for seed in range(1, seeds))
+    found = [tried[best], *others]
+    return {
+        "staleness": staleness,
+        "rate": best,
+        "updates": [updates for updates, _ in found],
+        "mean_staleness": statistics.fmean(mean for _, mean in found),
+        "swept": [{"rate": rate, "updates": updates} for rate, (updates, _) in tried.items()],
+        "most_updates": UPDATES[size],
+    }
+
+
+def measure(size: Size, seeds: int) -> list[Row]:
+    names = ("SGD", "Adam") if size == "smoke" else tuple(OPTIMIZERS)
+    rows: list[Row] = []
+    for staleness in STALENESS[size]:
+        for name in names:
+            about = {"family": "optimizer", "label": name}
+            rows.append({**about, **cell(name, 1, staleness, size, seeds)})
+        for hidden in DEPTHS[size]:
+            about = {"family": "depth", "label": str(hidden)}
+            rows.append({**about, **cell("SGD", hidden, staleness, size, seeds)})
+    return rows
+
+
+def finite(updates: int | None) -> float:
+    """Infinite where the target was not reached."""
+    return math.inf if updates is None else updates
+
+
+def middle(row: Mapping[str, Any]) -> float:
+    """The median over the seeds; infinite if most did not reach the target."""
+    return statistics.median(finite(updates) for updates in row["updates"])
+
+
+def labels(rows: Rows, family: str) -> list[str]:
+    return list(dict.fromkeys(row["label"] for row in rows if row["family"] == family))
+
+
+def cells(rows: Rows, family: str, label: str) -> list[Mapping[str, Any]]:
+    """Those of a label, from the least staleness to the most."""
+    own = [row for row in rows if (row["family"], row["label"]) == (family, label)]
+    return sorted(own, key=lambda row: row["staleness"])

@@ -1,0 +1,111 @@
+"""A method that diverges makes no claim hold but those that say that it is worse, and none raise.
+
+For each paper every label in turn is made to diverge, then all at once, in rows of size smoke.
+"""
+
+import copy
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+from jax_ssp.report.papers import checked
+from jax_ssp.report.plots import PAPER as LOOK
+from jax_ssp.report.plots import new_figure
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("depth", "dc_asgd", "dssp", "essp", "ssp", "staleness_aware")
+pytestmark = pytest.mark.slow
+
+# Of each paper, by label: how the claims begin that say that something is better than it.
+WORSE: dict[str, dict[str, tuple[str, ...]]] = {
+    "dc_asgd": {
+        "BSP (SSGD)": ("at equal updates SSGD is behind",),
+        "ASP (ASGD)": ("at equal rates DC-ASGD", "each at its best rate DC-ASGD"),
+        "constant 0.04": ("adaptive is at least as good",),
+        "constant 1": ("adaptive is at least as good",),
+    },
+    "dssp": dict.fromkeys(
+        ("BSP", "SSP(3)"),
+        (
+            "2 mixed devices: it converges faster",
+            "2 mixed devices, Algorithm 1 as printed: it converges faster",
+        ),
+    ),
+    "essp": {"SSP(15)": ("from the smallest to the largest bound", "at one rate for all")},
+    "ssp": {
+        "ASP": tuple(
+            f"SSP(3) comes to the level of {share}% sooner, in seconds, than asynchronous"
+            for share in (90, 99)
+        ),
+        "1 worker": ("many workers under SSP(3)",),
+        "SSP(3)": ("update for update BSP",),
+        "SSP(31)": ("update for update BSP", "a larger bound gives"),
+    },
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def measured(request, tmp_path_factory):
+    """A paper, its name and its rows, as a user would get them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = "from jax_ssp.cli import main; main()"
+    words = ["reproduce", request.param, "--size", "smoke", "--seeds", "2", "--folder", folder]
+    subprocess.run([sys.executable, "-c", command, *words], cwd=ROOT, check=True, timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        paper = importlib.import_module(f"experiments.papers.{request.param}").PAPER
+    return request.param, paper, json.loads((folder / f"{request.param}.json").read_text())["rows"]
+
+
+def trained(rows):
+    """The labels of what was trained; of others only the clockwork was run."""
+    kinds = ("run", None)  # rows of `depth` have no kind
+    return list(dict.fromkeys(row["label"] for row in rows if row.get("kind") in kinds))
+
+
+def diverged(rows, labels, after):
+    """A copy of the rows in which such labels diverged after so many evaluations."""
+    rows = copy.deepcopy(rows)
+    for row in rows:
+        if row.get("label") in labels and row.get("kind") in ("run", "swept", None):
+            diverge(row, after)
+    return rows
+
+
+def diverge(row, after):
+    if "values" in row:
+        seen = min(after, len(row["values"]) - 1)
+        row |= {name: row[name][: seen + 1] for name in ("updates", "seconds")}
+        row |= {"values": [*row["values"][:seen], None], "status": "diverged"}
+        row |= {"total_updates": row["updates"][-1], "total_seconds": row["seconds"][-1]}
+        row["metrics"] = dict.fromkeys(row["metrics"])
+    if "last" in row:
+        row["last"] = None
+    if row.get("kind") is None:  # a cell of `depth`
+        row["updates"] = [None for _ in row["updates"]]
+        row["swept"] = [{**tried, "updates": None} for tried in row["swept"]]
+
+
+@pytest.mark.parametrize("after", [1, 6])
+def test_no_claim_holds_for_want_of_a_number(measured, after):
+    name, paper, rows = measured
+    before = {claim["claim"]: claim["holds"] for claim in checked(paper, rows)}
+    for labels in [*([label] for label in trained(rows)), trained(rows)]:
+        found = checked(paper, diverged(rows, labels, after))
+        turned = [each["claim"] for each in found if each["holds"] and not before[each["claim"]]]
+        said = WORSE.get(name, {}).get(labels[0], ()) if len(labels) == 1 else ()
+        assert [claim for claim in turned if not claim.startswith(said)] == [], labels
+
+
+def test_table_and_figure_show_what_diverged(measured):
+    _, paper, rows = measured
+    for labels in (trained(rows)[:1], trained(rows)[-1:], trained(rows)):
+        changed = diverged(rows, labels, after=1)
+        assert paper.table(changed)
+        with mpl.rc_context(LOOK):
+            paper.draw(new_figure(paper.height), changed)
