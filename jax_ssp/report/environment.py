@@ -29,9 +29,17 @@ def environment() -> dict[str, Any]:
 
 
 def _commit(folder: Path) -> str | None:
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit, `-dirty` if anything but results differs from it: one run writes many of them."""
+    others = (":/", ":(top,exclude,glob)**/results/**")
+    changed = ["status", "--porcelain", "--untracked-files=no", "--", *others]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return f"{commit}-dirty" if _git(folder, *changed) else commit
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return found.stdout.strip()
