@@ -42,8 +42,12 @@ def swept(
 
 
 def run(experiment: ssp.Experiment) -> ssp.Result:
-    """Run it; what Ctrl-C has cut short is no result."""
-    result = experiment.run()
+    """Run it to its end."""
+    return whole(experiment.run())
+
+
+def whole(result: ssp.Result) -> ssp.Result:
+    """What was given; what Ctrl-C has cut short is no result, and interrupts."""
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
@@ -90,7 +94,8 @@ def last(rows: Rows, label: str) -> float:
 def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
     """When a loss first came down to a level: the median over the seeds, infinite if it never did.
 
-    No loss comes down to a level that is not finite, as one made of what diverged is.
+    A run that diverged later counts as one that never did, and no loss comes down to a level that
+    is not finite, as one made of what diverged is.
 
     Args:
         rows: of a result.
@@ -99,6 +104,12 @@ def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> floa
         axis: "seconds" or "updates".
     """
     return statistics.median(_first(row, level, axis) for row in runs(rows, label))
+
+
+def part_way(start: float | None, end: float | None, share: float) -> float:
+    """The loss at such a share of the way from one to another; infinite if either is no number."""
+    first, last = finite(start), finite(end)
+    return first + share * (last - first) if math.isfinite(first + last) else math.inf
 
 
 def sooner(one: float, other: float, share: float = 1.0) -> bool:
@@ -175,30 +186,9 @@ def finite(value: float | None) -> float:
 
 
 def _first(row: Mapping[str, Any], level: float, axis: str) -> float:
-    if not math.isfinite(level):
+    if not math.isfinite(level) or not math.isfinite(finite(row["last"])):
         return math.inf
     reached = (
         at for at, value in zip(row[axis], row["values"], strict=True) if finite(value) <= level
     )
     return next(reached, math.inf)
-
-
-def part_way(start: float | None, end: float | None, share: float) -> float:
-    """The loss at such a share of the way from one to another; infinite if either is no number."""
-    first, last = finite(start), finite(end)
-    return first + share * (last - first) if math.isfinite(first + last) else math.inf
-
-
-def whole(result: ssp.Result) -> ssp.Result:
-    """Of `ssp.train`, as `run`: what Ctrl-C has cut short is no result."""
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    return result
-
-
-def kept_time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> float:
-    """As `time_to`, but infinite for a run that came down to the level and diverged later."""
-    return statistics.median(
-        _first(row, level, axis) if math.isfinite(finite(row["last"])) else math.inf
-        for row in runs(rows, label)
-    )

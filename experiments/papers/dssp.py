@@ -53,7 +53,7 @@ def seconds(rows: Rows, setting: str, label: str) -> float:
     own = of(rows, setting)
     ends = (common.last(own, each) for each in trained(rows))
     level = 2 * max((end for end in ends if math.isfinite(end)), default=math.inf)
-    return common.kept_time_to(own, label, level)
+    return common.time_to(own, label, level)
 
 
 def accuracy(rows: Rows, setting: str, label: str) -> float:

@@ -77,6 +77,7 @@ def runtimes(size: Size, seeds: int) -> list[Row]:
                     runtime = ssp.Virtual(WORKERS, model, seed, compute=False)
                     updates = ITERATIONS[size] * k
                     run = ssp.train(policy=policy(k), runtime=runtime, max_updates=updates)
+                    run = common.whole(run)
                     measured.append(run.seconds / run.version)
                 formula = expected(kind, k) if delay == "exponential" else None
                 about = {"kind": "runtime", "delay": delay, "policy": kind, "k": k}

@@ -126,7 +126,7 @@ def needed(rows: Rows, workload: str, label: str, share: float, axis: str) -> fl
     for bulk in common.runs(own, "BSP"):
         level = common.part_way(bulk["values"][0], bulk["values"][-1], share)
         (row,) = [row for row in common.runs(own, label) if row["seed"] == bulk["seed"]]
-        found.append(common.kept_time_to([row], label, level, axis))
+        found.append(common.time_to([row], label, level, axis))
     return statistics.median(found)
 
 
