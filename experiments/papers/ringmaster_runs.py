@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import optax
 
 import jax_ssp as ssp
+from experiments.papers import common
 from experiments.workloads.quadratic import Quadratic, unequal
 from jax_ssp.report.papers import Row, Size
 
 ASGD, ADAPTIVE, RENNALA, BSP = "ASP", "ASP, step by delay", "Rennala", "BSP"
-PLAIN, STOPS = "Ringmaster", "Ringmaster, stops"
+PLAIN, STOPS, CANCELS = "Ringmaster", "Ringmaster, stops", "KBatchSync (cancels)"
+LABELS = (BSP, ASGD, ADAPTIVE, RENNALA, CANCELS, PLAIN, STOPS)
 POINTS = 200  # of a curve
+STEPS = 8  # the most times that a best step size is halved and doubled
 DELAYS = {"root": "1 + √i + |N(0, √i)|", "linear": "i + |N(0, i)|"}
 
 
@@ -28,7 +31,7 @@ class Scale:
     crowds: tuple[int, ...]  # other numbers of workers, for ASP and Ringmaster alone
     dimension: int
     gradients: int  # that `workers` compute in a run; crowds have as many seconds
-    rates: tuple[float, ...]
+    rates: tuple[float, ...]  # each a quarter of the next; the best is halved and doubled
     sizes: tuple[int, ...]  # of R and of the batch; in theory they do not depend on the workers
     clockwork: int  # workers of the check of the update times
 
@@ -37,11 +40,11 @@ SCALES: dict[Size, Scale] = {
     "smoke": Scale(16, (8,), 32, 200, (1 / 16,), (4,), 30),
     "laptop": Scale(
         *(256, (16, 64, 1024, 4096), 1729, 3000),
-        *(tuple(4.0**-p for p in range(6)), (16, 64, 256), 4096),
+        *(tuple(4.0**-p for p in range(4)), (16, 64, 256), 4096),
     ),
     "paper": Scale(
         *(6174, (64, 512), 1729, 10**6),
-        *(tuple(4.0**-p for p in range(8)), (16, 64, 256, 1024, 4096), 6174),
+        *(tuple(4.0**-p for p in range(6)), (16, 64, 256, 1024, 4096), 6174),
     ),
 }
 
@@ -51,6 +54,8 @@ def policies(label: str, sizes: Sequence[int]) -> list[ssp.Policy]:
     match label:
         case "Rennala":
             return [ssp.Rennala(batch) for batch in sizes]
+        case "KBatchSync (cancels)":
+            return [ssp.KBatchSync(batch) for batch in sizes]
         case "BSP":
             return [ssp.BSP()]
         case "ASP" | "ASP, step by delay":
@@ -75,12 +80,9 @@ def horizon(kind: str, scale: Scale) -> float:
     return scale.gradients / sum(1 / tau for tau in unequal(kind, scale.workers, 0))
 
 
-def run_row(
+def experiment(
     label: str, policy: ssp.Policy, rate: float, kind: str, workers: int, scale: Scale, seed: int
-) -> Row:
-    """One run: the gap of the version that the last worker to start read, over time."""
-    taus, seconds = unequal(kind, workers, seed), horizon(kind, scale)
-    size = policy.usual_merge(workers)
+) -> ssp.Experiment:
     # The step size as it is up to a delay of W, then times W / delay: arXiv:2206.07638, 2206.08307.
     scaled = ssp.configured(
         ssp.mitigations.scale_by_staleness,
@@ -88,31 +90,47 @@ def run_row(
         shape="threshold",
         threshold=workers,
     )
-    result = ssp.Experiment(
+    taus = unequal(kind, workers, seed)
+    return ssp.Experiment(
         workload=Quadratic(scale.dimension),
         policy=policy,
         runtime=ssp.Virtual(workers, ssp.delays.PerWorker(taus), batch=64),
         delta_tx=scaled if label == ADAPTIVE else ssp.configured(optax.identity),
-        weight=rate / size,
-        max_updates=updates_within(policy, taus, seconds),
+        weight=rate / policy.usual_merge(workers),
+        max_updates=updates_within(policy, taus, horizon(kind, scale)),
         seed=seed,
-    ).run()
-    rows = result.schedule
+    )
+
+
+def run_row(
+    label: str, policy: ssp.Policy, rate: float, kind: str, workers: int, scale: Scale, seed: int
+) -> Row:
+    """One run: the gap of the version that the last worker to start read, over time."""
+    result = common.run(experiment(label, policy, rate, kind, workers, scale, seed))
+    rows, size = result.schedule, policy.usual_merge(workers)
     bases = {(row["worker"], row["clock"]): int(row["base_version"]) for row in rows}
     reads = sorted(
         (row["start"], bases[row["worker"], row["clock"]], row["gap"]) for row in result.history
     )
-    times = seconds * np.linspace(0, 1, POINTS) ** 2  # denser at the start
+    times = horizon(kind, scale) * np.linspace(0, 1, POINTS) ** 2  # denser at the start
     which = np.searchsorted([start for start, _, _ in reads], times, "right") - 1
     seen = [reads[index] for index in which]
     merged = rows["merge_version"] >= 0
+    settled = rows["finish"] <= result.seconds  # by the last merge, not by the end of the run
     values = [gap if math.isfinite(gap) else None for _, _, gap in seen]
     return {
         "kind": "run",
         "label": label,
         "delay": kind,
         "workers": workers,
-        "parameter": getattr(policy, "max_delay", getattr(policy, "batch", None)),
+        "parameter": next(
+            (
+                getattr(policy, name)
+                for name in ("max_delay", "batch", "k")
+                if hasattr(policy, name)
+            ),
+            None,
+        ),
         "rate": rate,
         "seed": seed,
         "last": None if result.status == "diverged" else values[-1],
@@ -120,31 +138,44 @@ def run_row(
         "seconds": times.tolist(),
         "values": values,
         "total_updates": result.updates,
-        "thrown_away": float(1 - merged.mean()),
+        "thrown_away": float(1 - merged[settled].mean()),
         "mean_staleness": float(rows["staleness"][merged].mean()),
         "max_staleness": int(rows["staleness"].max()),
     }
 
 
+def refined(attempt: Callable[[float], float], rates: Sequence[float]) -> dict[float, float]:
+    """What was tried of a grid, then half and double of the best, until it lies between both.
+
+    Args:
+        attempt: of a step size, the last gap, infinite if it diverged.
+        rates: the grid.
+    """
+    gaps = {rate: attempt(rate) for rate in sorted(rates)}
+    for _ in range(STEPS):
+        best = min(gaps, key=gaps.__getitem__)
+        beside = [rate for rate in (best / 2, best * 2) if rate not in gaps]
+        if not beside:
+            break
+        gaps |= {rate: attempt(rate) for rate in beside}
+    return gaps
+
+
 def tuned(label: str, kind: str, workers: int, scale: Scale, seeds: int) -> list[Row]:
-    """The best on seed 0 of every rate with every R or batch, halved and doubled; on all seeds."""
+    """The best R or batch, each at the best of its step sizes on seed 0; then on all seeds."""
+    rows: list[Row] = []
     tried: list[tuple[float, ssp.Policy, Row]] = []
-
-    def attempt(policy: ssp.Policy, rate: float) -> None:
-        row = run_row(label, policy, rate, kind, workers, scale, 0)
-        tried.append((math.inf if row["last"] is None else row["last"], policy, row))
-
-    for policy in policies(label, scale.sizes):
-        for rate in scale.rates:
-            attempt(policy, rate)
-    _, policy, best = min(tried, key=lambda each: each[0])
-    for rate in (best["rate"] / 2, best["rate"] * 2):
-        attempt(policy, rate)
-    _, policy, best = min(tried, key=lambda each: each[0])
     kept = ("label", "delay", "workers", "parameter", "rate", "last")
-    rows: list[Row] = [
-        {"kind": "swept", **{name: row[name] for name in kept}} for _, _, row in tried
-    ]
+    for policy in policies(label, scale.sizes):
+
+        def attempt(rate: float, policy: ssp.Policy = policy) -> float:
+            row = run_row(label, policy, rate, kind, workers, scale, 0)
+            rows.append({"kind": "swept", **{name: row[name] for name in kept}})
+            tried.append((common.finite(row["last"]), policy, row))
+            return tried[-1][0]
+
+        refined(attempt, scale.rates)
+    _, policy, best = min(tried, key=lambda each: each[0])
     again = [
         run_row(label, policy, best["rate"], kind, workers, scale, seed) for seed in range(1, seeds)
     ]
@@ -182,7 +213,7 @@ def measure(size: Size, seeds: int) -> list[Row]:
     scale = SCALES[size]
     rows = update_times(scale.clockwork, seeds)
     for kind in DELAYS:
-        for label in (BSP, ASGD, ADAPTIVE, RENNALA, PLAIN, STOPS):
+        for label in LABELS:
             rows += tuned(label, kind, scale.workers, scale, seeds)
     for workers in scale.crowds:
         for label in (ASGD, PLAIN):
