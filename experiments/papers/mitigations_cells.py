@@ -7,11 +7,24 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 import jax_ssp as ssp
+from experiments.papers import common
 from jax_ssp.report.papers import Row, Rows
+from jax_ssp.report.plots import Style, style
+
+# Colours of methods that are no policies; the two that are ASP look like it.
+LOOKS = {
+    "ASGD": style("ASP"),
+    "staleness-aware": Style("#ff1493", (0, (5, 1.5)), "P"),
+    "Gap-Aware": Style("#4b0082", "-", "s"),
+    "EASGD": Style("#dc143c", "-", "D"),
+    "DOWNPOUR": style("ASP"),
+    "DOWNPOUR, mean": Style("#708090", (0, (5, 1.5)), "^"),
+}
 
 
 class Make(Protocol):
@@ -31,14 +44,14 @@ def ran(
 
 
 def _ended(make: Make, rate: float, seed: int) -> Row:
-    run = make(rate, seed).run()
-    end = run.evaluations[-1]
+    run = common.run(make(rate, seed))
+    end, diverged = run.evaluations[-1], run.status == "diverged"
     merged = run.schedule["staleness"][run.schedule["merge_version"] >= 0]
     return {
         "rate": rate,
         "seed": seed,
-        "loss": end["test_loss"],
-        "error": 100 * (1 - end["test_accuracy"]),
+        "loss": None if diverged else end["test_loss"],
+        "error": None if diverged else 100 * (1 - end["test_accuracy"]),
         "mean_staleness": float(merged.mean()) if len(merged) else 0.0,
     }
 
@@ -48,12 +61,14 @@ def where(rows: Rows, **fields: Any) -> list[Mapping[str, Any]]:
     return [row for row in rows if all(row.get(name) == it for name, it in fields.items())]
 
 
+def numbers(rows: Rows, column: str) -> list[float]:
+    """Of every seed; what is not a number counts as infinite."""
+    return [common.finite(row[column]) for row in rows]
+
+
 def median(rows: Rows, column: str) -> float:
-    """Over the seeds; what is not a number counts as infinite."""
-    values = [row[column] for row in rows]
-    return statistics.median(
-        value if value is not None and math.isfinite(value) else math.inf for value in values
-    )
+    """Over the seeds."""
+    return statistics.median(numbers(rows, column))
 
 
 def best_rate(rows: Rows) -> float:
@@ -62,15 +77,45 @@ def best_rate(rows: Rows) -> float:
     return min(tried, key=tried.__getitem__)
 
 
+def of_best(rows: Rows) -> Rows:
+    """Of the rows of a cell those at its best rate."""
+    return where(rows, rate=best_rate(rows))
+
+
 def at_best(rows: Rows, column: str) -> float:
     """The median of a column at the best rate, of the rows of a cell."""
-    return median(where(rows, rate=best_rate(rows)), column)
+    return median(of_best(rows), column)
+
+
+def marked_rate(rows: Rows) -> str:
+    """The best rate of a cell, with a mark if it is at the edge of those tried."""
+    return common.marked(best_rate(rows), [row["rate"] for row in rows])
+
+
+def staleness(rows: Rows) -> str:
+    """The mean of versions at the best rate, of the rows of a cell."""
+    return f"{statistics.fmean(row['mean_staleness'] for row in of_best(rows)):.2f}"
+
+
+def draw_line(
+    axis: Axes, at: Sequence[float], seeds: Sequence[Sequence[float]], **look: Any
+) -> None:
+    """The median over the seeds at each place, in a band, their range; not what is infinite."""
+    middle = [statistics.median(each) for each in seeds]
+    low, high = [min(each) for each in seeds], [max(each) for each in seeds]
+    middle, low, high = (
+        [each if math.isfinite(each) else math.nan for each in line] for line in (middle, low, high)
+    )
+    axis.plot(at, middle, **look)
+    axis.fill_between(np.asarray(at), low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def log_scale(axis: Axes) -> None:
-    """Values on a logarithmic scale, with plain numbers."""
+    """Values on a logarithmic scale, with plain numbers; if there are any."""
+    axis.xaxis.set_minor_locator(NullLocator())
+    if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
+        return
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
