@@ -200,7 +200,7 @@ PAPER = Paper(
     "beside a GTX 1080 Ti converges faster than BSP and SSP, nearly as fast as ASP (AlexNet and "
     "ResNets on CIFAR; 4 P100 where devices are equal).",
     ran="Waiting at every bound, from the clockwork alone (6,000 updates); an MLP on the digits, "
-    "batches of 64, 1,200 updates, at every bound too, rates 0.05 to 0.8 swept for each (the "
+    "batches of 64, 1,200 updates, at every bound too, rates 0.1 to 1.6 swept for each (the "
     "figure shows some of the curves, the table all). Steps take a log-normal time of median 1 "
     "virtual second and sigma 0.2, 2.5 times that on the slow one of two mixed devices; merging "
     "and sending take none. Our DSSP never passes its upper bound; "

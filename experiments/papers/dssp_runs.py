@@ -24,8 +24,8 @@ UPDATES = {"smoke": 200, "laptop": 6000, "paper": 60_000}  # of the clockwork
 TRAINED_UPDATES = {"smoke": 80, "laptop": 1200, "paper": 24_000}
 RATES: dict[Size, tuple[float, ...]] = {
     "smoke": (0.2,),
-    "laptop": (0.05, 0.1, 0.2, 0.4, 0.8),
-    "paper": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "laptop": (0.1, 0.2, 0.4, 0.8, 1.6),
+    "paper": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
 }
 
 

@@ -47,13 +47,13 @@ PROBLEMS = {
     "logistic regression": Problem(
         lambda rate: LogisticRegression(penalty=0.01, batch_size=4, learning_rate=rate),
         "objective",
-        {"smoke": (0.3,), "laptop": (0.1, 0.3, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)},
+        {"smoke": (0.3,), "laptop": (0.03, 0.1, 0.3, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)},
         {"smoke": 40, "laptop": 2400, "paper": 8000},
     ),
     "MLP": Problem(
         lambda rate: DigitsMLP(batch_size=4, learning_rate=rate),
         "test_loss",
-        {"smoke": (0.1,), "laptop": (0.03, 0.1, 0.3), "paper": (0.01, 0.03, 0.1, 0.3)},
+        {"smoke": (0.1,), "laptop": (0.03, 0.1, 0.3, 1.0), "paper": (0.01, 0.03, 0.1, 0.3, 1.0)},
         {"smoke": 40, "laptop": 800, "paper": 8000},
     ),
 }
