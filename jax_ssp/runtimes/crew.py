@@ -203,7 +203,7 @@ def digest(*parts: Any) -> str:
         else:
             array = np.asarray(part)
             sha.update(f"{array.dtype}{array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).tobytes())
+            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()[:16]
 
 
