@@ -222,8 +222,8 @@ PAPER = Paper(
     height=4.8,
     notes="A floor needs gradients that are noisy at the minimum. Those of the regularized "
     "logistic regression are, and there the curves cross; the MLP can fit its data, and on a test "
-    "loss small noisy batches end lower, so that in these seconds more updates are all that counts. "
-    "That K-sync ends below K-async at equal K does not show at K = 4, where a delta is "
+    "loss small noisy batches end lower: in these seconds more updates are all that counts. That "
+    "K-sync ends below K-async at equal K does not show at K = 4, where a delta is "
     "one version stale: what counts is how many are averaged. With a smaller rate of its own "
     "K-async with K = 1 comes near the others (last columns).",
 )
