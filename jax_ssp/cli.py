@@ -31,7 +31,7 @@ _EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with one of the exit codes."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _as_interrupt)
     own_process, abrupt = argv is None, False
     if own_process:
         _keep_compiled()
@@ -60,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _as_interrupt(number: int, frame: Any) -> None:
+    """What an interrupt does, even where those are ignored, as in the background of a script."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)
 
 
 def _keep_compiled() -> None:

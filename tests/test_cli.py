@@ -30,6 +30,10 @@ from jax_ssp.runtimes.base import Runtime
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 COMMAND = "from jax_ssp.cli import main; main()"
 CACHE = {"XDG_CACHE_HOME": str(Path(tempfile.gettempdir(), "jax_ssp_tests"))}
+MINDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+IGNORES = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # as what `script &` starts
+)
 FLUSHING = "import jax_ssp.report.folder as folder; folder.FLUSH_SECONDS = 0.0; "
 
 # A least-squares problem with a mistake on demand.
@@ -876,10 +880,10 @@ def endless(tmp_path):
     """Starts the process of a run on devices that does not end by itself."""
     processes: list[subprocess.Popen] = []
 
-    def start(delay: str = "None") -> subprocess.Popen:
+    def start(delay: str = "None", first: str = MINDS) -> subprocess.Popen:
         file = written(tmp_path / "line.py", CONFIG + ON_DEVICES.replace("DELAY", delay))
         arguments = ("run", file, "--workdir", tmp_path / "run")
-        processes.append(fresh_process(*arguments, command=FLUSHING + COMMAND))
+        processes.append(fresh_process(*arguments, command=first + FLUSHING + COMMAND))
         return processes[-1]
 
     yield start
@@ -926,13 +930,15 @@ def test_the_tape_of_a_killed_run_can_be_read_up_to_there(endless, tmp_path, cap
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_ends_at_once(endless, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", [MINDS, IGNORES], ids=["minds", "ignores"])
+def test_a_second_interrupt_ends_at_once(number, first, endless, tmp_path):
     """From the second on, clocks take ten minutes: nobody waits for them twice."""
-    process = endless(delay="ssp.delays.FromTrace(seconds=((0.0, 600.0),) * 2)")
+    process = endless(delay="ssp.delays.FromTrace(seconds=((0.0, 600.0),) * 2)", first=first)
     wait_for(process, "eval at update 2")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     wait_for(process, "interrupted: finishing the clocks under way")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.wait(timeout=60)
     assert process.returncode == INTERRUPTED
     assert not ssp.read_tape(tmp_path / "run" / "tape.jsonl.gz").complete

@@ -262,15 +262,17 @@ def stop_on_interrupt(request_stop: Callable[[str], None]) -> Iterator[None]:
     """Turn the first Ctrl-C into a stop request; the second interrupts as usual.
 
     Running clocks are then finished and merged, so that the run ends whole. Outside the main
-    thread, where Python has no signals, this does nothing.
+    thread, where Python has no signals, this does nothing. It is so too where interrupts were
+    ignored before, as in what a script started in the background: who sends one means it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGINT)
+    second = before if callable(before) else signal.default_int_handler
 
     def handler(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, second)
         request_stop("interrupted")
 
     signal.signal(signal.SIGINT, handler)
