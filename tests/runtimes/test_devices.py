@@ -303,13 +303,13 @@ def test_max_updates_ends_the_run(policy):
 def interrupt(times=1):
     """An observer that presses Ctrl-C once ten clocks are merged."""
     seen = itertools.count(1)
-    before = signal.getsignal(signal.SIGINT)
 
     def on_clock(row):
         if next(seen) == 10:
+            of_the_run = signal.getsignal(signal.SIGINT)
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
-                while signal.getsignal(signal.SIGINT) is not before:
+                while signal.getsignal(signal.SIGINT) is of_the_run:
                     time.sleep(0)  # until the main thread has seen it: two at once are one
 
     return Call("on_clock", on_clock)
