@@ -158,7 +158,7 @@ class CountedServer(Server):
             self.ledger.counting = False
             version = super().merge_sent(*arguments, **others)
             self.ledger.counting = True
-            temporary = self._merge_sent.temporary * len(self.devices)
+            temporary = self._sent._merge.temporary * len(self.devices)
             self.ledger.count("server", temporary)
             del before
         return version
