@@ -201,7 +201,15 @@ class MergePrograms:
         self._add = jax.jit(self._added, donate_argnums=(1, 6))
         self._merge = jax.jit(self._merged, donate_argnums=(1, 7), keep_unused=True)
 
-    def merge(
+    def merge(self, *arguments: Any) -> tuple[Params, State]:
+        """One version from the last; `_last` names the arguments."""
+        return self._merge(*self._last(*arguments))
+
+    def text(self, *arguments: Any) -> str:
+        """What such a merge of few deltas compiles from."""
+        return self._merge.lower(*self._last(*arguments)).as_text()
+
+    def _last(
         self,
         params: Params,
         state: State,
@@ -210,8 +218,11 @@ class MergePrograms:
         numbers: np.ndarray,
         free: list[jax.Array],
         bases: tuple[Params, ...],
-    ) -> tuple[Params, State]:
-        """One version from the last; see `Merging` for the arguments. `free` is overwritten."""
+    ) -> tuple[Any, ...]:
+        """What the last program is given, once the parts before it are summed.
+
+        See `Merging` for the arguments; `free` is overwritten.
+        """
         base = bases[int(numbers[:-1, 0].argmax())] if bases else None
         before = None
         while len(deltas) > MOST_AT_ONCE:
@@ -223,22 +234,7 @@ class MergePrograms:
                 numbers[MOST_AT_ONCE:],
                 bases[MOST_AT_ONCE:],
             )
-        return self._merge(params, state, deltas, weight, numbers, bases, before, free, base)
-
-    def text(
-        self,
-        params: Params,
-        state: State,
-        deltas: tuple[Any, ...],
-        weight: np.ndarray,
-        numbers: np.ndarray,
-        free: list[jax.Array],
-        bases: tuple[Params, ...],
-    ) -> str:
-        """What the merge of few deltas compiles from."""
-        base = bases[0] if bases else None
-        arguments = (params, state, deltas, weight, numbers, bases, None, free, base)
-        return self._merge.lower(*arguments).as_text()
+        return params, state, deltas, weight, numbers, bases, before, free, base
 
     def _added(
         self, params: Params, state: State, deltas: tuple[Any, ...], *others: Any

@@ -262,7 +262,7 @@ def stop_on_interrupt(request_stop: Callable[[str], None]) -> Iterator[None]:
     """Turn the first Ctrl-C into a stop request; the second interrupts as usual.
 
     Running clocks are then finished and merged, so that the run ends whole. Outside the main
-    thread, where Python has no signals, this does nothing. It is so too where interrupts were
+    thread, where Python has no signals, this does nothing. Interrupts count even where they were
     ignored before, as in what a script started in the background: who sends one means it.
     """
     if threading.current_thread() is not threading.main_thread():
