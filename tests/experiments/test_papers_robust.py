@@ -8,8 +8,6 @@ import copy
 import importlib
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -47,6 +45,7 @@ WORSE = {
         "12 workers in all": ("12 in all",),
     },
 }
+papers = pytest.mark.parametrize("measured", METHODS, indirect=True, scope="module")
 # How the claims begin that are of the clockwork alone.
 CLOCKWORK = {
     "ringmaster": ("R updates in a row",),
@@ -59,19 +58,6 @@ CLOCKWORK = {
     ),
     "mitigations": ("Backup workers: the more",),
 }
-
-
-@pytest.fixture(scope="module", params=METHODS)
-def measured(request, tmp_path_factory):
-    """A paper, its name and its rows, as a user would get them."""
-    folder = tmp_path_factory.mktemp(request.param)
-    command = "from jax_ssp.cli import main; main()"
-    words = ["reproduce", request.param, "--size", "smoke", "--seeds", "2", "--folder", folder]
-    subprocess.run([sys.executable, "-c", command, *words], cwd=ROOT, check=True, timeout=300)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
-        paper = importlib.import_module(f"experiments.papers.{request.param}").PAPER
-    return request.param, paper, json.loads((folder / f"{request.param}.json").read_text())["rows"]
 
 
 def diverged(rows, methods, after):
@@ -94,6 +80,7 @@ def diverge(row, after):
         row["swept"] = [{**tried, "iterations": None} for tried in row["swept"]]
 
 
+@papers
 @pytest.mark.parametrize("after", [0, 1, 6])
 def test_no_claim_holds_for_want_of_a_number(measured, after):
     name, paper, rows = measured
@@ -107,6 +94,7 @@ def test_no_claim_holds_for_want_of_a_number(measured, after):
         assert [claim for claim in turned if not claim.startswith(worse)] == [], several
 
 
+@papers
 def test_where_all_diverged_only_the_clockwork_is_left(measured):
     name, paper, rows = measured
     found = checked(paper, diverged(rows, METHODS[name](rows), after=1))
@@ -114,6 +102,7 @@ def test_where_all_diverged_only_the_clockwork_is_left(measured):
     assert [claim for claim in held if not claim.startswith(CLOCKWORK[name])] == []
 
 
+@papers
 @pytest.mark.parametrize(
     ("name", "label", "claim"),
     [
@@ -130,6 +119,7 @@ def test_what_diverged_counts_against(measured, name, label, claim):
     assert [each["holds"] for each in found if each["claim"].startswith(claim)] == [False]
 
 
+@papers
 def test_table_and_figure_show_what_diverged(measured):
     name, paper, rows = measured
     methods = METHODS[name](rows)

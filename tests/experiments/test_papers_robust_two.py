@@ -4,11 +4,6 @@ For each paper every label in turn is made to diverge, then all at once, in rows
 """
 
 import copy
-import importlib
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import matplotlib as mpl
 import pytest
@@ -17,8 +12,8 @@ from jax_ssp.report.papers import checked
 from jax_ssp.report.plots import PAPER as LOOK
 from jax_ssp.report.plots import new_figure
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("depth", "dc_asgd", "dssp", "essp", "ssp", "staleness_aware")
+papers = pytest.mark.parametrize("measured", NAMES, indirect=True, scope="module")
 pytestmark = pytest.mark.slow
 
 # Of each paper, by label: how the claims begin that say that something is better than it.
@@ -47,19 +42,6 @@ WORSE: dict[str, dict[str, tuple[str, ...]]] = {
         "SSP(31)": ("update for update BSP", "a larger bound gives"),
     },
 }
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def measured(request, tmp_path_factory):
-    """A paper, its name and its rows, as a user would get them."""
-    folder = tmp_path_factory.mktemp(request.param)
-    command = "from jax_ssp.cli import main; main()"
-    words = ["reproduce", request.param, "--size", "smoke", "--seeds", "2", "--folder", folder]
-    subprocess.run([sys.executable, "-c", command, *words], cwd=ROOT, check=True, timeout=300)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
-        paper = importlib.import_module(f"experiments.papers.{request.param}").PAPER
-    return request.param, paper, json.loads((folder / f"{request.param}.json").read_text())["rows"]
 
 
 def trained(rows):
@@ -91,6 +73,7 @@ def diverge(row, after):
         row["swept"] = [{**tried, "updates": None} for tried in row["swept"]]
 
 
+@papers
 @pytest.mark.parametrize("after", [1, 6])
 def test_no_claim_holds_for_want_of_a_number(measured, after):
     name, paper, rows = measured
@@ -102,6 +85,7 @@ def test_no_claim_holds_for_want_of_a_number(measured, after):
         assert [claim for claim in turned if not claim.startswith(said)] == [], labels
 
 
+@papers
 def test_table_and_figure_show_what_diverged(measured):
     _, paper, rows = measured
     for labels in (trained(rows)[:1], trained(rows)[-1:], trained(rows)):
