@@ -1,0 +1,24 @@
+"""`jax-ssp devices`: what JAX sees."""
+
+from __future__ import annotations
+
+from jax_ssp.cli.exits import DONE
+
+
+def devices() -> int:
+    import jax
+
+    from jax_ssp.report.tables import print_table
+
+    rows = [
+        {
+            "id": device.id,
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "process": device.process_index,
+            "memory": (device.memory_stats() or {}).get("bytes_limit"),
+        }
+        for device in jax.devices()
+    ]
+    print_table(rows, title=f"jax {jax.__version__}: {len(rows)} devices")
+    return DONE
