@@ -198,6 +198,7 @@ PAPER = Paper(
             Claim(
                 f"at equal rates DC-ASGD, {label}, ends lower than ASGD in three quarters of pairs",
                 functools.partial(pairs_at_equal_rates, label=label),
+                "paper",
             )
             for label in (SMALL, CONSTANT, ADAPTIVE)
         ),
@@ -205,27 +206,32 @@ PAPER = Paper(
             Claim(
                 f"each at its best rate DC-ASGD, {label}, ends lower than ASGD for every seed",
                 functools.partial(beats, label=label, other=ASGD),
+                "ours",
             )
             for label in (SMALL, CONSTANT, ADAPTIVE)
         ),
         Claim(
             "it comes near sequential SGD (adaptive: a loss at most a tenth higher)",
             functools.partial(near_sequential, label=ADAPTIVE),
+            "paper",
         ),
-        Claim("adaptive is at least as good as either constant", adaptive_is_best),
+        Claim("adaptive is at least as good as either constant", adaptive_is_best, "paper"),
         Claim(
             "at equal updates SSGD is behind DC-ASGD (adaptive) for every seed",
             functools.partial(beats, label=ADAPTIVE, other=SSGD),
+            "paper",
         ),
         Claim(
             "each at its best rate ASGD is worse with 8 workers than with 4 for every seed",
             more_workers_hurt,
+            "ours",
         ),
         *(
             Claim(
                 f"DC-ASGD (adaptive) is sooner in seconds than {label} at both 95 and 99 % of the "
                 "way to the last loss of that",
                 functools.partial(sooner, other=label),
+                "paper",
             )
             for label in (SSGD, SEQUENTIAL)
         ),

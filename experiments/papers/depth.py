@@ -175,17 +175,26 @@ PAPER = Paper(
         Claim(
             "staleness slows the convergence of every optimizer",
             partial(slows_all, family="optimizer"),
+            "paper",
         ),
-        Claim("staleness slows convergence at every depth", partial(slows_all, family="depth")),
-        Claim("the deeper the network, the more it suffers in proportion", deeper_suffers),
         Claim(
-            "the deeper, the more updates staleness costs (ours: not normalised)", deeper_needs_more
+            "staleness slows convergence at every depth",
+            partial(slows_all, family="depth"),
+            "paper",
+        ),
+        Claim(
+            "the deeper the network, the more it suffers in proportion", deeper_suffers, "abstract"
+        ),
+        Claim(
+            "the deeper, the more updates staleness costs (not normalised)",
+            deeper_needs_more,
+            "ours",
         ),
         *(
-            Claim(f"{name} suffers more than SGD", partial(more_than_sgd, name=name))
+            Claim(f"{name} suffers more than SGD", partial(more_than_sgd, name=name), "paper")
             for name in ("Momentum", "Adam", "RMSProp")
         ),
-        Claim("Adagrad suffers less than Momentum, Adam and RMSProp", adagrad_robust),
+        Claim("Adagrad suffers less than Momentum, Adam and RMSProp", adagrad_robust, "paper"),
     ),
     table=table,
     draw=draw,

@@ -146,14 +146,21 @@ def backups_save(rows: Rows) -> tuple[bool, str]:
 
 
 CLAIMS = (
-    Claim("Backup workers: the more backups, the faster an iteration", faster_iterations),
-    Claim(f"{MERGED} + b workers: every b > 0 comes to the target sooner than b = 0", backups_save),
+    Claim("Backup workers: the more backups, the faster an iteration", faster_iterations, "paper"),
+    Claim(
+        f"{MERGED} + b workers: every b > 0 comes to the target sooner than b = 0",
+        backups_save,
+        "paper",
+    ),
     Claim(
         f"{TOTAL} in all: with most of them backups, {MORE:g} times as many iterations are needed, "
         "or more",
         more_needed,
+        "paper",
     ),
-    Claim(f"{TOTAL} in all: the time to the target is shortest in between", optimum_between),
+    Claim(
+        f"{TOTAL} in all: the time to the target is shortest in between", optimum_between, "paper"
+    ),
 )
 
 

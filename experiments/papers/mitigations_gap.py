@@ -113,17 +113,20 @@ CLAIMS = (
         "Gap-Aware: with the most workers ASGD at a single worker's rate fails, its error being "
         f"more than {FAILS} points above that of one worker",
         fails,
+        "paper",
     ),
     Claim(
         "with the most workers at that rate, Gap-Aware's error is within a point of that of one "
         "worker",
         keeps,
+        "paper",
     ),
     *(
         Claim(
             f"with the most workers, {'each at its own best' if swept else 'at that'} rate, "
             f"Gap-Aware's error is at least a point below that of {other}",
             partial(below, other=other, swept=swept),
+            "ours" if swept else "paper",
         )
         for swept in (False, True)
         for other in ("ASGD", "staleness-aware")

@@ -206,6 +206,7 @@ PAPER = Paper(
             Claim(
                 f"SSP(3) comes to the level of {share:.0%} sooner, in seconds, than {name}",
                 functools.partial(sooner, first="SSP(3)", second=label, levels=(share,)),
+                "abstract",
             )
             for label, name in (("BSP", "BSP"), ("ASP", "asynchronous workers"))
             for share in LEVELS
@@ -213,17 +214,23 @@ PAPER = Paper(
         Claim(
             "update for update BSP is at least as good as any bound, to both levels",
             better_per_update,
+            "paper",
         ),
         Claim(
             "a larger bound gives more updates a second, each worth less (more are needed to both "
             "levels, but for one step between evaluations)",
             quantity_and_quality,
+            "paper",
         ),
-        Claim("the best bound is neither 0 nor the largest, to both levels", sweet_spot),
-        Claim("waiting grows with the workers under BSP, much less under SSP", waiting_grows),
-        Claim("what a bound saves in waiting saturates", waiting_saturates),
+        Claim("the best bound is neither 0 nor the largest, to both levels", sweet_spot, "paper"),
         Claim(
-            "many workers under SSP(3) are sooner than a single one, to both levels", beats_single
+            "waiting grows with the workers under BSP, much less under SSP", waiting_grows, "ours"
+        ),
+        Claim("what a bound saves in waiting saturates", waiting_saturates, "ours"),
+        Claim(
+            "many workers under SSP(3) are sooner than a single one, to both levels",
+            beats_single,
+            "paper",
         ),
     ),
     table=table,

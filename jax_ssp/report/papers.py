@@ -27,19 +27,44 @@ Size: TypeAlias = Literal["smoke", "laptop", "paper"]
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 GALLERY = "README.md"
+SOURCES = ("paper", "abstract", "authors' code", "ours")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that a paper claims, and how to see in the rows whether it is so here.
+    """A claim, whose it is, and how to see in the rows whether it is so here.
 
     Attributes:
-        sentence: in our words.
+        text: in our words.
         check: from the rows, as JSON has them, whether it holds, and the figures that say so.
+        source: where it is made: "paper" (its text, as read or as summaries and re-implementations
+            give it), "abstract" or "authors' code", each perhaps with a place after a comma
+            ("paper, section 5"); or "ours", for what the paper does not say. Only what is not ours
+            counts for the paper.
+
+    Raises:
+        ValueError: if the source is none of these.
+
+    Example:
+        >>> Claim("waiting saves nothing", lambda rows: (True, ""), "paper, section 5").is_ours
+        False
     """
 
-    sentence: str
+    text: str
     check: Callable[[Rows], tuple[bool, str]]
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.source.partition(", ")[0] not in SOURCES:
+            raise ValueError(
+                f"`Claim(source=...)` must begin with one of {', '.join(map(repr, SOURCES))}, got "
+                f"{self.source!r}."
+            )
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the paper does not say so."""
+        return self.source.partition(", ")[0] == "ours"
 
 
 @dataclass(frozen=True)
@@ -117,18 +142,30 @@ def redraw(name: str, paper: Paper, folder: Path) -> dict[str, Any]:
 
 
 def checked(paper: Paper, rows: Rows) -> list[Row]:
-    """Each claim, whether it holds, and the figures that say so."""
+    """Each claim, whether it holds, the figures that say so, and whose claim it is."""
     found: list[Row] = []
     for claim in paper.claims:
         holds, figures = claim.check(rows)
-        found.append({"claim": claim.sentence, "holds": bool(holds), "figures": figures})
+        about = {"claim": claim.text, "holds": bool(holds), "figures": figures}
+        found.append({**about, "source": claim.source, "ours": claim.is_ours})
     return found
 
 
 def agreement(claims: Sequence[Mapping[str, Any]]) -> str:
-    """yes if all claims hold, no if none does, else partly."""
-    held = sum(claim["holds"] for claim in claims)
-    return "yes" if held == len(claims) else "partly" if held else "no"
+    """How many of the paper's claims hold, and how many of ours, in words.
+
+    Example:
+        >>> agreement([{"holds": True, "ours": False}, {"holds": False, "ours": True}])
+        "of the paper's claims 1 of 1 hold, of ours 0 of 1"
+    """
+    own = f", of ours {held(claims, ours=True)}" if any(each["ours"] for each in claims) else ""
+    return f"of the paper's claims {held(claims)} hold{own}"
+
+
+def held(claims: Sequence[Mapping[str, Any]], ours: bool = False) -> str:
+    """How many of the paper's claims hold, or of ours, such as "8 of 9"."""
+    chosen = [each["holds"] for each in claims if each["ours"] == ours]
+    return f"{sum(chosen)} of {len(chosen)}"
 
 
 def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
@@ -147,12 +184,11 @@ def gallery(papers: Mapping[str, Paper], folder: Path) -> None:
                 f"{folder / name}.json is of another version of its file ({error!r}); measure it "
                 f"again: jax-ssp reproduce {name}"
             ) from error
-        held = sum(claim["holds"] for claim in claims)
         index.append(
             {
                 "paper": f"[{paper.title}](#{_anchor(paper.title)})",
-                "agreement": agreement(claims),
-                "claims that hold": f"{held} of {len(claims)}",
+                "the paper's claims that hold": held(claims),
+                "ours that hold": held(claims, ours=True) if any(c["ours"] for c in claims) else "",
                 "size": content["size"],
                 "seeds": content["seeds"],
                 "time": format_seconds(content["wall_seconds"]),
@@ -166,6 +202,9 @@ _HEAD = """# Papers, reproduced
 
 Made by `jax-ssp reproduce`; every figure and every verdict is computed from the JSON named under
 it. A claim that fails is shown as failing. Virtual seconds and wall seconds are never on one axis.
+Whose a claim is, the column `source` says: the paper's text (as read, or as summaries and
+re-implementations give it), its abstract, or its authors' code. What no paper says, but this
+software's users will want to know, is in a table of its own and counts for no paper.
 """
 
 
@@ -191,9 +230,27 @@ def _text(name: str, paper: Paper, content: Mapping[str, Any], claims: Sequence[
 
 *Agreement: {agreement(claims)}.*{notes}
 
-{markdown_table(claims)}
+{_tables(claims)}
 
 Data: [{name}.json]({name}.json), of `jax-ssp reproduce {name} --size {size} --seeds {seeds}`;
 figure and text from it alone: `jax-ssp reproduce {name} --redraw`.
 {hardware}; {versions}; {meta["date"]}.
 """
+
+
+def _tables(claims: Sequence[Row]) -> str:
+    """The paper's claims, then ours, if there are any of them."""
+    parts: list[str] = []
+    for ours, title in (
+        (False, "The paper's claims:"),
+        (True, "Ours, which the paper does not make:"),
+    ):
+        hidden = ("ours", "source") if ours else ("ours",)
+        rows = [
+            {name: value for name, value in each.items() if name not in hidden}
+            for each in claims
+            if each["ours"] == ours
+        ]
+        if rows:
+            parts.append(f"{title}\n\n{markdown_table(rows)}")
+    return "\n\n".join(parts)

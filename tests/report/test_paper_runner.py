@@ -21,7 +21,7 @@ def draw(figure, rows):
 PAPER = Paper(
     number=3, title="A small paper", reference="Nobody 2020", shows="Something.", ran="Little.",
     measure=measure,
-    claims=(Claim("it is small", lambda rows: (rows[0]["value"] < 2, "1")),),
+    claims=(Claim("it is small", lambda rows: (rows[0]["value"] < 2, "1"), "abstract"),),
     table=lambda rows: [dict(row) for row in rows], draw=draw,
 )
 """
@@ -29,8 +29,11 @@ PAPER = Paper(
 
 def paper(claims=("holds",), number=1, title="On values") -> Paper:
     checks = {
-        "holds": Claim("the sum is 3", lambda rows: (sum(r["value"] for r in rows) == 3, "3")),
-        "fails": Claim("the first is last", lambda rows: (rows[0] == rows[-1], "1 and 2")),
+        "holds": Claim(
+            "the sum is 3", lambda rows: (sum(r["value"] for r in rows) == 3, "3"), "paper"
+        ),
+        "fails": Claim("the first is last", lambda rows: (rows[0] == rows[-1], "1 and 2"), "paper"),
+        "own": Claim("there are two", lambda rows: (len(rows) == 2, "2"), "ours, for a test"),
     }
     return Paper(
         number=number,
@@ -66,21 +69,47 @@ def test_the_text_says_what_was_run_and_names_both_commands(tmp_path):
     assert "Size `laptop`, 4 seeds" in text
     assert "`jax-ssp reproduce values --size laptop --seeds 4`" in text
     assert "`jax-ssp reproduce values --redraw`" in text
-    assert "*Agreement: partly.* As it must be." in text
+    assert "*Agreement: of the paper's claims 1 of 2 hold.* As it must be." in text
     rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
-    assert ["", "the sum is 3", "yes", "3", ""] in rows
-    assert ["", "the first is last", "no", "1 and 2", ""] in rows
+    assert ["", "the sum is 3", "yes", "3", "paper", ""] in rows
+    assert ["", "the first is last", "no", "1 and 2", "paper", ""] in rows
+    assert "Ours" not in text
+
+
+def test_what_the_paper_does_not_say_is_shown_apart_and_counts_for_nothing(tmp_path):
+    reproduce("values", paper(("own", "fails")), "laptop", 4, tmp_path)
+    text = (tmp_path / "values.md").read_text()
+    assert "of the paper's claims 0 of 1 hold, of ours 1 of 1" in text
+    theirs, ours = text.split("Ours, which the paper does not make:")
+    assert "the first is last" in theirs.split("The paper's claims:")[1]
+    assert "there are two" in ours
+    assert "there are two" not in theirs
+    gallery({"values": paper(("own", "fails"))}, tmp_path)
+    (row,) = [r for r in (tmp_path / "README.md").read_text().splitlines() if "(#on-values)" in r]
+    assert [cell.strip() for cell in row.split("|")][2:4] == ["0 of 1", "1 of 1"]
+
+
+@pytest.mark.parametrize("source", ["", "somebody", "ours?", "Paper"])
+def test_a_claim_says_whose_it_is(source):
+    with pytest.raises(
+        ValueError, match=r"`Claim\(source=\.\.\.\)` must begin with one of 'paper'"
+    ):
+        Claim("it is so", lambda rows: (True, ""), source)
 
 
 @pytest.mark.parametrize(
     ("claims", "verdict"),
-    [(["holds"], "yes"), (["fails"], "no"), (["fails", "holds"], "partly")],
+    [
+        (["holds"], "of the paper's claims 1 of 1 hold"),
+        (["fails"], "of the paper's claims 0 of 1 hold"),
+        (["fails", "holds", "own"], "of the paper's claims 1 of 2 hold, of ours 1 of 1"),
+    ],
 )
 def test_a_claim_is_decided_by_its_check_on_the_rows(claims, verdict):
     rows = [{"value": 1}, {"value": 2}]
     assert agreement(checked(paper(claims), rows)) == verdict
     assert [each["holds"] for each in checked(paper(claims), rows)] == [
-        c == "holds" for c in claims
+        c != "fails" for c in claims
     ]
 
 
@@ -119,7 +148,7 @@ def test_the_command_measures_and_writes_beside_the_papers(folder, capsys):
     content = json.loads((results / "small.json").read_text())
     assert (content["size"], content["seeds"], len(content["rows"])) == ("laptop", 2, 2)
     assert (results / "README.md").is_file()
-    assert "agreement yes" in capsys.readouterr().out
+    assert "1 of 1 hold" in " ".join(capsys.readouterr().out.split())
     (results / "small.png").unlink()
     assert cli("small", "--papers", folder, "--redraw") == DONE
     assert (results / "small.png").is_file()
