@@ -1,0 +1,126 @@
+"""Signals that ask a run, or the whole process, to stop: counted, so that none is lost.
+
+A handler may run anywhere: in a finalizer, or in a callback of the garbage collector, and what it
+raises there is printed and forgotten. So it counts first; what it raises only helps to get out of
+code that waits. Whoever can stop looks at the count.
+
+    with listening(signal.SIGINT, signal.SIGTERM) as interrupts:
+        ...                                     # a signal raises KeyboardInterrupt here
+        interrupts.check()                      # and here, if that was swallowed
+        with interrupts.deferred() as held:
+            held.when(stop)                     # the first signal calls `stop`, the next raises
+            ...
+            held.check()                        # raises if there was a second one
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Deferral:
+    """What becomes of signals for a while: the first is only told, each further one interrupts.
+
+    Attributes:
+        count: signals since it began, and those before it that nobody saw.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._tell: Callable[[], object] = lambda: None
+
+    def when(self, tell: Callable[[], object]) -> None:
+        """Have the first signal call this, and call it now if there was one; it may be told twice.
+
+        It is called in the signal's handler, so it must not wait for a lock.
+        """
+        self._tell = tell
+        if self.count:
+            tell()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was a second signal, wherever that was swallowed."""
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+    def came(self) -> None:
+        """A signal came."""
+        self.count += 1
+        self.check()
+        self._tell()
+
+
+class Interrupts:
+    """The signals that came while somebody listened; see `listening`.
+
+    Attributes:
+        count: how many there were, handled or swallowed.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._deferral: Deferral | None = None
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was any signal."""
+        if self.count:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferred(self) -> Iterator[Deferral]:
+        """Let the first signal wait until it suits; what came before and was swallowed counts."""
+        outer, deferral = self._deferral, Deferral()
+        deferral.count = min(1, self.count) if outer is None else 0
+        self._deferral = deferral
+        try:
+            yield deferral
+        finally:
+            self._deferral = outer
+            if outer is not None:
+                outer.count += deferral.count
+
+    def handle(self, number: int, frame: Any) -> None:
+        """The handler of the signals."""
+        self.count += 1
+        if self._deferral is None:
+            raise KeyboardInterrupt
+        self._deferral.came()
+
+
+_listening: Interrupts | None = None  # in the main thread
+
+
+@contextmanager
+def listening(*numbers: signal.Signals) -> Iterator[Interrupts]:
+    """Take these signals in, by default SIGINT; where somebody listens already, it is theirs.
+
+    Outside the main thread, where Python has no signals, none will come. Signals count even where
+    they were ignored before, as in what a script started in the background: who sends one means it.
+    Where a handler was not installed by Python it could not be put back, so it is left alone.
+    """
+    global _listening
+    if threading.current_thread() is not threading.main_thread():
+        yield Interrupts()
+        return
+    if _listening is not None:
+        yield _listening
+        return
+    interrupts = _listening = Interrupts()
+    handler = interrupts.handle
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in numbers or (signal.SIGINT,):
+            was = signal.getsignal(number)
+            if was is not None:
+                signal.signal(number, handler)
+                before[number] = was
+        yield interrupts
+    finally:
+        _listening = None
+        for number, was in before.items():
+            if signal.getsignal(number) == handler:  # else somebody else's by now
+                signal.signal(number, was)
