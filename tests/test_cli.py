@@ -304,7 +304,7 @@ def test_a_part_is_replaced_by_another_kind(config, tmp_path):
     assert experiment["policy"] == {"type": "KSync", "k": 2}
     assert experiment["delta_tx"]["type"] == "clip_outliers"
     assert experiment["delta_wire"]["type"] == "TopK"
-    assert experiment["local_steps"] == {"type": "DyLU", "h": 2, "memory": 4}
+    assert experiment["local_steps"] == {"type": "DyLU", "h": 2, "memory": 32}
     optimizer = experiment["server_tx"]["optimizer"]
     assert (optimizer["learning_rate"], optimizer["momentum"]) == (0.5, 0.9)
     assert jax_ssp("replay", tmp_path / "run") == DONE

@@ -128,15 +128,22 @@ class PostLocal(LocalSteps):
 class DyLU(LocalSteps):
     """Dynamic local updates: the fastest worker makes H steps, a slower one fewer in proportion.
 
-    With v the steps a second of a worker, H_i = max(1, floor(H v_i / max_j v_j)), so that clocks of
-    unequal devices take about the same time. A worker that is not measured yet makes H. Its speed
-    is the best of its last clocks: a passing delay, or a compilation, does not count.
+    With v the steps a second of a worker, H_i = max(1, H v_i / max_j v_j), rounded to the nearest
+    whole number, so that clocks of unequal devices take about the same time. v is measured over
+    the worker's last clocks: their steps over their seconds. A worker that is not measured yet
+    makes H.
+
+    One clock says little where step times vary: its time is off by their spread over the root of
+    its steps, and the largest of several such estimates is too large. A long memory makes both
+    small; a short one follows a device sooner whose speed changes for good. (The paper rounds down,
+    which takes a step from every worker but the one that looks fastest, however equal they are.)
 
     Args:
         h: H of the fastest worker (steps).
         memory: how many clocks of a worker are remembered.
 
     Raises:
+        TypeError: if `h` or `memory` is not an integer.
         ValueError: if `h` or `memory` is less than 1.
 
     Example:
@@ -153,8 +160,9 @@ class DyLU(LocalSteps):
     """
 
     h: int = 8
-    memory: int = 4
-    _paces: dict[int, deque[float]] = remembered(dict)
+    memory: int = 32
+    _clocks: dict[int, deque[tuple[int, float]]] = remembered(dict)  # by worker: steps, seconds
+    _paces: dict[int, float] = remembered(dict)  # by worker, seconds a step over all of these
 
     def __post_init__(self) -> None:
         at_least(self, "h", 1)
@@ -165,14 +173,16 @@ class DyLU(LocalSteps):
         return (self.h,)
 
     def pushed(self, view: View, delta: Delta, norm: float) -> None:
-        seconds = view.now - view.started(delta.worker)
-        paces = self._paces.setdefault(delta.worker, deque(maxlen=self.memory))
-        paces.append(seconds / view.steps(delta.worker))
+        worker = delta.worker
+        clocks = self._clocks.setdefault(worker, deque(maxlen=self.memory))
+        clocks.append((view.steps(worker), view.now - view.started(worker)))
+        steps, seconds = map(sum, zip(*clocks, strict=True))
+        self._paces[worker] = seconds / steps
 
     def steps(self, view: View, worker: int) -> int:
-        if worker not in self._paces:
+        own = self._paces.get(worker, 0.0)
+        if own <= 0:
             return self.h
-        live = (paces for other, paces in self._paces.items() if other in view.workers)
-        own, fastest = min(self._paces[worker]), min(map(min, live))
-        # What rounding takes from an equal, or a whole multiple, must not cost a step.
-        return max(1, int(self.h * fastest / own + 1e-9)) if own > 0 else self.h
+        fastest = min(pace for other, pace in self._paces.items() if other in view.workers)
+        # Half a step is rounded up, whatever floating point took from it.
+        return max(1, int(self.h * fastest / own + 0.5 + 1e-9))
