@@ -11,7 +11,7 @@ import jax_ssp
 
 PACKAGE = Path(jax_ssp.__file__).parent
 FLOORS = {
-    0: ("controller", "policies"),
+    0: ("checks", "controller", "policies"),
     1: (
         *("mitigations", "compression"),
         *("shapes", "steps", "server", "merging", "tape", "data", "wire", "delays", "checkpoint"),
