@@ -37,27 +37,35 @@ MOST_WORKERS = 1_000_000
 Kind = TypeVar("Kind")
 
 
-def integer(field: str, value: Any, *, least: int | None = None, most: int = LARGEST) -> int:
+def integer(
+    field: str,
+    value: Any,
+    *,
+    least: int | None = None,
+    most: int = LARGEST,
+    must: str = "an integer",
+) -> int:
     """An integer in a range.
 
     Args:
         field: what the message calls it.
         value: what was given; a scalar array of integers will do, a bool or a float will not.
         least, most: the ends of the range, included.
+        must: what it has to be, where the caller takes more than integers.
 
     Raises:
         TypeError: if it is not an integer.
         ValueError: if it is out of range.
     """
     if not _is_integer(value):
-        raise TypeError(f"`{field}` must be an integer, got {shown(value)}.")
+        raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
     try:
         whole = operator.index(cast("SupportsIndex", value))
     except Exception as error:  # a tracer, or an object that only looks like an integer
-        raise TypeError(f"`{field}` must be an integer, got {shown(value)}.") from error
+        raise TypeError(f"`{field}` must be {must}, got {shown(value)}.") from error
     if least is not None and whole < least:
-        must = "non-negative" if least == 0 else f"at least {least}"
-        raise ValueError(f"`{field}` must be {must}, got {shown(whole)}.")
+        low = "non-negative" if least == 0 else f"at least {least}"
+        raise ValueError(f"`{field}` must be {low}, got {shown(whole)}.")
     if whole > most:
         raise ValueError(f"`{field}` must be at most {most}, got {shown(whole)}.")
     if whole < -LARGEST:
@@ -67,10 +75,7 @@ def integer(field: str, value: Any, *, least: int | None = None, most: int = LAR
 
 def seed(field: str, value: Any) -> int:
     """An integer from 0 to 2**32 - 1, which every generator of random numbers takes."""
-    whole = integer(field, value)
-    if not 0 <= whole < 2**32:
-        raise ValueError(f"`{field}` must be from 0 to 2**32 - 1, got {whole}.")
-    return whole
+    return integer(field, value, least=0, most=2**32 - 1)
 
 
 def number(
@@ -80,7 +85,6 @@ def number(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
-    below: float | None = None,
 ) -> float:
     """A finite number in a range. An int that a float can hold stays one; the rest become floats.
 
@@ -88,7 +92,7 @@ def number(
         field: what the message calls it.
         value: what was given; a scalar array of real numbers will do, a bool will not.
         least, most: the ends of the range, included.
-        above, below: likewise, left out.
+        above: the lower end, left out.
 
     Raises:
         TypeError: if it is not a number.
@@ -107,13 +111,35 @@ def number(
         raise TypeError(f"`{field}` must be a number, got {shown(value)}.") from error
     if not math.isfinite(found):
         raise ValueError(f"`{field}` must be finite, got {shown(value)}.")
-    if (
-        (least is not None and found < least)
-        or (above is not None and found <= above)
-        or (most is not None and found > most)
-        or (below is not None and found >= below)
-    ):
-        must = _range(least, above, most, below)
+    out = ""
+    if least is not None and found < least:
+        out = "non-negative" if least == 0 else f"at least {least:g}"
+    elif above is not None and found <= above:
+        out = "positive" if above == 0 else f"above {above:g}"
+    elif most is not None and found > most:
+        out = f"at most {most:g}"
+    if out:
+        raise ValueError(f"`{field}` must be {out}, got {found}.")
+    return found
+
+
+def share(field: str, value: Any, *, zero: bool = True, one: bool = True) -> float:
+    """A number between 0 and 1.
+
+    Args:
+        field: what the message calls it.
+        value: what was given.
+        zero, one: whether it may be that.
+
+    Raises:
+        TypeError: if it is not a number.
+        ValueError: if it is out of range.
+    """
+    found = number(field, value)
+    if not 0 <= found <= 1 or (found == 0 and not zero) or (found == 1 and not one):
+        low = "at least 0" if zero else "above 0"
+        high = "at most 1" if one else "less than 1"
+        must = "between 0 and 1" if zero and one else f"{low} and {high}"
         raise ValueError(f"`{field}` must be {must}, got {found}.")
     return found
 
@@ -244,7 +270,7 @@ def instance(field: str, value: Any, kind: type[Kind], must: str) -> Kind:
 
 
 def several(field: str, value: Any, must: str) -> tuple[Any, ...]:
-    """A list or a tuple, or another sequence, but no string and no dict.
+    """A list or a tuple, or another sequence or array, but no string and no dict.
 
     Args:
         field: what the message calls it.
@@ -254,9 +280,13 @@ def several(field: str, value: Any, must: str) -> tuple[Any, ...]:
     Raises:
         TypeError: if it is something else.
     """
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray | memoryview):
-        raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
-    return tuple(cast("Sequence[Any]", value))
+    listed = isinstance(value, Sequence) or _shape(value)
+    try:
+        if listed and not isinstance(value, str | bytes | bytearray | memoryview):
+            return tuple(cast("Sequence[Any]", value))
+    except Exception:  # a tracer of an array
+        pass
+    raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
 
 
 def put(config: Any, field: str, rule: Callable[..., Any], *arguments: Any, **limits: Any) -> None:
@@ -329,19 +359,6 @@ class _Short(reprlib.Repr):
 
 
 _SHORT = _Short()
-
-
-def _range(
-    least: float | None, above: float | None, most: float | None, below: float | None
-) -> str:
-    """A range of numbers in words."""
-    low = "" if least is None else "non-negative" if least == 0 else f"at least {least}"
-    low = low if above is None else "positive" if above == 0 else f"above {above}"
-    high = "" if most is None else f"at most {most}"
-    high = high if below is None else f"less than {below}"
-    if high and low:
-        low = {"positive": "above 0", "non-negative": "at least 0"}.get(low, low)
-    return " and ".join(each for each in (low, high) if each)
 
 
 def _shape(value: Any) -> tuple[Any, ...] | None:

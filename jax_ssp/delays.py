@@ -8,12 +8,18 @@ on the schedule that the draws lead to.
 """
 
 import abc
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
+
+from jax_ssp.checks import function, integer, number, put, several
+
+CALL = "(worker, clock, steps, rng) -> seconds"
+"""How a delay model is called."""
+LONGEST = 1e18
+"""The longest that anything may take (seconds): sums of such times are finite still."""
 
 Row = TypeVar("Row")
 
@@ -34,6 +40,9 @@ class Delay(abc.ABC):
         Returns:
             Seconds for the whole clock.
         """
+
+    def check(self, num_workers: int) -> None:
+        """Raise ValueError, naming the remedy, if it does not fit a run of so many workers."""
 
     def ahead(self, rng: np.random.Generator, count: int) -> list[float] | None:
         """What `count` calls for clocks of one step would give; None if that depends on more.
@@ -61,7 +70,7 @@ class Constant(Delay):
     """Seconds of one local step."""
 
     def __post_init__(self) -> None:
-        _check(self, "seconds", self.seconds, positive=False)
+        put(self, "seconds", number, least=0, most=LONGEST)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return steps * self.seconds
@@ -80,7 +89,10 @@ class PerWorker(Delay):
     """Seconds of one local step, one number for each worker."""
 
     def __post_init__(self) -> None:
-        _check(self, "seconds", *self.seconds, positive=False)
+        put(self, "seconds", _each, "a tuple of seconds, one for each worker")
+
+    def check(self, num_workers: int) -> None:
+        _row(self, self.seconds, num_workers - 1)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return steps * _row(self, self.seconds, worker)
@@ -103,7 +115,7 @@ class Exponential(Delay):
     """Mean seconds of one local step."""
 
     def __post_init__(self) -> None:
-        _check(self, "mean", self.mean)
+        put(self, "mean", number, above=0, most=LONGEST)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return self.mean * _sum(rng.standard_exponential, steps)
@@ -131,8 +143,8 @@ class ShiftedExponential(Delay):
     """Mean seconds of one local step beyond `shift`."""
 
     def __post_init__(self) -> None:
-        _check(self, "shift", self.shift, positive=False)
-        _check(self, "mean", self.mean)
+        put(self, "shift", number, least=0, most=LONGEST)
+        put(self, "mean", number, above=0, most=LONGEST)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return steps * self.shift + self.mean * _sum(rng.standard_exponential, steps)
@@ -160,8 +172,8 @@ class Pareto(Delay):
     """Tail exponent: the smaller, the heavier the tail."""
 
     def __post_init__(self) -> None:
-        _check(self, "minimum", self.minimum)
-        _check(self, "shape", self.shape)
+        put(self, "minimum", number, above=0, most=LONGEST)
+        put(self, "shape", number, above=0)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return self.minimum * (steps + _sum(rng.pareto, steps, self.shape))
@@ -188,8 +200,8 @@ class LogNormal(Delay):
     """Standard deviation of log seconds; 0 is constant."""
 
     def __post_init__(self) -> None:
-        _check(self, "median", self.median)
-        _check(self, "sigma", self.sigma, positive=False)
+        put(self, "median", number, above=0, most=LONGEST)
+        put(self, "sigma", number, least=0)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return self.median * _sum(rng.lognormal, steps, 0.0, self.sigma)
@@ -223,17 +235,29 @@ class Straggler(Delay):
     """Clocks from the start of one burst to the start of the next."""
 
     def __post_init__(self) -> None:
-        _check(self, "worker", self.worker, positive=False)
-        _check(self, "factor", self.factor)
+        put(self, "base", function, CALL)
+        put(self, "worker", integer, least=0)
+        put(self, "factor", number, above=0, most=LONGEST)
         if (self.burst is None) != (self.every is None):
             raise ValueError(
                 "`Straggler(burst=..., every=...)` must be given together or not at all."
             )
-        if self.burst is not None and self.every is not None and not 1 <= self.burst <= self.every:
+        if self.every is not None:
+            put(self, "every", integer, least=1)
+            put(self, "burst", integer, least=1)
+            if self.burst > self.every:
+                raise ValueError(
+                    "`Straggler(burst=..., every=...)` must have 1 <= burst <= every, "
+                    f"got burst={self.burst}, every={self.every}."
+                )
+
+    def check(self, num_workers: int) -> None:
+        if self.worker >= num_workers:
             raise ValueError(
-                "`Straggler(burst=..., every=...)` must have 1 <= burst <= every, "
-                f"got burst={self.burst}, every={self.every}."
+                f"`Straggler(worker={self.worker})` slows nobody: the workers are numbered from 0 "
+                f"to {num_workers - 1}."
             )
+        check_delay(self.base, num_workers)
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         seconds = self.base(worker, clock, steps, rng)
@@ -260,13 +284,21 @@ class FromTrace(Delay):
     """Seconds of each clock, one tuple for each worker."""
 
     def __post_init__(self) -> None:
-        for worker, clocks in enumerate(self.seconds):
+        put(self, "seconds", several, "a tuple of tuples of seconds, one for each worker")
+        rows = [
+            _each(f"FromTrace(seconds=...)[{worker}]", clocks, "a tuple of seconds, one a clock")
+            for worker, clocks in enumerate(self.seconds)
+        ]
+        object.__setattr__(self, "seconds", tuple(rows))
+        for worker, clocks in enumerate(rows):
             if not clocks:
                 raise ValueError(
                     f"`FromTrace(seconds=...)` must have a clock of every worker, got none of "
                     f"worker {worker}."
                 )
-            _check(self, "seconds", *clocks, positive=False)
+
+    def check(self, num_workers: int) -> None:
+        _row(self, self.seconds, num_workers - 1)
 
     @classmethod
     def from_schedule(cls, schedule: np.ndarray) -> Self:
@@ -287,7 +319,7 @@ class FromTrace(Delay):
             >>> FromTrace.from_schedule(np.array([(0, 1, 1.5, 2.0), (0, 0, 0.0, 1.5)], columns))
             FromTrace(seconds=((1.5, 0.5),))
         """
-        names = schedule.dtype.names or ()
+        names = getattr(getattr(schedule, "dtype", None), "names", None) or ()
         missing = [name for name in ("worker", "clock", "start", "finish") if name not in names]
         if missing:
             raise ValueError(
@@ -319,15 +351,16 @@ def _row(delay: Delay, rows: tuple[Row, ...], worker: int) -> Row:
     return rows[worker]
 
 
-def _check(delay: Delay, name: str, *values: float, positive: bool = True) -> None:
-    """Raises unless every value is finite and positive (or non-negative, where that will do)."""
-    for value in values:
-        if not math.isfinite(value):
-            rule = "finite"
-        elif positive and value <= 0:
-            rule = "positive"
-        elif value < 0:
-            rule = "non-negative"
-        else:
-            continue
-        raise ValueError(f"`{type(delay).__name__}({name}=...)` must be {rule}, got {value}.")
+def _each(field: str, value: Any, must: str) -> tuple[float, ...]:
+    """Some seconds."""
+    listed = several(field, value, must)
+    return tuple(
+        number(f"{field}[{index}]", each, least=0, most=LONGEST)
+        for index, each in enumerate(listed)
+    )
+
+
+def check_delay(delay: DelayModel, num_workers: int) -> None:
+    """Raise ValueError if a delay model has no answer for one of so many workers, or for nobody."""
+    if isinstance(delay, Delay):
+        delay.check(num_workers)

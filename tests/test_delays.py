@@ -141,7 +141,7 @@ def test_a_schedule_plays_back_as_measured():
         (lambda: Constant(math.nan), r"`Constant\(seconds=...\)` must be finite, got nan."),
         (
             lambda: PerWorker((1.0, -2.0)),
-            r"`PerWorker\(seconds=...\)` must be non-negative",
+            r"`PerWorker\(seconds=...\)\[1\]` must be non-negative, got -2\.0\.",
         ),
         (lambda: Exponential(-1), r"`Exponential\(mean=...\)` must be positive, got -1\."),
         (lambda: Exponential(0.0), r"`Exponential\(mean=...\)` must be positive, got 0.0"),
@@ -156,10 +156,16 @@ def test_a_schedule_plays_back_as_measured():
         (lambda: Straggler(factor=0.0), r"`Straggler\(factor=...\)` must be positive"),
         (lambda: Straggler(burst=1), r"must be given together"),
         (lambda: Straggler(every=1), r"must be given together"),
-        (lambda: Straggler(burst=0, every=2), r"1 <= burst <= every, got burst=0, every=2"),
+        (
+            lambda: Straggler(burst=0, every=2),
+            r"`Straggler\(burst=...\)` must be at least 1, got 0",
+        ),
         (lambda: Straggler(burst=3, every=2), r"1 <= burst <= every, got burst=3, every=2"),
         (lambda: FromTrace(((1.0,), ())), r"`FromTrace\(seconds=...\)` must .* none of worker 1"),
-        (lambda: FromTrace(((1.0, math.nan),)), r"`FromTrace\(seconds=...\)` must be finite"),
+        (
+            lambda: FromTrace(((1.0, math.nan),)),
+            r"`FromTrace\(seconds=...\)\[0\]\[1\]` must be finite",
+        ),
         (lambda: draw(PerWorker((1.0,)), 1, worker=1), r"an entry for worker 1, got 1 entries"),
         (lambda: draw(FromTrace(((1.0,),)), 1, worker=2), r"an entry for worker 2, got 1 entries"),
     ],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax_ssp.checks import integer, put
 from jax_ssp.policies.base import (
     Decision,
     Policy,
     View,
     Wait,
-    at_least,
     drop_outdated,
     merge_first,
     until_merged,
@@ -43,7 +43,7 @@ class BackupWorkers(Policy):
     b: int = 1
 
     def __post_init__(self) -> None:
-        at_least(self, "b", 0)
+        put(self, "b", integer, least=0)
 
     def check(self, num_workers: int) -> None:
         if self.b >= num_workers:

@@ -8,12 +8,9 @@ in `remembered` fields, which are no part of the config: every run begins with a
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Real
-from typing import Any, NamedTuple, Protocol, Self, SupportsIndex
+from typing import Any, NamedTuple, Protocol, Self
 
 
 class Delta(NamedTuple):
@@ -285,36 +282,6 @@ def drop_outdated(view: View) -> Decision | None:
 def until_merged(view: View, worker: int) -> bool | Wait:
     """Let a worker wait until its own deltas are settled."""
     return view.buffered_of(worker) == 0 or Wait(version=view.version + 1)
-
-
-def at_least(config: Any, field: str, least: int) -> None:
-    """Raise TypeError or ValueError unless this field of a config is an integer of at least so.
-
-    An integer of another library becomes one of Python.
-    """
-    value, name = getattr(config, field), type(config).__name__
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"`{name}({field}=...)` must be an integer, got {value!r}.")
-    value = operator.index(value)
-    object.__setattr__(config, field, value)
-    if value < least:
-        must = "non-negative" if least == 0 else f"at least {least}"
-        raise ValueError(f"`{name}({field}=...)` must be {must}, got {value}.")
-
-
-def finite(config: Any, field: str) -> None:
-    """Raise TypeError or ValueError unless this field of a config is a finite number.
-
-    A number of another library becomes one of Python.
-    """
-    value, name = getattr(config, field), type(config).__name__
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{name}({field}=...)` must be a number, got {value!r}.")
-    if not isinstance(value, int):
-        value = float(value)
-        object.__setattr__(config, field, value)
-    if not math.isfinite(value):
-        raise ValueError(f"`{name}({field}=...)` must be finite, got {value}.")
 
 
 def no_more_than(policy: Policy, field: str, num_workers: int) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Delta, Policy, View, Wait, at_least, remembered
+from jax_ssp.checks import integer, put
+from jax_ssp.policies.base import Delta, Policy, View, Wait, remembered
+
+MOST_EXTRA = 1000  # clocks between the bounds: a grant weighs each of them
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,17 @@ class DSSP(Policy):
     _granted: dict[int, int] = remembered(dict)  # by worker, the first clock that is not
 
     def __post_init__(self) -> None:
-        at_least(self, "lower", 0)
-        at_least(self, "upper", 0)
+        put(self, "lower", integer, least=0)
+        put(self, "upper", integer, least=0)
         if self.upper < self.lower:
             raise ValueError(
                 f"`DSSP(upper=...)` must be at least `lower`, which is {self.lower}, got "
                 f"{self.upper}."
+            )
+        if self.upper > self.lower + MOST_EXTRA:
+            raise ValueError(
+                f"`DSSP(upper=...)` must be at most {MOST_EXTRA} more than `lower`, which is "
+                f"{self.lower}, got {self.upper}; without an upper bound it is `ASP()`."
             )
 
     @property

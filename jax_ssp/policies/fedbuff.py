@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Decision, Policy, View, at_least, merge_first
+from jax_ssp.checks import integer, put
+from jax_ssp.policies.base import Decision, Policy, View, merge_first
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FedBuff(Policy):
     size: int = 10
 
     def __post_init__(self) -> None:
-        at_least(self, "size", 1)
+        put(self, "size", integer, least=1)
 
     @property
     def reads_own(self) -> bool:

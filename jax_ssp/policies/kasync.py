@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax_ssp.checks import integer, put
 from jax_ssp.policies.base import (
     Decision,
     Policy,
     View,
     Wait,
-    at_least,
     merge_first,
     no_more_than,
     until_merged,
@@ -40,7 +40,7 @@ class KAsync(Policy):
     k: int = 2
 
     def __post_init__(self) -> None:
-        at_least(self, "k", 1)
+        put(self, "k", integer, least=1)
 
     def check(self, num_workers: int) -> None:
         no_more_than(self, "k", num_workers)

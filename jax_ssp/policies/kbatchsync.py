@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import NOTHING, Decision, Policy, View, at_least, running
+from jax_ssp.checks import integer, put
+from jax_ssp.policies.base import NOTHING, Decision, Policy, View, running
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class KBatchSync(Policy):
     k: int = 4
 
     def __post_init__(self) -> None:
-        at_least(self, "k", 1)
+        put(self, "k", integer, least=1)
 
     def guaranteed_staleness(self, num_workers: int) -> int:
         return 0

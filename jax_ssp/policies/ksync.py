@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax_ssp.checks import integer, put
 from jax_ssp.policies.base import (
     NOTHING,
     Decision,
     Policy,
     View,
     Wait,
-    at_least,
     in_order,
     no_more_than,
     running,
@@ -47,7 +47,7 @@ class KSync(Policy):
     k: int = 4
 
     def __post_init__(self) -> None:
-        at_least(self, "k", 1)
+        put(self, "k", integer, least=1)
 
     def check(self, num_workers: int) -> None:
         no_more_than(self, "k", num_workers)

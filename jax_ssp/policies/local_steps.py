@@ -6,12 +6,12 @@ its own. In `train`, `local_steps=4` is `local_steps=Fixed(4)`.
 
 from __future__ import annotations
 
-import operator
 from collections import deque
 from dataclasses import dataclass
-from typing import Self, SupportsIndex
+from typing import Self
 
-from jax_ssp.policies.base import Delta, View, at_least, begun, remembered
+from jax_ssp.checks import MOST_STEPS, integer, put
+from jax_ssp.policies.base import Delta, View, begun, remembered
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Fixed(LocalSteps):
     h: int = 1
 
     def __post_init__(self) -> None:
-        at_least(self, "h", 1)
+        put(self, "h", integer, least=1, most=MOST_STEPS)
 
     @property
     def usual(self) -> tuple[int, ...]:
@@ -78,15 +78,8 @@ def as_schedule(local_steps: object) -> LocalSteps:
     """
     if isinstance(local_steps, LocalSteps):
         return local_steps
-    if isinstance(local_steps, bool) or not isinstance(local_steps, SupportsIndex):
-        raise TypeError(
-            f"`local_steps` must be an integer, or a schedule such as `ssp.DyLU(h=8)`, got "
-            f"{local_steps!r}."
-        )
-    steps = operator.index(local_steps)
-    if steps < 1:
-        raise ValueError(f"`local_steps` must be at least 1, got {steps}.")
-    return Fixed(steps)
+    must = "an integer, or a schedule such as `ssp.DyLU(h=8)`"
+    return Fixed(integer("local_steps", local_steps, least=1, most=MOST_STEPS, must=must))
 
 
 @dataclass(frozen=True)
@@ -113,8 +106,8 @@ class PostLocal(LocalSteps):
     switch: int = 50
 
     def __post_init__(self) -> None:
-        at_least(self, "h", 1)
-        at_least(self, "switch", 1)
+        put(self, "h", integer, least=1, most=MOST_STEPS)
+        put(self, "switch", integer, least=1)
 
     @property
     def usual(self) -> tuple[int, ...]:
@@ -165,8 +158,8 @@ class DyLU(LocalSteps):
     _paces: dict[int, float] = remembered(dict)  # by worker, seconds a step over all of these
 
     def __post_init__(self) -> None:
-        at_least(self, "h", 1)
-        at_least(self, "memory", 1)
+        put(self, "h", integer, least=1, most=MOST_STEPS)
+        put(self, "memory", integer, least=1)
 
     @property
     def usual(self) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Policy, View, at_least, remembered
+from jax_ssp.checks import integer, put, seed
+from jax_ssp.policies.base import Policy, View, remembered
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class PSP(Policy):
     _drawn: dict[int, tuple[int, list[int]]] = remembered(dict)  # by worker: clock, sample
 
     def __post_init__(self) -> None:
-        for name in ("sample", "bound", "seed"):
-            at_least(self, name, 0)
+        put(self, "sample", integer, least=0)
+        put(self, "bound", integer, least=0)
+        put(self, "seed", seed)
 
     def admit(self, view: View, worker: int) -> bool:
         needed = view.clock(worker) - self.bound

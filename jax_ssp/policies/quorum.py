@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax_ssp.checks import integer, number, put
 from jax_ssp.policies.base import (
     NOTHING,
     Decision,
     Policy,
     View,
     Wait,
-    at_least,
-    finite,
     no_more_than,
     remembered,
     running,
@@ -52,10 +51,8 @@ class Quorum(Policy):
     _since: list[float] = remembered(list)  # when the quorum was there (seconds), or empty
 
     def __post_init__(self) -> None:
-        at_least(self, "k", 1)
-        finite(self, "grace")
-        if self.grace < 0:
-            raise ValueError(f"`Quorum(grace=...)` must be non-negative, got {self.grace}.")
+        put(self, "k", integer, least=1)
+        put(self, "grace", number, least=0)
 
     def check(self, num_workers: int) -> None:
         no_more_than(self, "k", num_workers)

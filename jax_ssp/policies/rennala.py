@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Decision, Policy, View, at_least, drop_outdated, merge_first
+from jax_ssp.checks import integer, put
+from jax_ssp.policies.base import Decision, Policy, View, drop_outdated, merge_first
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Rennala(Policy):
     batch: int = 4
 
     def __post_init__(self) -> None:
-        at_least(self, "batch", 1)
+        put(self, "batch", integer, least=1)
 
     def guaranteed_staleness(self, num_workers: int) -> int:
         return 0

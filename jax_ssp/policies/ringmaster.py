@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Decision, Policy, View, at_least, remembered
+from jax_ssp.checks import flag, integer, put
+from jax_ssp.policies.base import Decision, Policy, View, remembered
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Ringmaster(Policy):
     _started: dict[int, list[int]] = remembered(dict)
 
     def __post_init__(self) -> None:
-        at_least(self, "max_delay", 1)
+        put(self, "max_delay", integer, least=1)
+        put(self, "stops", flag)
 
     def guaranteed_staleness(self, num_workers: int) -> int:
         return self.max_delay - 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Decision, Policy, View, at_least, merge_first
+from jax_ssp.checks import integer, put
+from jax_ssp.policies.base import Decision, Policy, View, merge_first
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Softsync(Policy):
     n: int = 1
 
     def __post_init__(self) -> None:
-        at_least(self, "n", 1)
+        put(self, "n", integer, least=1)
 
     def check(self, num_workers: int) -> None:
         if self.n > num_workers:

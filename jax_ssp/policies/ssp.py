@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jax_ssp.policies.base import Policy, View, Wait, at_least, until_covered
+from jax_ssp.checks import choice, integer, put
+from jax_ssp.policies.base import Policy, View, Wait, until_covered
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,8 @@ class SSP(Policy):
     adopt: Literal["eager", "lazy"] = "eager"
 
     def __post_init__(self) -> None:
-        at_least(self, "bound", 0)
-        if self.adopt not in ("eager", "lazy"):
-            raise ValueError(f'`SSP(adopt=...)` must be "eager" or "lazy", got {self.adopt!r}.')
+        put(self, "bound", integer, least=0)
+        put(self, "adopt", choice, ("eager", "lazy"))
 
     @property
     def guaranteed_bound(self) -> int:

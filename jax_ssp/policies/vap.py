@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Delta, Policy, View, finite, remembered
+from jax_ssp.checks import number, put
+from jax_ssp.policies.base import Delta, Policy, View, remembered
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class VAP(Policy):
     _unread: dict[int, deque[tuple[int, float]]] = remembered(dict)
 
     def __post_init__(self) -> None:
-        finite(self, "limit")
-        if self.limit <= 0:
-            raise ValueError(f"`VAP(limit=...)` must be positive, got {self.limit}.")
+        put(self, "limit", number, above=0)
 
     @property
     def needs_norms(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeAlias
 import jax
 import tyro
 
+from jax_ssp.checks import function, instance, integer, put, seed, several
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import (
     DeltaReady,
@@ -23,13 +24,13 @@ from jax_ssp.controller.events import (
     TimerFired,
     WorkerJoined,
 )
-from jax_ssp.delays import DelayModel
-from jax_ssp.policies.base import at_least
+from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.runtimes.base import Message, Push, Runtime, World
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
 
+MOST_THREADS = 4096  # workers of a process, or of a device
 SIGNAL_SECONDS = 1.0  # Python is deaf to a Ctrl-C that comes just before a wait without an end
 CLOSE_SECONDS = 2.0  # for threads to end; they do at once unless the user's code holds them
 
@@ -65,23 +66,27 @@ class Devices(Runtime):
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "workers_per_device", "cpu_devices"):
-            if getattr(self, name) is not None:
-                at_least(self, name, 1)
-        at_least(self, "seed", 0)
-        if self.devices is not None and not len(self.devices):
-            raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
-        if self.delay is not None and not callable(self.delay):
-            raise TypeError(
-                "`Devices(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "
-                f"got {self.delay!r}."
-            )
+            if getattr(self, name) is not None or name == "workers_per_device":
+                put(self, name, integer, least=1, most=MOST_THREADS)
+        put(self, "seed", seed)
+        if self.delay is not None:
+            put(self, "delay", function, CALL)
+        if self.devices is not None:
+            put(self, "devices", several, "a list of JAX devices, such as `jax.devices()[:2]`")
+            for number, device in enumerate(self.devices):
+                field = f"Devices(devices=...)[{number}]"
+                instance(field, device, jax.Device, "a JAX device, such as `jax.devices()[0]`")
+            if not self.devices:
+                raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
 
     @property
     def time(self) -> str:
         return "wall"
 
     def count(self) -> int:
-        return len(self.place())
+        count = len(self.place())
+        check_delay(self.delay, count)
+        return count
 
     def place(self) -> list[jax.Device]:
         devices = self._devices()

@@ -7,19 +7,19 @@ training can be studied, seeded, on a laptop. With `compute=False` the clockwork
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 
+from jax_ssp.checks import MOST_WORKERS, flag, function, integer, number, put, seed, shown
 from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
-from jax_ssp.delays import Constant, DelayModel
-from jax_ssp.policies.base import at_least
+from jax_ssp.delays import CALL, LONGEST, Constant, DelayModel, check_delay
 from jax_ssp.runtimes.base import Message, Runtime, World
 from jax_ssp.runtimes.deferred import Deferred
 from jax_ssp.runtimes.worker import Worker
@@ -58,20 +58,18 @@ class Virtual(Runtime):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        at_least(self, "num_workers", 1)
-        at_least(self, "seed", 0)
-        at_least(self, "batch", 1)
-        if not callable(self.delay):
-            raise TypeError(
-                "`Virtual(delay=...)` must be callable, `(worker, clock, steps, rng) -> seconds`, "
-                f"got {self.delay!r}."
-            )
+        put(self, "num_workers", integer, least=1, most=MOST_WORKERS)
+        put(self, "delay", function, CALL)
+        put(self, "seed", seed)
+        put(self, "compute", flag)
+        put(self, "batch", integer, least=1)
 
     @property
     def computes(self) -> bool:
         return self.compute
 
     def count(self) -> int:
+        check_delay(self.delay, self.num_workers)
         return self.num_workers
 
     def place(self) -> list[jax.Device]:
@@ -110,16 +108,14 @@ class DelayDraws:
             drawn = self._delay.ahead(self._streams[worker], self.BLOCK)
             ready += [self._checked(seconds, worker, clock) for seconds in reversed(drawn)]
             return ready.pop()
-        seconds = float(self._delay(worker, clock, steps, self._streams[worker]))
+        seconds = self._delay(worker, clock, steps, self._streams[worker])
         return self._checked(seconds, worker, clock)
 
-    def _checked(self, seconds: float, worker: int, clock: int) -> float:
-        if 0 <= seconds < math.inf:
+    def _checked(self, seconds: Any, worker: int, clock: int) -> float:
+        if type(seconds) is float and 0 <= seconds <= LONGEST:
             return seconds
-        raise ValueError(
-            f"the delay of worker {worker}, clock {clock} must be finite and non-negative, "
-            f"got {seconds} from {self._delay!r}."
-        )
+        field = f"delay(worker={worker}, clock={clock}, ...) of {shown(self._delay)}"
+        return float(number(field, seconds, least=0, most=LONGEST))
 
 
 class _VirtualWorld(World):

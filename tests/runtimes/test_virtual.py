@@ -124,14 +124,14 @@ def test_a_delay_that_makes_no_sense_is_an_error_that_names_the_clock(seconds):
     def bad(worker, clock, steps, rng):
         return seconds if (worker, clock) == (2, 3) else 1.0
 
-    with pytest.raises(ValueError, match=rf"delay of worker 2, clock 3 must be .*, got {seconds}"):
+    with pytest.raises(ValueError, match=rf"delay\(worker=2, clock=3.* must be .*, got {seconds}"):
         run(ssp.SSP(1), delay=bad)
 
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"`Virtual\(num_workers=...\)` must be at least 1, got 0"):
         ssp.Virtual(num_workers=0)
-    with pytest.raises(TypeError, match=r"`Virtual\(delay=...\)` must be callable, .* got 1.5"):
+    with pytest.raises(TypeError, match=r"`Virtual\(delay=...\)` must be a function .* got 1.5"):
         ssp.Virtual(delay=1.5)
 
 
