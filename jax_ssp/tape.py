@@ -27,6 +27,7 @@ import numpy as np
 
 from jax_ssp.controller.commands import COMMANDS, Cancel, Command, Drop, Merge, Merged, StartClock
 from jax_ssp.controller.events import EVENTS, DeltaReady, Event
+from jax_ssp.files import AppendedFile
 
 FORMAT = 2  # since clocks can be cancelled, and deltas have norms; 1 is read too
 
@@ -174,28 +175,63 @@ def _message(row: Sequence[Any]) -> Any:
 
 
 class TapeWriter:
-    """Writes a tape to a file while it grows, so that what is there survives a crash."""
+    """Writes a tape to a file while it grows, so that what is there survives a crash.
+
+    The header is on the disk at once. A flush adds all rows that are missing, or none: where the
+    disk is full, the file stays readable, and the next flush brings what this one could not.
+    """
 
     def __init__(self, path: str | Path, tape: Tape) -> None:
         self._tape = tape
-        self._written = 0
-        self._file = gzip.open(path, "wt", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        self._file.write(json.dumps({**tape.header, "format": FORMAT}) + "\n")
+        self._file = AppendedFile(path)
+        packer = zlib.compressobj(level=6, wbits=_GZIP)
+        self._file.mark = (0, packer)  # rows that are in the file, and what packed them
+        self._add([json.dumps({**tape.header, "format": FORMAT})], rows=0)
+
+    @property
+    def rows(self) -> int:
+        """How many rows are in the file."""
+        return self._file.mark[0]
+
+    @property
+    def gone(self) -> bool:
+        """Whether the file was moved or deleted."""
+        return self._file.gone
 
     def flush(self) -> None:
-        """Bring the file up to the tape; what is written can be read even if nothing follows."""
-        for line in self._tape.lines(self._written):
-            self._file.write(line + "\n")
-        self._written = len(self._tape)
-        self._file.flush()
+        """Bring the file up to the tape; what is written can be read even if nothing follows.
+
+        Raises:
+            OSError: if it cannot be written now.
+        """
+        lines = list(self._tape.lines(self.rows))
+        if lines:
+            self._add(lines, rows=len(lines))
 
     def close(self) -> None:
-        """Write the rest, and the end if the run came to it."""
-        self.flush()
-        if self._tape.complete:
+        """Write the rest, and the end if the run came to it; nothing happens the second time.
+
+        Raises:
+            OSError: if not all could be written; what was before can be read.
+        """
+        if self._file.closed:
+            return
+        try:
+            self.flush()
             end = {"end": len(self._tape), "params": self._tape.params}
-            self._file.write(json.dumps(end) + "\n")
-        self._file.close()
+            self._add([json.dumps(end)] if self._tape.complete else [], rows=0, last=True)
+        finally:
+            self._file.close()
+
+    def _add(self, lines: Sequence[str], rows: int, last: bool = False) -> None:
+        before, packer = self._file.mark
+        packer = packer.copy()  # the one before goes on if this does not get into the file
+        packed = packer.compress("".join(f"{line}\n" for line in lines).encode())
+        packed += packer.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+        self._file.append(packed, mark=(before + rows, packer))
+
+
+_GZIP = 31  # zlib's for a gzip file
 
 
 def write_tape(path: str | Path, tape: Tape) -> None:

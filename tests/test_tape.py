@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -272,3 +273,22 @@ def test_a_row_of_nothing_known_is_named(row, tmp_path):
     path.write_bytes(gzip.compress(f'{{"format": {FORMAT}, "bound": 0}}\n{row}\n'.encode()))
     with pytest.raises(ValueError, match="line 2 is not a row of a tape"):
         read_tape(path)
+
+
+def test_what_a_full_disk_did_not_take_comes_with_the_next_flush(tmp_path, monkeypatch):
+    tape = tape_of([(0.0, WorkerJoined(0), [])])
+    writer = TapeWriter(tmp_path / "tape", tape)
+    assert len(read_tape(tmp_path / "tape")) == 0  # its header is there at once
+    writer.flush()
+    tape.append(1.0, WorkerLost(0), [])
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError("No space left")))
+        with pytest.raises(OSError, match="No space left"):
+            writer.flush()
+    assert (writer.rows, list(read_tape(tmp_path / "tape"))) == (1, list(tape)[:1])
+    tape.append(2.0, WorkerJoined(0), [])
+    tape.complete = True
+    writer.close()
+    writer.close()
+    assert list(read_tape(tmp_path / "tape")) == list(tape)
+    assert read_tape(tmp_path / "tape").complete
