@@ -54,7 +54,7 @@ _NAMES = {
     "check_contract": "controller",
     "configured": "experiment",
     "load_params": "checkpoint",
-    "make_nnx_step": "steps",
+    "make_nnx_step": "nnx_steps",
     "make_step": "steps",
     "outer": "mitigations",
     "read_tape": "tape",

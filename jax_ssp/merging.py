@@ -17,6 +17,7 @@ import optax
 
 from jax_ssp.shapes import check_like
 from jax_ssp.steps import Params
+from jax_ssp.views import Views, seeing
 from jax_ssp.wire import Cut
 
 MOST_AT_ONCE = 32  # deltas that one program merges
@@ -54,7 +55,7 @@ class Merging:
         params: for their structure, shapes and dtypes.
         server_tx: called once a merge; None for the identity.
         delta_tx: called once a delta, in their order; None for the identity.
-        averaged: see `Server`.
+        averaged, views: see `Server`.
 
     Raises:
         TypeError: if a transform asks for something that the server does not have.
@@ -70,12 +71,19 @@ class Merging:
         server_tx: optax.GradientTransformation | None,
         delta_tx: optax.GradientTransformation | None,
         averaged: Any = None,
+        views: Views | None = None,
     ) -> None:
         trained = None if averaged is None else jax.tree.map(operator.not_, averaged)
         self._averaged = jax.tree.map(lambda _: False, params) if averaged is None else averaged
         self._has_averaged = averaged is not None
-        self._server_tx = _supported(server_tx or optax.identity(), trained)
-        self._delta_tx = None if delta_tx is None else _supported(delta_tx, trained)
+
+        def supported(name: str, tx: optax.GradientTransformation) -> Any:
+            if views is not None:  # in which there is nothing but what is trained
+                return seeing(tx, views, params, f"`{name}`")
+            return _supported(tx, trained)
+
+        self._server_tx = supported("server_tx", server_tx or optax.identity())
+        self._delta_tx = None if delta_tx is None else supported("delta_tx", delta_tx)
         self._named = {"server_tx": self._server_tx}
         if self._delta_tx is not None:
             self._named["delta_tx"] = self._delta_tx

@@ -28,6 +28,7 @@ from jax_ssp.merging import About, MergePrograms, Merging, numbers_of
 from jax_ssp.shapes import check_like, check_params, shapes_of
 from jax_ssp.steps import Params
 from jax_ssp.tape import weight_of
+from jax_ssp.views import Views
 from jax_ssp.wire import Memory, Message, Wire, transfer
 
 Weight: TypeAlias = Literal["mean", "sum", "merged"] | float
@@ -85,6 +86,8 @@ class Server:
         averaged: tree of booleans like `params`, true for what is not trained (BatchNorm
             statistics): its deltas always count 1 / num_workers, and the transforms leave it alone;
             but a delta that `delta_tx` drops (all that is trained comes out 0) brings none.
+        views: how the transforms, and their masks, see the parameters (see `jax_ssp.views`),
+            without what is averaged; by default as they are. A step's method of that name will do.
         delta_wire: compressor of the deltas that `merge_sent` gets.
         snapshot_wire: compressor of the snapshots that `publish` gives.
 
@@ -114,6 +117,7 @@ class Server:
         weight: Weight = "mean",
         device: jax.Device | Sequence[jax.Device] | None = None,
         averaged: Any = None,
+        views: Views | None = None,
         delta_wire: Compressor | None = None,
         snapshot_wire: Compressor | None = None,
     ) -> None:
@@ -127,7 +131,7 @@ class Server:
         self._shapes = check_params(params)
         params = jax.device_put(owned(params), self.devices[0], may_alias=False)
         self.wire = Wire(params, len(self.devices), delta_wire, snapshot_wire)
-        self._merging = Merging(params, server_tx, delta_tx, averaged)
+        self._merging = Merging(params, server_tx, delta_tx, averaged, views)
         self.wants_base = self._merging.wants_base
         if len(self.devices) > 1:
             self._merging.check_elementwise(params, self.wire.cut)

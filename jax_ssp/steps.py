@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from jax_ssp.shapes import check_like, check_params, shapes_of
 
@@ -34,7 +33,9 @@ class Step(Protocol):
 
     It is traced when it is first used, so it must not change after that. Parameters that are not
     trained but only averaged (running statistics) can be named by a method
-    `averaged(params) -> tree of booleans`.
+    `averaged(params) -> tree of booleans`; if the server's transforms, with their masks, are to see
+    parameters otherwise arranged, a method `views(params) -> list of trees` says how (see
+    `jax_ssp.views`).
     """
 
     def init(self, params: Params) -> WorkerState:
@@ -62,10 +63,12 @@ class LossStep:
         self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
     ) -> tuple[Params, WorkerState, Metrics]:
         def loss_fn(params: Params) -> tuple[jax.Array, Metrics]:
-            return _loss_and_metrics(self.loss_fn(params, batch, key))
+            return loss_and_metrics(self.loss_fn(params, batch, key))
 
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        delta, worker_state = self.optimizer.update(grads, worker_state, params)
+        delta, worker_state = updates_of(
+            self.optimizer, grads, worker_state, params, loss, lambda params: loss_fn(params)[0]
+        )
         return delta, worker_state, {**metrics, "loss": loss}
 
 
@@ -75,7 +78,11 @@ def make_step(
 ) -> LossStep:
     """Make a training step from a loss and an optimizer.
 
-    The optimizer's state belongs to the worker and never leaves it.
+    The optimizer's state belongs to the worker and never leaves it. As a plain loop would, the step
+    tells the optimizer `value`, `grad` and `value_fn` (the loss, its gradient, and parameters ->
+    loss on the same batch and key), so one that wants them works:
+    `optax.contrib.reduce_on_plateau`, `optax.polyak_sgd`, `optax.lbfgs`, whose line search takes
+    more gradients a step.
 
     Args:
         loss_fn: pure, `(params, batch, key) -> (loss, metrics)`; `loss` a scalar, `metrics` a
@@ -86,7 +93,8 @@ def make_step(
         A step whose metrics are `{**metrics, "loss": loss}`: a metric named "loss" gives way.
 
     Raises:
-        TypeError: if `loss_fn` is no function, or `optimizer` no optax optimizer.
+        TypeError: if `loss_fn` is no function, or `optimizer` no optax optimizer; from the step, if
+            the optimizer needs an argument that a step does not have.
 
     Example:
         >>> def loss_fn(params, batch, key):
@@ -98,137 +106,63 @@ def make_step(
         ([0.5, 0.5], 2.0)
     """
     if not callable(loss_fn):
-        raise _no_loss("make_step(loss_fn=...)", "(params, batch, key)", loss_fn)
-    _check_optimizer("make_step", optimizer)
+        raise no_loss("make_step(loss_fn=...)", "(params, batch, key)", loss_fn)
+    check_optimizer("make_step", optimizer)
     return LossStep(loss_fn, optimizer)
 
 
-class NnxStep:
-    """A step of a flax.nnx model. Made by `make_nnx_step`.
-
-    Attributes:
-        params: the model's arrays, as a flat dict from dotted path to array: what is trained, and
-            what is not but changes (BatchNorm statistics).
-    """
-
-    def __init__(
-        self,
-        model: nnx.Module,
-        loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
-        optimizer: optax.GradientTransformation,
-    ) -> None:
-        model = nnx.clone(model)
-        model.train()
-        self._graph, trained, self._rngs, rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
-        self._loss = loss
-        self._optimizer = optimizer
-        self._shapes = (jax.eval_shape(lambda: trained), jax.eval_shape(lambda: rest))
-        self._trained = tuple(_flat(trained))
-        self.params: dict[str, jax.Array] = {**_flat(trained), **_flat(rest)}
-
-    def init(self, params: dict[str, jax.Array]) -> WorkerState:
-        return self._optimizer.init({name: params[name] for name in self._trained})
-
-    def averaged(self, params: Mapping[str, jax.Array]) -> dict[str, bool]:
-        """Which parameters are not trained, but averaged over the workers."""
-        return {name: name not in self._trained for name in params}
-
-    def model(self, params: Mapping[str, jax.Array]) -> Any:
-        """The model with these parameters, in evaluation mode (no dropout, running statistics)."""
-        model = self._merge(params, self._rngs)
-        model.eval()
-        return model
-
-    def __call__(
-        self,
-        params: dict[str, jax.Array],
-        worker_state: WorkerState,
-        batch: Batch,
-        key: jax.Array,
-    ) -> tuple[dict[str, jax.Array], WorkerState, Metrics]:
-        trained = {name: params[name] for name in self._trained}
-        rest = {name: value for name, value in params.items() if name not in trained}
-
-        def loss_fn(trained: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            model = self._merge({**trained, **rest}, _seeded(self._rngs, key))
-            loss, metrics = _loss_and_metrics(self._loss(model, batch))
-            new_rest = nnx.split(model, nnx.Param, nnx.RngState, ...)[3]
-            return loss, (metrics, _flat(new_rest))
-
-        (loss, (metrics, new_rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        delta, worker_state = self._optimizer.update(grads, worker_state, trained)
-        moved = {name: new_rest[name] - value for name, value in rest.items()}
-        return {**delta, **moved}, worker_state, {**metrics, "loss": loss}
-
-    def _merge(self, params: Mapping[str, jax.Array], rngs: Any) -> Any:
-        trained, rest = (_filled(shapes, params) for shapes in self._shapes)
-        return nnx.merge(self._graph, trained, rngs, rest)
-
-
-def make_nnx_step(
-    model: nnx.Module,
-    loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+def updates_of(
     optimizer: optax.GradientTransformation,
-) -> NnxStep:
-    """Make a training step from a flax.nnx model.
-
-    `nnx.Param` variables are trained by the optimizer. Every other variable but the random state
-    (BatchNorm's mean and variance, say) travels as a delta too, so that merging averages it,
-    whatever weight and transform the server has for what is trained. The model's random streams
-    (dropout) are seeded anew for each worker, clock and step. The model itself is copied, not
-    changed.
-
-    Args:
-        model: the model; train it from `step.params`, use it as `step.model(result.params)`.
-        loss: `(model, batch) -> (loss, metrics)`, called with the model in training mode; a metric
-            named "loss" gives way to the loss.
-        optimizer: any optax optimizer; its state belongs to the worker.
-
-    Returns:
-        A step with `params`, the model's initial arrays by dotted path, and `model(params)`.
+    grads: Params,
+    state: WorkerState,
+    params: Params,
+    loss: jax.Array,
+    value_fn: Callable[[Params], jax.Array],
+) -> tuple[Params, WorkerState]:
+    """The optimizer's updates and new state; it is told what a step knows, if it wants that.
 
     Raises:
-        TypeError: if `model` is no flax.nnx module, `loss` no function, or `optimizer` no optax
-            optimizer.
-
-    Example:
-        >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
-        >>> def loss(model, batch):
-        ...     return jnp.mean(model(batch) ** 2), {}
-        >>> step = make_nnx_step(model, loss, optax.sgd(0.1))
-        >>> sorted(step.params)
-        ['bias', 'kernel']
-        >>> step.model(step.params)(jnp.ones((3, 2))).shape
-        (3, 1)
+        TypeError: if it needs an argument that a step does not have.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"`make_nnx_step(model=...)` must be a flax.nnx module, got {_name_of(model)}; the "
-            "order is (model, loss, optimizer)."
-        )
-    if not callable(loss):
-        raise _no_loss("make_nnx_step(loss=...)", "(model, batch)", loss)
-    _check_optimizer("make_nnx_step", optimizer)
-    return NnxStep(model, loss, optimizer)
+    known: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn}
+    known["obj_fn"] = value_fn  # as optax.contrib.sophia calls it
+    known["grad_fn"] = lambda params, *_: jax.grad(value_fn)(params)  # optax.contrib.sam
+    if isinstance(optimizer, optax.GradientTransformation):
+        optimizer = optax.with_extra_args_support(optimizer)
+    told = dict(known)
+    while True:
+        try:
+            return optimizer.update(grads, state, params, **told)
+        except TypeError as error:
+            # A transform with extra arguments may take some of them alone.
+            unwanted = [name for name in told if f"argument '{name}'" in str(error)]
+            if unwanted and "unexpected keyword" in str(error):
+                del told[unwanted[0]]
+            elif "required keyword-only argument" in str(error):
+                raise TypeError(
+                    f"the optimizer needs more than a step has, which is {[*known]}: {error}"
+                ) from error
+            else:
+                raise
 
 
-def _no_loss(argument: str, signature: str, value: Any) -> TypeError:
+def no_loss(argument: str, signature: str, value: Any) -> TypeError:
     return TypeError(
-        f"`{argument}` must be a function {signature} -> (loss, metrics), got {_name_of(value)}; "
+        f"`{argument}` must be a function {signature} -> (loss, metrics), got {name_of(value)}; "
         "the optimizer comes after it."
     )
 
 
-def _check_optimizer(function: str, optimizer: Any) -> None:
+def check_optimizer(function: str, optimizer: Any) -> None:
     if not (callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")):
         raise TypeError(
             f"`{function}(optimizer=...)` must be an optax optimizer, such as `optax.sgd(0.1)`, "
-            f"got {_name_of(optimizer)}; call a function that makes one, and of an "
+            f"got {name_of(optimizer)}; call a function that makes one, and of an "
             "`nnx.Optimizer` give its `tx`."
         )
 
 
-def _name_of(value: Any) -> str:
+def name_of(value: Any) -> str:
     """A short name for what may have a long repr."""
     return getattr(value, "__name__", None) or f"a {type(value).__name__}"
 
@@ -336,7 +270,7 @@ def _check_metrics(metrics: Any) -> None:
             raise ValueError(f"metric {name!r} must be a scalar, got shape {value.shape}.")
 
 
-def _loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+def loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise TypeError(
             "a loss function must return (loss, metrics), metrics a dict of scalars "
@@ -348,32 +282,3 @@ def _loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
             "take the mean over the batch."
         )
     return result
-
-
-def _flat(state: Any) -> dict[str, jax.Array]:
-    """The arrays of an nnx state by dotted path."""
-    return {".".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
-
-
-def _filled(shapes: Any, arrays: Mapping[str, jax.Array]) -> Any:
-    """An nnx state with these arrays."""
-    return nnx.from_flat_state(
-        [
-            (path, variable.replace(arrays[".".join(map(str, path))]))
-            for path, variable in nnx.to_flat_state(shapes)
-        ]
-    )
-
-
-def _seeded(rngs: Any, key: jax.Array) -> Any:
-    """The model's random state, its streams started anew from `key`."""
-    leaves, structure = jax.tree.flatten(rngs)
-    fresh: list[jax.Array] = []
-    for number, leaf in enumerate(leaves):
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            fresh.append(jnp.zeros_like(leaf))
-        elif leaf.shape == ():
-            fresh.append(jax.random.fold_in(key, number))
-        else:
-            fresh.append(jax.random.split(jax.random.fold_in(key, number), leaf.shape))
-    return jax.tree.unflatten(structure, fresh)

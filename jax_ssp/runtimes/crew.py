@@ -78,6 +78,7 @@ def make_crew(
         weight=weight,
         device=homes,
         averaged=averaged_leaves(step, params) if hasattr(step, "averaged") else None,
+        views=getattr(step, "views", None),
         delta_wire=delta_wire,
         snapshot_wire=snapshot_wire,
     )
