@@ -7,6 +7,7 @@ next batch and nothing else: fetching ahead changes when a batch is drawn, never
 """
 
 import operator
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -187,7 +188,15 @@ class Feed:
         self._batches: deque[PyTree] = deque()  # drawn and not taken yet, on the host
         self._taken = 0  # batches
         self._end: Exception | None = None  # what the iterator raised, once it has
+        self._drawing: float | None = None  # since when it is asked for a batch
         self._placed: tuple[int, PyTree] | None = None  # (steps, what take(steps) will return)
+
+    def waiting(self) -> tuple[int, float] | None:
+        """For which batch the iterator is waited for, and for how long (seconds), if it is."""
+        since = self._drawing
+        if since is None:
+            return None
+        return self._taken + len(self._batches), time.monotonic() - since
 
     def peek(self) -> PyTree:
         """The next batch as the iterator gave it, without taking it.
@@ -259,6 +268,7 @@ class Feed:
     def _draw(self, steps: int) -> bool:
         """Draws until `steps` batches wait here; False if the iterator does not give as many."""
         while len(self._batches) < steps and self._end is None:
+            self._drawing = time.monotonic()
             try:
                 batch = next(self.iterator)
                 self._batches.append(batch if self._fresh else owned(batch))
@@ -266,6 +276,7 @@ class Feed:
                 count = self._taken + len(self._batches)
                 error.add_note(f"in `data(worker={self._worker})`, batch {count}")
                 self._end = error
+            self._drawing = None
         return len(self._batches) >= steps
 
     def _need(self, steps: int) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, SupportsIndex
 
@@ -23,7 +22,10 @@ from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
 from jax_ssp.runtimes.crew import Crew, Placement, make_crew, place_of
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
+from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
+from jax_ssp.runtimes.observing import Observers, joined, note
+from jax_ssp.runtimes.watch import Watch
 from jax_ssp.runtimes.worker import Adopt, Mix
 from jax_ssp.server import Weight, check_weight
 from jax_ssp.steps import Params, Step
@@ -42,7 +44,8 @@ class Result:
             that were cancelled, or computed nothing, have none; they are in `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
         evaluations: one row an evaluation: `version, updates, time` (seconds) and the metrics.
-        status: "done", "target", "stopped", "interrupted" or "diverged".
+        status: "done", "target", "stopped", "interrupted" or "diverged"; of a result that an error
+            carries, "failed" or "interrupted".
         version: merges applied.
         updates: deltas merged.
         seconds: from the first clock's start to the last merge, virtual or wall as the world has
@@ -101,6 +104,7 @@ class Result:
         return "\n".join(lines)
 
 
+@deferring
 def train(
     step: Step | None = None,
     *,
@@ -177,6 +181,10 @@ def train(
     Raises:
         ValueError: bad input, before any device computes: the message names field, value, remedy.
         TypeError: likewise.
+        BaseException: whatever data, step, policy, transforms, evaluation, delay model or an
+            observer raise, and a second Ctrl-C, end the run with that error. Its attribute `result`
+            is the `Result` up to there, status "failed" (or "interrupted"), and a note says so.
+            Only `sys.exit()` with the code of a success becomes a RuntimeError.
 
     Example:
         >>> import jax.numpy as jnp, jax_ssp as ssp
@@ -268,52 +276,104 @@ def train(
     runtime.check(tape.header)  # as JSON has it, like that of a tape it may be compared with
     evaluator = None
     if crew is not None:
-        crew.server.compile(policy.usual_merge(num_workers))
+        if not current().count:  # else it ends before the first clock
+            crew.server.compile(policy.usual_merge(num_workers))
         if evaluate is not None:
             goal = None if target is None else Target.parse(target)
             device = crew.workers[0].device
             every = 1 if eval_every is None and goal is not None else eval_every
             evaluator = Evaluator(evaluate, every, device, crew.server.params, goal)
     info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
-    loop = _run(runtime, controller, crew, tape, evaluator, observers, info)
-    return Result(
-        params=jax.device_put(crew.server.params, crew.workers[0].device) if crew else None,
-        tape=tape,
-        history=loop.history,
-        evaluations=loop.evaluations,
-        residuals=[worker.residual for worker in crew.workers] if crew and delta_wire else [],
-        status=loop.status,
-        version=controller.version,
-        updates=loop.updates,
-        seconds=loop.seconds,
-        wall_seconds=time.perf_counter() - began,
+    telling, held = Observers(observers), current()
+    watch = Watch(lambda: loop.waits(), observers)
+    server = crew.server if crew else None
+    loop = Loop(
+        controller, server, tape, evaluator=evaluator, observers=telling, watch=watch, held=held
     )
+    error = _run(runtime, loop, crew, evaluator, telling, watch, info)
+
+    def result() -> Result:
+        return Result(
+            params=jax.device_put(crew.server.params, crew.workers[0].device) if crew else None,
+            tape=tape,
+            history=loop.history,
+            evaluations=loop.evaluations,
+            residuals=[worker.residual for worker in crew.workers] if crew and delta_wire else [],
+            status=loop.status,
+            version=controller.version if server is None else server.version,
+            updates=loop.updates,
+            seconds=loop.seconds,
+            wall_seconds=time.perf_counter() - began,
+        )
+
+    if error is not None:
+        raise _carrying(error, result)
+    return result()
 
 
 def _run(
     runtime: Runtime,
-    controller: Controller,
+    loop: Loop,
     crew: Crew | None,
-    tape: Tape,
     evaluator: Evaluator | None,
-    observers: Sequence[Observer],
+    observers: Observers,
+    watch: Watch,
     info: Mapping[str, Any],
-) -> Loop:
-    """Open the world, run the loop in it to its end, and close everything, whatever fails."""
-    with contextlib.ExitStack() as closing:
+) -> BaseException | None:
+    """Run in a world to the end and close everything, whatever fails; gives what failed first."""
+    closing: list[Callable[[], object]] = [watch.close]
+    error: BaseException | None = None
+    try:
         world = runtime.open(info["num_workers"], crew.workers if crew else ())
-        closing.callback(world.close)
+        closing.append(world.close)
+        loop.enter(world)
+        watch.start()
+        world.prepare()
         if evaluator is not None:
-            closing.callback(evaluator.close)
+            closing.append(evaluator.close)
             if world.evaluates_aside:
                 evaluator.go_aside(world.post)
-        server = crew.server if crew else None
-        loop = Loop(controller, server, world, tape, evaluator=evaluator, observers=observers)
-        for observer in observers:
-            observer.on_start(info)
-            closing.callback(lambda observer=observer: observer.on_end(loop.status))
+        closing.append(lambda: observers.end(loop.status))
+        observers.start(info)
         loop.run()
-    return loop
+    except BaseException as raised:  # given back
+        error = raised
+        loop.fail(error)
+    for close in reversed(closing):
+        try:
+            close()
+        except BaseException as raised:  # given back
+            error = raised if error is None else joined(error, raised)
+    return error
+
+
+def _carrying(error: BaseException, result: Callable[[], Result]) -> BaseException:
+    """An error that ended a run, with what there is of the result as its attribute `result`."""
+    if isinstance(error, SystemExit) and not error.code:
+        where = "; ".join(getattr(error, "__notes__", ["by what it was given"]))
+        exits = error
+        error = RuntimeError(
+            f"`sys.exit` was called in a run ({where}), with the code of a success; the run has "
+            "failed. Raise an error there, or let an observer or a target end it."
+        )
+        error.__cause__ = exits
+    try:
+        kept = result()
+        try:
+            jax.block_until_ready(kept.params)
+        except Exception as lost:
+            kept = replace(kept, params=None)
+            note(error, f"the parameters are lost: {type(lost).__name__}: {lost}")
+        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as lost:
+        note(error, f"nothing is left of the run: {type(lost).__name__}: {lost}")
+        return error
+    note(
+        error,
+        f"the run ended {kept.status} after {kept.updates} updates; this error's `.result` is the "
+        f"`Result` up to there, at version {kept.version}",
+    )
+    return error
 
 
 def describe(config: Any) -> Any:

@@ -6,6 +6,7 @@ events; the loop (`loop.py`) stands between it and the controller.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -57,11 +58,38 @@ class Message(NamedTuple):
     push: Push | None = None
 
 
+class Waiting(NamedTuple):
+    """What a run waits for: somebody, what they are doing, and since when.
+
+    Attributes:
+        worker: who; None if it is no worker, but an observer or an evaluation.
+        doing: what, to be read after a name: "computes clock 3".
+        seconds: of real time for which that has gone on.
+        limit: seconds that this may take before it looks like a hang; infinity for what takes
+            as long as it takes, such as compilation and evaluation.
+
+    Example:
+        >>> str(Waiting(2, "waits for batch 3 of its data", 9.2, 8.0))
+        'worker 2 waits for batch 3 of its data (9 s)'
+    """
+
+    worker: int | None
+    doing: str
+    seconds: float
+    limit: float = math.inf
+
+    def __str__(self) -> str:
+        who = "" if self.worker is None else f"worker {self.worker} "
+        return f"{who}{self.doing} ({self.seconds:.0f} s)"
+
+
 class Observer:
     """Watches a run. Every method does nothing; override what you need.
 
-    Calls never overlap, but on real devices they come from the workers' threads, and everybody else
-    waits meanwhile: they should return soon.
+    Calls never overlap (but for `on_wait`), but on real devices they come from the workers'
+    threads, and everybody else waits meanwhile: they should return soon. What is given to them is
+    theirs to keep and to change. One that raises ends the run with its error, which carries what
+    there is of the result; the others are told all the same.
     """
 
     def on_start(self, info: Mapping[str, Any]) -> None:
@@ -78,6 +106,13 @@ class Observer:
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
         """A version was evaluated: `version, updates, time` and the metrics."""
+
+    def on_wait(self, waits: Sequence[Waiting]) -> None:
+        """Nothing happens any more, as far as can be seen, and these are waited for.
+
+        It comes from a thread of its own, perhaps while another call is under way. If no observer
+        of a run overrides this, it is said on standard error.
+        """
 
     def on_end(self, status: str) -> None:
         """The run is over: done, target, stopped, interrupted, diverged or failed."""
@@ -119,6 +154,16 @@ class World(ABC):
         Gives the time of the last merge (seconds) and how many deltas were merged.
         """
         return None
+
+    def prepare(self) -> None:
+        """Get ready for the first clock; called once. It returns early if a stop is requested."""
+
+    def waits(self) -> list[Waiting]:
+        """What workers are doing that others may wait for; called by another thread."""
+        return []
+
+    alarm: Callable[[], None] = staticmethod(lambda: None)
+    """Called now and then by who waits in `receive`; what it raises ends the run."""
 
     def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
         """Where threads of the world may report events too, each for itself.

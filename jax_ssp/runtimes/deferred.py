@@ -6,6 +6,7 @@ together depends on the order of events alone, so a replay computes the same tog
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_ssp.controller import StartAhead, StartClock
-from jax_ssp.runtimes.base import Push
+from jax_ssp.runtimes.base import Push, Waiting
+from jax_ssp.runtimes.watch import COMPUTING_SECONDS
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
 
@@ -38,6 +40,7 @@ class Deferred:
         self._batch = batch
         self._granted: dict[int, StartAhead] = {}
         self._jobs: dict[int, _Job] = {}  # not computed yet, in the order of their starts
+        self._computing: tuple[int, float] | None = None  # whose clock just now, since when
 
     def go_ahead(self, grant: StartAhead) -> None:
         """A worker may start this clock as soon as it has finished the one before."""
@@ -58,6 +61,23 @@ class Deferred:
 
     def push(self, worker: int) -> Push:
         """What the clock that this worker was to run gives."""
+        self._computing = worker, time.monotonic()
+        self._compute_for(worker)
+        push = self._workers[worker].finish()
+        self._computing = None
+        return push
+
+    def waits(self) -> list[Waiting]:
+        """What is waited for just now."""
+        for_data = [waits for each in self._workers if (waits := each.waits()) is not None]
+        computing = self._computing
+        if for_data or computing is None:
+            return for_data
+        worker, since = computing
+        seconds = time.monotonic() - since
+        return [Waiting(worker, "computes a clock", seconds, COMPUTING_SECONDS)]
+
+    def _compute_for(self, worker: int) -> None:
         if worker in self._jobs:
             together = self._together(worker)
             if len(together) > 1:
@@ -67,7 +87,6 @@ class Deferred:
                 if ahead is not None:
                     self._workers[worker].go_ahead(ahead)
                 self._workers[worker].begin(start, snapshot)
-        return self._workers[worker].finish()
 
     def _together(self, worker: int) -> list[int]:
         """This worker and others whose clocks can be computed in the same program."""

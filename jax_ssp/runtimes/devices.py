@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -25,8 +27,10 @@ from jax_ssp.controller.events import (
     WorkerJoined,
 )
 from jax_ssp.delays import CALL, DelayModel, check_delay
-from jax_ssp.runtimes.base import Message, Push, Runtime, World
+from jax_ssp.runtimes.base import Message, Push, Runtime, Waiting, World
+from jax_ssp.runtimes.observing import note
 from jax_ssp.runtimes.virtual import DelayDraws
+from jax_ssp.runtimes.watch import COMPUTING_SECONDS, QUIET_SECONDS
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
 
@@ -119,6 +123,7 @@ class Devices(Runtime):
 
 
 _LOOK_AGAIN = object()  # in the inbox: the timer was set by another thread
+_COMPILED = object()  # in the inbox: a worker is ready for its first clock
 _Job: TypeAlias = list[StartClock | Snapshot | None] | StartAhead | None
 
 
@@ -145,20 +150,43 @@ class _DeviceWorld(World):
             )
             for worker in workers
         ]
+        self._workers = workers
+        self._stopping = False  # an end is requested
+        self._in_haste = False  # and injected delays are cut short for it
+        # What each worker is doing that others may wait for: what, since when, how long it may.
+        self._doing: list[tuple[str, float, float] | None] = [None] * len(workers)
+
+    def prepare(self) -> None:
+        """Have the workers compile, all at one time, then let them join."""
         for thread in self._threads:
             thread.start()
-        try:
-            for _ in workers:  # each reports once that it has compiled
-                self._raise_if_failed(self._inbox.get())
-        except BaseException:
-            self.close()
-            raise
+        compiled = 0
+        while compiled < len(self._workers) and not self._stopping:
+            with contextlib.suppress(queue.Empty):
+                got = self._inbox.get(timeout=SIGNAL_SECONDS)
+                self._raise_if_failed(got)
+                if got is _COMPILED:
+                    compiled += 1
+                else:  # a stop is requested
+                    self._inbox.put(got)
         self._began = time.perf_counter()
-        for worker in workers:
+        for worker in self._workers:
             self._inbox.put(Message(WorkerJoined(worker.index)))
 
     def now(self) -> float:
         return time.perf_counter() - self._began
+
+    def waits(self) -> list[Waiting]:
+        now = time.monotonic()
+        found: list[Waiting] = []
+        for worker, doing in zip(self._workers, self._doing, strict=True):
+            for_data = worker.waits()
+            if for_data is not None:
+                found.append(for_data)
+            elif doing is not None:
+                what, since, limit = doing
+                found.append(Waiting(worker.index, what, now - since, limit))
+        return found
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         self._mail[start.worker].put([start, snapshot])
@@ -186,18 +214,28 @@ class _DeviceWorld(World):
             if timer is not None and timer <= self.now():
                 # Until this is taken the timer may be set anew: only `set_timer` changes it.
                 return Message(TimerFired(timer))
+            self.alarm()
             with contextlib.suppress(queue.Empty):
                 left = SIGNAL_SECONDS if timer is None else timer - self.now()
                 got = self._inbox.get(timeout=min(max(0.0, left), SIGNAL_SECONDS))
                 self._raise_if_failed(got)
-                if got is not _LOOK_AGAIN:
-                    self._joining -= got is not None and type(got.what) is WorkerJoined
+                if got is not _LOOK_AGAIN and got is not _COMPILED:
+                    if got is not None:
+                        self._seen(got.what)
                     return got
+
+    def _seen(self, what: Event | Future[Any]) -> None:
+        self._joining -= type(what) is WorkerJoined
+        if type(what) is StopRequested and what.reason == "interrupted":
+            self._in_haste = True
+            for hurry in self._hurry:
+                hurry.set()
 
     def over(self) -> None:
         self._inbox.put(None)
 
     def request_stop(self, reason: str) -> None:
+        self._stopping = True
         self._inbox.put(Message(StopRequested(reason)))
 
     def set_timer(self, at: float | None) -> None:
@@ -217,8 +255,11 @@ class _DeviceWorld(World):
             mail.put(None)
             hurry.set()
         deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for worker, thread in zip(self._workers, self._threads, strict=True):
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                if thread.is_alive() and (self._doing[worker.index] or [""])[0] == "compiles":
+                    atexit.register(thread.join)  # the interpreter's end would crash in it
 
     def _raise_if_failed(self, got: Any) -> None:
         if isinstance(got, BaseException):
@@ -229,8 +270,10 @@ class _DeviceWorld(World):
         mail = self._mail[worker.index]
         try:
             if worker in self._compiling:
+                self._doing[worker.index] = "compiles", time.monotonic(), math.inf
                 worker.compile()
-            self._inbox.put(None)
+                self._doing[worker.index] = None
+            self._inbox.put(_COMPILED)
             letters: deque[_Job] = deque()  # out of the mail already
             while (job := letters.popleft() if letters else mail.get()) is not None:
                 if self._closing:
@@ -240,7 +283,7 @@ class _DeviceWorld(World):
                 else:
                     self._run(worker, job, letters)
         except BaseException as error:  # reported to, and raised in, the main thread
-            error.add_note(f"in worker {worker.index} of jax_ssp")
+            note(error, f"in worker {worker.index} of jax_ssp")
             self._inbox.put(error)
 
     def _run(self, worker: Worker, job: list[Any], letters: deque[_Job]) -> None:
@@ -253,6 +296,8 @@ class _DeviceWorld(World):
                 self._delays.draw(start)  # so that the next clock gets its own
             self._cancelled[start.worker].remove(start.clock)
             return
+        index = start.worker
+        self._doing[index] = f"computes clock {start.clock}", time.monotonic(), COMPUTING_SECONDS
         worker.begin(start, job.pop())  # the snapshot is now the worker's alone
         mail = self._mail[worker.index]
         if not mail.empty():
@@ -263,16 +308,19 @@ class _DeviceWorld(World):
         worker.prefetch(start)
         push = worker.finish()
         if self._delays is not None:
+            what = f"sleeps the injected delay of clock {start.clock}"
+            self._doing[index] = what, time.monotonic(), QUIET_SECONDS
             self._wait(start, until=began + self._delays.draw(start))
+        self._doing[index] = None
         self._together.wait()
         if not self._take(DeltaReady(start.worker, start.clock, push.version, push.norm), push):
             worker.cancel()
             self._cancelled[start.worker].remove(start.clock)
 
     def _wait(self, start: StartClock, until: float) -> None:
-        """Wait, but not on if the clock is cancelled or the world closes."""
+        """Wait, but not on if the clock is cancelled, or the run interrupted or closed."""
         hurry, cancelled = self._hurry[start.worker], self._cancelled[start.worker]
-        while not self._closing and start.clock not in cancelled:
+        while not (self._closing or self._in_haste or start.clock in cancelled):
             left = until - time.perf_counter()
             if left <= 0:
                 return

@@ -19,7 +19,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Deferral:
@@ -76,9 +81,11 @@ class Interrupts:
         outer, deferral = self._deferral, Deferral()
         deferral.count = min(1, self.count) if outer is None else 0
         self._deferral = deferral
+        token = _deferral.set(deferral)
         try:
             yield deferral
         finally:
+            _deferral.reset(token)
             self._deferral = outer
             if outer is not None:
                 outer.count += deferral.count
@@ -92,6 +99,23 @@ class Interrupts:
 
 
 _listening: Interrupts | None = None  # in the main thread
+_deferral: ContextVar[Deferral] = ContextVar("deferral")
+
+
+def deferring(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function take interrupts when it suits; within it `current` says what came."""
+
+    @wraps(function)
+    def deferred(*args: P.args, **kwargs: P.kwargs) -> T:
+        with listening() as interrupts, interrupts.deferred():
+            return function(*args, **kwargs)
+
+    return deferred
+
+
+def current() -> Deferral:
+    """The innermost deferral of this thread."""
+    return _deferral.get()
 
 
 @contextmanager

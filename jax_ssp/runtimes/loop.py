@@ -10,11 +10,9 @@ taken is the tape.
 from __future__ import annotations
 
 import math
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -33,11 +31,16 @@ from jax_ssp.controller.commands import (
 )
 from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerLost
 from jax_ssp.merging import About
-from jax_ssp.runtimes.base import Observer, Push, World
+from jax_ssp.runtimes.base import Push, Waiting, World
 from jax_ssp.runtimes.crew import digest
 from jax_ssp.runtimes.evaluation import Evaluator
+from jax_ssp.runtimes.interrupts import Deferral
+from jax_ssp.runtimes.observing import Observers
+from jax_ssp.runtimes.watch import QUIET_SECONDS, Watch
 from jax_ssp.server import Server, all_finite, all_zero
 from jax_ssp.tape import Tape
+
+LOCK_SECONDS = 2.0  # for what an observer is doing, once the run has failed
 
 
 class Loop:
@@ -55,15 +58,16 @@ class Loop:
         self,
         controller: Controller,
         server: Server | None,
-        world: World,
         tape: Tape,
         *,
         evaluator: Evaluator | None = None,
-        observers: Sequence[Observer] = (),
+        observers: Observers | None = None,
+        watch: Watch | None = None,
+        held: Deferral | None = None,
     ) -> None:
         self.controller = controller
         self.server = server
-        self.world = world
+        self.world: World  # since it was entered
         self.tape = tape
         self.history: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
@@ -71,7 +75,11 @@ class Loop:
         self.seconds = 0.0
         self.updates = 0
         self._evaluator = evaluator
-        self._observers = observers
+        self._observers = Observers() if observers is None else observers
+        self._watch = Watch(list) if watch is None else watch
+        self._held_back = Deferral() if held is None else held  # interrupts
+        self._doing: tuple[str, float] | None = None  # what it does that takes as long as it takes
+        self._taking: float | None = None  # since when the lock is held
         self._lock = threading.RLock()
         self._closed = False  # nothing is taken any more
         self._over = False
@@ -80,25 +88,47 @@ class Loop:
         self._started: dict[int, float] = {}
         self._pushes: dict[tuple[int, int], tuple[float, float, Push | None]] = {}
 
+    def enter(self, world: World) -> None:
+        """This is the world it will run in; from now on a signal requests an end there."""
+        self.world = world
+        world.alarm = self._held_back.check
+        self._held_back.when(self._interrupted)
+
     def run(self) -> None:
         """Run to the end."""
-        with stop_on_interrupt(self.world.request_stop):
-            if self._evaluator is not None:
-                self._evaluated(self._evaluator.first)
-            self.world.connect(self.take)
-            if self.server is None and not self._observers:
-                ran = self.world.run_clockwork(self.controller, self.tape)
-                if ran is not None:
-                    self._closed = True
-                    self.seconds, self.updates = ran
-            while not self._closed and (message := self.world.receive()) is not None:
-                self.take(*message)
-            self._over = True
-            self._evaluate_last()
+        if self._evaluator is not None:
+            self._evaluated(self._evaluator.first)
+        self.world.connect(self.take)
+        if self.server is None and not self._observers:
+            ran = self.world.run_clockwork(self.controller, self.tape)
+            if ran is not None:
+                self._closed = True
+                self.seconds, self.updates = ran
+        while not self._closed and (message := self.world.receive()) is not None:
+            self.take(*message)
+            self._held_back.check()
+        self._over = True
+        self._evaluate_last()
         if self.server is not None and self.tape.complete:
             self.tape.params = digest(*jax.tree.leaves(self.server.params))
             self.world.came_to(self.tape.params)
         self.status = self._final_status()
+
+    def waits(self) -> list[Waiting]:
+        """What everybody else may wait for just now; any thread may call this."""
+        now = time.monotonic()
+        if self._doing is not None:
+            what, since = self._doing
+            return [Waiting(None, what, now - since)]
+        taking, observer = self._taking, self._observers.telling
+        if taking is not None and observer is not None:
+            return [Waiting(None, f"{observer} runs", now - taking, QUIET_SECONDS)]
+        return self.world.waits()
+
+    def _interrupted(self) -> None:
+        """Ask for the end; called in a signal handler."""
+        self.world.request_stop("interrupted")
+        self._watch.asked_to_end()
 
     def take(self, what: Event | Future[Any], push: Push | None = None) -> bool:
         """Take in what happened just now; any thread may call this.
@@ -111,6 +141,7 @@ class Loop:
             if self._closed:
                 return True
             self._closed = True  # should something be raised, nothing more is taken
+            self._taking = time.monotonic()
             if isinstance(what, Future):
                 assert self._evaluator is not None
                 row = self._evaluator.take(what)
@@ -119,11 +150,24 @@ class Loop:
             else:
                 self._event(self.world.now(), what, push)
             self._closed = self.tape.complete = self.controller.done
+            self._taking = None
+            self._watch.happened()
             if self._closed:
                 self.world.over()
         return True
 
+    def fail(self, error: BaseException) -> None:
+        """The run ends with an error: take nothing more, and say how it ended."""
+        # Who holds the lock for longer hangs in the user's code, and takes nothing more either.
+        held = self._lock.acquire(timeout=LOCK_SECONDS)
+        self._closed = True
+        self.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if held:
+            self._lock.release()
+
     def _final_status(self) -> str:
+        if self._held_back.count:
+            return "interrupted"
         ended = self.controller.ended
         if ended not in (None, "max_updates"):
             return ended
@@ -145,8 +189,8 @@ class Loop:
             self._started.pop(event.worker, None)
         for command in commands:
             self._carry_out(command, now)
-        for observer in self._observers:
-            observer.on_entry(now, event, commands)
+        if self._observers:
+            self._observers.tell("on_entry", now, event, tuple(commands))
 
     def _carry_out(self, command: Command, now: float) -> None:
         match command:
@@ -175,8 +219,6 @@ class Loop:
                 self.world.stop(worker)
 
     def _merge(self, merge: Merge, now: float) -> None:
-        self.seconds = now
-        self.updates += len(merge.deltas)
         if self.server is not None:
             pushes = [self._push(delta) for delta in merge.deltas]
             version = self.server.merge_sent(
@@ -186,6 +228,8 @@ class Loop:
                 [push.base for push in pushes if push.base is not None],
             )
             assert version == merge.version, "server and controller count the same merges"
+        self.seconds = now
+        self.updates += len(merge.deltas)
         for delta in merge.deltas:
             self._settled(delta, merge.version)
         if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
@@ -214,8 +258,8 @@ class Loop:
         }
         if push is not None:
             self.history.append(row)
-        for observer in self._observers:
-            observer.on_clock(row)
+        if self._observers:
+            self._observers.tell("on_clock", row)
         suspect = version >= 0 and not math.isfinite(row.get("loss", 0.0))
         if suspect and push is not None and self.server is not None:
             # By the server's transform, or by the worker's own optimizer, which then sends zeros.
@@ -227,7 +271,9 @@ class Loop:
         assert self._evaluator is not None
         assert self.server is not None
         about = {"version": self.server.version, "updates": self.updates, "time": now}
+        self._doing = f"version {self.server.version} is evaluated", time.monotonic()
         row = self._evaluator.submit(about, self.server.params)
+        self._doing = None
         if row is not None:
             self._evaluated(row)
 
@@ -235,18 +281,25 @@ class Loop:
         """The last version is always evaluated, after what is being evaluated still."""
         if self._evaluator is None or self.server is None:
             return
-        for row in self._evaluator.drain():
+        for row in self._drained():
             self._evaluated(row)
         if self.evaluations[-1]["version"] != self.server.version:
             self._evaluate(self.seconds)
-            for row in self._evaluator.drain():
+            for row in self._drained():
                 self._evaluated(row)
+
+    def _drained(self) -> list[dict[str, Any]]:
+        """Wait for the evaluations that are under way."""
+        assert self._evaluator is not None
+        self._doing = "the last versions are evaluated", time.monotonic()
+        rows = self._evaluator.drain()
+        self._doing = None
+        return rows
 
     def _evaluated(self, row: dict[str, Any]) -> None:
         assert self._evaluator is not None
         self.evaluations.append(row)
-        for observer in self._observers:
-            observer.on_eval(row)
+        self._observers.tell("on_eval", row)
         if self._evaluator.reached(row):
             self._end("target")
 
@@ -255,28 +308,3 @@ class Loop:
             self._verdict = verdict
             if not self._over:
                 self.world.request_stop(verdict)
-
-
-@contextmanager
-def stop_on_interrupt(request_stop: Callable[[str], None]) -> Iterator[None]:
-    """Turn the first Ctrl-C into a stop request; the second interrupts as usual.
-
-    Running clocks are then finished and merged, so that the run ends whole. Outside the main
-    thread, where Python has no signals, this does nothing. Interrupts count even where they were
-    ignored before, as in what a script started in the background: who sends one means it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    second = before if callable(before) else signal.default_int_handler
-
-    def handler(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, second)
-        request_stop("interrupted")
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

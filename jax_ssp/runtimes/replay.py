@@ -10,7 +10,7 @@ import jax
 
 from jax_ssp.controller.commands import Command, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady
-from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
 from jax_ssp.runtimes.crew import device_at
 from jax_ssp.runtimes.deferred import Deferred
 from jax_ssp.runtimes.worker import Worker
@@ -97,6 +97,7 @@ class _ReplayWorld(World):
         self._computing = Deferred(workers, batch) if workers else None
         self._entry: Entry | None = None
         self._running: set[int] = set()
+        self._interrupted = False
 
     def now(self) -> float:
         assert self._entry is not None
@@ -117,6 +118,8 @@ class _ReplayWorld(World):
             self._computing.cancel(worker)
 
     def receive(self) -> Message | None:
+        if self._interrupted:  # and what was raised for it got lost
+            raise KeyboardInterrupt
         self._entry = next(self._entries, None)
         if self._entry is None:
             return None
@@ -127,6 +130,9 @@ class _ReplayWorld(World):
             if self._computing is not None:
                 push = self._computing.push(event.worker)
         return Message(event, push)
+
+    def waits(self) -> list[Waiting]:
+        return [] if self._computing is None else self._computing.waits()
 
     def answered(self, commands: Sequence[Command]) -> None:
         assert self._entry is not None
@@ -154,4 +160,5 @@ class _ReplayWorld(World):
     def request_stop(self, reason: str) -> None:
         # The tape says where the run stopped; only the user can end a replay before that.
         if reason == "interrupted":
+            self._interrupted = True
             raise KeyboardInterrupt

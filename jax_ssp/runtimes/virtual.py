@@ -20,7 +20,7 @@ from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.delays import CALL, LONGEST, Constant, DelayModel, check_delay
-from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
 from jax_ssp.runtimes.deferred import Deferred
 from jax_ssp.runtimes.worker import Worker
 from jax_ssp.server import Snapshot
@@ -213,7 +213,10 @@ class _VirtualWorld(World):
         return seconds, updates
 
     def request_stop(self, reason: str) -> None:
-        self._at_once.append(StopRequested(reason))
+        self._at_once.appendleft(StopRequested(reason))
+
+    def waits(self) -> list[Waiting]:
+        return [] if self._computing is None else self._computing.waits()
 
     def set_timer(self, at: float | None) -> None:
         self._timer = at

@@ -24,8 +24,9 @@ import numpy as np
 from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.data import Feed, kind_of
-from jax_ssp.runtimes.base import Push
+from jax_ssp.runtimes.base import Push, Waiting
 from jax_ssp.runtimes.program import Program
+from jax_ssp.runtimes.watch import QUIET_SECONDS
 from jax_ssp.server import Snapshot, Weight, as_weight
 from jax_ssp.steps import Params
 from jax_ssp.tape import weight_of
@@ -187,6 +188,15 @@ class Worker:
     def residual(self) -> list[Any]:
         """What the wire has lost of its deltas so far, in pieces; it goes with the next one."""
         return self._residual
+
+    def waits(self) -> Waiting | None:
+        """That it waits for its data, if it does; any thread may ask."""
+        waiting = self._feed.waiting()
+        if waiting is None:
+            return None
+        batch, seconds = waiting
+        what = f"waits for batch {batch} of its data"
+        return Waiting(self.index, what, seconds, QUIET_SECONDS)
 
     # What it is told to do.
 

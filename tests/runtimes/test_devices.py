@@ -135,7 +135,7 @@ def test_an_error_in_a_step_is_raised_and_names_the_worker(monkeypatch, clock):
     ends = []
     with pytest.raises(ArithmeticError, match="the step went wrong") as caught:
         train(observers=[Call("on_end", ends.append)])
-    assert caught.value.__notes__ == ["in worker 2 of jax_ssp"]
+    assert caught.value.__notes__[:-1] == ["in worker 2 of jax_ssp"]
     assert ends == ["failed"]
 
 
@@ -147,7 +147,7 @@ def test_an_error_while_compiling_is_raised_and_names_the_worker(monkeypatch):
     monkeypatch.setattr(Worker, "compile", broken)
     with pytest.raises(ArithmeticError, match="it does not compile") as caught:
         train()
-    assert caught.value.__notes__ == ["in worker 0 of jax_ssp"]
+    assert caught.value.__notes__[:-1] == ["in worker 0 of jax_ssp"]
 
 
 def test_an_error_in_the_data_is_raised_and_names_the_worker():
@@ -159,7 +159,7 @@ def test_an_error_in_the_data_is_raised_and_names_the_worker():
 
     with pytest.raises(OSError, match="the disk is gone") as caught:
         train(data=data)
-    assert caught.value.__notes__ == ["in `data(worker=1)`, batch 4", "in worker 1 of jax_ssp"]
+    assert caught.value.__notes__[:-1] == ["in `data(worker=1)`, batch 4", "in worker 1 of jax_ssp"]
 
 
 @pytest.mark.parametrize("runtime", [ssp.Devices(), ssp.Virtual(4)], ids=["devices", "virtual"])
@@ -200,7 +200,7 @@ def test_data_that_ends_too_early_names_the_worker_and_the_batches():
     message = r"`data\(worker=3\)` ended after 5 batches; repeat it, or lower num_clocks or max_up"
     with pytest.raises(ValueError, match=message) as caught:
         train(data=data)
-    assert caught.value.__notes__ == ["in worker 3 of jax_ssp"]
+    assert caught.value.__notes__[:-1] == ["in worker 3 of jax_ssp"]
 
 
 def test_an_error_in_an_observer_or_in_the_evaluation_is_raised():
@@ -306,10 +306,10 @@ def interrupt(times=1):
 
     def on_clock(row):
         if next(seen) == 10:
-            of_the_run = signal.getsignal(signal.SIGINT)
-            for _ in range(times):
+            heard = signal.getsignal(signal.SIGINT).__self__
+            for number in range(1, times + 1):
                 os.kill(os.getpid(), signal.SIGINT)
-                while signal.getsignal(signal.SIGINT) is of_the_run:
+                while heard.count < number:
                     time.sleep(0)  # until the main thread has seen it: two at once are one
 
     return Call("on_clock", on_clock)
@@ -330,22 +330,17 @@ def test_the_first_interrupt_ends_the_run_whole(runtime):
     assert (bits(again.params), again.status) == (bits(result.params), "interrupted")
 
 
-@pytest.fixture
-def interruptible():
-    """Python's own handler, which is missing in a process that was started in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_the_second_interrupt_is_one():
+def test_the_second_interrupt_ends_it_at_once_and_keeps_what_there_is():
     before = signal.getsignal(signal.SIGINT)
     ends = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         train(num_clocks=100_000, observers=[interrupt(times=2), Call("on_end", ends.append)])
-    assert ends == ["failed"]
+    assert ends == ["interrupted"]
     assert signal.getsignal(signal.SIGINT) is before
+    kept = caught.value.result
+    assert (kept.status, kept.tape.complete) == ("interrupted", False)
+    assert kept.updates >= 10
+    assert bits(kept.params) == bits(train(ssp.Replay(kept.tape), num_clocks=100_000).params)
 
 
 def test_a_run_outside_the_main_thread_works_too():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import signal
 import threading
 
@@ -22,6 +24,9 @@ def loss_fn(params, batch, key):
     return jnp.sum((params["w"] - batch) ** 2), {}
 
 
+STEP = ssp.make_step(loss_fn, optax.sgd(0.1))
+
+
 def train(**changes):
     spec = {
         "params": {"w": jnp.zeros(2)},
@@ -30,7 +35,7 @@ def train(**changes):
         "runtime": ssp.Virtual(2, ssp.delays.Exponential(1.0)),
         "num_clocks": 6,
     }
-    return ssp.train(ssp.make_step(loss_fn, optax.sgd(0.1)), **{**spec, **changes})
+    return ssp.train(**{"step": STEP, **spec, **changes})
 
 
 def test_numpy_numbers_from_a_delay_model_do_not_reach_the_tape(tmp_path):
@@ -142,6 +147,291 @@ def test_an_error_is_raised_though_another_worker_is_stuck(monkeypatch):
             train(data=data, runtime=ssp.Devices(num_workers=2), policy=ssp.ASP())
     finally:
         release.set()
+
+
+# What ends a run early keeps what it has.
+
+WORLDS = {
+    "devices": ssp.Devices(num_workers=2),
+    "virtual": ssp.Virtual(2, ssp.delays.Exponential(1.0)),
+    "batch": ssp.Virtual(2, batch=2),
+}
+
+
+class Fails(ssp.Observer):
+    """Raises in one of its methods, from the tenth update on."""
+
+    def __init__(self, error, method="on_clock"):
+        self.error, self.updates = error, 0
+        fail = self.fail if method != "on_clock" else self.on_clock
+        setattr(self, method, fail)
+
+    def on_clock(self, row):
+        self.updates = row["updates"]
+        if row["updates"] >= 10 and vars(self).get("on_clock"):
+            raise self.error
+
+    def fail(self, *_):
+        if self.updates >= 10:
+            raise self.error
+
+
+def failing_data(error):
+    def data(worker):
+        for number in range(1000):
+            if worker == 1 and number == 10:
+                raise error
+            yield np.ones(2, np.float32)
+
+    return {"data": data}
+
+
+def failing_step(error):
+    """A step that fails while it runs, in the device's program."""
+
+    def loss_fn(params, batch, key):
+        def check(batch):
+            if batch[0] > 1:
+                raise error
+            return batch
+
+        batch = jax.pure_callback(check, batch, batch, vmap_method="sequential")
+        return jnp.sum((params["w"] - batch) ** 2), {}
+
+    def data(worker):
+        for number in range(1000):
+            yield np.full(2, 2 if (worker, number) == (1, 10) else 1, np.float32)
+
+    return {"step": ssp.make_step(loss_fn, optax.sgd(0.1)), "data": data}
+
+
+def failing_trace(error):
+    """A step that fails when it is traced for a batch of another shape."""
+
+    def loss_fn(params, batch, key):
+        if batch.shape == (3,):
+            raise error
+        return jnp.sum((params["w"] - batch) ** 2), {}
+
+    def data(worker):
+        for number in range(1000):
+            yield np.ones(3 if (worker, number) == (1, 10) else 2, np.float32)
+
+    return {"step": ssp.make_step(loss_fn, optax.sgd(0.1)), "data": data}
+
+
+def failing_evaluation(error):
+    def evaluate(params):
+        if params["w"][0] > 0.65:
+            raise error
+        return {}
+
+    return {"evaluate": evaluate, "eval_every": 1}
+
+
+def failing_policy(error):
+    class Broken(ssp.Policy):
+        def ready(self, view):
+            if view.version >= 10:
+                raise error
+            return super().ready(view)
+
+    return {"policy": Broken()}
+
+
+def failing_delay(error):
+    def delay(worker, clock, steps, rng):
+        if clock == 10:
+            raise error
+        return 1e-4
+
+    return {"delay": delay}
+
+
+def failing_observer(error):
+    return {"observers": [Fails(error)]}
+
+
+FAULTS = {
+    "data": failing_data,
+    "step": failing_step,
+    "trace": failing_trace,
+    "evaluation": failing_evaluation,
+    "policy": failing_policy,
+    "delay": failing_delay,
+    **{
+        method: functools.partial(
+            lambda error, method: {"observers": [Fails(error, method)]}, method=method
+        )
+        for method in ("on_clock", "on_entry")
+    },
+}
+
+
+class Ends(ssp.Observer):
+    def __init__(self):
+        self.ends = []
+
+    def on_end(self, status):
+        self.ends.append(status)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_ends_a_run_early_keeps_what_it_has(fault, world):
+    class Own(ValueError):
+        """An error of the user's."""
+
+    runtime, watcher = WORLDS[world], Ends()
+    change = FAULTS[fault](Own("no more"))
+    if "delay" in change:
+        runtime = dataclasses.replace(runtime, delay=change.pop("delay"))
+    observers = [watcher, *change.pop("observers", [])]
+    kind = Exception if fault == "step" else Own  # what a program raises, JAX wraps
+    with pytest.raises(kind, match="no more") as caught:
+        train(**{"num_clocks": 100, "runtime": runtime, "observers": observers, **change})
+    kept = caught.value.result
+    assert any("`.result` is the `Result` up to there" in note for note in caught.value.__notes__)
+    assert (kept.status, watcher.ends, kept.tape.complete) == ("failed", ["failed"], False)
+    assert 10 <= kept.updates < 200
+    # The parameters are those of the last version: each delta moved them by a tenth of 0.2 (1 - w).
+    assert len(kept.history) >= kept.version == kept.updates
+    w = [0.0]
+    for row in kept.history[: kept.updates]:
+        w.append(w[-1] + 0.5 * 0.2 * (1 - w[row["base_version"]]))
+    np.testing.assert_allclose(kept.params["w"], w[-1], rtol=1e-5)
+    assert "failed" in kept.summary()
+    report = ssp.check_contract(kept.tape)
+    assert report.merged >= kept.updates
+    assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("error", [MemoryError("full"), KeyboardInterrupt("now"), SystemExit(3)])
+def test_errors_of_every_kind_are_raised_as_they_are(error, world):
+    with pytest.raises(type(error)) as caught:
+        train(num_clocks=100, runtime=WORLDS[world], **failing_data(error))
+    assert caught.value is error
+    assert error.result.updates >= 10
+    assert error.result.status == ("interrupted" if type(error) is KeyboardInterrupt else "failed")
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("code", [0, None])
+@pytest.mark.parametrize("fault", [failing_data, failing_evaluation, failing_observer])
+def test_an_exit_in_user_code_is_no_success(fault, code, world):
+    with pytest.raises(RuntimeError, match=r"`sys\.exit` was called in a run") as caught:
+        train(num_clocks=100, runtime=WORLDS[world], **fault(SystemExit(code)))
+    assert caught.value.result.status == "failed"
+
+
+def test_a_replay_that_fails_keeps_what_it_has():
+    whole = train(num_clocks=100)
+    with pytest.raises(OSError, match="gone") as caught:
+        train(num_clocks=100, runtime=ssp.Replay(whole.tape), **failing_data(OSError("gone")))
+    kept = caught.value.result
+    assert kept.history == whole.history[: len(kept.history)]
+    assert kept.updates >= 10
+
+
+def test_a_failing_transform_of_the_server_leaves_the_version_before():
+    def update(updates, state, params=None, **extra):
+        def check(leaf, version):
+            if version == 10:
+                raise ArithmeticError("no more")
+            return leaf
+
+        leaf = jax.pure_callback(check, updates["w"], updates["w"], state)
+        return {"w": leaf}, state + 1
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), jnp.int32), update)
+    with pytest.raises(Exception, match="no more") as caught:
+        train(num_clocks=100, server_tx=tx)
+    kept = caught.value.result
+    assert 0.5 < float(kept.params["w"][0]) < 1
+    assert 9 <= kept.version == kept.updates <= 11
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_entry", "on_clock", "on_eval", "on_end"])
+def test_an_observer_that_fails_keeps_nobody_else_from_hearing_and_hides_nothing(method):
+    told = []
+
+    class Hears(ssp.Observer):
+        def __getattribute__(self, name):
+            if name.startswith("on_") and name != "on_wait":
+                return lambda *what: told.append(name)
+            return super().__getattribute__(name)
+
+    class Bad(ssp.Observer):
+        pass
+
+    def fail(self, *_):
+        raise LookupError("first")
+
+    def fail_too(self, status):
+        raise OSError("second")
+
+    setattr(Bad, method, fail)
+    later = type("Later", (ssp.Observer,), {"on_end": fail_too})
+    with pytest.raises((LookupError, OSError)) as caught:
+        train(observers=[Bad(), later(), Hears()], evaluate=lambda params: {})
+    assert type(caught.value) is (OSError if method == "on_end" else LookupError)
+    notes = "; ".join(caught.value.__notes__)
+    assert ("first" if method == "on_end" else "second") in notes
+    assert f"in Bad.{method}" in notes
+    assert told.count("on_end") == told.count("on_start") == 1
+    assert method in told
+    status = caught.value.result.status
+    assert status == ("done" if method == "on_end" else "failed")
+
+
+def test_what_observers_are_given_is_theirs():
+    class Takes(ssp.Observer):
+        def on_start(self, info):
+            info.clear()
+
+        def on_clock(self, row):
+            row.clear()
+
+        def on_eval(self, row):
+            row.clear()
+
+        def on_entry(self, now, event, commands):
+            assert isinstance(commands, tuple)
+
+    spec = {"evaluate": lambda params: {"w": params["w"][0]}, "eval_every": 1}
+    alone = train(**spec)
+    watched = train(**spec, observers=[Takes(), Takes()])
+    assert watched.history == alone.history
+    assert watched.evaluations == alone.evaluations
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_interrupt_before_the_first_clock_ends_it_with_the_parameters_as_they_are(world):
+    def data(worker):
+        signal.raise_signal(signal.SIGINT) if worker == 1 else None
+        return iter([np.ones(2, np.float32)] * 1000)
+
+    watcher = Ends()
+    result = train(data=data, runtime=WORLDS[world], observers=[watcher])
+    assert (result.status, result.updates, watcher.ends) == ("interrupted", 0, ["interrupted"])
+    np.testing.assert_array_equal(result.params["w"], np.zeros(2))
+    assert result.tape.complete
+    assert ssp.check_contract(result.tape).reads == 0
+    assert train(runtime=ssp.Replay(result.tape)).status == "interrupted"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_interrupt_while_the_last_version_is_evaluated_is_not_lost(world):
+    def evaluate(params):
+        if params["w"][0] > 0.5:
+            signal.raise_signal(signal.SIGINT)
+        return {}
+
+    if world == "devices":
+        pytest.skip("it is evaluated in a thread that gets no signals")
+    result = train(evaluate=evaluate, num_clocks=12, runtime=WORLDS[world])
+    assert (result.status, result.updates) == ("interrupted", 24)
 
 
 class Interrupts(ssp.Observer):

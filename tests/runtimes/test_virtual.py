@@ -270,4 +270,4 @@ def test_an_error_in_the_data_names_the_worker(batch):
 
     with pytest.raises(OSError, match="the disk is gone") as caught:
         ssp.train(runtime=ssp.Virtual(2, batch=batch), **linear(data=data, num_clocks=8))
-    assert caught.value.__notes__ == ["in `data(worker=1)`, batch 4"]
+    assert caught.value.__notes__[:-1] == ["in `data(worker=1)`, batch 4"]

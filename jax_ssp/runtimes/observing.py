@@ -1,0 +1,74 @@
+"""How observers are told: all of them, each once, whatever one of them does.
+
+An observer that raises ends the run, but neither keeps the others from hearing the same, nor hides
+what ended the run before. Rows are copied for each, so that none can change what others see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax_ssp.runtimes.base import Observer
+
+
+class Observers:
+    """The observers of a run; false if there are none.
+
+    Attributes:
+        telling: who is being told what just now, such as "Progress.on_clock"; None otherwise.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+        self._to_end: list[Observer] = []  # who is to be told the end
+        self.telling: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def start(self, info: Mapping[str, Any]) -> None:
+        """The run begins."""
+        self._to_end = list(reversed(self._observers))
+        self.tell("on_start", info)
+
+    def end(self, status: str) -> None:
+        """The run is over; the last is told first, and each is told once."""
+        observers, self._to_end = self._to_end, []
+        self._tell(observers, "on_end", status)
+
+    def tell(self, method: str, *what: Any) -> None:
+        """Call a method of each with copies of what is a mapping.
+
+        Raises:
+            BaseException: what the first raised that did, once all have been told.
+        """
+        self._tell(self._observers, method, *what)
+
+    def _tell(self, observers: Sequence[Observer], method: str, *what: Any) -> None:
+        first: BaseException | None = None
+        for observer in observers:
+            self.telling = f"{type(observer).__name__}.{method}"
+            own = [dict(each) if isinstance(each, dict) else each for each in what]
+            try:
+                getattr(observer, method)(*own)
+            except BaseException as error:  # raised below
+                note(error, f"in {self.telling}")
+                first = error if first is None else joined(first, error)
+        self.telling = None
+        if first is not None:
+            raise first
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a note, once."""
+    if text not in getattr(error, "__notes__", ()):
+        error.add_note(text)
+
+
+def joined(first: BaseException, later: BaseException) -> BaseException:
+    """The first of two errors, with a note of the later one."""
+    if later is not first:
+        where = "; ".join(getattr(later, "__notes__", ()))
+        note(first, f"and then {type(later).__name__}: {later}" + (f" ({where})" if where else ""))
+    return first
