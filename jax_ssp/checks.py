@@ -135,12 +135,15 @@ def share(field: str, value: Any, *, zero: bool = True, one: bool = True) -> flo
         TypeError: if it is not a number.
         ValueError: if it is out of range.
     """
-    found = number(field, value)
+    try:
+        found = number(field, value)
+    except ValueError:
+        found = math.nan
     if not 0 <= found <= 1 or (found == 0 and not zero) or (found == 1 and not one):
         low = "at least 0" if zero else "above 0"
         high = "at most 1" if one else "less than 1"
         must = "between 0 and 1" if zero and one else f"{low} and {high}"
-        raise ValueError(f"`{field}` must be {must}, got {found}.")
+        raise ValueError(f"`{field}` must be {must}, got {shown(value)}.")
     return found
 
 
@@ -287,6 +290,11 @@ def several(field: str, value: Any, must: str) -> tuple[Any, ...]:
     except Exception:  # a tracer of an array
         pass
     raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
+
+
+def optional(field: str, value: Any, rule: Callable[..., Any], *others: Any, **limits: Any) -> Any:
+    """None, or what another check of this module takes."""
+    return None if value is None else rule(field, value, *others, **limits)
 
 
 def put(config: Any, field: str, rule: Callable[..., Any], *arguments: Any, **limits: Any) -> None:

@@ -51,7 +51,7 @@ def parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptio
         if not isinstance(config, Experiment):
             raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
         with usage_errors():
-            config.check_parts()
+            config.check()
     about = (module.__doc__ or "").split("\n\n")[0]
     parsed: list[Any] = []
     for config in configs:

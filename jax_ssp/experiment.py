@@ -19,6 +19,8 @@ import optax
 import tyro
 
 from jax_ssp import delays
+from jax_ssp.arguments import RULES, check_each
+from jax_ssp.checks import instance
 from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.devices import Devices
@@ -281,7 +283,7 @@ class Experiment:
 
     def arguments(self, runtime: Runtime | None = None) -> dict[str, Any]:
         """What `train` is called with."""
-        self.check_parts()
+        self.check()
         runtime = self.runtime if runtime is None else runtime
         task = self._task(runtime)
         evaluate = task.evaluate if task else None
@@ -313,19 +315,17 @@ class Experiment:
         """All fields as JSON-able facts, with the class of each part."""
         return {column.name: describe(getattr(self, column.name)) for column in fields(self)}
 
-    def check_parts(self) -> None:
-        """Raise TypeError, naming the remedy, if a part is not of its kind."""
-        remedies = {
-            "workload": ((Workload, type(None)), "an `ssp.Workload`"),
-            "policy": (Policy, "a Policy such as `ssp.SSP(bound=3)`"),
-            "runtime": (Runtime, "a Runtime such as `ssp.Devices()`"),
-            "server_tx": (Configured, "what `ssp.configured(transform, ...)` gives"),
-            "delta_tx": (Configured, "what `ssp.configured(transform, ...)` gives"),
-        }
-        for name, (kind, remedy) in remedies.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind):
-                raise TypeError(f"`Experiment({name}=...)` must be {remedy}, got {value!r}.")
+    def check(self) -> None:
+        """Raise TypeError or ValueError, naming field and remedy, if a field is not right."""
+        whose = type(self).__name__
+        for name, kind, remedy in (
+            ("workload", Workload | None, "an `ssp.Workload`"),
+            ("server_tx", Configured, "what `ssp.configured(transform, ...)` gives"),
+            ("delta_tx", Configured, "what `ssp.configured(transform, ...)` gives"),
+        ):
+            instance(f"{whose}({name}=...)", getattr(self, name), kind, remedy)
+        own = {name: getattr(self, name) for name in RULES if hasattr(self, name)}
+        check_each({name: own[name] for name in own.keys() - {"server_tx", "delta_tx"}}, whose)
 
     def _delta_tx(self) -> optax.GradientTransformation | None:
         nothing = configured(optax.identity)

@@ -11,17 +11,16 @@ or cut into pieces over several, each merged where it lives.
 
 from __future__ import annotations
 
-import math
-import operator
+import contextlib
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_ssp.checks import choice, instance, integer, number, optional, several
 from jax_ssp.compression import Compressor, residual_of
 from jax_ssp.data import owned
 from jax_ssp.merging import About, MergePrograms, Merging, numbers_of
@@ -123,10 +122,12 @@ class Server:
     ) -> None:
         self.weight = check_weight(weight)
         for name, tx in (("server_tx", server_tx), ("delta_tx", delta_tx)):
-            if not isinstance(tx, optax.GradientTransformation | None):
-                raise TypeError(f"`{name}` must be an optax transform, got {tx!r}.")
-        device = host_device() if device is None else device
-        self.devices = tuple(device) if isinstance(device, Sequence) else (device,)
+            must = "an optax transform such as `optax.sgd(0.7)`"
+            optional(name, tx, instance, optax.GradientTransformation, must)
+        for name, wire in (("delta_wire", delta_wire), ("snapshot_wire", snapshot_wire)):
+            must = "a compressor such as `ssp.compression.Int8()`"
+            optional(name, wire, instance, Compressor, must)
+        self.devices = _devices(device)
         self.version = 0
         self._shapes = check_params(params)
         params = jax.device_put(owned(params), self.devices[0], may_alias=False)
@@ -169,6 +170,7 @@ class Server:
         Raises:
             ValueError: if it holds another version.
         """
+        version = optional("snapshot(version=...)", version, integer, least=0)
         if version is not None and version != self.version:
             raise ValueError(
                 f"`snapshot(version=...)`: version {version} is not held, only the newest, "
@@ -213,14 +215,16 @@ class Server:
             ValueError: if there are no deltas, or not as many of the others; if one differs from
                 the parameters in structure or shape.
         """
+        deltas = several("merge(deltas=...)", deltas, "a list of trees like the parameters")
         if not deltas:
             raise ValueError("`merge(deltas)` needs at least one delta, got none.")
-        count = len(deltas) if num_workers is None else num_workers
-        if count < 1:
-            raise ValueError(f"`merge(num_workers=...)` must be at least 1, got {count}.")
+        count = len(deltas)
+        if num_workers is not None:
+            count = integer("merge(num_workers=...)", num_workers, least=1, most=2**31 - 1)
         told = {"staleness": staleness, "lag": lag, "worker": worker}
         each = [_whole_numbers(name, value, len(deltas)) for name, value in told.items()]
-        bases = [] if stale_params is None else list(stale_params)
+        must = "a list of the bases of the deltas"
+        bases = list(optional("merge(stale_params=...)", stale_params, several, must) or ())
         if {len(deltas)} != {*map(len, each), len(bases) if self.wants_base else len(deltas)}:
             raise ValueError(
                 "`merge(deltas)` needs one `staleness`, `lag`, `worker` for each delta (or for "
@@ -228,8 +232,8 @@ class Server:
                 f"{len(deltas)} deltas, {[*map(len, each)]} of the three, {len(bases)} bases."
             )
         for name, trees in (("deltas", deltas), ("stale_params", bases)):
-            for number, tree in enumerate(trees):
-                self._check(f"{name}[{number}]", tree)
+            for index, tree in enumerate(trees):
+                self._check(f"{name}[{index}]", tree)
         whole = [jax.device_put(owned(tree), self.device) for tree in (*deltas, *bases)]
         pieces = list(map(self._cut, whole))
         about = list(map(About, *each))
@@ -262,14 +266,14 @@ class Server:
         numbers = numbers_of(about, num_workers)
         bases = bases if self.wants_base else ()
         pieces: list[Params] = []
-        for number, piece in enumerate(self._newest.pieces):
-            messages = tuple(delta[number] for delta in deltas)
-            origins = tuple(base[number] for base in bases)
-            free = self._memory[number].take()
-            state = self._states[number]
+        for index, piece in enumerate(self._newest.pieces):
+            messages = tuple(delta[index] for delta in deltas)
+            origins = tuple(base[index] for base in bases)
+            free = self._memory[index].take()
+            state = self._states[index]
             merged = programs.merge(piece, state, messages, weight, numbers, free, origins)
             pieces.append(merged[0])
-            self._states[number] = merged[1]
+            self._states[index] = merged[1]
         self.version += 1
         self._newest = Snapshot(self.version, pieces, self._memory)
         return self.version
@@ -315,18 +319,29 @@ class Server:
         return list(map(jax.device_put, pieces, self.devices))
 
 
+def _devices(device: Any) -> tuple[jax.Device, ...]:
+    """One device or several, by default the host's."""
+    if device is None:
+        return (host_device(),)
+    must = "a JAX device, such as `jax.devices()[0]`, or a list of them"
+    alone = isinstance(device, jax.Device)
+    devices = (device,) if alone else several("Server(device=...)", device, must)
+    if not devices:
+        raise ValueError("`Server(device=...)` must name at least one device, got none.")
+    return tuple(instance("Server(device=...)", each, jax.Device, must) for each in devices)
+
+
 def _whole_numbers(name: str, value: Any, count: int) -> list[int]:
     """One for each delta, from one for all of them or one for each."""
-    try:
-        return [operator.index(value)] * count
-    except TypeError:
-        pass
-    try:
-        return [operator.index(number) for number in value]
-    except TypeError:
-        raise TypeError(
-            f"`merge({name}=...)` must be a whole number, or one for each delta, got {value!r}."
-        ) from None
+    field = f"merge({name}=...)"
+    must = "a whole number, or one for each delta"
+    if isinstance(value, Sequence) or getattr(value, "shape", ()):
+        each = several(field, value, must)
+        return [
+            integer(f"{field}[{index}]", one, least=0, most=2**31 - 1, must="a whole number")
+            for index, one in enumerate(each)
+        ]
+    return [integer(field, value, least=0, most=2**31 - 1, must=must)] * count
 
 
 def all_finite(tree: Any) -> bool:
@@ -354,20 +369,17 @@ def as_weight(factor: float) -> np.ndarray:
     return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
 
 
-def check_weight(weight: Any) -> Weight:
+def check_weight(weight: Any, field: str = "weight") -> Weight:
     """Give the weight back if it is one.
 
     Raises:
         ValueError: if it is neither "mean", "sum", "merged" nor a finite number.
     """
-    if isinstance(weight, str) and weight in ("mean", "sum", "merged"):
-        return weight
-    number = isinstance(weight, Real) and not isinstance(weight, bool)
-    if not number or not math.isfinite(weight):
-        raise ValueError(
-            f'`weight` must be "mean", "sum", "merged" or a finite number, got {weight!r}.'
-        )
-    return float(weight)
+    if not isinstance(weight, str):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(number(field, weight))
+    otherwise = "or a finite number"
+    return cast("Weight", choice(field, weight, ("mean", "sum", "merged"), otherwise=otherwise))
 
 
 def host_device() -> jax.Device:

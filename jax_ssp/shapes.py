@@ -7,23 +7,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_ssp.checks import shown
 
-def check_params(params: Any) -> Any:
-    """Check that parameters can be averaged; gives their shapes and dtypes.
+
+def check_params(params: Any, name: str = "params") -> Any:
+    """Check that parameters can be averaged; gives their shapes and dtypes. `name` is for messages.
 
     Raises:
         TypeError: if a leaf is no array.
         ValueError: if there is none, or one is not floating point.
     """
-    shapes = shapes_of("params", params)
+    shapes = shapes_of(name, params)
     if not jax.tree.leaves(shapes):
-        raise ValueError("`params` must hold at least one array, got none.")
+        raise ValueError(f"`{name}` must hold at least one array, got none.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            name = jax.tree_util.keystr(path)
             raise ValueError(
-                f"`params{name}` is {leaf.dtype}; parameters must be floating point, since deltas "
-                "are averaged. Keep counters and flags in the worker state."
+                f"`{name}{jax.tree_util.keystr(path)}` is {leaf.dtype}; parameters must be "
+                "floating point, since deltas are averaged. Keep counters and flags in the worker "
+                "state."
             )
     return shapes
 
@@ -45,6 +47,11 @@ def shapes_of(name: str, tree: Any) -> Any:
             ) from None
         return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
 
+    try:
+        jax.tree.structure(tree)
+    except Exception as error:  # such as of a dict whose keys have no order
+        said = str(error).split(". ")[0]
+        raise TypeError(f"`{name}` must be a tree of arrays, got {shown(tree)}: {said}.") from None
     return jax.tree_util.tree_map_with_path(shape, tree)
 
 

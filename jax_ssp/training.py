@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, SupportsIndex
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from jax_ssp.arguments import check_each, check_together
 from jax_ssp.compression import Compressor
 from jax_ssp.controller import Controller
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
@@ -26,8 +26,8 @@ from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
 from jax_ssp.runtimes.observing import Observers, joined, note
 from jax_ssp.runtimes.watch import Watch
-from jax_ssp.runtimes.worker import Adopt, Mix
-from jax_ssp.server import Weight, check_weight
+from jax_ssp.runtimes.worker import Adopt
+from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.tape import Tape, schedule
 
@@ -201,21 +201,16 @@ def train(
         >>> round(float(result.params["w"]), 2), result.updates
         (1.0, 100)
     """
+    given = dict(locals())  # the arguments by name
     began = time.perf_counter()
-    policy = SSP() if policy is None else policy
-    runtime = Devices() if runtime is None else runtime
-    num_clocks = _integer("num_clocks", num_clocks)
-    max_updates = _integer("max_updates", max_updates)
-    eval_every = _integer("eval_every", eval_every)
-    _check_arguments(policy, runtime, num_clocks, max_updates, eval_every, evaluate, target)
+    given["policy"] = SSP() if policy is None else policy
+    given["runtime"] = Devices() if runtime is None else runtime
+    given = check_each(given)
+    check_together(given)
+    policy, runtime, observers = given["policy"], given["runtime"], given["observers"]
+    num_clocks, max_updates = given["num_clocks"], given["max_updates"]
+    eval_every, overlap, seed = given["eval_every"], given["overlap"], given["seed"]
     schedule = as_schedule(local_steps)
-    overlap, seed = _integer("overlap", overlap), _integer("seed", seed)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"`seed` must be from 0 to 2**32 - 1, got {seed}.")
-    several = isinstance(observers, Sequence)
-    if not several or not all(isinstance(each, Observer) for each in observers):
-        raise TypeError(f"`observers` must be a list of `ssp.Observer`s, got {observers!r}.")
-    _check_exchange(overlap, max(schedule.usual), adopt, delta_wire, snapshot_wire)
     controller = Controller(
         policy,
         local_steps=schedule,
@@ -231,7 +226,7 @@ def train(
         "num_clocks": num_clocks,
         "max_updates": max_updates,
         "local_steps": schedule.h if type(schedule) is Fixed else describe(schedule),
-        "weight": check_weight(weight),
+        "weight": given["weight"],
         "overlap": overlap,
         "adopt": describe(adopt),
         "delta_wire": describe(delta_wire),
@@ -247,7 +242,7 @@ def train(
             runtime,
             policy=policy,
             local_steps=schedule,
-            weight=weight,
+            weight=given["weight"],
             seed=seed,
             server_tx=server_tx,
             delta_tx=delta_tx,
@@ -277,7 +272,10 @@ def train(
     evaluator = None
     if crew is not None:
         if not current().count:  # else it ends before the first clock
-            crew.server.compile(policy.usual_merge(num_workers))
+            most = [
+                limit for limit in (num_clocks and num_clocks * num_workers, max_updates) if limit
+            ]
+            crew.server.compile(min(policy.usual_merge(num_workers), *most))
         if evaluate is not None:
             goal = None if target is None else Target.parse(target)
             device = crew.workers[0].device
@@ -391,58 +389,3 @@ def describe(config: Any) -> Any:
         return config
     # Addresses differ from process to process, and a replay compares.
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(config))
-
-
-def _check_arguments(
-    policy: Any,
-    runtime: Any,
-    num_clocks: int | None,
-    max_updates: int | None,
-    eval_every: int | None,
-    evaluate: EvalFn | None,
-    target: str | None,
-) -> None:
-    if not isinstance(policy, Policy):
-        raise TypeError(f"`policy` must be a Policy such as `ssp.SSP(bound=3)`, got {policy!r}.")
-    if not isinstance(runtime, Runtime):
-        raise TypeError(f"`runtime` must be a Runtime such as `ssp.Devices()`, got {runtime!r}.")
-    if num_clocks is None and max_updates is None:
-        raise ValueError("give `num_clocks` or `max_updates` (or both), so that the run can end.")
-    if eval_every is not None and eval_every < 1:
-        raise ValueError(f"`eval_every` must be at least 1 clock, got {eval_every}.")
-    if evaluate is None and (eval_every is not None or target is not None):
-        raise ValueError("`eval_every` and `target` need `evaluate`, a function params -> metrics.")
-    if evaluate is not None and not callable(evaluate):
-        raise TypeError(f"`evaluate` must be a function params -> metrics, got {evaluate!r}.")
-    if target is not None:
-        Target.parse(target)
-
-
-def _check_exchange(
-    overlap: int, local_steps: int, adopt: Any, delta_wire: Any, snapshot_wire: Any
-) -> None:
-    if not 0 <= overlap <= local_steps:
-        raise ValueError(
-            f"`overlap` must be between 0 and `local_steps`, which is {local_steps}, got {overlap}."
-        )
-    if adopt != "rebase" and not isinstance(adopt, Mix):
-        raise ValueError(f'`adopt` must be "rebase" or `ssp.Mix(alpha)`, got {adopt!r}.')
-    for name, wire in (("delta_wire", delta_wire), ("snapshot_wire", snapshot_wire)):
-        if not isinstance(wire, Compressor | None):
-            raise TypeError(
-                f"`{name}` must be a compressor such as `ssp.compression.Int8()`, got {wire!r}."
-            )
-    if snapshot_wire is not None and not snapshot_wire.for_snapshots:
-        raise ValueError(
-            f"`snapshot_wire={snapshot_wire!r}` is right in the mean over many messages only, and "
-            "nobody can compute on such a snapshot; use Int8 or BFloat16, or `delta_wire`."
-        )
-
-
-def _integer(name: str, value: Any) -> Any:
-    """An integer of any library as one of Python; None stays."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-    return operator.index(value)

@@ -143,7 +143,7 @@ def test_a_number_out_of_range(value, limits, message):
 def test_a_share():
     for value in (0, 0.5, 1, np.float32(1)):
         assert checks.share("f(x=...)", value) == value
-    for value in (-0.1, 1.1, 2):
+    for value in (-0.1, 1.1, 2, float("nan"), -float("inf")):
         with pytest.raises(ValueError, match=rf"must be between 0 and 1, got {value}\.$"):
             checks.share("f(x=...)", value)
     for value in (-1, 0):

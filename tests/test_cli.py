@@ -464,15 +464,15 @@ def test_a_loss_that_is_not_finite_ends_with_3(config, tmp_path, capsys):
 
 MISTAKES = {
     "a negative bound": (["--policy.bound", "-1"], "must be non-negative, got -1"),
-    "no local steps": (["--local-steps", "0"], "`local_steps` must be at least 1, got 0"),
+    "no local steps": (["--local-steps", "0"], "local_steps=...)` must be at least 1, got 0"),
     "no workers": (["--runtime.num-workers", "0"], "must be at least 1, got 0"),
-    "no clocks": (["--num-clocks", "0"], "`num_clocks` must be at least 1, got 0"),
+    "no clocks": (["--num-clocks", "0"], "num_clocks=...)` must be at least 1, got 0"),
     "no end": (["--num-clocks", "None"], "give `num_clocks` or `max_updates`"),
     "no such field": (["--policy.bond", "5"], "--policy.bound"),
     "no number": (["--policy.bound", "many"], "invalid"),
     "not a weight": (["--weight", "nan"], '"mean", "sum", "merged" or a finite number, got nan'),
     "not a target": (["--target", "distance"], "`target` must read like"),
-    "no evaluation": (["--eval-every", "0"], "`eval_every` must be at least 1 clock, got 0"),
+    "no evaluation": (["--eval-every", "0"], "eval_every=...)` must be at least 1, got 0"),
     "an empty shard": (["--runtime.num-workers", "65"], "leaves worker 64 with 0 of the 64"),
     "a small shard": (["--workload.batch-size", "99"], "lower batch_size to at most 16"),
     "no delay": (["--runtime.delay", "None"], "`Virtual(delay=...)` must be a function"),

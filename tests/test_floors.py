@@ -18,7 +18,7 @@ FLOORS = {
         *("files", "nnx_steps", "nnx_parts", "views"),
     ),
     2: ("runtimes",),
-    3: ("training", "experiment", "config_file", "report"),
+    3: ("arguments", "training", "experiment", "config_file", "report"),
     4: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -169,9 +169,7 @@ def test_numbers_about_a_delta_may_be_numpys():
     server.merge([delta], staleness=np.int64(3), lag=jnp.int32(2), worker=np.array([1]))
     assert server.params["told"].tolist() == [3.0, 2.0, 1.0, 1.0]
     for value in (1.5, [1.5], "3"):
-        with pytest.raises(
-            TypeError, match=r"`merge\(lag=...\)` must be a whole number, or one fo"
-        ):
+        with pytest.raises(TypeError, match=r"`merge\(lag=...\)(\[0\])?` must be a whole number"):
             server.merge([delta], lag=value)
     with pytest.raises(ValueError, match=r"`merge\(num_workers=...\)` must be at least 1, got 0\."):
         server.merge([delta], num_workers=0)
@@ -202,7 +200,9 @@ def test_a_weight_that_is_none_is_refused(weight):
 
 
 def test_a_transform_that_is_none_is_refused():
-    with pytest.raises(TypeError, match=r"`server_tx` must be an optax transform, got 0\.1"):
+    with pytest.raises(
+        TypeError, match=r"`server_tx` must be an optax transform such as .*, got 0\.1"
+    ):
         Server(tree(0), 0.1)
 
 

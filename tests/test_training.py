@@ -73,7 +73,7 @@ BAD_VALUES = {
     "no step in a clock": ({"local_steps": 0}, r"`local_steps` must be at least 1, got 0\."),
     "eval_every": (
         {"eval_every": 0, "evaluate": dict},
-        r"`eval_every` must be at least 1 clock, got 0\.",
+        r"`eval_every` must be at least 1, got 0\.",
     ),
     "evaluate": ({"eval_every": 1}, "`eval_every` and `target` need `evaluate`, a function"),
     "target alone": ({"target": "loss <= 1"}, "`eval_every` and `target` need `evaluate`"),
@@ -117,8 +117,8 @@ BAD_VALUES = {
         {"step": Misfit({"v": np.zeros(2, np.float32)})},
         rf"no leaf for {W}; it has delta\['v'\] instead",
     ),
-    "seed below": ({"seed": -1}, r"`seed` must be from 0 to 2\*\*32 - 1, got -1"),
-    "seed above": ({"seed": 2**32}, r"`seed` must be from 0 to 2\*\*32 - 1, got 4294967296"),
+    "seed below": ({"seed": -1}, r"`seed` must be non-negative, got -1\."),
+    "seed above": ({"seed": 2**32}, r"`seed` must be at most 4294967295, got 4294967296\."),
 }
 BAD_TYPES = {
     "policy class": ({"policy": ssp.SSP}, r"`policy` must be a Policy such as `ssp.SSP\(bound=3\)"),
@@ -132,15 +132,24 @@ BAD_TYPES = {
     ),
     "seed": ({"seed": 0.5}, r"`seed` must be an integer, got 0\.5\."),
     "observer": ({"observers": ssp.Observer()}, "`observers` must be a list of `ssp.Observer`s"),
-    "observers": ({"observers": [ssp.Observer]}, "`observers` must be a list of `ssp.Observer`s"),
-    "data": ({"data": [1, 2]}, r"`train\(data=...\)` must be a function worker -> batches, got"),
+    "observers": (
+        {"observers": [ssp.Observer]},
+        r"`observers\[0\]` must be an `ssp.Observer`, got Observer; ",
+    ),
+    "data": ({"data": [1, 2]}, r"`data` must be a function \(worker\) -> batches, got \[1, 2\]\."),
     "no batches": (
         {"data": lambda worker: 3},
         r"`data\(worker=0\)` must return an iterator of batches, got int",
     ),
-    "step": ({"step": loss_fn}, r"`step` must be callable and have an `init\(params\)`, got <f"),
+    "step": (
+        {"step": loss_fn},
+        r"`step` must be callable and have an `init\(params\)`, got loss_fn; ",
+    ),
     "results": ({"step": ssp.make_step(lambda p, b, k: p["w"][0], optax.sgd(0.1))}, "a loss func"),
-    "evaluate": ({"evaluate": 0.5}, r"`evaluate` must be a function params -> metrics, got 0\.5"),
+    "evaluate": (
+        {"evaluate": 0.5},
+        r"`evaluate` must be a function \(params\) -> metrics, got 0\.5",
+    ),
 }
 
 

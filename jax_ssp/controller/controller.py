@@ -41,6 +41,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
+from jax_ssp.checks import flag, instance, integer, optional
 from jax_ssp.controller.clocks import ClockVector
 from jax_ssp.controller.commands import (
     Cancel,
@@ -146,9 +147,11 @@ class Controller:
         max_updates: int | None = None,
         grant_ahead: bool = False,
     ) -> None:
-        for name, value in (("num_clocks", num_clocks), ("max_updates", max_updates)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        instance("Controller(policy=...)", policy, Policy, "a Policy such as `SSP(bound=3)`")
+        num_clocks = optional("Controller(num_clocks=...)", num_clocks, integer, least=1)
+        max_updates = optional("Controller(max_updates=...)", max_updates, integer, least=1)
+        grant_ahead = flag("Controller(grant_ahead=...)", grant_ahead)
+        schedule = as_schedule(local_steps, "Controller(local_steps=...)")
         self.policy = policy = policy.begin()
         self.now = -math.inf
         self.version = 0
@@ -159,7 +162,7 @@ class Controller:
         self._max_updates = max_updates
         self._grant_ahead = grant_ahead and not policy.cancels
         self._reads_own = policy.reads_own
-        self._schedule = schedule = as_schedule(local_steps).begin()
+        self._schedule = schedule = schedule.begin()
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
         self._on_arrival = merges_on_arrival(policy)
         own_steps = type(policy).local_steps is not Policy.local_steps

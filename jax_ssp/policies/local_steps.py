@@ -69,8 +69,12 @@ class Fixed(LocalSteps):
         return self.h
 
 
-def as_schedule(local_steps: object) -> LocalSteps:
+def as_schedule(local_steps: object, field: str = "local_steps") -> LocalSteps:
     """The schedule that `local_steps` of a run means.
+
+    Args:
+        local_steps: H, or a schedule of it.
+        field: what a message calls it.
 
     Raises:
         TypeError: if it is neither an integer nor a schedule.
@@ -79,7 +83,7 @@ def as_schedule(local_steps: object) -> LocalSteps:
     if isinstance(local_steps, LocalSteps):
         return local_steps
     must = "an integer, or a schedule such as `ssp.DyLU(h=8)`"
-    return Fixed(integer("local_steps", local_steps, least=1, most=MOST_STEPS, must=must))
+    return Fixed(integer(field, local_steps, least=1, most=MOST_STEPS, must=must))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import optax
 
+from jax_ssp.checks import function, shown
 from jax_ssp.compression import Compressor
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
@@ -61,10 +63,9 @@ def make_crew(
             raise ValueError(
                 f"`train({name}=...)` is missing; only `Virtual(compute=False)` goes without."
             )
-    assert step is not None
+    assert step is not None  # as was seen just now
     assert data is not None
-    if not callable(data):
-        raise TypeError(f"`train(data=...)` must be a function worker -> batches, got {data!r}.")
+    function("data", data, "(worker) -> batches")
     places = runtime.place()
     homes = _server_devices(placement, runtime, places)
     devices = _computing_devices(placement, places, homes)
@@ -148,13 +149,27 @@ def _server_devices(
         return list(dict.fromkeys(devices))
     if isinstance(placement, jax.Device):
         return [placement]
-    platform, _, index = str(placement).partition(":")
-    if not isinstance(placement, str) or not (platform and index.isdecimal()):
-        raise ValueError(
-            '`placement` must be "host", "devices" (the parameters split over those of the '
-            f'workers), or one device, such as "gpu:7" or a `jax.Device`, got {placement!r}.'
-        )
+    platform, _, index = placement.partition(":")
     return [device_at(platform, int(index), "`placement` names")]
+
+
+def check_placement(placement: Any, field: str = "placement") -> Placement:
+    """The placement, if it reads like one; whether there is such a device is not asked.
+
+    Raises:
+        TypeError: if it is neither a string, nor a device, nor None.
+        ValueError: if it is another string.
+    """
+    if placement is None or isinstance(placement, jax.Device):
+        return placement
+    named = isinstance(placement, str) and re.fullmatch("host|devices|[a-z]+:[0-9]{1,6}", placement)
+    if not named:
+        kind = ValueError if isinstance(placement, str) else TypeError
+        raise kind(
+            f'`{field}` must be "host", "devices" (the parameters split over those of the '
+            f'workers), or one device, such as "gpu:7" or a `jax.Device`, got {shown(placement)}.'
+        )
+    return str(placement)
 
 
 def _computing_devices(

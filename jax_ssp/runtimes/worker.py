@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp import checks
 from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.data import Feed, kind_of
@@ -54,11 +55,22 @@ class Mix:
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"`Mix(alpha=...)` must be between 0 and 1, got {self.alpha}.")
+        checks.put(self, "alpha", checks.share)
 
 
 Adopt: TypeAlias = Literal["rebase"] | Mix
+
+
+def check_adopt(adopt: Any, field: str = "adopt") -> Adopt:
+    """The rule of adoption, if it is one.
+
+    Raises:
+        ValueError: if it is neither "rebase" nor a `Mix`.
+    """
+    if isinstance(adopt, Mix):
+        return adopt
+    checks.choice(field, adopt, ("rebase",), otherwise="or `ssp.Mix(alpha)`")
+    return "rebase"
 
 
 class Wanted(NamedTuple):

@@ -247,7 +247,9 @@ def test_a_policy_that_waits_for_its_timer_may_hoard():
 @pytest.mark.parametrize("name", ["local_steps", "num_clocks", "max_updates"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_limits_are_at_least_one(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got {value}."):
+    with pytest.raises(
+        ValueError, match=rf"`Controller\({name}=\.\.\.\)` must be at least 1, got {value}\."
+    ):
         Controller(ASP(), **{name: value})
 
 

@@ -284,7 +284,7 @@ def test_parameters_split_over_the_devices_are_merged_there():
     ("changes", "message"),
     [
         ({"overlap": 2}, r"`overlap` must be between 0 and `local_steps`, which is 1, got 2"),
-        ({"overlap": -1}, r"`overlap` must be between 0 and `local_steps`"),
+        ({"overlap": -1}, r"`overlap` must be non-negative, got -1\."),
         ({"adopt": "mix"}, r"`adopt` must be \"rebase\" or `ssp.Mix\(alpha\)`, got 'mix'"),
         ({"delta_wire": "int8"}, r"`delta_wire` must be a compressor such as .*, got 'int8'"),
         ({"snapshot_wire": ssp.compression.Sign()}, r"`snapshot_wire=Sign\(\)` is right in the"),
