@@ -7,6 +7,7 @@ A config file is imported as a module; tyro types the overrides of its fields, a
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -35,8 +36,16 @@ class RunOptions:
     """Compile one clock on each device, print its memory and time, and stop."""
 
 
-def parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptions]:
-    """The experiments of a config file with the overrides applied to each, and `run`'s options."""
+def parsed(
+    file: Path, overrides: list[str], source: bytes | None = None
+) -> tuple[list[Experiment], RunOptions]:
+    """The experiments of a config file with the overrides applied to each, and `run`'s options.
+
+    Args:
+        file: the config file.
+        overrides: the words after it.
+        source: what it says, where that has been read already.
+    """
     import tyro
 
     from jax_ssp.experiment import Experiment
@@ -45,7 +54,7 @@ def parsed(file: Path, overrides: list[str]) -> tuple[list[Experiment], RunOptio
     parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
     arguments: Any = make_dataclass("arguments", parts, frozen=True)
     with usage_errors():
-        module = _loaded(file)
+        module = _loaded(file, source)
         configs = module.get_sweep() if hasattr(module, "get_sweep") else [module.get_config()]
     for config in configs:
         if not isinstance(config, Experiment):
@@ -143,9 +152,14 @@ def _facts(experiment: Experiment) -> str:
     return repr({**experiment.describe(), "name": None})
 
 
-def _loaded(file: Path) -> ModuleType:
+def digest_of(source: bytes) -> str:
+    """The SHA-256 of a config file, as `config.json` of a run's folder holds it."""
+    return hashlib.sha256(source).hexdigest()
+
+
+def _loaded(file: Path, source: bytes | None) -> ModuleType:
     """The module of a config file."""
-    module = imported(file)
+    module = imported(file, source)
     if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
         raise UsageError(
             f"{file} has no `get_config()`; a config file defines `def get_config() -> "
@@ -154,8 +168,11 @@ def _loaded(file: Path) -> ModuleType:
     return module
 
 
-def imported(file: Path) -> ModuleType:
-    """The module of a file; what it imports is found from the folder of its package."""
+def imported(file: Path, source: bytes | None = None) -> ModuleType:
+    """The module of a file; what it imports is found from the folder of its package.
+
+    It is compiled from `source`, or from what the file says now: never from a compiled copy.
+    """
     if not file.is_file():
         raise UsageError(f"there is no config file {file}")
     root = file.resolve().parent
@@ -167,7 +184,8 @@ def imported(file: Path) -> ModuleType:
         raise UsageError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
+    source = file.read_bytes() if source is None else source
+    exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     return module
 
 

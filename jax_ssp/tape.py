@@ -14,7 +14,6 @@ complete, and what the run came to. A file that breaks off is readable up to the
 
 from __future__ import annotations
 
-import gzip
 import json
 import marshal
 import zlib
@@ -27,7 +26,20 @@ import numpy as np
 
 from jax_ssp.controller.commands import COMMANDS, Cancel, Command, Drop, Merge, Merged, StartClock
 from jax_ssp.controller.events import EVENTS, DeltaReady, Event
+from jax_ssp.controller.facts import check_header
+from jax_ssp.controller.form import check_command, check_event
 from jax_ssp.files import AppendedFile
+from jax_ssp.records import (
+    TEXT,
+    check_record,
+    either,
+    is_number,
+    one_of,
+    packed_lines,
+    parsed_json,
+    short,
+    whole,
+)
 
 FORMAT = 2  # since clocks can be cancelled, and deltas have norms; 1 is read too
 
@@ -123,19 +135,28 @@ class Tape:
 
     def read_line(self, line: str) -> None:
         """Add the row that a line of JSON holds; ValueError or TypeError if it holds none."""
-        row = json.loads(line)
+        row = parsed_json(line)
         if self.complete:
             raise ValueError("there are rows after the end")
         if isinstance(row, dict):
-            if row.get("end") != len(self):
-                raise ValueError(f"the tape has {len(self)} rows, its end says {row.get('end')}")
+            check_record("the end", row, _END)
+            if row["end"] != len(self):
+                raise ValueError(f"the tape has {len(self)} rows, its end says {row['end']}")
             self.complete = True
-            self.params = row.get("params")
+            self.params = row["params"]
             return
-        now, event, commands = row
-        self.append(float(now), _message(event), [_message(command) for command in commands])
+        if type(row) is not list or len(row) != 3 or type(row[2]) is not list:
+            raise ValueError("it must be a time, an event and a list of commands")
+        now, event, commands = row[0], _message(row[1]), [_message(each) for each in row[2]]
+        if not is_number(now):
+            raise ValueError(f"{short(now)} is not a time")
+        check_event(event)
+        for command in commands:
+            check_command(command)
+        self.append(float(now), event, commands)
 
 
+_END = {"end": whole(0), "params": either(one_of(None), TEXT)}
 _KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMED = {kind.__name__: kind for kind in _KINDS}
@@ -242,42 +263,39 @@ def write_tape(path: str | Path, tape: Tape) -> None:
 def read_tape(path: str | Path) -> Tape:
     """Read a tape; one that breaks off is read up to its last whole row, `complete` False.
 
+    A file may be damaged, or made to do harm: it costs no more memory than a tape of its size can.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a tape, or of a format this version does not know.
+        ValueError: if it is not a tape, a damaged one, or of a format this version does not know.
     """
-    lines = _whole_lines(Path(path))
+    lines = packed_lines(Path(path))
     try:
-        header = json.loads(next(lines, ""))
+        header = parsed_json(next(lines, ""))
         tape_format = header.pop("format")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a tape: it does not begin with a header.") from error
+    except ValueError as error:
+        named = str(path) in str(error)
+        raise error if named else ValueError(f"{path} is not a tape: {error}.") from error
     if tape_format not in (1, FORMAT):
         raise ValueError(
-            f"{path} is a tape of format {tape_format}; this version reads 1 and {FORMAT}."
+            f"{path} is a tape of format {short(tape_format)}; this version reads 1 and {FORMAT}."
         )
+    try:
+        check_header(header)
+    except ValueError as error:
+        raise ValueError(f"{path} is a damaged tape: {error}") from error
     tape = Tape(header)
     for number, line in enumerate(lines, start=2):
         try:
             tape.read_line(line)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
             why = f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"{path}, line {number} is not a row of a tape ({why}): {line!r}."
+                f"{path}, line {number} is not a row of a tape ({why}): {short(line)}."
             ) from error
     return tape
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        try:
-            for line in file:
-                if line.endswith("\n"):
-                    yield line
-        except (EOFError, zlib.error):
-            return  # the writer was killed: everything up to its last flush has been read
-        except gzip.BadGzipFile as error:
-            raise ValueError(f"{path} is not a tape, or a damaged one: {error}.") from error
 
 
 def schedule(tape: Tape, weight: str | float = "mean") -> np.ndarray:

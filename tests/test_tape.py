@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import random
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from jax_ssp.controller import (
 from jax_ssp.tape import FORMAT, Tape, TapeWriter, read_tape, schedule, weight_of, write_tape
 
 COUNT = st.integers(0, 2**40)
-SECONDS = st.floats(allow_nan=False)
+SECONDS = st.floats(allow_nan=False, allow_infinity=False)
 EVENTS = st.one_of(
     st.builds(WorkerJoined, COUNT),
     st.builds(DeltaReady, COUNT, COUNT, COUNT),
@@ -292,3 +293,141 @@ def test_what_a_full_disk_did_not_take_comes_with_the_next_flush(tmp_path, monke
     writer.close()
     assert list(read_tape(tmp_path / "tape")) == list(tape)
     assert read_tape(tmp_path / "tape").complete
+
+
+# Fields that are not what they must be.
+
+
+def written_rows(path, *rows, header=None):
+    lines = [json.dumps({**(header or {}), "format": FORMAT}), *rows]
+    path.write_bytes(gzip.compress("".join(line + "\n" for line in lines).encode()))
+    return path
+
+
+JOIN = '["WorkerJoined",0]'
+WRONG_VALUES = [[0], {"a": 1}, "1", None, True, -1, 2**63, 10**400, 0.5, math.nan, math.inf]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"[{10**400},{JOIN},[]]",
+        f"[NaN,{JOIN},[]]",
+        f"[Infinity,{JOIN},[]]",
+        f"[null,{JOIN},[]]",
+        f'["0.0",{JOIN},[]]',
+        f"[true,{JOIN},[]]",
+        f"[0.0,{JOIN}]",
+        f"[0.0,{JOIN},[],[]]",
+        f"[0.0,{JOIN},{{}}]",
+        f'[0.0,{JOIN},"ab"]',
+        f"[0.0,{JOIN},[{JOIN}]]",  # an event where a command belongs
+        '[0.0,["StopWorker",0],[]]',  # and the reverse
+        '[0.0,["Merged",0,0,0,0,0],[]]',
+        '[0.0,["Token",0,0],[]]',
+        '[0.0,[["WorkerJoined"],0],[]]',
+        '[0.0,{"WorkerJoined":0},[]]',
+        "[0.0,[],[]]",
+        '[0.0,["WorkerJoined",0,0],[]]',
+        '{"end":0}',
+        '{"end":true,"params":null}',
+        '{"end":0,"params":5}',
+        '{"end":[0],"params":null}',
+        "[" * 100_000,
+    ],
+    ids=lambda row: row[:40],
+)
+def test_a_row_of_another_form_is_one_line_that_names_it(row, tmp_path):
+    path = written_rows(tmp_path / "tape", row)
+    with pytest.raises(ValueError, match="tape, line 2 is not a row of a tape") as raised:
+        read_tape(path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+
+
+def wrong_fields():
+    """Every field of every message with every value that it cannot have."""
+    whole = tape_of(BY_HAND)
+    whole.append(8.0, TimerFired(8.0), [SetTimer(9.0), SetTimer(None), StopWorker(0)])
+    whole.append(9.0, StopRequested("enough"), [StartAhead(0, 1, 1)])
+    for line in whole.lines():
+        now, event, commands = json.loads(line)
+        messages = [event, *commands]
+        for message in messages:
+            for field in range(1, len(message)):
+                kept = message[field]
+                for value in WRONG_VALUES:
+                    if fits(message[0], kept, value):
+                        continue
+                    message[field] = value
+                    yield json.dumps([now, event, commands])
+                message[field] = kept
+
+
+def fits(name, kept, value):
+    """Whether this may stand there instead: where there are floats, so may a finite number."""
+    if (name, value) == ("SetTimer", None):
+        return True
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(kept, float) or (kept is None and name == "SetTimer"):
+        finite = number and abs(value) < 2**63
+        return finite or (name == "DeltaReady" and isinstance(value, float)) or value == kept
+    if isinstance(kept, list) and value == [0]:
+        return name == "StartClock"
+    return type(value) is type(kept) and (isinstance(value, str) or value == kept)
+
+
+def test_no_field_of_any_message_takes_what_it_cannot_be():
+    tape, seen = Tape({}), 0
+    for line in wrong_fields():
+        with pytest.raises((ValueError, TypeError)):
+            tape.read_line(line)
+        seen += 1
+    assert len(tape) == 0
+    assert seen > 500
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("bound", value) for value in ("2", -1, True, 1.0, [1], math.nan, -(10**30))),
+        *(("max_staleness", value) for value in ("x", -1, math.inf)),
+        *(("reads_own", value) for value in (None, 1, "yes")),
+        *(("num_workers", value) for value in (0, None, "2", True, 2**70)),
+        *(("batch", value) for value in (0, None)),
+        *(("time", value) for value in ("", None, "cpu")),
+        *(("devices", value) for value in (None, "cpu", [None], [["cpu"]], [["cpu", -1]], {})),
+        *(("experiment", value) for value in (None, [], "SSP")),
+        ("policy", None),
+        ("experiment", {"num_clocks": 0}),
+        ("experiment", {"overlap": -1}),
+        ("experiment", {"local_steps": {"h": 1}}),
+        ("experiment", {"policy": "SSP"}),
+        ("experiment", {"weight": "most"}),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused_and_the_key_named(key, value, tmp_path):
+    path = written_rows(tmp_path / "tape", header={key: value})
+    named = next(iter(value)) if isinstance(value, dict) and value else key
+    with pytest.raises(ValueError, match=f"tape is a damaged tape: .*'{named}'"):
+        read_tape(path)
+
+
+def test_damage_anywhere_in_a_file_is_found_or_leaves_the_tape_as_it_was(tmp_path):
+    path = tmp_path / "tape"
+    tape = tape_of([row for row in BY_HAND for _ in range(30)], {"bound": None}, complete=True)
+    write_tape(path, tape)
+    whole, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(400):
+        at = rng.randrange(len(whole))
+        cut = rng.random() < 0.1
+        flipped = b"" if cut else bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :]
+        path.write_bytes(whole[:at] + flipped)
+        try:
+            again = read_tape(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert not again.complete or (exact(again), again.header) == (exact(tape), tape.header)
+    assert refused > 200

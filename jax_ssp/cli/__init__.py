@@ -40,9 +40,18 @@ def _dispatch(argv: list[str]) -> int:
     running.add_argument(
         "file", type=Path, help="a config file; `run FILE --help` shows its fields"
     )
-    repeating = commands.add_parser("replay", help="repeat a run and compare it to the last bit")
+    repeating = commands.add_parser(
+        "replay",
+        help="repeat a run and compare it to the last bit",
+        description="Repeat a run and compare it to the last bit. This executes the run's config "
+        "file, which is Python: the one that the folder names, if it lies outside the folder and "
+        "has not changed since the run (its digest is recorded), or the one that --file names. "
+        "`jax-ssp verify` executes nothing.",
+    )
     repeating.add_argument("run", type=Path, help="a run's folder")
-    repeating.add_argument("--file", type=Path, help="its config file, if it has moved")
+    repeating.add_argument(
+        "--file", type=Path, help="a config file to trust: executed even if it has changed"
+    )
     proving = commands.add_parser("verify", help="prove from its tape that a run kept the contract")
     proving.add_argument("run", type=Path, help="a run's folder, or a tape")
     paper = commands.add_parser("reproduce", help="measure a paper's claims; --list shows which")

@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from jax_ssp.cli.exits import BUG, DONE
-from jax_ssp.cli.inputs import config_in, tape_in
+from jax_ssp.cli.inputs import config_of, experiment_of, tape_of
 from jax_ssp.cli.run import trained
-from jax_ssp.config_file import UsageError, parsed, usage_errors
+from jax_ssp.config_file import UsageError, usage_errors
+from jax_ssp.records import short
 
 
 def replay(run: Path, file: Path | None) -> int:
-    import jax
-    import numpy as np
-
-    from jax_ssp.checkpoint import load_params
-    from jax_ssp.controller import ProtocolError
-    from jax_ssp.report.environment import environment
+    from jax_ssp.controller import ContractViolation, PolicyError, ProtocolError, check_contract
     from jax_ssp.report.progress import Progress
     from jax_ssp.runtimes.replay import Replay, TapeMismatch
-    from jax_ssp.tape import read_tape
 
+    tape, config = tape_of(run), config_of(run)
+    try:
+        check_contract(tape)  # before anything is executed
+    except ContractViolation as violation:
+        print(f"the run does NOT repeat: {violation}")
+        return BUG
+    experiment = experiment_of(run, config, file)
+    _check_same(config["experiment"], experiment.describe())
     with usage_errors():
-        tape = read_tape(tape_in(run))
-        config = json.loads(config_in(run).read_text())
-    experiments, _ = parsed(file or Path(config["file"]), config["overrides"])
-    experiment = experiments[config["index"]]
-    _same_experiment(config["experiment"], experiment.describe())
-    with usage_errors():
-        experiment.runtime.count()  # splits the CPU as the run did, before JAX starts
+        # Asked first: it splits the CPU as the run did, before JAX starts.
+        here, there = experiment.runtime.count(), tape.header["num_workers"]
+        if here != there:
+            raise UsageError(f"the tape is of {there} workers, and the config file makes {here}")
         arguments = experiment.arguments(Replay(tape))
     try:
         result = trained(arguments, [Progress()])
-    except (TapeMismatch, ProtocolError) as error:
+    except (TapeMismatch, ProtocolError, PolicyError) as error:
         print(f"the run does NOT repeat: {error}")
         return BUG
     print(f"{len(tape)} events repeated, every answer of the controller the same")
@@ -43,25 +43,10 @@ def replay(run: Path, file: Path | None) -> int:
     if not tape.complete:
         print("the tape breaks off before the end of its run, so there is nothing to compare")
         return DONE
-    with usage_errors():
-        saved = load_params(run, like=result.params)
-    named = jax.tree_util.tree_leaves_with_path(result.params)
-    differing = [
-        jax.tree_util.keystr(path)
-        for (path, here), there in zip(named, jax.tree.leaves(saved), strict=True)
-        if np.asarray(here).tobytes() != np.asarray(there).tobytes()
-    ]
-    if differing:
-        print(f"parameters DIFFER in {len(differing)} of {len(named)} leaves: {differing[:8]}")
-        here, there = environment(), config.get("environment", {})
-        for name in [name for name in there if here.get(name) != there[name]]:
-            print(f"  {name}: recorded with {there[name]}, here {here.get(name)}")
-        return BUG
-    print(f"parameters the same to the last bit ({len(named)} leaves)")
-    return DONE
+    return _compared(run, result.params, config.get("environment"))
 
 
-def _same_experiment(recorded: dict[str, Any], here: dict[str, Any]) -> None:
+def _check_same(recorded: dict[str, Any], here: dict[str, Any]) -> None:
     here = json.loads(json.dumps(here))
     names = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
     if names:
@@ -69,3 +54,29 @@ def _same_experiment(recorded: dict[str, Any], here: dict[str, Any]) -> None:
             f"{name}: recorded {recorded.get(name)}, here {here.get(name)}" for name in names
         )
         raise UsageError(f"the config file has changed since the run, in {differences}")
+
+
+def _compared(run: Path, params: Any, recorded: Any) -> int:
+    """Say whether these are the parameters that the run saved, to the last bit."""
+    import jax
+    import numpy as np
+
+    from jax_ssp.checkpoint import load_params
+    from jax_ssp.report.environment import environment
+
+    with usage_errors():
+        saved = load_params(run, like=params)
+    named = jax.tree_util.tree_leaves_with_path(params)
+    differing = [
+        jax.tree_util.keystr(path)
+        for (path, here), there in zip(named, jax.tree.leaves(saved), strict=True)
+        if np.asarray(here).tobytes() != np.asarray(there).tobytes()
+    ]
+    if not differing:
+        print(f"parameters the same to the last bit ({len(named)} leaves)")
+        return DONE
+    print(f"parameters DIFFER in {len(differing)} of {len(named)} leaves: {differing[:8]}")
+    now, then = environment(), recorded if isinstance(recorded, dict) else {}
+    for name in [name for name in then if now.get(name) != then[name]]:
+        print(f"  {name}: recorded with {short(then[name])}, here {now.get(name)}")
+    return BUG

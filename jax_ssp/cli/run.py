@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_ssp.cli.exits import DONE, EXIT_CODES, INTERRUPTED
-from jax_ssp.config_file import parsed, usage_errors
+from jax_ssp.config_file import digest_of, parsed, usage_errors
 
 if TYPE_CHECKING:
     from jax_ssp.experiment import Experiment
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 def run(file: Path, overrides: list[str]) -> int:
-    experiments, options = parsed(file, overrides)
+    with usage_errors():
+        content = file.read_bytes() if file.is_file() else None
+    experiments, options = parsed(file, overrides, content)
     if options.dry_run:
         return _dry_run(experiments[0])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = experiments[0].name if len(experiments) == 1 else file.stem
     folder = options.workdir or Path("runs") / _folder(f"{name}-{stamp}")
-    source = {"file": str(file.resolve()), "overrides": overrides}
+    digest = digest_of(content or b"")
+    source = {"file": str(file.resolve()), "sha256": digest, "overrides": overrides}
     if len(experiments) == 1:
         result, _ = run_one(experiments[0], folder, {**source, "index": 0})
         print(f"{result.summary()}\nrun folder: {folder}")

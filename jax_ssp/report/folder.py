@@ -106,6 +106,7 @@ def summarize(result: Result) -> dict[str, Any]:
         "max_staleness": report.max_staleness,
         "max_lag": report.max_lag,
         "contract": "kept",
+        "tape": {"rows": len(result.tape), "complete": result.tape.complete},
     }
 
 

@@ -1,0 +1,267 @@
+"""What a tape's header says of its run, and what follows from it.
+
+A header is believed as little as the rows. What the policy promises (bound, staleness, own reads,
+cancelled clocks) is taken from the policy itself, made anew from the fields that are recorded, and
+a header that says otherwise is refused. Only for a policy that is not one of ours what the header
+declares has to do; then the report says so. A header made by hand may be short: what it lacks is
+not checked.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from jax_ssp.controller.controller import Controller
+from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES, Fixed, LocalSteps, Policy
+from jax_ssp.records import (
+    NUMBER,
+    RECORD,
+    TEXT,
+    TRUTH,
+    Kind,
+    check_record,
+    either,
+    one_of,
+    short,
+    whole,
+)
+
+_NOTHING = one_of(None)
+
+
+def _is_place(value: Any) -> bool:
+    place = cast("list[Any]", value) if isinstance(value, list) else []
+    return len(place) == 2 and TEXT.holds(place[0]) and whole(0).holds(place[1])
+
+
+def _is_places(value: Any) -> bool:
+    places = cast("list[Any]", value) if isinstance(value, list) else [None]
+    return all(map(_is_place, places))
+
+
+def _is_part(value: Any) -> bool:
+    part = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    return TEXT.holds(part.get("type"))
+
+
+_PLACES = Kind("a list of devices, each a platform and a number", _is_places)
+_PART = Kind("an object with a `type`", _is_part)
+HEADER = {
+    "name": either(TEXT, _NOTHING),
+    "policy": TEXT,
+    "bound": either(whole(0), _NOTHING),
+    "max_staleness": either(whole(0), _NOTHING),
+    "reads_own": TRUTH,
+    "num_workers": whole(1),
+    "time": one_of("virtual", "wall"),
+    "devices": _PLACES,
+    "server": _PLACES,
+    "batch": whole(1),
+    "experiment": RECORD,
+}
+"""What the keys of a header must be; `train` writes all of them."""
+EXPERIMENT = {
+    "policy": _PART,
+    "num_workers": whole(1),
+    "num_clocks": either(whole(1), _NOTHING),
+    "max_updates": either(whole(1), _NOTHING),
+    "local_steps": either(whole(1), _PART),
+    "weight": either(one_of("mean", "sum", "merged"), NUMBER),
+    "overlap": whole(0),
+    "seed": whole(0),
+}
+
+
+def check_header(header: Mapping[str, Any], of_a_run: bool = False) -> None:
+    """Raise ValueError, naming the key, unless each key of a header is what it must be.
+
+    Args:
+        header: of a tape.
+        of_a_run: whether all keys must be there, as `train` writes them.
+    """
+    check_record("the header", header, HEADER, needed=of_a_run)
+    experiment = header.get("experiment", {})
+    check_record("`experiment` in the header", experiment, EXPERIMENT, needed=of_a_run)
+    told, workers = experiment.get("num_workers"), header.get("num_workers")
+    if None not in (told, workers) and told != workers:
+        raise ValueError(f"the header says {workers} workers, and {told} in `experiment`.")
+    devices, server = header.get("devices"), header.get("server", [])
+    if devices and ((workers is not None and len(devices) != workers) or not server):
+        raise ValueError(f"the header must name the devices of {workers} workers, and a server's.")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run has to keep; None where its header does not say.
+
+    Attributes:
+        bound: s (clocks); None also where the policy has none.
+        max_staleness: of a merged delta (versions); None also where the policy has none.
+        reads_own: whether workers read their own deltas while these wait.
+        policy: where it is one of ours.
+        schedule: of the local steps, where it is one of ours.
+        num_workers: that ever join.
+        ends: whether the header says how the run ends, by the following two.
+        num_clocks: clocks of each worker.
+        max_updates: merged deltas that end the run.
+        local_steps: H, where that is fixed.
+        weight: of a delta.
+        overlap: local steps run ahead.
+    """
+
+    bound: int | None
+    max_staleness: int | None
+    reads_own: bool
+    policy: Policy | None
+    schedule: LocalSteps | None = None
+    num_workers: int | None = None
+    ends: bool = False
+    num_clocks: int | None = None
+    max_updates: int | None = None
+    local_steps: int | None = None
+    weight: str | float | None = None
+    overlap: int | None = None
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether clocks may be cancelled, for all that is known."""
+        return self.policy is None or self.policy.cancels
+
+    @property
+    def may_choose(self) -> bool:
+        """Whether the policy may drop deltas or set timers, for all that is known.
+
+        Only a `ready` of its own can.
+        """
+        return self.policy is None or type(self.policy).ready is not Policy.ready
+
+    def controller(self) -> Controller | None:
+        """The controller of this run as it was at its start; None if that is not known."""
+        if self.policy is None or self.schedule is None or not self.ends or self.overlap is None:
+            return None
+        return Controller(
+            self.policy,
+            local_steps=self.schedule,
+            num_clocks=self.num_clocks,
+            max_updates=self.max_updates,
+            grant_ahead=self.overlap > 0,
+        )
+
+
+def facts_of(header: Mapping[str, Any]) -> Facts:
+    """What follows from a header.
+
+    Raises:
+        ValueError: if it contradicts itself, or its policy.
+    """
+    check_header(header)
+    experiment: Mapping[str, Any] = header.get("experiment", {})
+    policy = _policy_of(header, experiment)
+    schedule, fixed = _steps_of(experiment)
+    own_steps = policy is not None and type(policy).local_steps is not Policy.local_steps
+    return Facts(
+        *_promised(header, policy),
+        policy,
+        schedule=schedule,
+        num_workers=header.get("num_workers", experiment.get("num_workers")),
+        ends="num_clocks" in experiment and "max_updates" in experiment,
+        num_clocks=experiment.get("num_clocks"),
+        max_updates=experiment.get("max_updates"),
+        local_steps=None if own_steps else fixed,
+        weight=experiment.get("weight"),
+        overlap=experiment.get("overlap"),
+    )
+
+
+def _steps_of(experiment: Mapping[str, Any]) -> tuple[LocalSteps | None, int | None]:
+    """The schedule of local steps, if it is one of ours, and H where that is fixed."""
+    steps = experiment.get("local_steps")
+    if steps is None:
+        return None, None
+    if isinstance(steps, int):
+        return Fixed(steps), steps
+    return _made(ALL_SCHEDULES, steps, "local_steps"), None
+
+
+def type_name(kind: type[Any]) -> str:
+    """The name by which a header knows a class: a class of the user's never has that of ours.
+
+    Example:
+        >>> class SSP(Policy): ...
+        >>> type_name(SSP) == f"{__name__}.SSP", type_name(Fixed)
+        (True, 'Fixed')
+    """
+    ours = {each.__name__: each for each in (*ALL_POLICIES, *ALL_SCHEDULES)}
+    name = kind.__name__
+    return name if ours.get(name, kind) is kind else f"{kind.__module__}.{name}"
+
+
+def _policy_of(header: Mapping[str, Any], experiment: Mapping[str, Any]) -> Policy | None:
+    """The policy of a run, if it is one of ours."""
+    written, recorded = header.get("policy"), experiment.get("policy")
+    if recorded is not None:
+        policy = _made(ALL_POLICIES, recorded, "policy")
+    else:
+        policy = None if written is None else _of_text(written)
+    if policy is not None and written not in (None, repr(policy)):
+        raise ValueError(f"the header says policy {short(written)}, and {policy} in `experiment`.")
+    return policy
+
+
+def _promised(
+    header: Mapping[str, Any], policy: Policy | None
+) -> tuple[int | None, int | None, bool]:
+    """Bound, largest staleness, and whether workers read their own, by the policy or as told."""
+    bound, staleness = header.get("bound"), header.get("max_staleness")
+    reads_own = header.get("reads_own", True)
+    if policy is None:
+        return bound, staleness, reads_own
+    by_policy: dict[str, Any] = {
+        "bound": policy.guaranteed_bound,
+        "reads_own": policy.reads_own,
+    }
+    if "num_workers" in header:
+        by_policy["max_staleness"] = policy.guaranteed_staleness(header["num_workers"])
+    for key, value in by_policy.items():
+        if key in header and header[key] != value:
+            raise ValueError(
+                f"the header says {key} {short(header[key])}, but by {policy} it is {value}."
+            )
+    return (
+        by_policy["bound"],
+        by_policy.get("max_staleness", staleness),
+        by_policy["reads_own"],
+    )
+
+
+def _made(kinds: Sequence[type[Any]], recorded: Mapping[str, Any], what: str) -> Any:
+    """One of our parts, made from its recorded fields and checked by itself; None if not ours."""
+    kind = next((each for each in kinds if each.__name__ == recorded["type"]), None)
+    if kind is None:
+        return None
+    given = {name: value for name, value in recorded.items() if name != "type"}
+    names = {column.name for column in fields(kind) if column.init}
+    try:
+        if set(given) != names:
+            raise ValueError(f"its fields are {sorted(names)}")
+        made = kind(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the header's {what} {short(recorded)} cannot be: {error}") from error
+    if any(getattr(made, name) != value for name, value in given.items()):
+        raise ValueError(f"the header's {what} {short(recorded)} reads {made} when it is made.")
+    return made
+
+
+def _of_text(written: str) -> Policy | None:
+    """The policy that its text, such as "SSP(bound=3)", stands for; None if it is none of ours."""
+    try:
+        call = ast.parse(written, mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            return None
+        given = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return _made(ALL_POLICIES, {"type": call.func.id, **given}, "policy")

@@ -1,0 +1,99 @@
+"""What the fields of events and commands may hold: their types and ranges, from their annotations.
+
+What is read from a file, or made by hand, is looked at field by field before it is believed: no
+list for a worker, no boolean for a count, no time that never comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+from jax_ssp.controller.commands import COMMANDS
+from jax_ssp.controller.events import EVENTS
+from jax_ssp.records import NUMBER, is_number, short
+
+_LARGEST = 2**63  # what a count is below
+
+_Holds = Callable[[Any], bool]
+_EVENTS, _COMMANDS = frozenset(EVENTS), frozenset(COMMANDS)
+
+
+def check_event(event: Any) -> None:
+    """Raise ValueError, naming the field, unless this is an event that can be."""
+    if type(event) not in _EVENTS:
+        raise ValueError(f"{short(event)} is not an event")
+    _check(event)
+
+
+def check_command(command: Any) -> None:
+    """Raise ValueError, naming the field, unless this is a command that can be."""
+    if type(command) not in _COMMANDS:
+        raise ValueError(f"{short(command)} is not a command")
+    _check(command)
+
+
+def _check(message: Any) -> None:
+    fields = _fields_of(cast("type[Any]", type(message)))
+    for value, (name, says, holds) in zip(message, fields, strict=True):
+        if not holds(value):
+            where = f"{type(message).__name__}({name}=...)"
+            raise ValueError(f"`{where}` must be {says}, got {short(value)}")
+
+
+@cache
+def _fields_of(kind: type[Any]) -> tuple[tuple[str, str, _Holds], ...]:
+    """Of each field: its name, what it must be in words, and as a test."""
+    hints = get_type_hints(kind)
+    return tuple((name, *_rule(name, hints[name])) for name in kind._fields)
+
+
+def _rule(name: str, hint: Any) -> tuple[str, _Holds]:
+    if name in _SPECIAL:
+        return _SPECIAL[name]
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if get_origin(hint) is tuple:
+        each = get_args(hint)[0]
+        says, holds = _rule(name, each)
+        return f"a tuple, each {says}", _all_of(holds)
+    if get_args(hint):  # a time, or None
+        says, holds = _rule(name, get_args(hint)[0])
+        return f"{says}, or None", lambda value: value is None or holds(value)
+    return f"a {hint.__name__} of numbers in their ranges", _of_fields(hint)
+
+
+def _all_of(holds: _Holds) -> _Holds:
+    return lambda value: type(value) is tuple and all(map(holds, cast("tuple[Any, ...]", value)))
+
+
+def _of_fields(kind: type[Any]) -> _Holds:
+    tests = tuple(holds for _, _, holds in _fields_of(kind))
+
+    def holds(value: Any) -> bool:
+        if type(value) is not kind:
+            return False
+        return all(test(each) for test, each in zip(tests, value, strict=True))
+
+    return holds
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def _is_norm(value: Any) -> bool:
+    return type(value) is float or is_number(value)  # of a delta that diverged it is not finite
+
+
+_PLAIN: dict[Any, tuple[str, _Holds]] = {
+    int: ("a count", _is_count),
+    float: ("a finite number of seconds", is_number),
+    str: ("a text", lambda value: type(value) is str),
+    bool: ("a boolean", lambda value: type(value) is bool),
+}
+_SPECIAL: dict[str, tuple[str, _Holds]] = {
+    "norm": ("a number", _is_norm),
+    "weight": (NUMBER.says, is_number),
+}
