@@ -81,6 +81,13 @@ BAD_VALUES = {
         {"target": "loss < 1", "evaluate": dict},
         r'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", got \'loss < 1\'',
     ),
+    **{
+        f"target {value}": (
+            {"target": f"loss >= {value}", "evaluate": dict},
+            rf"`target` must read like .* with a finite number, got 'loss >= {value}'",
+        )
+        for value in ("nan", "inf", "-inf", "1e999", "infinity")
+    },
     "target value": (
         {"target": "loss <= low", "evaluate": dict},
         "`target` must read like .* got 'loss <= low'",
