@@ -79,7 +79,8 @@ BAD_VALUES = {
     "target alone": ({"target": "loss <= 1"}, "`eval_every` and `target` need `evaluate`"),
     "target": (
         {"target": "loss < 1", "evaluate": dict},
-        r'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", with a finite number, got \'loss < 1\'',
+        r'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", with a finite '
+        r"number, got 'loss < 1'",
     ),
     **{
         f"target {value}": (
