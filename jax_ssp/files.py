@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ except ImportError:  # not a Unix
 
 class FolderInUse(ValueError):
     """Another process writes into the folder."""
+
+
+def say(text: str) -> None:
+    """Print a line to standard error, if that can be done: nobody's reading is worth a run."""
+    with contextlib.suppress(Exception):
+        print(text, file=sys.stderr, flush=True)
 
 
 def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:

@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import struct
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from jax_ssp.files import AppendedFile, say
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
 
 POINT_SECONDS = 0.1  # of real time in one TensorBoard point
 EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk
 MAX_WORKER_CURVES = 16
+MOST_WAITING = 64 << 20  # bytes that wait for a disk that is full
 
 _CLOCK_COLUMNS = frozenset(
     ("worker", "clock", "start", "finish", "base_version", "merge_version", "staleness", "lag")
@@ -35,6 +39,9 @@ class MetricsWriter(Observer):
 
     A file that is there already is continued. What a run that failed has written is on disk up to
     the last second; the rest is written when the writer is closed, collected, or at exit.
+
+    Nothing that happens to the files ends a run: what cannot be written is said once, on standard
+    error, and tried again, up to 64 MiB of it.
 
     Args:
         folder: created if need be.
@@ -50,15 +57,21 @@ class MetricsWriter(Observer):
     ) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = _open_to_append(folder / "metrics.jsonl")
+        path = folder / "metrics.jsonl"
+        self._rows = _Pieces(path, size=_whole_lines(path))
         self._events = _Events(folder)
-        self._finalizer = weakref.finalize(self, _close, self._file, self._events)
+        self._finalizer = weakref.finalize(self, _close, self._rows, self._events)
         self._clock = clock
         self._interval = interval
         self._file_due = clock() + interval
         self._events_due = clock() + EVENTS_SECONDS
         self._point_due = clock() + POINT_SECONDS
         self._by_worker = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows so far are in `metrics.jsonl`, once the writer is closed."""
+        return self._rows.whole
 
     def on_start(self, info: Mapping[str, Any]) -> None:
         self._by_worker = info.get("num_workers", 0) <= MAX_WORKER_CURVES
@@ -93,7 +106,7 @@ class MetricsWriter(Observer):
         self._finalizer()
 
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
-        self._file.write(_encode({"kind": kind, **row}) + "\n")
+        self._rows.add(encode_row(kind, row))
 
     def _flush_what_is_due(self) -> None:
         now = self._clock()
@@ -101,7 +114,7 @@ class MetricsWriter(Observer):
             self._events.emit()
             self._point_due = now + POINT_SECONDS
         if now >= self._file_due:
-            self._file.flush()
+            self._rows.flush()
             self._file_due = now + self._interval
         if now >= self._events_due:
             self._events.flush()
@@ -136,29 +149,90 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+class _Pieces:
+    """A file that grows by pieces, whenever it is flushed; no failure gets out of it."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self._path = path
+        self._waiting: list[bytes] = []
+        self._bytes = 0
+        self._said = False
+        self._dropped = False
+        self._file = AppendedFile(path, size)
+
+    @property
+    def whole(self) -> bool:
+        return not (self._waiting or self._dropped or self._file.gone)
+
+    def add(self, piece: bytes) -> None:
+        if self._bytes + len(piece) > MOST_WAITING:
+            self._dropped = True
+            return
+        self._waiting.append(piece)
+        self._bytes += len(piece)
+
+    def flush(self) -> None:
+        if not self._waiting or self._file.closed:
+            return
+        count = len(self._waiting)
+        try:
+            self._file.append(b"".join(self._waiting))
+        except OSError as error:
+            self._fails(error)
+            return
+        del self._waiting[:count]
+        self._bytes = sum(map(len, self._waiting))
+
+    def close(self) -> None:
+        self.flush()
+        try:
+            self._file.close()
+        except OSError as error:
+            self._dropped = True
+            self._fails(error)
+
+    def _fails(self, error: OSError) -> None:
+        if not self._said:
+            say(f"{self._path} cannot be written: {error.strerror or error}; the run goes on")
+        self._said = True
+
+
 class _Events:
     """Scalars on their way into a TensorBoard file: means by tag, written when told to.
 
-    This is the plain file writer that lies under tensorboardX's `SummaryWriter`: that one hands
-    each scalar through a queue of pickles to a thread, which costs more than writing it.
+    tensorboardX gives the records' form alone: its writer hands each scalar through a queue of
+    pickles to a thread, which costs more than writing it, and fails where a disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import masked_crc32c
 
-        self._event, self._summary = Event, Summary
+        self._event, self._summary, self._checksum = Event, Summary, masked_crc32c
         # The time in a file's name is in whole seconds: a number tells two writers apart.
-        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9}")
+        second, nano = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{second}.{socket.gethostname()}.{nano}"
+        self._file = _Pieces(folder / name)
         self._sums: dict[str, list[float]] = {}
         self._step = 0
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def add(self, values: Mapping[str, float], step: int) -> None:
+    def _write(self, event: Any) -> None:
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checksums = [struct.pack("<I", self._checksum(part)) for part in (length, data)]
+        self._file.add(length + checksums[0] + data + checksums[1])
+
+    def add(self, values: Mapping[str, Any], step: int) -> None:
         self._step = step
         for tag, value in values.items():
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                continue  # no curve can be drawn of it
             entry = self._sums.setdefault(tag, [0.0, 0])
-            entry[0] += value
+            entry[0] += number
             entry[1] += 1
 
     def emit(self) -> None:
@@ -169,40 +243,35 @@ class _Events:
         self._sums.clear()
         summary = self._summary(value=means)
         event = self._event(wall_time=time.time(), step=int(self._step), summary=summary)
-        self._writer.write_event(event)
+        self._write(event)
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._file.flush()
 
     def close(self) -> None:
         self.emit()
-        self._writer.close()
+        self._file.close()
 
 
-def _encode(row: dict[str, Any]) -> str:
+def encode_row(kind: str, row: Mapping[str, Any]) -> bytes:
+    """A line of `metrics.jsonl`; what JSON has no form for is written as text."""
+    row = {"kind": kind, **row}
     nonfinite: dict[str, str] = {}
     for name, value in row.items():
-        if type(value) is not float and hasattr(value, "item"):
+        if type(value) is not float and getattr(value, "ndim", None) == 0:
             row[name] = value = value.item()
         if type(value) is float and not math.isfinite(value):
             nonfinite[name] = str(value)
     if nonfinite:
         row = {**row, **dict.fromkeys(nonfinite), "nonfinite": nonfinite}
-    return json.dumps(row, allow_nan=False)
+    return json.dumps(row, allow_nan=False, default=repr).encode() + b"\n"
 
 
-def _open_to_append(path: Path) -> TextIO:
-    """Open to go on after the last whole line."""
-    whole = 0
-    if path.exists():
-        whole = path.read_bytes().rfind(b"\n") + 1
-    file = path.open("a", encoding="utf-8")
-    file.truncate(whole)
-    return file
+def _whole_lines(path: Path) -> int:
+    """The length of a file up to the end of its last whole line (bytes)."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
-def _close(file: TextIO, events: _Events) -> None:
-    try:
-        file.close()
-    finally:
-        events.close()
+def _close(rows: _Pieces, events: _Events) -> None:
+    rows.close()
+    events.close()

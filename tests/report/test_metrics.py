@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 import threading
 from pathlib import Path
@@ -198,3 +199,44 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path.write_text('{"kind": "eval"}\nnot json\n')
     with pytest.raises(ValueError, match=r"line 2 is not JSON: 'not json'"):
         read_metrics(path)
+
+
+def test_a_full_disk_is_said_once_and_what_waits_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = MetricsWriter(tmp_path, interval=0.0, clock=Clock(step=20.0))
+    writer.on_clock(clock_row(1))
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        for updates in (2, 3):
+            writer.on_clock(clock_row(updates))
+            writer.on_eval(eval_row(updates, accuracy=0.5))
+    assert not writer.whole
+    shown = capsys.readouterr().err.splitlines()
+    assert len([line for line in shown if "metrics.jsonl cannot be written: No space" in line]) == 1
+    assert len(shown) == 2  # the other is TensorBoard's
+    assert [row["updates"] for row in read_metrics(tmp_path)] == [1]
+    writer.close()
+    assert writer.whole
+    assert [row["updates"] for row in read_metrics(tmp_path)] == [1, 2, 2, 3, 3]
+    assert [step for step, _ in scalars(tmp_path)["train/loss"]] == [1, 2, 3]
+
+
+def test_a_disk_that_stays_full_costs_no_end_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jax_ssp.report.metrics.MOST_WAITING", 500)
+    writer = MetricsWriter(tmp_path)
+    for updates in range(1, 9):
+        writer.on_clock(clock_row(updates))
+    writer.close()
+    assert not writer.whole
+    assert 0 < len(read_metrics(tmp_path)) < 8
+
+
+def test_what_json_has_no_form_for_is_written_as_text(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    writer.on_eval({**eval_row(1), "shape": {1, 2}, "many": np.arange(3)})
+    writer.close()
+    (row,) = read_metrics(tmp_path)
+    assert (row["shape"], row["many"]) == ("{1, 2}", "array([0, 1, 2])")
