@@ -27,6 +27,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jax_ssp.files import replace_file
+
 PyTree: TypeAlias = Any
 MANIFEST = "params_manifest.json"
 
@@ -81,12 +83,16 @@ def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
     older = [path for path in (run / "params").iterdir() if path.name.isdecimal()]
     number = 1 + max((int(path.name) for path in older), default=-1)
     saved = run / "params" / str(number)
-    _write_arrays(saved, arrays)
     leaves = {path: _Leaf.of(array) for path, array in arrays.items()}
     tree = _encode(structure, iter(arrays))
-    _write_manifest(run, _Manifest(number, tree, leaves, _checksums(saved)))
+    try:
+        _write_arrays(saved, arrays)
+        _write_manifest(run, _Manifest(number, tree, leaves, _checksums(saved)))
+    except BaseException:
+        shutil.rmtree(saved, ignore_errors=True)  # half a save takes room, and is good for nothing
+        raise
     for path in older:
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_params(run: str | os.PathLike[str], like: PyTree | None = None) -> PyTree:
@@ -175,12 +181,8 @@ def _check_files(saved: Path, manifest: _Manifest) -> None:
 
 def _write_manifest(run: Path, manifest: _Manifest) -> None:
     leaves = {path: leaf._asdict() for path, leaf in manifest.leaves.items()}
-    temporary = run / f"{MANIFEST}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({**manifest._asdict(), "leaves": leaves}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run / MANIFEST)
+    content = {**manifest._asdict(), "leaves": leaves}
+    replace_file(run / MANIFEST, json.dumps(content, indent=1))
 
 
 def _read_manifest(run: Path) -> _Manifest:

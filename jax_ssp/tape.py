@@ -14,8 +14,10 @@ complete, and what the run came to. A file that breaks off is readable up to the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import marshal
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -200,9 +202,13 @@ class TapeWriter:
 
     The header is on the disk at once. A flush adds all rows that are missing, or none: where the
     disk is full, the file stays readable, and the next flush brings what this one could not.
+
+    Attributes:
+        whole: whether it was closed with all rows in the file.
     """
 
     def __init__(self, path: str | Path, tape: Tape) -> None:
+        self.whole = False
         self._tape = tape
         self._file = AppendedFile(path)
         packer = zlib.compressobj(level=6, wbits=_GZIP)
@@ -243,6 +249,7 @@ class TapeWriter:
             self._add([json.dumps(end)] if self._tape.complete else [], rows=0, last=True)
         finally:
             self._file.close()
+        self.whole = True
 
     def _add(self, lines: Sequence[str], rows: int, last: bool = False) -> None:
         before, packer = self._file.mark
@@ -256,8 +263,16 @@ _GZIP = 31  # zlib's for a gzip file
 
 
 def write_tape(path: str | Path, tape: Tape) -> None:
-    """Write a whole tape to `path` (conventionally `tape.jsonl.gz`)."""
-    TapeWriter(path, tape).close()
+    """Write a whole tape to `path` (conventionally `tape.jsonl.gz`), in one step."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        TapeWriter(temporary, tape).close()
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def read_tape(path: str | Path) -> Tape:

@@ -258,8 +258,8 @@ def test_saving_again_replaces_what_was_saved(tmp_path):
     ("target", "name", "survivor"),
     [
         (ocp.PyTreeCheckpointHandler, "save", 1.0),  # while the arrays are written
-        (json, "dump", 1.0),  # while the manifest is written
-        (Path, "replace", 1.0),  # before it takes the place of the earlier one
+        (os, "fsync", 1.0),  # while the manifest is written
+        (os, "replace", 1.0),  # before it takes the place of the earlier one
         (shutil, "rmtree", 2.0),  # after
     ],
 )
