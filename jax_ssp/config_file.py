@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 class UsageError(Exception):
     """What the user gave cannot be run; the message says what to change."""
+
+
+class Ended(Exception):
+    """The parser has said all there is to say, as after `--help`."""
+
+    def __init__(self, code: object) -> None:
+        self.code = code if isinstance(code, int) else int(code is not None)
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,11 @@ def parsed(
     bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
     parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
     arguments: Any = make_dataclass("arguments", parts, frozen=True)
-    with usage_errors():
+    with _their_errors(file), usage_errors():
         module = _loaded(file, source)
         configs = module.get_sweep() if hasattr(module, "get_sweep") else [module.get_config()]
+    if not isinstance(configs, Sequence) or isinstance(configs, str):
+        raise UsageError(f"{file}: `get_sweep()` must give a list of Experiments, got {configs!r}")
     for config in configs:
         if not isinstance(config, Experiment):
             raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
@@ -65,16 +76,17 @@ def parsed(
     parsed: list[Any] = []
     for config in configs:
         chosen, words = _with_kinds(config, overrides)
-        parsed.append(
-            tyro.cli(
-                arguments,
-                prog=f"jax-ssp run {file}",
-                description=f"{about}\n\n{_KINDS}",
-                default=arguments(chosen, RunOptions()),
-                args=words,
-                config=(tyro.conf.AvoidSubcommands,),
+        with parser_ends():
+            parsed.append(
+                tyro.cli(
+                    arguments,
+                    prog=f"jax-ssp run {file}",
+                    description=f"{about}\n\n{_KINDS}",
+                    default=arguments(chosen, RunOptions()),
+                    args=words,
+                    config=(tyro.conf.AvoidSubcommands,),
+                )
             )
-        )
     if not parsed:
         raise UsageError(f"{file}: `get_sweep()` gives no experiments")
     experiments = [each.experiment for each in parsed]
@@ -187,6 +199,44 @@ def imported(file: Path, source: bytes | None = None) -> ModuleType:
     source = file.read_bytes() if source is None else source
     exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     return module
+
+
+@contextmanager
+def parser_ends() -> Iterator[None]:
+    """What a parser ends with, `--help` or a typo, in place of the process's end."""
+    try:
+        yield
+    except SystemExit as end:
+        raise Ended(end.code) from end
+
+
+@contextmanager
+def _their_errors(file: Path) -> Iterator[None]:
+    """Turn whatever the config file raises while it is read into a `UsageError` that says where."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        where = "".join(f"\n  at {frame}" for frame in user_frames(error))
+        raise UsageError(f"{file} cannot be read: {what}{where}") from error
+
+
+def user_frames(error: BaseException, most: int = 3) -> list[str]:
+    """The innermost places in the user's own code that an error went through, the last one first.
+
+    Not those in jax_ssp, in Python's own library or in what is installed.
+    """
+    others = [Path(__file__).parent, Path(os.__file__).parent]
+    others += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    frames = [
+        f"{frame.filename}:{frame.lineno} in {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename[:1] != "<"
+        and not any(other in Path(frame.filename).parents for other in others)
+    ]
+    return frames[::-1][:most]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import shutil
 import threading

@@ -574,15 +574,19 @@ def test_a_bug_in_the_evaluation_leaves_what_there_is(config, tmp_path):
     assert ssp.check_contract(tape).merged == 20
 
 
-def test_a_bug_ends_a_process_with_1_and_a_traceback(config, tmp_path):
-    process = fresh_process(
-        "run", config, "--workload.mistake", "bug", "--workdir", tmp_path / "run"
-    )
+def test_a_bug_ends_a_process_with_1_and_says_where_it_is_and_where_its_traceback(config, tmp_path):
+    words = ("run", config, "--workload.mistake", "bug", "--workdir", tmp_path / "run")
+    process = fresh_process(*words)
     _, shown = process.communicate(timeout=120)
     assert process.returncode == BUG
-    assert "Traceback" in shown
-    assert "NameError: name 'undefined_name' is not defined" in shown
-    assert "line.py" in shown
+    assert "Traceback" not in shown
+    assert "error: NameError: name 'undefined_name' is not defined\n" in shown
+    line = CONFIG.splitlines().index("                undefined_name  # noqa: B018") + 1
+    assert f"  at {config}:{line} in loss_fn\n" in shown
+    (file,) = re.findall("the whole traceback is in (.*)", shown)
+    assert "in loss_fn\n" in Path(file).read_text()
+    Path(file).unlink()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_ends_a_process_with_2_and_no_traceback(tmp_path):

@@ -110,14 +110,27 @@ def test_a_lock_that_nobody_holds_any_more_is_released(tmp_path):
 
 
 def test_a_childs_end_does_not_end_its_parents_lock_nor_its_life_prolong_it(tmp_path):
-    lock = FolderLock(tmp_path)
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    with pytest.raises(FolderInUse):
-        FolderLock(tmp_path)
+    program = """
+import os, sys
+from jax_ssp.files import FolderInUse, FolderLock
+lock = FolderLock(sys.argv[1])
+reader, writer = os.pipe()
+child = os.fork()
+if not child:
+    os.read(reader, 1)  # until its parent is done
+    os._exit(0)
+try:
+    FolderLock(sys.argv[1])
+except FolderInUse:
     lock.release()
+    FolderLock(sys.argv[1]).release()  # though the child lives
+    print("right")
+os.write(writer, b".")
+os.waitpid(child, 0)
+"""
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "right\n", done.stderr
 
 
 def test_where_there_are_no_locks_the_folder_can_be_used(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_ssp.cli.exits import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, ended
+from jax_ssp.config_file import parser_ends
 
 __all__ = ["BUG", "DIVERGED", "DONE", "INTERRUPTED", "UNREAD", "USAGE", "main"]
 _ABOUT = "Stale-synchronous parallel training for JAX."
@@ -24,8 +25,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _keep_compiled() -> None:
     """Have JAX, which is not imported yet, keep what it compiles from run to run."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jax_ssp" / "compiled"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            kept = cache / "jax_ssp" / "compiled"
+            kept.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # no home, or one that cannot be written to
+            return
+        if not os.access(kept, os.W_OK | os.X_OK):
+            return
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(kept)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
@@ -69,7 +78,8 @@ def _dispatch(argv: list[str]) -> int:
     commands.add_parser("devices", help="list the devices JAX sees")
     # What follows `run FILE` belongs to the config.
     own, rest = (argv[:2], argv[2:]) if argv[:1] == ["run"] else (argv, [])
-    options = parser.parse_args(own)
+    with parser_ends():
+        options = parser.parse_args(own)
     match options.command:
         case "run":
             from jax_ssp.cli.run import run

@@ -14,8 +14,7 @@ from jax_ssp.config_file import UsageError, imported, usage_errors
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    from jax_ssp.report.papers import agreement, checked, gallery, redraw
-    from jax_ssp.report.papers import reproduce as measured
+    from jax_ssp.files import FolderLock
     from jax_ssp.report.tables import print_table
 
     papers = _papers(options.papers)
@@ -37,6 +36,21 @@ def reproduce(options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--folder {folder} cannot be written to")
+    with usage_errors():
+        lock = FolderLock(folder)
+    try:
+        return _reproduced(names, papers, folder, options)
+    finally:
+        lock.release()
+
+
+def _reproduced(
+    names: list[str], papers: dict[str, Any], folder: Path, options: argparse.Namespace
+) -> int:
+    from jax_ssp.report.papers import agreement, checked, gallery, redraw
+    from jax_ssp.report.papers import reproduce as measured
+    from jax_ssp.report.tables import print_table
+
     for name in names:
         if options.redraw:
             with usage_errors():

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jax_ssp.cli.exits import DONE, EXIT_CODES, INTERRUPTED
+from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.config_file import digest_of, parsed, usage_errors
+from jax_ssp.files import say
+from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.interrupts import Interrupts, listening
 
 if TYPE_CHECKING:
+    from jax_ssp.controller.commands import Command
+    from jax_ssp.controller.events import Event
     from jax_ssp.experiment import Experiment
+    from jax_ssp.report.folder import RunFolder
     from jax_ssp.training import Result
 
 
@@ -24,58 +33,138 @@ def run(file: Path, overrides: list[str]) -> int:
         return _dry_run(experiments[0])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = experiments[0].name if len(experiments) == 1 else file.stem
-    folder = options.workdir or Path("runs") / _folder(f"{name}-{stamp}")
+    folder = options.workdir or Path("runs") / _folder(name, f"-{stamp}")
+    unique = options.workdir is None  # two runs of one second have a folder each
     digest = digest_of(content or b"")
     source = {"file": str(file.resolve()), "sha256": digest, "overrides": overrides}
-    if len(experiments) == 1:
-        result, _ = run_one(experiments[0], folder, {**source, "index": 0})
-        print(f"{result.summary()}\nrun folder: {folder}")
-        return EXIT_CODES.get(result.status, DONE)
-    return _sweep(experiments, folder, source)
+    if len(experiments) > 1:
+        return _sweep(experiments, folder, source, unique)
+    done = run_one(experiments[0], folder, {**source, "index": 0}, unique)
+    print(f"{done.result.summary()}\nrun folder: {done.folder}")
+    return done.code
 
 
-def _sweep(experiments: list[Experiment], folder: Path, source: dict[str, Any]) -> int:
-    from jax_ssp.report.sweep import compare
-    from jax_ssp.report.tables import print_table
+def _sweep(
+    experiments: list[Experiment], folder: Path, source: dict[str, Any], unique: bool
+) -> int:
+    from jax_ssp.report.folder import Claim
 
+    with usage_errors():
+        claim = Claim(folder, unique)
     runs: list[dict[str, Any]] = []
     code = DONE
-    for index, experiment in enumerate(experiments):
-        print(f"[{index + 1}/{len(experiments)}] {experiment.name}, seed {experiment.seed}")
-        path = folder / _folder(f"{index:02d}-{experiment.name}-seed{experiment.seed}")
-        result, summary = run_one(experiment, path, {**source, "index": index})
-        if result.status == "interrupted":
-            code = INTERRUPTED
-            break
-        about = {"name": experiment.name, "seed": experiment.seed}
-        runs.append({**about, "summary": summary, "evaluations": result.evaluations})
-    if runs:
-        rows = compare(runs, folder)
-        shown = [column for column in rows[0] if "max_" not in column and "range" not in column]
-        print_table(rows, shown)
-    print(f"run folder: {folder}")
+    with closing(claim):
+        try:
+            for index, experiment in enumerate(experiments):
+                print(f"[{index + 1}/{len(experiments)}] {experiment.name}, seed {experiment.seed}")
+                name = _folder(f"{index:02d}-{experiment.name}", f"-seed{experiment.seed}")
+                done = run_one(experiment, claim.path / name, {**source, "index": index})
+                if done.code == INTERRUPTED:
+                    code = INTERRUPTED
+                    break
+                code = done.code if done.code == BUG else code  # not all of it could be saved
+                evaluations = done.result.evaluations
+                about = {"name": experiment.name, "seed": experiment.seed}
+                runs.append({**about, "summary": done.summary, "evaluations": evaluations})
+        finally:
+            if runs:  # also those before one that failed
+                _compare(runs, claim.path)
+    print(f"run folder: {claim.path}")
     return code
 
 
-def _folder(name: str) -> str:
-    """One folder, though names such as "SGD, 1/tau" have a slash in them."""
-    return re.sub(r"[/\\]", "_", name)
+def _compare(runs: list[dict[str, Any]], folder: Path) -> None:
+    from jax_ssp.report.sweep import compare
+    from jax_ssp.report.tables import print_table
+
+    rows = compare(runs, folder)
+    shown = [column for column in rows[0] if "max_" not in column and "range" not in column]
+    print_table(rows, shown)
+
+
+def _folder(name: str, end: str) -> str:
+    """One folder, though names such as "SGD, 1/tau" have a slash in them, or have no end."""
+    name = re.sub(r"[/\\\x00-\x1f\x7f]", "_", name)
+    return name.encode(errors="replace")[:150].decode(errors="ignore") + end
+
+
+class Done(NamedTuple):
+    """A run that is over and saved."""
+
+    result: Result
+    summary: dict[str, Any]
+    folder: Path
+    code: int
 
 
 def run_one(
-    experiment: Experiment, folder: Path, source: dict[str, Any]
-) -> tuple[Result, dict[str, Any]]:
+    experiment: Experiment, folder: Path, source: dict[str, Any], unique: bool = False
+) -> Done:
+    """Run an experiment in a folder of its own, and save what came of it, however it ends."""
     from jax_ssp.report.environment import environment
     from jax_ssp.report.folder import RunFolder
     from jax_ssp.report.progress import Progress
 
-    print(f"{experiment.name}: building and compiling", file=sys.stderr)
+    about = dict(source)  # what is known of the run by its start is written then
     with usage_errors():
-        arguments = experiment.arguments()
-        about = {"environment": environment(), "experiment": experiment.describe()}
-        run_folder = RunFolder(folder, {**source, **about})
-    result = trained(arguments, [run_folder, Progress()])
-    return result, run_folder.finish(result)
+        run_folder = RunFolder(folder, about, unique=unique)
+    with listening() as interrupts, run_folder, interrupts.deferred(math.inf) as held:
+        signals = _Signals(interrupts)
+        held.when(signals.told)
+        print(f"{experiment.name}: building and compiling", file=sys.stderr)
+        with usage_errors():
+            arguments = experiment.arguments()
+            about |= {"environment": environment(), "experiment": experiment.describe()}
+        try:
+            result = trained(arguments, [run_folder, Progress(), signals])
+        except BaseException as error:
+            _save_what_there_is(error, run_folder)
+            raise
+        summary = run_folder.finish(result)
+    code = EXIT_CODES.get(result.status, DONE)
+    if run_folder.problems and code == DONE:
+        code = BUG
+    return Done(result, summary, run_folder.saved_in, code)
+
+
+def _save_what_there_is(error: BaseException, folder: RunFolder) -> None:
+    """Save what an error that ended a run leaves of it."""
+    result: Result | None = getattr(error, "result", None)
+    if not folder.began:
+        return
+    if result is not None:
+        summary = folder.finish(result, error=in_a_word(error))
+        say(f"{result.updates} updates up to the {summary['status']} end are in {folder.saved_in}")
+    if not isinstance(error, KeyboardInterrupt):
+        error.add_note(note_traceback(error, folder.saved_in / "error.txt"))
+
+
+class _Signals(Observer):
+    """What becomes of signals that the loop does not take: before the first event, and after it.
+
+    Before, nothing is lost by ending at once. After, the run is being saved, and they wait; who
+    means it (the third signal, and the second since) gets out of that too.
+    """
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self._interrupts = interrupts
+        self._since = 0
+        self.began = False
+
+    def on_start(self, info: Mapping[str, Any]) -> None:
+        self._interrupts.check()  # if one was swallowed
+
+    def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        self.began = True
+
+    def told(self) -> None:
+        """A signal came; in its handler."""
+        if not self.began:
+            raise KeyboardInterrupt
+        self._since += 1
+        if self._since >= 2 and self._interrupts.count >= 3:
+            raise KeyboardInterrupt
+        say("saving what the run has come to (interrupt again to give that up)")
 
 
 def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:

@@ -64,7 +64,7 @@ class RunFolder(Observer):
     def __init__(
         self, path: str | Path, config: Mapping[str, Any], *, unique: bool = False
     ) -> None:
-        claim = _Claim(Path(path), unique)
+        claim = Claim(Path(path), unique)
         self.path = self.saved_in = claim.path
         self.problems: dict[str, str] = {}
         self._config = config
@@ -73,6 +73,11 @@ class RunFolder(Observer):
         self._metrics: MetricsWriter | None = None
         self._tape: TapeWriter | None = None
         self._due = 0.0
+
+    @property
+    def began(self) -> bool:
+        """Whether its run has begun."""
+        return self._info is not None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -88,7 +93,7 @@ class RunFolder(Observer):
     def close(self) -> None:
         """Let others have the folder; without a run it is taken away."""
         for claim in self._claims:
-            claim.release()
+            claim.close()
 
     def on_start(self, info: Mapping[str, Any]) -> None:
         try:
@@ -212,7 +217,7 @@ class RunFolder(Observer):
         name = f"{self.path.name}-saved"
         for place in dict.fromkeys((self.path.parent, Path.cwd(), Path(tempfile.gettempdir()))):
             try:
-                claim = _Claim(place.absolute() / name, unique=True)
+                claim = Claim(place.absolute() / name, unique=True)
             except (OSError, ValueError):
                 continue
             problems = self._save(claim.path, result, summary)
@@ -221,7 +226,7 @@ class RunFolder(Observer):
                 self._claims.append(claim)
                 break
             shutil.rmtree(claim.path, ignore_errors=True)
-            claim.release()
+            claim.close()
         reasons = "; ".join(f"{name} ({why})" for name, why in self.problems.items())
         if self.saved_in != self.path:
             say(f"not all could be written to {self.path}: {reasons}. All is in {self.saved_in}")
@@ -233,7 +238,7 @@ class RunFolder(Observer):
         assert self._info is not None
         assert self._tape is not None
         with self._going_on(CONFIG):
-            self._claims.append(_Claim(self.path, unique=False))
+            self._claims.append(Claim(self.path, unique=False))
             before, metrics = self._tape, self._metrics
             self._open(self._info)
             say(f"{self.path} was moved or deleted while its run goes on; it is made again")
@@ -254,8 +259,20 @@ class RunFolder(Observer):
             self.problems[name] = _reason(error)
 
 
-class _Claim:
-    """A folder that is this run's: made if need be, locked, and without a run in it."""
+class Claim:
+    """A folder that is its owner's alone: made if need be, locked, and without a run in it.
+
+    Args:
+        path: of the folder.
+        unique: take a name such as `path-2` if there is something of that name already.
+
+    Attributes:
+        path: of the folder that is claimed now.
+
+    Raises:
+        ValueError: if it holds a run, is in use, or is no folder.
+        OSError: if it cannot be made.
+    """
 
     def __init__(self, path: Path, unique: bool) -> None:
         for number in itertools.count(1):
@@ -284,13 +301,20 @@ class _Claim:
             ) from error
         if not lock.held:
             say(f"{self.path} cannot be locked there; let no other run write into it")
-        if any((self.path / name).exists() for name in _OF_A_RUN):
+        if _holds_a_run(self.path):
             lock.release()
             raise ValueError(f"{self.path} holds a run already; give another `--workdir`.")
         return lock
 
-    def release(self) -> None:
+    def close(self) -> None:
+        """Let others have it; one that was made here and is empty is taken away."""
         self._release()
+
+
+def _holds_a_run(folder: Path) -> bool:
+    """Whether a run, finished or not, or a sweep of them is in the folder."""
+    here = any((folder / name).exists() for name in _OF_A_RUN)
+    return here or any(True for _ in folder.glob(f"*/{CONFIG}"))
 
 
 def _released(lock: FolderLock, made: Sequence[Path]) -> None:

@@ -30,12 +30,16 @@ T = TypeVar("T")
 class Deferral:
     """What becomes of signals for a while: the first is only told, each further one interrupts.
 
+    Args:
+        patience: how many are only told.
+
     Attributes:
         count: signals since it began, and those before it that nobody saw.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 1) -> None:
         self.count = 0
+        self._patience = patience
         self._tell: Callable[[], object] = lambda: None
 
     def when(self, tell: Callable[[], object]) -> None:
@@ -49,7 +53,7 @@ class Deferral:
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if there was a second signal, wherever that was swallowed."""
-        if self.count > 1:
+        if self.count > self._patience:
             raise KeyboardInterrupt
 
     def came(self) -> None:
@@ -76,9 +80,13 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextmanager
-    def deferred(self) -> Iterator[Deferral]:
-        """Let the first signal wait until it suits; what came before and was swallowed counts."""
-        outer, deferral = self._deferral, Deferral()
+    def deferred(self, patience: float = 1) -> Iterator[Deferral]:
+        """Let the first signal wait until it suits; what came before and was swallowed counts.
+
+        Args:
+            patience: how many signals wait; the next one interrupts.
+        """
+        outer, deferral = self._deferral, Deferral(patience)
         deferral.count = min(1, self.count) if outer is None else 0
         self._deferral = deferral
         token = _deferral.set(deferral)
