@@ -26,6 +26,7 @@ from jax_ssp.runtimes.interrupts import Interrupts, listening
 
 DONE, BUG, USAGE, DIVERGED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
+_NOT_SHOWN = ("JAX has removed its internal frames", "`.result`")  # notes for programmers
 _TRACEBACK = "the whole traceback"
 AGAIN_SECONDS = 0.05  # after which an interrupt that was swallowed comes again
 
@@ -113,7 +114,7 @@ def _told(error: BaseException) -> str:
     lines = [f"error: {in_a_word(error)}"]
     lines += [f"  at {frame}" for frame in user_frames(error)]
     notes = getattr(error, "__notes__", ())
-    lines += [f"  {note}" for note in notes if "JAX has removed its internal frames" not in note]
+    lines += [f"  {note}" for note in notes if not any(each in note for each in _NOT_SHOWN)]
     if not any(note.startswith(_TRACEBACK) for note in notes):
         place = Path(tempfile.gettempdir()) / f"jax-ssp-error-{os.getpid()}.txt"
         lines.append(f"  {note_traceback(error, place)}")

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +18,6 @@ from jax_ssp.runtimes.base import Observer
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
 if TYPE_CHECKING:
-    from jax_ssp.controller.commands import Command
-    from jax_ssp.controller.events import Event
     from jax_ssp.experiment import Experiment
     from jax_ssp.report.folder import RunFolder
     from jax_ssp.training import Result
@@ -115,6 +113,7 @@ def run_one(
         with usage_errors():
             arguments = experiment.arguments()
             about |= {"environment": environment(), "experiment": experiment.describe()}
+        interrupts.check()  # if one was swallowed
         try:
             result = trained(arguments, [run_folder, Progress(), signals])
         except BaseException as error:
@@ -140,26 +139,23 @@ def _save_what_there_is(error: BaseException, folder: RunFolder) -> None:
 
 
 class _Signals(Observer):
-    """What becomes of signals that the loop does not take: before the first event, and after it.
+    """What becomes of signals that `train` does not take: before it, and while its run is saved.
 
-    Before, nothing is lost by ending at once. After, the run is being saved, and they wait; who
-    means it (the third signal, and the second since) gets out of that too.
+    Before, nothing is lost by ending at once. After, they wait; who means it (the third signal, and
+    the second since) gets out of that too.
     """
 
     def __init__(self, interrupts: Interrupts) -> None:
         self._interrupts = interrupts
         self._since = 0
-        self.began = False
+        self._began = False
 
     def on_start(self, info: Mapping[str, Any]) -> None:
-        self._interrupts.check()  # if one was swallowed
-
-    def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
-        self.began = True
+        self._began = True
 
     def told(self) -> None:
         """A signal came; in its handler."""
-        if not self.began:
+        if not self._began:
             raise KeyboardInterrupt
         self._since += 1
         if self._since >= 2 and self._interrupts.count >= 3:
