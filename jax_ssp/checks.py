@@ -29,6 +29,10 @@ from typing import Any, SupportsIndex, TypeVar, cast
 
 LARGEST = 2**63 - 1
 """The largest integer that an argument may be, where nothing else says so."""
+INT32 = 2**31 - 1
+"""The largest integer of a program on a device."""
+MOST = 1e30
+"""The largest number of a program on a device: far from where float32 ends."""
 MOST_STEPS = 1_000_000
 """The most local steps of a clock: their batches are on the device at once."""
 MOST_WORKERS = 1_000_000

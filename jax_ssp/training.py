@@ -31,6 +31,8 @@ from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.tape import Tape, schedule
 
+MOST_DELTAS = 256  # in a merge that is compiled before the start
+
 
 @dataclass(frozen=True)
 class Result:
@@ -272,10 +274,9 @@ def train(
     evaluator = None
     if crew is not None:
         if not current().count:  # else it ends before the first clock
-            most = [
-                limit for limit in (num_clocks and num_clocks * num_workers, max_updates) if limit
-            ]
-            crew.server.compile(min(policy.usual_merge(num_workers), *most))
+            ends = (num_clocks and num_clocks * num_workers, max_updates, MOST_DELTAS)
+            most = min(end for end in ends if end)
+            crew.server.compile(min(policy.usual_merge(num_workers), most))
         if evaluate is not None:
             goal = None if target is None else Target.parse(target)
             device = crew.workers[0].device

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.checks import INT32, integer, put
 from jax_ssp.compression.base import Compressor, Message, Tree, decode_leaves, encode_leaves
 
 
@@ -52,10 +53,7 @@ class Int8(Compressor):
     block: int = 256
 
     def __post_init__(self) -> None:
-        if isinstance(self.block, bool) or not isinstance(self.block, int):
-            raise TypeError(f"`Int8(block=...)` must be an integer, got {self.block!r}.")
-        if self.block < 1:
-            raise ValueError(f"`Int8(block=...)` must be at least 1, got {self.block}.")
+        put(self, "block", integer, least=1, most=INT32)
 
     def encode(self, tree: Tree) -> Message:
         return encode_leaves(self._encode, tree)

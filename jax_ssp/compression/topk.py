@@ -9,6 +9,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
+from jax_ssp.checks import put, share
 from jax_ssp.compression.base import Compressor, Message, Tree, decode_leaves, encode_leaves
 
 
@@ -63,12 +64,7 @@ class TopK(Compressor):
     for_snapshots = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float):
-            raise TypeError(f"`TopK(fraction=...)` must be a number, got {self.fraction!r}.")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(
-                f"`TopK(fraction=...)` must be above 0 and at most 1, got {self.fraction}."
-            )
+        put(self, "fraction", share, zero=False)
 
     def encode(self, tree: Tree) -> Message:
         return encode_leaves(self._encode, tree)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jax_ssp.checks import instance
 
 Tree: TypeAlias = Any
 
@@ -70,55 +69,7 @@ def check_transform(
     Raises:
         TypeError: if it is none.
     """
-    if not isinstance(transform, optax.GradientTransformation):
-        raise TypeError(f"`{field}` must be {kind} such as `optax.sgd(0.7)`, got {transform!r}.")
-    return optax.with_extra_args_support(transform)
-
-
-def check_integer(field: str, value: Any, least: int) -> None:
-    """Raise TypeError if it is not an integer, ValueError if it is smaller than `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{field}` must be an integer, got {value!r}.")
-    if value < least:
-        raise ValueError(f"`{field}` must be at least {least}, got {value}.")
-
-
-def check_non_negative(field: str, value: Any) -> None:
-    """Raise if it is not a finite number, 0 or more."""
-    _check_number(field, value, "finite and non-negative", lambda number: number >= 0)
-
-
-def check_positive(field: str, value: Any) -> None:
-    """Raise if it is not a finite number, more than 0."""
-    _check_number(field, value, "finite and positive", lambda number: number > 0)
-
-
-def check_decay(field: str, value: Any) -> None:
-    """Raise if it is not a number from 0 to 1, 1 left out."""
-    _check_number(field, value, "at least 0 and less than 1", lambda number: 0 <= number < 1)
-
-
-def check_between(field: str, value: Any, low: float, high: float, of: str = "") -> None:
-    """Raise if it is not a number from `low` to `high`; `of` says where these come from."""
-    between = f"between {low} and {high}{of}"
-    _check_number(field, value, between, lambda number: low <= number <= high)
-
-
-def check_flag(field: str, value: Any) -> None:
-    """Raise TypeError if it is not a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{field}` must be True or False, got {value!r}.")
-
-
-def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ValueError if it is none of the choices."""
-    if value not in choices:
-        names = ", ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"`{field}` must be one of {names}, got {value!r}.")
-
-
-def _check_number(field: str, value: Any, must_be: str, holds: Callable[[Any], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{field}` must be a number, got {value!r}.")
-    if not (math.isfinite(value) and holds(value)):
-        raise ValueError(f"`{field}` must be {must_be}, got {value}.")
+    must = f"{kind} such as `optax.sgd(0.7)`"
+    return optax.with_extra_args_support(
+        instance(field, transform, optax.GradientTransformation, must)
+    )

@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.checks import MOST, flag, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
-    check_decay,
-    check_flag,
-    check_non_negative,
-    check_positive,
     given,
     wide,
     zeros,
@@ -79,11 +76,13 @@ def delay_compensation(
         arXiv:1609.08326. The mean square is one over the deltas of all workers, as there; some
         implementations keep one a worker.
     """
-    check_non_negative("delay_compensation(lam=...)", lam)
-    check_positive("delay_compensation(learning_rate=...)", learning_rate)
-    check_flag("delay_compensation(adaptive=...)", adaptive)
-    check_decay("delay_compensation(decay=...)", decay)
-    check_positive("delay_compensation(epsilon=...)", epsilon)
+    lam = number("delay_compensation(lam=...)", lam, least=0, most=MOST)
+    learning_rate = number(
+        "delay_compensation(learning_rate=...)", learning_rate, above=0, most=MOST
+    )
+    adaptive = flag("delay_compensation(adaptive=...)", adaptive)
+    decay = share("delay_compensation(decay=...)", decay, one=False)
+    epsilon = number("delay_compensation(epsilon=...)", epsilon, above=0, most=MOST)
 
     def init(params: optax.Params) -> DelayCompensationState:
         return DelayCompensationState(zeros(params) if adaptive else None)

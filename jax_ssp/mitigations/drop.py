@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.mitigations._shared import check_integer, check_transform, update_if
+from jax_ssp.checks import INT32, integer
+from jax_ssp.mitigations._shared import check_transform, update_if
 
 
 def drop_stale(
@@ -52,7 +53,7 @@ def drop_stale(
         Maranjyan, Tyurin, Richtárik 2025, "Ringmaster ASGD: the first asynchronous SGD with optimal
         time complexity", arXiv:2501.16168 (the same rule as a method).
     """
-    check_integer("drop_stale(max_staleness=...)", max_staleness, least=0)
+    max_staleness = integer("drop_stale(max_staleness=...)", max_staleness, least=0, most=INT32)
     inner = optax.identity() if inner is None else inner
     wrapped = check_transform("drop_stale(inner=...)", inner)
 

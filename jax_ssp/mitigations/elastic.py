@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from jax_ssp.mitigations._shared import check_positive, given, wide
+from jax_ssp.checks import share
+from jax_ssp.mitigations._shared import given, wide
 
 
 def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs:
@@ -50,12 +51,7 @@ def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs
         Zhang, Choromanska, LeCun 2015, "Deep learning with elastic averaging SGD",
         arXiv:1412.6651.
     """
-    check_positive("elastic_average(alpha=...)", alpha)
-    if alpha > 1:
-        raise ValueError(
-            f"`elastic_average(alpha=...)` must be at most 1, which moves the center all the way, "
-            f"got {alpha}."
-        )
+    alpha = share("elastic_average(alpha=...)", alpha, zero=False)
 
     def update(
         updates: optax.Updates,

@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.checks import MOST, choice, flag, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
-    check_decay,
-    check_flag,
-    check_positive,
     given,
     squared_norm,
     wide,
@@ -80,14 +78,13 @@ def scale_by_gap(
         Barkai, Hakimi, Schuster 2020, "Gap-aware mitigation of gradient staleness", ICLR,
         arXiv:1909.10802.
     """
-    check_decay("scale_by_gap(decay=...)", decay)
-    check_flag("scale_by_gap(elementwise=...)", elementwise)
-    if isinstance(weight, str) and weight not in ("mean", "sum"):
-        raise ValueError(
-            f'`scale_by_gap(weight=...)` must be "mean", "sum" or a number, got {weight!r}.'
-        )
-    if not isinstance(weight, str):
-        check_positive("scale_by_gap(weight=...)", weight)
+    decay = share("scale_by_gap(decay=...)", decay, one=False)
+    elementwise = flag("scale_by_gap(elementwise=...)", elementwise)
+    if isinstance(weight, str):
+        choices = ("mean", "sum")
+        weight = choice("scale_by_gap(weight=...)", weight, choices, otherwise="or a number")
+    else:
+        weight = number("scale_by_gap(weight=...)", weight, above=0, most=MOST)
 
     def squares(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: x**2, tree) if elementwise else squared_norm(tree)

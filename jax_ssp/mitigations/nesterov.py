@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.checks import INT32, MOST, integer, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
-    check_between,
-    check_decay,
-    check_integer,
-    check_positive,
     wide,
     zeros,
 )
@@ -79,12 +76,15 @@ def delayed_nesterov(
         Liu et al. 2024, "Asynchronous local-SGD training for language modeling", arXiv:2401.09135
         (algorithm 3).
     """
-    check_positive("delayed_nesterov(learning_rate=...)", learning_rate)
-    check_decay("delayed_nesterov(momentum=...)", momentum)
-    check_integer("delayed_nesterov(buffer=...)", buffer, least=1)
-    check_between(
-        "delayed_nesterov(activation=...)", activation, 0, 1 / buffer, f", 1 / buffer at {buffer}"
-    )
+    learning_rate = number("delayed_nesterov(learning_rate=...)", learning_rate, above=0, most=MOST)
+    momentum = share("delayed_nesterov(momentum=...)", momentum, one=False)
+    buffer = integer("delayed_nesterov(buffer=...)", buffer, least=1, most=INT32)
+    activation = number("delayed_nesterov(activation=...)", activation)
+    if not 0 <= activation <= 1 / buffer:
+        raise ValueError(
+            f"`delayed_nesterov(activation=...)` must be between 0 and {1 / buffer}, 1 / buffer at "
+            f"{buffer}, got {activation}."
+        )
 
     def init(params: optax.Params) -> DelayedNesterovState:
         return DelayedNesterovState(jnp.int32(0), zeros(params), zeros(params))

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.checks import MOST, choice, integer, number
 from jax_ssp.mitigations._shared import (
-    check_choice,
-    check_integer,
-    check_positive,
     squared_norm,
     wide,
 )
 
 Action: TypeAlias = Literal["shrink", "reject"]
+
+MOST_NORMS = 1_000_000  # that are remembered
 
 
 class ClipOutliersState(NamedTuple):
@@ -71,14 +71,9 @@ def clip_outliers(
         Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip: adaptive gradient clipping for source
         separation networks", arXiv:2007.14469 (a percentile of all norms so far, as the limit).
     """
-    check_positive("clip_outliers(factor=...)", factor)
-    if factor < 1:
-        raise ValueError(
-            f"`clip_outliers(factor=...)` must be at least 1, or what is usual is clipped, "
-            f"got {factor}."
-        )
-    check_integer("clip_outliers(window=...)", window, least=1)
-    check_choice("clip_outliers(action=...)", action, get_args(Action))
+    factor = number("clip_outliers(factor=...)", factor, least=1, most=MOST)
+    window = integer("clip_outliers(window=...)", window, least=1, most=MOST_NORMS)
+    action = choice("clip_outliers(action=...)", action, get_args(Action))
     enough = min(window, 5)
 
     def init(params: optax.Params) -> ClipOutliersState:

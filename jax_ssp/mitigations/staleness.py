@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.mitigations._shared import check_choice, check_integer, check_non_negative
+from jax_ssp.checks import INT32, MOST, choice, integer, number
 
 Shape: TypeAlias = Literal["inverse", "polynomial", "exponential", "threshold"]
 
@@ -57,9 +57,9 @@ def scale_by_staleness(
         "FLeet: online federated learning via staleness awareness and performance prediction",
         arXiv:2006.07273 ("exponential").
     """
-    check_non_negative("scale_by_staleness(exponent=...)", exponent)
-    check_choice("scale_by_staleness(shape=...)", shape, get_args(Shape))
-    check_integer("scale_by_staleness(threshold=...)", threshold, least=0)
+    exponent = number("scale_by_staleness(exponent=...)", exponent, least=0, most=MOST)
+    shape = choice("scale_by_staleness(shape=...)", shape, get_args(Shape))
+    threshold = integer("scale_by_staleness(threshold=...)", threshold, least=0, most=INT32)
 
     def update(
         updates: optax.Updates,

@@ -429,24 +429,24 @@ NAN, INF = float("nan"), float("inf")
 OUTSIDE = {
     "scale_by_staleness(exponent=...)": (
         lambda bad: scale_by_staleness(bad),
-        *("must be finite and non-negative", [-0.5, -1, NAN, INF]),
+        *("must be (finite|non-negative)", [-0.5, -1, NAN, INF]),
     ),
     "scale_by_staleness(shape=...)": (
         lambda bad: scale_by_staleness(shape=bad),
-        *('must be one of "inverse", "polynomial", "exponential", "threshold"', ["linear", None]),
+        *('must be "inverse", "polynomial", "exponential" or "threshold"', ["linear"]),
     ),
     "scale_by_staleness(threshold=...)": (
         lambda bad: scale_by_staleness(threshold=bad),
-        *("must be at least 0", [-1]),
+        *("must be non-negative", [-1]),
     ),
-    "drop_stale(max_staleness=...)": (lambda bad: drop_stale(bad), "must be at least 0", [-1]),
+    "drop_stale(max_staleness=...)": (lambda bad: drop_stale(bad), "must be non-negative", [-1]),
     "delay_compensation(lam=...)": (
         lambda bad: delay_compensation(bad),
-        *("must be finite and non-negative", [-0.1, NAN, INF]),
+        *("must be (finite|non-negative)", [-0.1, NAN, INF]),
     ),
     "delay_compensation(learning_rate=...)": (
         lambda bad: delay_compensation(learning_rate=bad),
-        *("must be finite and positive", [0, -0.1, NAN, INF]),
+        *("must be (finite|positive)", [0, -0.1, NAN, INF]),
     ),
     "delay_compensation(decay=...)": (
         lambda bad: delay_compensation(decay=bad),
@@ -454,7 +454,7 @@ OUTSIDE = {
     ),
     "delay_compensation(epsilon=...)": (
         lambda bad: delay_compensation(epsilon=bad),
-        *("must be finite and positive", [0.0, -1e-7, NAN]),
+        *("must be (finite|positive)", [0.0, -1e-7, NAN]),
     ),
     "scale_by_gap(decay=...)": (
         lambda bad: scale_by_gap(bad),
@@ -462,11 +462,11 @@ OUTSIDE = {
     ),
     "scale_by_gap(weight=...)": (
         lambda bad: scale_by_gap(weight=bad),
-        *('must be "mean", "sum" or a number|must be finite and positive', ["all", 0, -1.0, INF]),
+        *('must be "mean", "sum" or a number|must be (finite|positive)', ["all", 0, -1.0, INF]),
     ),
     "delayed_nesterov(learning_rate=...)": (
         lambda bad: delayed_nesterov(bad),
-        *("must be finite and positive", [0, -0.7, NAN]),
+        *("must be (finite|positive)", [0, -0.7, NAN]),
     ),
     "delayed_nesterov(momentum=...)": (
         lambda bad: delayed_nesterov(momentum=bad),
@@ -474,7 +474,7 @@ OUTSIDE = {
     ),
     "delayed_nesterov(activation=...)": (
         lambda bad: delayed_nesterov(activation=bad, buffer=4),
-        *(r"must be between 0 and 0\.25, 1 / buffer at 4", [0.26, -0.1, NAN]),
+        *(r"must be between 0 and 0\.25, 1 / buffer at 4", [0.26, -0.1]),
     ),
     "delayed_nesterov(buffer=...)": (
         lambda bad: delayed_nesterov(buffer=bad),
@@ -482,11 +482,11 @@ OUTSIDE = {
     ),
     "elastic_average(alpha=...)": (
         lambda bad: elastic_average(bad),
-        *("must be finite and positive|must be at most 1", [0, -0.5, 1.5, NAN]),
+        *("must be above 0 and at most 1", [0, -0.5, 1.5, NAN]),
     ),
     "clip_outliers(factor=...)": (
         lambda bad: clip_outliers(bad),
-        *("must be at least 1|must be finite and positive", [0.5, 0, -3, NAN]),
+        *("must be at least 1|must be finite", [0.5, 0, -3, NAN]),
     ),
     "clip_outliers(window=...)": (
         lambda bad: clip_outliers(window=bad),
@@ -494,7 +494,7 @@ OUTSIDE = {
     ),
     "clip_outliers(action=...)": (
         lambda bad: clip_outliers(action=bad),
-        *('must be one of "shrink", "reject"', ["drop"]),
+        *('must be "shrink" or "reject"', ["drop"]),
     ),
 }
 NOT_NUMBERS = [field for field in OUTSIDE if "shape" not in field and "action" not in field]
