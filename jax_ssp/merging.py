@@ -291,6 +291,9 @@ def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str
     }
 
 
+_OF_A_LOSS = ("value", "grad", "value_fn", "obj_fn", "grad_fn")  # what optax's transforms ask for
+
+
 def _checked(name: str, tx: optax.GradientTransformationExtraArgs, params: Params) -> bool:
     """Check a transform by shapes alone: does its update require `stale_params`?"""
 
@@ -300,14 +303,24 @@ def _checked(name: str, tx: optax.GradientTransformationExtraArgs, params: Param
     def tried(**more: Params) -> Params | Exception:
         try:
             return jax.eval_shape(update, params, **more)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             return error
 
     updates = tried()
     asks = isinstance(updates, Exception) and "stale_params" in str(updates)
     if asks:
         updates = tried(stale_params=params)
+    said = str(updates)
     if isinstance(updates, Exception):
+        asked = [arg for arg in _OF_A_LOSS if f"'{arg}'" in said or f"{arg} must be" in said]
+        if asked:
+            raise TypeError(
+                f"`{name}` needs {', '.join(f'`{arg}`' for arg in asked)}, but the server has no "
+                "loss: workers have. Make it (part of) the optimizer of the step, "
+                "`ssp.make_step(loss_fn, optimizer)`."
+            ) from updates
+        if isinstance(updates, ValueError):
+            raise updates
         raise TypeError(
             f"`{name}` cannot be called with what the server gives it (staleness, lag, worker, "
             f"num_workers, stale_params): {updates}"

@@ -124,23 +124,29 @@ def updates_of(
     Raises:
         TypeError: if it needs an argument that a step does not have.
     """
-    known: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn}
-    known["obj_fn"] = value_fn  # as optax.contrib.sophia calls it
-    known["grad_fn"] = lambda params, *_: jax.grad(value_fn)(params)  # optax.contrib.sam
     if isinstance(optimizer, optax.GradientTransformation):
         optimizer = optax.with_extra_args_support(optimizer)
-    told = dict(known)
+    told: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn}
+    # By other names, for who asks: optax's line searches refuse what they do not know.
+    others: dict[str, Any] = {
+        "obj_fn": value_fn,  # optax.contrib.sophia
+        "grad_fn": lambda params, *_: jax.grad(value_fn)(params),  # optax.contrib.sam
+    }
+    known = [*told, *others]
     while True:
         try:
             return optimizer.update(grads, state, params, **told)
-        except TypeError as error:
-            # A transform with extra arguments may take some of them alone.
-            unwanted = [name for name in told if f"argument '{name}'" in str(error)]
-            if unwanted and "unexpected keyword" in str(error):
-                del told[unwanted[0]]
-            elif "required keyword-only argument" in str(error):
+        except (TypeError, ValueError) as error:
+            said = str(error)
+            asked = [name for name in others if name in said]
+            refused = [name for name in told if f"unexpected keyword argument '{name}'" in said]
+            if refused:
+                del told[refused[0]]
+            elif asked:
+                told[asked[0]] = others.pop(asked[0])
+            elif "required keyword-only argument" in said:
                 raise TypeError(
-                    f"the optimizer needs more than a step has, which is {[*known]}: {error}"
+                    f"the optimizer needs more than a step has, which is {known}: {error}"
                 ) from error
             else:
                 raise

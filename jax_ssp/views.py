@@ -72,7 +72,8 @@ def seeing(
     Raises:
         ValueError: from `update`, if the updates differ from what was seen in structure or shape.
     """
-    tx = optax.with_extra_args_support(tx)
+    if isinstance(tx, optax.GradientTransformation):  # not optax.MultiSteps, which needs it not
+        tx = optax.with_extra_args_support(tx)
     shapes = shapes_of("params", params)
     structure = jax.tree.structure(shapes)
     numbers = structure.unflatten(range(structure.num_leaves))

@@ -418,11 +418,11 @@ def test_what_is_averaged_counts_one_share_and_the_transform_does_not_see_it():
 
 
 def test_a_transform_that_wants_more_than_there_is_says_so_at_once():
-    def update(updates, state, params=None, *, value, **extras):
+    def update(updates, state, params=None, *, hessian, **extras):
         return updates, state
 
     greedy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-    with pytest.raises(TypeError, match=r"`delta_tx` cannot be called with what .* 'value'"):
+    with pytest.raises(TypeError, match=r"`delta_tx` cannot be called with what .* 'hessian'"):
         Server({"w": jnp.zeros(2)}, delta_tx=greedy)
 
 
