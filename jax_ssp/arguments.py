@@ -10,12 +10,12 @@ import optax
 
 from jax_ssp.checks import function, instance, integer, optional, seed, several, shown, text
 from jax_ssp.compression import Compressor
+from jax_ssp.controller.weight import check_weight
 from jax_ssp.policies import Policy, as_schedule
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.crew import check_placement
 from jax_ssp.runtimes.evaluation import Target
 from jax_ssp.runtimes.worker import check_adopt
-from jax_ssp.server import check_weight
 from jax_ssp.shapes import check_params
 
 

@@ -21,13 +21,13 @@ import tyro
 from jax_ssp import delays
 from jax_ssp.arguments import RULES, check_each
 from jax_ssp.checks import instance
+from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import SSP, Policy
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.runtimes.worker import Mix
-from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.training import Result, describe, train
 

@@ -26,17 +26,19 @@ State: TypeAlias = tuple[optax.OptState, optax.OptState]  # of `delta_tx`, of `s
 
 
 class About(NamedTuple):
-    """What transforms are told of a delta.
+    """What there is to know of a delta that is merged.
 
     Attributes:
         staleness: versions merged since its base.
         lag: of its worker (clocks).
         worker: who pushed it.
+        weight: its factor, which transforms are not told.
     """
 
     staleness: int = 0
     lag: int = 0
     worker: int = 0
+    weight: float = 1.0
 
 
 def numbers_of(about: Sequence[About], num_workers: int) -> np.ndarray:
@@ -45,7 +47,7 @@ def numbers_of(about: Sequence[About], num_workers: int) -> np.ndarray:
     One array, since every argument of a program takes its time.
     """
     stalest = max(about, key=operator.itemgetter(0)) if len(about) > 1 else about[0]
-    return np.array([(*each, num_workers) for each in (*about, stalest)], np.int32)
+    return np.array([(*each[:3], num_workers) for each in (*about, stalest)], np.int32)
 
 
 class Merging:
@@ -101,7 +103,7 @@ class Merging:
         params: Params,
         state: State,
         deltas: tuple[Params, ...],
-        weight: jax.Array,
+        weights: jax.Array,
         numbers: jax.Array,
         bases: tuple[Params, ...] = (),
         before: Params = None,
@@ -112,7 +114,7 @@ class Merging:
             params: the last version.
             state: what came before these left.
             deltas: at least one.
-            weight: of each delta, a scalar.
+            weights: one of each delta.
             numbers: see `numbers_of`.
             bases: of each delta, if `wants_base`.
             before: the sum of those before them; None for the first.
@@ -129,14 +131,17 @@ class Merging:
                 update, delta_state = self._delta_tx.update(delta, delta_state, params, **extras)
                 told.append(self._with_statistics(update, delta))
             deltas = tuple(told)
-        share = 1.0 / stalest[3].astype(weight.dtype)
+        share = 1.0 / stalest[3].astype(weights.dtype)
 
-        def weigh(averaged: bool, leaf: jax.Array) -> jax.Array:
-            return weighted(leaf, share if averaged else weight)
+        def weighed(delta: Params, weight: jax.Array) -> Params:
+            def weigh(averaged: bool, leaf: jax.Array) -> jax.Array:
+                return weighted(leaf, share if averaged else weight)
+
+            return jax.tree.map(weigh, self._averaged, delta)
 
         # In the order given, so that the sum is the same from run to run.
         sums = [] if before is None else [before]
-        sums += [jax.tree.map(weigh, self._averaged, delta) for delta in deltas]
+        sums += [weighed(delta, weights[number]) for number, delta in enumerate(deltas)]
         total = jax.tree.map(lambda first, *others: sum(others, start=first), *sums)
         return total, (delta_state, server_state)
 
@@ -222,7 +227,7 @@ class MergePrograms:
         params: Params,
         state: State,
         deltas: tuple[Any, ...],
-        weight: np.ndarray,
+        weights: np.ndarray,
         numbers: np.ndarray,
         free: list[jax.Array],
         bases: tuple[Params, ...],
@@ -235,14 +240,12 @@ class MergePrograms:
         before = None
         while len(deltas) > MOST_AT_ONCE:
             rows = np.concatenate([numbers[:MOST_AT_ONCE], numbers[-1:]])
-            part = (deltas[:MOST_AT_ONCE], weight, rows, bases[:MOST_AT_ONCE], before)
-            before, state = self._add(params, state, *part)
-            deltas, numbers, bases = (
-                deltas[MOST_AT_ONCE:],
-                numbers[MOST_AT_ONCE:],
-                bases[MOST_AT_ONCE:],
+            first = (deltas[:MOST_AT_ONCE], weights[:MOST_AT_ONCE], rows, bases[:MOST_AT_ONCE])
+            before, state = self._add(params, state, *first, before)
+            deltas, weights, numbers, bases = (
+                rest[MOST_AT_ONCE:] for rest in (deltas, weights, numbers, bases)
             )
-        return params, state, deltas, weight, numbers, bases, before, free, base
+        return params, state, deltas, weights, numbers, bases, before, free, base
 
     def _added(
         self, params: Params, state: State, deltas: tuple[Any, ...], *others: Any
@@ -255,7 +258,7 @@ class MergePrograms:
         params: Params,
         state: State,
         deltas: tuple[Any, ...],
-        weight: jax.Array,
+        weights: jax.Array,
         numbers: jax.Array,
         bases: tuple[Params, ...],
         before: Params,
@@ -263,7 +266,7 @@ class MergePrograms:
         base: Params,
     ) -> tuple[Params, State]:
         del free  # donated: the new version is written there
-        total, state = self._added(params, state, deltas, weight, numbers, bases, before)
+        total, state = self._added(params, state, deltas, weights, numbers, bases, before)
         return self._merging.apply(params, state, total, numbers, base)
 
 

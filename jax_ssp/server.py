@@ -11,26 +11,23 @@ or cut into pieces over several, each merged where it lives.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.checks import choice, instance, integer, number, optional, several
+from jax_ssp.checks import instance, integer, optional, several
 from jax_ssp.compression import Compressor, residual_of
+from jax_ssp.controller.weight import Weight, check_weight, weight_of
 from jax_ssp.data import owned
 from jax_ssp.merging import About, MergePrograms, Merging, numbers_of
 from jax_ssp.shapes import check_like, check_params, shapes_of
 from jax_ssp.steps import Params
-from jax_ssp.tape import weight_of
 from jax_ssp.views import Views
 from jax_ssp.wire import Memory, Message, Wire, transfer
-
-Weight: TypeAlias = Literal["mean", "sum", "merged"] | float
 
 
 class Snapshot:
@@ -236,7 +233,8 @@ class Server:
                 self._check(f"{name}[{index}]", tree)
         whole = [jax.device_put(owned(tree), self.device) for tree in (*deltas, *bases)]
         pieces = list(map(self._cut, whole))
-        about = list(map(About, *each))
+        weight = weight_of(self.weight, count, len(deltas))
+        about = [About(*numbers, weight) for numbers in zip(*each, strict=True)]
         deltas, bases = pieces[: len(deltas)], pieces[len(deltas) :]
         return self._apply(self._whole, deltas, about, count, bases)
 
@@ -251,7 +249,10 @@ class Server:
         num_workers: int,
         bases: Sequence[list[Params]] = (),
     ) -> int:
-        """The same for deltas as they travel: for each its messages, one on each device."""
+        """The same for deltas as they travel: for each its messages, one on each device.
+
+        Their weights are those of `about`.
+        """
         return self._apply(self._sent, deltas, about, num_workers, bases)
 
     def _apply(
@@ -262,7 +263,7 @@ class Server:
         num_workers: int,
         bases: Sequence[list[Params]],
     ) -> int:
-        weight = as_weight(weight_of(self.weight, num_workers, len(deltas)))
+        weights = as_weight([delta.weight for delta in about])
         numbers = numbers_of(about, num_workers)
         bases = bases if self.wants_base else ()
         pieces: list[Params] = []
@@ -271,7 +272,7 @@ class Server:
             origins = tuple(base[index] for base in bases)
             free = self._memory[index].take()
             state = self._states[index]
-            merged = programs.merge(piece, state, messages, weight, numbers, free, origins)
+            merged = programs.merge(piece, state, messages, weights, numbers, free, origins)
             pieces.append(merged[0])
             self._states[index] = merged[1]
         self.version += 1
@@ -304,7 +305,7 @@ class Server:
         """What a merge of so many takes after parameters and state: any of these shapes."""
         bases = (piece,) * count if self.wants_base else ()
         numbers = numbers_of([About()] * count, 1)
-        return (message,) * count, as_weight(0.0), numbers, free, bases
+        return (message,) * count, as_weight([0.0] * count), numbers, free, bases
 
     def _example(self) -> list[Message]:
         """A delta as it travels: any of these shapes, on the server's devices."""
@@ -345,18 +346,8 @@ def _whole_numbers(name: str, value: Any, count: int) -> list[int]:
 
 
 def all_finite(tree: Any) -> bool:
-    """Is every number of a version, or of a delta, finite?"""
+    """Is every number of a version finite?"""
     return all(bool(_all_finite(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-def all_zero(tree: Any) -> bool:
-    """Is every number of a delta 0?"""
-    return all(bool(_all_zero(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-@jax.jit
-def _all_zero(leaf: jax.Array) -> jax.Array:
-    return jnp.all(leaf == 0)
 
 
 @jax.jit
@@ -364,22 +355,9 @@ def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(leaf))
 
 
-def as_weight(factor: float) -> np.ndarray:
-    """A delta's factor in the widest float that JAX is set to."""
+def as_weight(factor: float | Sequence[float]) -> np.ndarray:
+    """A delta's factor, or those of several, in the widest float that JAX is set to."""
     return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
-
-
-def check_weight(weight: Any, field: str = "weight") -> Weight:
-    """Give the weight back if it is one.
-
-    Raises:
-        ValueError: if it is neither "mean", "sum", "merged" nor a finite number.
-    """
-    if not isinstance(weight, str):
-        with contextlib.suppress(TypeError, ValueError):
-            return float(number(field, weight))
-    otherwise = "or a finite number"
-    return cast("Weight", choice(field, weight, ("mean", "sum", "merged"), otherwise=otherwise))
 
 
 def host_device() -> jax.Device:

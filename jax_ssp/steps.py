@@ -25,7 +25,7 @@ Metrics: TypeAlias = Mapping[str, jax.Array]
 
 # What a row of a run's history holds beside a clock's metrics.
 CLOCK_COLUMNS = ("worker", "clock", "start", "finish", "base_version", "merge_version")
-CLOCK_COLUMNS += ("staleness", "lag", "updates", "weight", "kind", "nonfinite")
+CLOCK_COLUMNS += ("staleness", "lag", "updates", "weight", "finite", "kind", "nonfinite")
 
 
 class Step(Protocol):

@@ -20,14 +20,15 @@ import marshal
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_ssp.controller.commands import COMMANDS, Cancel, Command, Drop, Merge, Merged, StartClock
-from jax_ssp.controller.events import EVENTS, DeltaReady, Event
+from jax_ssp.controller.codec import as_json, from_json, packed, unpacked
+from jax_ssp.controller.commands import Cancel, Command, Drop, Fence, Merge, StartClock
+from jax_ssp.controller.events import DeltaReady, Event, Token
 from jax_ssp.controller.facts import check_header
 from jax_ssp.controller.form import check_command, check_event
 from jax_ssp.files import AppendedFile
@@ -43,12 +44,13 @@ from jax_ssp.records import (
     whole,
 )
 
-FORMAT = 2  # since clocks can be cancelled, and deltas have norms; 1 is read too
+FORMAT = 3  # since pushes quote a token, and report
 
 SCHEDULE_DTYPE = np.dtype(
     [
         ("worker", np.int32),
         ("clock", np.int32),
+        ("steps", np.int32),
         ("start", np.float64),
         ("finish", np.float64),
         ("base_version", np.int32),
@@ -56,6 +58,8 @@ SCHEDULE_DTYPE = np.dtype(
         ("staleness", np.int32),
         ("lag", np.int32),
         ("weight", np.float64),
+        ("samples", np.int64),
+        ("finite", np.bool_),
     ]
 )
 
@@ -98,18 +102,7 @@ class Tape:
 
     def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """Add what happened (`now` in seconds) and what the controller answered."""
-        row: list[Any] = [now, _CODES[type(event)], *event]
-        for command in commands:
-            kind = type(command)
-            if kind is Merge:
-                version, deltas, num_workers = command
-                row += (_MERGE, version, num_workers, len(deltas))
-                for delta in deltas:
-                    row += delta
-            else:
-                row.append(_CODES[kind])
-                row += command
-        self._rows.append(row)
+        self._rows.append(packed(now, event, commands))
         if len(self._rows) == _PACK:
             self._packed.append(marshal.dumps(self._rows, _PACKING))
             self._rows.clear()
@@ -126,13 +119,13 @@ class Tape:
         packs = map(marshal.loads, self._packed[pack:])
         for rows in chain(packs, [self._rows[:]]):
             for row in rows[skipped:]:
-                yield _unpacked(iter(row))
+                yield Entry(*unpacked(row))
             skipped = 0
 
     def lines(self, first: int = 0) -> Iterator[str]:
         """The rows from number `first` on, as lines of JSON."""
         for now, event, commands in self.entries(first):
-            row = (now, _named(event), [_named(command) for command in commands])
+            row = (now, as_json(event), [as_json(command) for command in commands])
             yield json.dumps(row, separators=(",", ":"))
 
     def read_line(self, line: str) -> None:
@@ -149,7 +142,7 @@ class Tape:
             return
         if type(row) is not list or len(row) != 3 or type(row[2]) is not list:
             raise ValueError("it must be a time, an event and a list of commands")
-        now, event, commands = row[0], _message(row[1]), [_message(each) for each in row[2]]
+        now, event, commands = row[0], from_json(row[1]), [from_json(each) for each in row[2]]
         if not is_number(now):
             raise ValueError(f"{short(now)} is not a time")
         check_event(event)
@@ -159,42 +152,8 @@ class Tape:
 
 
 _END = {"end": whole(0), "params": either(one_of(None), TEXT)}
-_KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
-_CODES = {kind: code for code, kind in enumerate(_KINDS)}
-_NAMED = {kind.__name__: kind for kind in _KINDS}
-_MERGE = _CODES[Merge]
 _PACK = 64  # rows packed at once
 _PACKING = 2  # marshal's: the later ones look for equal objects, which takes longer than it saves
-
-
-def _unpacked(row: Iterator[Any]) -> Entry:
-    now, kind = next(row), _KINDS[next(row)]
-    event = kind(*islice(row, len(kind._fields)))
-    commands: list[Command] = []
-    for code in row:
-        if code == _MERGE:
-            version, num_workers, count = islice(row, 3)
-            deltas = tuple(Merged(*islice(row, 5)) for _ in range(count))
-            commands.append(Merge(version, deltas, num_workers))
-        else:
-            kind = _KINDS[code]
-            commands.append(kind(*islice(row, len(kind._fields))))
-    return Entry(now, event, commands)
-
-
-def _named(message: Event | Command) -> tuple[Any, ...]:
-    return (type(message).__name__, *message)
-
-
-def _message(row: Sequence[Any]) -> Any:
-    name, *fields = row
-    if name not in _NAMED:
-        raise ValueError(f"there is no event or command {name!r}")
-    if name == "Merge":
-        fields[1] = tuple(Merged(*delta) for delta in fields[1])
-    if name == "StartClock":
-        fields[4] = tuple(fields[4])
-    return _NAMED[name](*fields)
 
 
 class TapeWriter:
@@ -293,9 +252,12 @@ def read_tape(path: str | Path) -> Tape:
     except ValueError as error:
         named = str(path) in str(error)
         raise error if named else ValueError(f"{path} is not a tape: {error}.") from error
-    if tape_format not in (1, FORMAT):
+    if tape_format != FORMAT:
+        older = tape_format in (1, 2)
+        remedy = "record the run again with it" if older else "read it with the one that wrote it"
         raise ValueError(
-            f"{path} is a tape of format {short(tape_format)}; this version reads 1 and {FORMAT}."
+            f"{path} is a tape of format {short(tape_format)}, and this version reads format "
+            f"{FORMAT} alone; {remedy}."
         )
     try:
         check_header(header)
@@ -313,51 +275,40 @@ def read_tape(path: str | Path) -> Tape:
     return tape
 
 
-def schedule(tape: Tape, weight: str | float = "mean") -> np.ndarray:
+def schedule(tape: Tape) -> np.ndarray:
     """One row a settled clock, in the order in which they were merged, dropped or cancelled.
 
     Args:
         tape: of a run.
-        weight: the server's weight: "mean", "sum", "merged" or a number.
 
     Returns:
-        A structured array with columns `worker, clock, start, finish` (seconds), `base_version,
-        merge_version` (-1: dropped or cancelled), `staleness` (versions), `lag` (clocks), `weight`.
+        A structured array with columns `worker, clock, steps` (made; 0: cancelled), `start, finish`
+        (seconds), `base_version, merge_version` (-1: dropped or cancelled), `staleness` (versions),
+        `lag` (clocks), `weight, samples, finite` (whether every number of the delta was).
     """
     rows: list[tuple[Any, ...]] = []
-    started: dict[int, tuple[float, int]] = {}
-    pushed: dict[tuple[int, int], tuple[float, float, int]] = {}
+    running: dict[Token, tuple[float, StartClock]] = {}
+    pushed: dict[Token, tuple[float, float, DeltaReady]] = {}
+
+    def settle(token: Token, version: int, staleness: int, lag: int, weight: float) -> None:
+        start, finish, push = pushed.pop(token)
+        about = push.worker, push.clock, push.steps, start, finish, push.version, version
+        rows.append((*about, staleness, lag, weight, push.samples, push.finite))
+
     for now, event, commands in tape:
-        if isinstance(event, DeltaReady):
-            start, version = started.pop(event.worker)
-            pushed[event.worker, event.clock] = (start, now, version)
+        if isinstance(event, DeltaReady) and not any(type(c) is Fence for c in commands):
+            pushed[event.token] = (running.pop(event.token)[0], now, event)
         for command in commands:
             if isinstance(command, StartClock):
-                started[command.worker] = (now, command.version)
+                running[command.token] = (now, command)
             elif isinstance(command, Cancel):
-                worker, clock, _ = command
-                start, base = started.pop(worker)
-                rows.append((worker, clock, start, now, base, -1, 0, 0, 0.0))
+                start, clock = running.pop(command.token)
+                pushed[command.token] = (start, now, clock.finished(steps=0))
+                settle(command.token, -1, 0, 0, 0.0)
             elif isinstance(command, Merge):
-                each = weight_of(weight, command.num_workers, len(command.deltas))
-                for worker, clock, base, staleness, lag in command.deltas:
-                    start, finish, _ = pushed.pop((worker, clock))
-                    version = command.version
-                    rows.append((worker, clock, start, finish, base, version, staleness, lag, each))
+                for delta in command.deltas:
+                    about = delta.staleness, delta.lag, delta.weight
+                    settle(delta.token, command.version, *about)
             elif isinstance(command, Drop):
-                worker, clock, _ = command
-                start, finish, base = pushed.pop((worker, clock))
-                rows.append((worker, clock, start, finish, base, -1, 0, 0, 0.0))
+                settle(command.token, -1, 0, 0, 0.0)
     return np.array(rows, dtype=SCHEDULE_DTYPE)
-
-
-def weight_of(weight: str | float, num_workers: int, merged: int = 1) -> float:
-    """The factor of one delta.
-
-    Args:
-        weight: "mean" gives 1 / num_workers, "sum" 1, "merged" 1 / merged, a number itself.
-        num_workers: live workers.
-        merged: deltas of the merge.
-    """
-    factors = {"mean": 1.0 / num_workers, "sum": 1.0, "merged": 1.0 / merged}
-    return factors[weight] if weight in factors else float(cast("float", weight))

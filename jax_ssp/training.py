@@ -17,6 +17,7 @@ import optax
 from jax_ssp.arguments import check_each, check_together
 from jax_ssp.compression import Compressor
 from jax_ssp.controller import Controller
+from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
 from jax_ssp.runtimes.crew import Crew, Placement, make_crew, place_of
@@ -27,7 +28,6 @@ from jax_ssp.runtimes.loop import Loop
 from jax_ssp.runtimes.observing import Observers, joined, note
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.runtimes.worker import Adopt
-from jax_ssp.server import Weight
 from jax_ssp.steps import Params, Step
 from jax_ssp.tape import Tape, schedule
 
@@ -42,8 +42,9 @@ class Result:
         params: the last version's parameters; None if nothing was computed.
         tape: the record from which the run can be replayed and its contract checked.
         history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
-            merge_version` (-1: dropped), `staleness, lag, updates` and the clock's metrics. Clocks
-            that were cancelled, or computed nothing, have none; they are in `schedule`.
+            merge_version` (-1: dropped), `staleness, lag, weight, finite, updates` and the clock's
+            metrics. Clocks that were cancelled, or computed nothing, have none; they are in
+            `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
         evaluations: one row an evaluation: `version, updates, time` (seconds) and the metrics.
         status: "done", "target", "stopped", "interrupted" or "diverged"; of a result that an error
@@ -69,7 +70,12 @@ class Result:
     @cached_property
     def schedule(self) -> np.ndarray:
         """One row a settled clock, as a structured array; see `jax_ssp.tape.schedule`."""
-        return schedule(self.tape, self.tape.header["experiment"]["weight"])
+        return schedule(self.tape)
+
+    @property
+    def not_finite(self) -> int:
+        """Clocks whose delta was not finite, whether it was merged, dropped or kept out."""
+        return int((~self.schedule["finite"]).sum())
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -100,6 +106,8 @@ class Result:
             f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "
             f"{stale.max(initial=0)}",
         ]
+        if self.not_finite:
+            lines.append(f"{self.not_finite} clocks gave a delta that is not finite")
         if self.metrics:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             lines.append(f"last evaluation: {shown}")
@@ -176,9 +184,9 @@ def train(
 
     Returns:
         The final parameters, the tape, and what was measured. A run that was interrupted (once; a
-        second Ctrl-C raises) or whose loss is no longer finite ends whole as well: see `status`. A
-        bad clock does not end it if nothing of it gets in: if its delta is not finite, and a
-        transform keeps it out, or if it is 0.
+        second Ctrl-C raises) or has diverged, so that the server's parameters are no longer finite,
+        ends whole as well: see `status`. A clock whose delta is not finite does not end it if a
+        transform of the server keeps that out: it is counted, in `not_finite`.
 
     Raises:
         ValueError: bad input, before any device computes: the message names field, value, remedy.
@@ -218,6 +226,7 @@ def train(
         local_steps=schedule,
         num_clocks=num_clocks,
         max_updates=max_updates,
+        weight=weight,
         grant_ahead=overlap > 0,
     )
     num_workers = runtime.count()

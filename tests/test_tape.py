@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jax_ssp.controller import (
+    Cancel,
     DeltaReady,
     Drop,
+    Fence,
     Merge,
     Merged,
     SetTimer,
@@ -22,25 +24,30 @@ from jax_ssp.controller import (
     StopRequested,
     StopWorker,
     TimerFired,
+    Token,
     WorkerJoined,
     WorkerLost,
 )
-from jax_ssp.tape import FORMAT, Tape, TapeWriter, read_tape, schedule, weight_of, write_tape
+from jax_ssp.tape import FORMAT, Tape, TapeWriter, read_tape, schedule, write_tape
 
 COUNT = st.integers(0, 2**40)
 SECONDS = st.floats(allow_nan=False, allow_infinity=False)
+TOKEN = st.builds(Token, COUNT, COUNT)
+REPORT = (COUNT, COUNT, st.booleans(), st.floats())  # steps, samples, finite, norm
 EVENTS = st.one_of(
     st.builds(WorkerJoined, COUNT),
-    st.builds(DeltaReady, COUNT, COUNT, COUNT),
+    st.builds(DeltaReady, COUNT, COUNT, COUNT, TOKEN, *REPORT),
     st.builds(WorkerLost, COUNT),
     st.builds(TimerFired, SECONDS),
     st.builds(StopRequested, st.text()),
 )
-MERGED = st.builds(Merged, COUNT, COUNT, COUNT, COUNT, COUNT)
+MERGED = st.builds(Merged, COUNT, COUNT, COUNT, COUNT, COUNT, SECONDS, TOKEN)
 COMMANDS = st.one_of(
-    st.builds(StartClock, COUNT, COUNT, COUNT, COUNT, st.lists(COUNT).map(tuple), COUNT),
+    st.builds(StartClock, COUNT, COUNT, COUNT, COUNT, st.lists(COUNT).map(tuple), COUNT, TOKEN),
     st.builds(Merge, COUNT, st.lists(MERGED, max_size=3).map(tuple), COUNT),
-    st.builds(Drop, COUNT, COUNT, st.text()),
+    st.builds(Drop, COUNT, COUNT, st.text(), TOKEN),
+    st.builds(Cancel, COUNT, COUNT, st.text(), TOKEN),
+    st.builds(Fence, COUNT, COUNT, TOKEN),
     st.builds(SetTimer, st.none() | SECONDS),
     st.builds(StopWorker, COUNT),
     st.builds(StartAhead, COUNT, COUNT, COUNT),
@@ -83,7 +90,8 @@ def test_a_file_gives_back_the_tape(tmp_path, rows, complete):
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 150])
 def test_it_can_be_read_from_any_row_on_however_many_are_packed(count):
-    rows = [(float(n), DeltaReady(n, 2 * n, 3), [StopWorker(n)] * (n % 3)) for n in range(count)]
+    events = [DeltaReady(n, 2 * n, 3, Token(0, n)) for n in range(count)]
+    rows = [(float(n), event, [StopWorker(n)] * (n % 3)) for n, event in enumerate(events)]
     tape = tape_of(rows)
     assert len(tape) == count
     for first in range(count + 1):
@@ -135,7 +143,7 @@ def growing(path, rows, flush_every):
 @given(data=st.data(), flush_every=st.integers(1, 80))
 def test_a_file_that_breaks_off_is_read_up_to_its_last_whole_row(tmp_path, data, flush_every):
     path = tmp_path / "tape"
-    rows = [(number / 3, DeltaReady(number, number * 7, 1), []) for number in range(150)]
+    rows = [(n / 3, DeltaReady(n, n * 7, 1, Token(0, n)), []) for n in range(150)]
     tape, flushed = growing(path, rows, flush_every)
     whole = path.read_bytes()
     cut = data.draw(st.integers(flushed[0][0], len(whole) - 1))
@@ -188,10 +196,15 @@ def test_what_does_not_begin_with_a_header_is_refused(tmp_path, header):
         read_tape(tmp_path / "tape")
 
 
-def test_an_unknown_format_is_refused(tmp_path):
-    header = json.dumps({"format": FORMAT + 1, "bound": 3})
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(1, "record the run again"), (2, "record the run again"), (FORMAT + 1, "the one that wrote")],
+)
+def test_another_format_is_refused_by_name(number, remedy, tmp_path):
+    header = json.dumps({"format": number, "bound": 3})
     (tmp_path / "tape").write_bytes(gzip.compress(header.encode() + b"\n"))
-    with pytest.raises(ValueError, match=f"format {FORMAT + 1}; this version reads 1 and {FORMAT}"):
+    message = f"format {number}, and this version reads format {FORMAT} alone; .*{remedy}"
+    with pytest.raises(ValueError, match=message):
         read_tape(tmp_path / "tape")
 
 
@@ -211,42 +224,47 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
 # The schedule, on a run made by hand: worker 1 is slow, and its second delta is dropped.
 
 
-def start(worker, clock, version):
-    return StartClock(worker, clock, 1, version, (), 2)
+def start(worker, clock, version, grant):
+    return StartClock(worker, clock, 4, version, (), 2, Token(0, grant))
 
+
+def merge(version, *deltas):
+    return Merge(version, tuple(Merged(*about, Token(0, grant)) for *about, grant in deltas), 2)
+
+
+FIRST, SLOW, SECOND = start(0, 0, 0, 0), start(1, 0, 0, 1), start(0, 1, 1, 2)
+LAST, LEAVES = start(1, 1, 2, 3), start(2, 1, 2, 4)
 
 BY_HAND = [
-    (0.0, WorkerJoined(0), [start(0, 0, 0)]),
-    (0.5, WorkerJoined(1), [start(1, 0, 0)]),
-    (1.0, DeltaReady(0, 0, 0), [Merge(1, (Merged(0, 0, 0, 0, 1),), 2), start(0, 1, 1)]),
-    (2.5, DeltaReady(0, 1, 1), []),
+    (0.0, WorkerJoined(0), [FIRST]),
+    (0.5, WorkerJoined(1), [SLOW]),
+    (1.0, FIRST.finished(samples=32), [merge(1, (0, 0, 0, 0, 1, 0.5, 0)), SECOND]),
+    (2.0, FIRST.finished(samples=32), [Fence(0, 0, Token(0, 0))]),
+    (2.5, SECOND.finished(steps=3, samples=20), []),
     (
         4.0,
-        DeltaReady(1, 0, 0),
-        [Merge(2, (Merged(0, 1, 1, 0, 1), Merged(1, 0, 0, 1, 0)), 2), start(1, 1, 2)],
+        SLOW.finished(finite=False),
+        [merge(2, (0, 1, 1, 0, 1, 0.25, 2), (1, 0, 0, 1, 0, 0.75, 1)), LAST],
     ),
-    (5.0, WorkerJoined(2), [start(2, 1, 2)]),
+    (5.0, WorkerJoined(2), [LEAVES]),
     (6.0, WorkerLost(2), []),
-    (7.0, DeltaReady(1, 1, 2), [Drop(1, 1, "too late")]),
+    (6.5, LEAVES.finished(), [Fence(2, 1, Token(0, 4))]),
+    (7.0, LAST.finished(), [Drop(1, 1, "too late", Token(0, 3)), start(1, 2, 2, 5)]),
+    (8.0, WorkerJoined(3), [Cancel(1, 2, "enough", Token(0, 5))]),
 ]
 
 
 def test_the_schedule_has_a_row_a_settled_clock():
     table = schedule(tape_of(BY_HAND))
-    columns = "worker, clock, start, finish, base_version, merge_version, staleness, lag, weight"
-    assert ", ".join(table.dtype.names) == columns
+    columns = "worker, clock, steps, start, finish, base_version, merge_version, staleness, lag"
+    assert ", ".join(table.dtype.names) == f"{columns}, weight, samples, finite"
     assert table.tolist() == [
-        (0, 0, 0.0, 1.0, 0, 1, 0, 1, 0.5),
-        (0, 1, 1.0, 2.5, 1, 2, 0, 1, 0.5),
-        (1, 0, 0.5, 4.0, 0, 2, 1, 0, 0.5),
-        (1, 1, 4.0, 7.0, 2, -1, 0, 0, 0.0),
+        (0, 0, 4, 0.0, 1.0, 0, 1, 0, 1, 0.5, 32, True),
+        (0, 1, 3, 1.0, 2.5, 1, 2, 0, 1, 0.25, 20, True),
+        (1, 0, 4, 0.5, 4.0, 0, 2, 1, 0, 0.75, 0, False),
+        (1, 1, 4, 4.0, 7.0, 2, -1, 0, 0, 0.0, 0, True),
+        (1, 2, 0, 7.0, 8.0, 2, -1, 0, 0, 0.0, 0, True),
     ]
-
-
-@pytest.mark.parametrize(("weight", "each"), [("mean", 0.5), ("sum", 1.0), (0.3, 0.3), (2, 2.0)])
-def test_the_schedule_gives_each_delta_its_weight(weight, each):
-    assert schedule(tape_of(BY_HAND), weight)["weight"].tolist() == [each, each, each, 0.0]
-    assert weight_of(weight, 2) == each
 
 
 def test_the_schedule_of_an_empty_tape_is_an_empty_table():
@@ -374,7 +392,7 @@ def fits(name, kept, value):
         return finite or (name == "DeltaReady" and isinstance(value, float)) or value == kept
     if isinstance(kept, list) and value == [0]:
         return name == "StartClock"
-    return type(value) is type(kept) and (isinstance(value, str) or value == kept)
+    return type(value) is type(kept) and (isinstance(value, str | bool) or value == kept)
 
 
 def test_no_field_of_any_message_takes_what_it_cannot_be():

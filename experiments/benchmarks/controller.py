@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.benchmarks.common import arguments, report
-from jax_ssp.controller import Controller, DeltaReady, StartClock, WorkerJoined
+from jax_ssp.controller import Controller, StartClock, WorkerJoined
 from jax_ssp.controller.events import Event
 from jax_ssp.policies import SSP
 from jax_ssp.tape import Tape
@@ -68,7 +68,7 @@ def _events(workers: int, count: int) -> tuple[list[Event], list[Event]]:
         at = rng.randrange(len(running))
         running[at], running[-1] = running[-1], running[at]
         start = running.pop()
-        deltas.append(DeltaReady(start.worker, start.clock, start.version))
+        deltas.append(start.finished())
         handle(deltas[-1])
     return joins, deltas
 

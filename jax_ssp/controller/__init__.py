@@ -3,6 +3,7 @@
 from jax_ssp.controller.commands import (
     Cancel,
     Drop,
+    Fence,
     Merge,
     Merged,
     SetTimer,
@@ -17,6 +18,7 @@ from jax_ssp.controller.events import (
     DeltaReady,
     StopRequested,
     TimerFired,
+    Token,
     WorkerJoined,
     WorkerLost,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "Controller",
     "DeltaReady",
     "Drop",
+    "Fence",
     "Merge",
     "Merged",
     "Phase",
@@ -39,6 +42,7 @@ __all__ = [
     "StopRequested",
     "StopWorker",
     "TimerFired",
+    "Token",
     "WorkerJoined",
     "WorkerLost",
     "check_contract",

@@ -1,8 +1,10 @@
-"""What the controller tells a runtime to do: seven commands, to be carried out in order."""
+"""What the controller tells a runtime to do: eight commands, to be carried out in order."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
+
+from jax_ssp.controller.events import DeltaReady, Token
 
 
 class StartClock(NamedTuple):
@@ -18,6 +20,7 @@ class StartClock(NamedTuple):
             them to the snapshot, each with the weight 1 / num_workers (or whatever the server's
             weight is), so that it reads its own writes.
         num_workers: live workers now.
+        token: what the push of this clock is to quote.
     """
 
     worker: int
@@ -26,6 +29,34 @@ class StartClock(NamedTuple):
     version: int
     pending: tuple[int, ...]
     num_workers: int
+    token: Token
+
+    def finished(
+        self,
+        *,
+        version: int | None = None,
+        steps: int | None = None,
+        samples: int = 0,
+        finite: bool = True,
+        norm: float = 0.0,
+    ) -> DeltaReady:
+        """The event that this clock is finished.
+
+        Args:
+            version: that was read; by default the one granted.
+            steps: that were made; by default all.
+            samples, finite, norm: see `DeltaReady`.
+        """
+        return DeltaReady(
+            self.worker,
+            self.clock,
+            self.version if version is None else version,
+            self.token,
+            self.local_steps if steps is None else steps,
+            samples,
+            finite,
+            norm,
+        )
 
 
 class StartAhead(NamedTuple):
@@ -56,6 +87,8 @@ class Merged(NamedTuple):
         staleness: server version at the merge minus `base` (versions).
         lag: the worker's clock minus the smallest clock of any live worker (clocks); 0 for the
             delta of a worker that is gone.
+        weight: the factor of the delta in the merge (see `jax_ssp.controller.weight`).
+        token: that its push quoted.
     """
 
     worker: int
@@ -63,6 +96,8 @@ class Merged(NamedTuple):
     base: int
     staleness: int
     lag: int
+    weight: float
+    token: Token
 
 
 class Merge(NamedTuple):
@@ -86,6 +121,7 @@ class Drop(NamedTuple):
     worker: int
     clock: int
     reason: str
+    token: Token
 
 
 class Cancel(NamedTuple):
@@ -98,6 +134,19 @@ class Cancel(NamedTuple):
     worker: int
     clock: int
     reason: str
+    token: Token
+
+
+class Fence(NamedTuple):
+    """A push was late, and is forgotten: its token is not the one that its worker runs under.
+
+    The worker was lost meanwhile, or the clock cancelled; or the push came before. Nothing else
+    follows from it.
+    """
+
+    worker: int
+    clock: int
+    token: Token
 
 
 class SetTimer(NamedTuple):
@@ -112,13 +161,14 @@ class StopWorker(NamedTuple):
     worker: int
 
 
-Command: TypeAlias = StartClock | StartAhead | Merge | Drop | Cancel | SetTimer | StopWorker
+Command: TypeAlias = StartClock | StartAhead | Merge | Drop | Cancel | Fence | SetTimer | StopWorker
 COMMANDS: tuple[type[Command], ...] = (
     StartClock,
     StartAhead,
     Merge,
     Drop,
     Cancel,
+    Fence,
     SetTimer,
     StopWorker,
 )

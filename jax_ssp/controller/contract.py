@@ -11,15 +11,16 @@ The clauses (bound s; a delta computed in clock c is stamped c):
 3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones; or, where
    the policy says so, none of those that the version lacks.
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
-   and is merged with the staleness and the lag that it has. A clock may be cancelled, with a
-   reason, while it runs and no delta of its worker waits; nothing is pushed of it.
+   and is merged with the staleness, the lag and the weight that it has. A clock may be cancelled,
+   with a reason, while it runs and no delta of its worker waits; nothing is pushed of it. A push
+   whose token is not the one that its worker runs under is late: it is fenced, and that is all.
 5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
    ahead is started once its worker's delta is there; only a loss or the run's end voids a grant.
 
 Nothing here is taken from the controller: minima come from heaps with lazy deletion (the controller
 counts), membership of a delta in a version from the log of merges (the controller keeps counters).
 What is checked of bounds is what the run's policy declares in the tape's header: `bound` (clocks),
-`max_staleness` (versions), `reads_own`.
+`max_staleness` (versions), `reads_own`; and the run's `weight`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from jax_ssp.controller.commands import (
     Cancel,
     Command,
     Drop,
+    Fence,
     Merge,
     SetTimer,
     StartAhead,
@@ -45,9 +47,11 @@ from jax_ssp.controller.events import (
     Event,
     StopRequested,
     TimerFired,
+    Token,
     WorkerJoined,
     WorkerLost,
 )
+from jax_ssp.controller.weight import Weight, weight_of
 
 
 class TapeLike(Protocol):
@@ -75,6 +79,7 @@ class ContractReport:
         staleness_bound: the largest staleness allowed (versions); None where the policy has none.
         merged, dropped: deltas.
         cancelled: clocks.
+        late: pushes that were fenced.
         in_flight: deltas pushed but neither merged nor dropped when the tape breaks off; 0 in a
             complete tape.
         versions: merges.
@@ -92,6 +97,7 @@ class ContractReport:
     merged: int
     dropped: int
     cancelled: int
+    late: int
     in_flight: int
     versions: int
     complete: bool
@@ -101,13 +107,14 @@ class ContractReport:
         ahead = f", {self.ahead} clocks granted ahead" if self.ahead else ""
         allowed = "" if self.staleness_bound is None else f" (allowed: {self.staleness_bound})"
         cancelled = f", {self.cancelled} clocks cancelled" if self.cancelled else ""
+        late = f", {self.late} pushes were late" if self.late else ""
         tape = "complete" if self.complete else f"breaks off, {self.in_flight} deltas in flight"
         return (
             f"contract kept: {self.reads} reads checked, bound {bound}{ahead}\n"
             f"lag:       at most {self.max_start_lag} at a start, {self.max_lag} at any moment\n"
             f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}{allowed}\n"
             f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped"
-            f"{cancelled}\n"
+            f"{cancelled}{late}\n"
             f"tape:      {tape}"
         )
 
@@ -131,7 +138,12 @@ def check_contract(tape: TapeLike) -> ContractReport:
         20
     """
     header = tape.header
-    checker = _Checker(header["bound"], header.get("max_staleness"), header.get("reads_own", True))
+    checker = _Checker(
+        header["bound"],
+        header.get("max_staleness"),
+        header.get("reads_own", True),
+        header.get("experiment", {}).get("weight", "mean"),
+    )
     for now, event, commands in tape:
         checker.entry(now, event, commands)
     return checker.report(tape.complete)
@@ -168,10 +180,14 @@ class _Stay:
 
 
 class _Checker:
-    def __init__(self, bound: int | None, staleness_bound: int | None, reads_own: bool) -> None:
+    def __init__(
+        self, bound: int | None, staleness_bound: int | None, reads_own: bool, weight: Weight
+    ) -> None:
         self.bound = bound
         self.staleness_bound = staleness_bound
         self.reads_own = reads_own
+        self.weight: Weight = weight
+        self.grants = 0  # tokens issued
         self.now = float("-inf")
         self.stays: dict[int, _Stay] = {}
         self.finished = _Smallest()
@@ -180,13 +196,14 @@ class _Checker:
         self.floor = 0
         self.version = 0
         self.coverage = [0]  # of each version, when last seen as the newest
-        self.pushed: dict[tuple[int, int], tuple[int, _Stay]] = {}  # not settled: base, stay
+        # Not settled, by (worker, clock): base, stay and token.
+        self.pushed: dict[tuple[int, int], tuple[int, _Stay, Token]] = {}
         self.running = 0
         self.unfinished = 0
         self.timer: float | None = None
         self.ending = False
         self.reads = self.ahead = self.merged = self.dropped = self.total_staleness = 0
-        self.cancelled = 0
+        self.cancelled = self.late = 0
         self.max_start_lag = self.max_lag = self.max_staleness = 0
 
     def entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
@@ -197,6 +214,9 @@ class _Checker:
             case WorkerJoined(worker):
                 self._joined(worker)
             case DeltaReady():
+                if self._is_late(event):
+                    self._fenced(event, commands)
+                    return
                 self._pushed(event)
             case WorkerLost(worker):
                 self._lost(worker)
@@ -219,6 +239,8 @@ class _Checker:
                     self._drop(command)
                 case Cancel():
                     self._cancel(command)
+                case Fence():
+                    raise self._violation(4, f"{command}, but {event} is not late")
                 case SetTimer(at):
                     self.timer = at
                 case StopWorker(worker):
@@ -250,6 +272,7 @@ class _Checker:
             merged=self.merged,
             dropped=self.dropped,
             cancelled=self.cancelled,
+            late=self.late,
             in_flight=len(self.pushed),
             versions=self.version,
             complete=complete,
@@ -274,17 +297,33 @@ class _Checker:
         self.left[worker] = self.finished.of.pop(worker)
         del self.settled.of[worker]
 
+    def _is_late(self, event: DeltaReady) -> bool:
+        stay = self.stays.get(event.worker)
+        return stay is None or stay.running is None or stay.running.token != event.token
+
+    def _fenced(self, event: DeltaReady, commands: Sequence[Command]) -> None:
+        """A late push, of which nothing may follow."""
+        term, grant = event.token
+        if term != 0 or not 0 <= grant < self.grants:
+            raise self._violation(4, f"{event}, but that clock was not started")
+        if list(commands) != [Fence(event.worker, event.clock, event.token)]:
+            raise self._violation(4, f"{event} is late, but not fenced: {commands}")
+        self.late += 1
+
     def _pushed(self, event: DeltaReady) -> None:
-        worker, clock, version, _ = event
-        stay = self.stays.get(worker)
-        start = stay and stay.running
-        if stay is None or start is None or start.clock != clock:
+        worker, clock, version = event.worker, event.clock, event.version
+        stay = self.stays[worker]
+        start = stay.running
+        assert start is not None
+        if start.clock != clock:
             raise self._violation(4, f"{event}, but that clock was not started")
         if version != start.version:
             raise self._violation(2, f"{event}, but it was granted {start.version}")
+        if not 1 <= event.steps <= start.local_steps or event.samples < 0:
+            raise self._violation(4, f"{event}, but it was to make {start.local_steps} steps")
         stay.running = None
         self.running -= 1
-        self.pushed[worker, clock] = (version, stay)
+        self.pushed[worker, clock] = (version, stay, event.token)
         stay.log.append((clock, None))
         self.finished.put(worker, clock + 1)
         self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())
@@ -314,6 +353,9 @@ class _Checker:
             raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
         if version not in (self.version, stay.held):
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
+        if start.token != Token(0, self.grants):
+            raise self._violation(4, f"{start}, but the token is number {self.grants} of term 0")
+        self.grants += 1
         stay.held = version
         stay.running = start
         stay.ahead = None
@@ -363,27 +405,25 @@ class _Checker:
             raise self._violation(4, f"{merge} after {self.version}")
         if not merge.deltas:
             raise self._violation(4, f"{merge} of nothing")
-        lost: set[int] = set()  # stays, by identity
-        for delta in merge.deltas:
-            base, stay = self._settle(delta.worker, delta.clock, merge, merge.version)
+        settled = [self._settle(*delta[:2], delta.token, merge) for delta in merge.deltas]
+        lost = {id(stay) for worker, _, stay in settled if self.stays.get(worker) is not stay}
+        workers = len(self.stays) + len(lost)
+        if merge.num_workers != workers:
+            raise self._violation(4, f"{merge}: there are {workers} workers")
+        weight = weight_of(self.weight, workers, len(settled))
+        for delta, (worker, base, stay) in zip(merge.deltas, settled, strict=True):
             staleness = self.version - base
-            lag = 0
-            if self.stays.get(delta.worker) is stay:
-                lag = self.finished.of[delta.worker] - self._min_clock()
-            else:
-                lost.add(id(stay))
-            told = (delta.base, delta.staleness, delta.lag)
-            found = (base, staleness, lag)
+            here = self.stays.get(worker) is stay
+            lag = self.finished.of[worker] - self._min_clock() if here else 0
+            told = (delta.base, delta.staleness, delta.lag, delta.weight)
+            found = (base, staleness, lag, weight)
             if told != found:
-                raise self._violation(4, f"{delta}: base, staleness, lag are {found}")
+                raise self._violation(4, f"{delta}: base, staleness, lag, weight are {found}")
             if self.staleness_bound is not None and staleness > self.staleness_bound:
                 raise self._violation(2, f"{delta}: allowed are {self.staleness_bound}")
             self.merged += 1
             self.total_staleness += staleness
             self.max_staleness = max(self.max_staleness, staleness)
-        workers = len(self.stays) + len(lost)
-        if merge.num_workers != workers:
-            raise self._violation(4, f"{merge}: there are {workers} workers")
         self.version += 1
         self.coverage.append(0)
         self._see_coverage()
@@ -391,14 +431,16 @@ class _Checker:
     def _drop(self, drop: Drop) -> None:
         if not drop.reason:
             raise self._violation(4, f"{drop} has no reason")
-        self._settle(drop.worker, drop.clock, drop, None)
+        self._settle(drop.worker, drop.clock, drop.token, drop)
         self._see_coverage()
         self.dropped += 1
 
     def _cancel(self, cancel: Cancel) -> None:
-        worker, clock, reason = cancel
+        worker, clock, reason, token = cancel
         stay = self.stays.get(worker)
-        if stay is None or stay.running is None or stay.running.clock != clock or stay.ahead:
+        running = stay and stay.running
+        told = (clock, token)
+        if stay is None or running is None or told != (running.clock, running.token) or stay.ahead:
             raise self._violation(4, f"{cancel}, but the worker does not run that clock alone")
         if not reason:
             raise self._violation(4, f"{cancel} has no reason")
@@ -414,13 +456,13 @@ class _Checker:
         self.cancelled += 1
 
     def _settle(
-        self, worker: int, clock: int, command: Command, version: int | None
-    ) -> tuple[int, _Stay]:
-        """Take a delta off the list of those under way; gives its base and its worker's stay."""
+        self, worker: int, clock: int, token: Token, command: Merge | Drop
+    ) -> tuple[int, int, _Stay]:
+        """Take a delta off the list of those under way; gives its worker, its base and the stay."""
         found = self.pushed.pop((worker, clock), None)
-        if found is None:
+        if found is None or found[2] != token:
             raise self._violation(4, f"{command}: ({worker}, {clock}) is not under way")
-        base, stay = found
+        base, stay, _ = found
         if self.stays.get(worker) is stay:
             log = stay.log
             at = len(log) - 1
@@ -428,12 +470,12 @@ class _Checker:
                 at -= 1
             if at > 0 and log[at - 1][1] is None:
                 raise self._violation(4, f"{command}: ({worker}, {clock}) overtakes its own")
-            if version is None:
-                del log[at]
+            if isinstance(command, Merge):
+                log[at] = (clock, command.version)
             else:
-                log[at] = (clock, version)
+                del log[at]
             self.settled.put(worker, clock + 1)
-        return base, stay
+        return worker, base, stay
 
     def _see_coverage(self) -> None:
         if self.stays:

@@ -8,7 +8,8 @@ The rules, in order, for every event:
 
 1. *Take it in.* A worker that joins enters at the smallest clock of the live workers (one that was
    here before enters no lower than where it left). A ready delta advances its worker's clock and
-   is buffered. A lost worker stops counting at once; what it pushed stays in the buffer.
+   is buffered. A lost worker stops counting at once; what it pushed stays in the buffer. A delta
+   whose token is not the one that its worker runs under is late: it is fenced, and that is all.
 2. *Settle.* The policy is asked what to do with the buffer until it wants nothing more. A merge
    makes one version of one or more deltas. The deltas of a worker are settled (merged or dropped)
    in the order of their stamps; `coverage` is the smallest count of settled deltas of any live
@@ -47,6 +48,7 @@ from jax_ssp.controller.commands import (
     Cancel,
     Command,
     Drop,
+    Fence,
     Merge,
     Merged,
     SetTimer,
@@ -60,10 +62,12 @@ from jax_ssp.controller.events import (
     Event,
     StopRequested,
     TimerFired,
+    Token,
     WorkerJoined,
     WorkerLost,
 )
 from jax_ssp.controller.waiting import WaitingRoom
+from jax_ssp.controller.weight import Weight, check_weight, weight_of
 from jax_ssp.policies.base import Decision, Delta, Policy, Wait, in_order, merges_on_arrival
 from jax_ssp.policies.local_steps import Fixed, LocalSteps, as_schedule
 
@@ -97,6 +101,7 @@ class _Worker:
         "phase",
         "started",
         "steps",
+        "token",
         "unread",
         "version",
     )
@@ -112,6 +117,7 @@ class _Worker:
         self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
         self.started = 0.0  # when it started the clock that it runs, or ran last
         self.steps = 0  # the local steps of that
+        self.token: Token | None = None  # of that, while it runs
 
 
 class Controller:
@@ -123,19 +129,24 @@ class Controller:
         num_clocks: clocks every worker finishes; None for no end by clocks.
         max_updates: the run ends with the merge that brings the merged deltas to this many; a
             barrier is never split, so a policy that merges several at once may go past it.
+        weight: of a delta in a merge: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the
+            merge), or a number.
         grant_ahead: whether running workers are asked ahead for their next clock (`StartAhead`);
             a policy that cancels clocks is never asked ahead.
 
     Raises:
-        ValueError: if `local_steps`, `num_clocks` or `max_updates` is less than 1.
+        ValueError: if `local_steps`, `num_clocks` or `max_updates` is less than 1, or `weight` is
+            none of these.
 
     Example:
         >>> from jax_ssp.policies import SSP
         >>> controller = Controller(SSP(bound=1), num_clocks=2)
-        >>> controller.handle(WorkerJoined(0), now=0.0)
-        [StartClock(worker=0, clock=0, local_steps=1, version=0, pending=(), num_workers=1)]
-        >>> controller.handle(DeltaReady(0, clock=0, version=0), now=1.0)[0].deltas
-        (Merged(worker=0, clock=0, base=0, staleness=0, lag=0),)
+        >>> (start,) = controller.handle(WorkerJoined(0), now=0.0)
+        >>> start.worker, start.clock, start.version, start.token
+        (0, 0, 0, Token(term=0, grant=0))
+        >>> merge, start = controller.handle(start.finished(), now=1.0)
+        >>> merge.deltas[0]._asdict() | {"token": None}
+        {'worker': 0, 'clock': 0, 'base': 0, 'staleness': 0, 'lag': 0, 'weight': 1.0, 'token': None}
     """
 
     def __init__(
@@ -145,6 +156,7 @@ class Controller:
         local_steps: int | LocalSteps = 1,
         num_clocks: int | None = None,
         max_updates: int | None = None,
+        weight: Weight = "mean",
         grant_ahead: bool = False,
     ) -> None:
         instance("Controller(policy=...)", policy, Policy, "a Policy such as `SSP(bound=3)`")
@@ -157,6 +169,10 @@ class Controller:
         self.version = 0
         self.updates = 0
         self.ended: str | None = None  # why nobody starts any more
+        self.term = 0  # no run is resumed yet
+        self._grants = 0  # given so far
+        self._weight: Weight = check_weight(weight)
+        self._alone = 1.0  # the weight of a delta that is merged alone
         self._full = False  # whether that is because of max_updates
         self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
         self._max_updates = max_updates
@@ -177,7 +193,7 @@ class Controller:
         # Merged on arrival, what is finished is settled: one vector is both, kept at half the cost.
         self._settled = self._clocks if self._on_arrival else ClockVector()
         self._left_at: dict[int, int] = {}  # clocks of workers that are gone
-        self._buffer: dict[Delta, _Worker] = {}
+        self._buffer: dict[Delta, tuple[_Worker, Token]] = {}
         self.buffered: Collection[Delta] = self._buffer.keys()
         self._running = 0
         self._timer: float | None = None
@@ -256,6 +272,8 @@ class Controller:
         cancelled: Sequence[_Worker] = ()
         if type(event) is DeltaReady:
             asking = self._delta_ready(event, now, commands)
+            if asking is None:
+                return commands
         else:
             asking = self._take_in(event)
             self.now = now
@@ -283,6 +301,7 @@ class Controller:
                 self._clocks.join(at)
                 if not self._on_arrival:
                     self._settled.join(at)
+                self._alone = weight_of(self._weight, len(self._workers))
                 return record
             case WorkerLost(worker):
                 record = self._workers.pop(worker, None)
@@ -294,6 +313,7 @@ class Controller:
                 if not self._on_arrival:
                     self._settled.leave(record.clock - record.buffered)
                 self._waiting.leave(worker)
+                self._alone = weight_of(self._weight, max(1, len(self._workers)))
             case TimerFired(at):
                 if at != self._timer:
                     raise self._illegal(event, f"the timer is set to {self._timer}")
@@ -304,11 +324,23 @@ class Controller:
                 raise TypeError(f"not an event: {event!r}")
         return None
 
-    def _delta_ready(self, event: DeltaReady, now: float, commands: list[Command]) -> _Worker:
-        worker, clock, base, norm = event
+    def _is_issued(self, token: Any) -> bool:
+        if not isinstance(token, Token):
+            return False
+        return 0 <= token.term <= self.term and 0 <= token.grant < self._grants
+
+    def _delta_ready(
+        self, event: DeltaReady, now: float, commands: list[Command]
+    ) -> _Worker | None:
+        """Take a delta in; gives its worker, or None if the delta is late."""
+        worker, clock, base, token, _, _, _, norm = event
         record = self._workers.get(worker)
-        if record is None or record.phase is not _RUNNING:
-            raise self._illegal(event, "it is not running a clock")
+        if record is None or token != record.token:
+            if not self._is_issued(token):
+                raise self._illegal(event, "its token was never issued")
+            self.now = now
+            commands.append(Fence(worker, clock, token))
+            return None
         if clock != record.clock:
             raise self._illegal(event, "it is running another clock")
         if base != record.version:
@@ -316,6 +348,7 @@ class Controller:
         if self._grant_ahead:
             self._waiting.leave(worker)
         self.now = now
+        record.token = None
         record.phase = _WAITING
         record.clock = clock + 1
         if self._reads_own:
@@ -327,11 +360,11 @@ class Controller:
         if self._on_arrival and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             lag = clock + 1 - self._clocks.min
-            merged = _new(Merged, (worker, clock, base, self.version - base, lag))
-            commands.append(self._new_version((merged,), len(self._workers)))
+            about = (worker, clock, base, self.version - base, lag, self._alone, token)
+            commands.append(self._new_version((_new(Merged, about),), len(self._workers)))
         else:
             record.buffered += 1
-            self._buffer[Delta(worker, clock, base)] = record
+            self._buffer[Delta(worker, clock, base)] = record, token
         return record
 
     # 2. Settle.
@@ -376,18 +409,19 @@ class Controller:
             )
 
     def _merge(self, deltas: Sequence[Delta], commands: list[Command]) -> None:
+        owners = [self._take_out(delta) for delta in deltas]
+        lost = {owner for owner, _ in owners if not self._is_live(owner)}
+        num_workers = len(self._workers) + len(lost)
+        weight = weight_of(self._weight, num_workers, len(deltas))
         merged: list[Merged] = []
-        lost: set[_Worker] = set()
-        for delta in deltas:
-            owner = self._take_out(delta)
-            worker, clock, base = delta
-            lag = 0
-            if self._workers.get(worker) is owner:
-                lag = owner.clock - self._clocks.min
-            else:
-                lost.add(owner)
-            merged.append(_new(Merged, (worker, clock, base, self.version - base, lag)))
-        commands.append(self._new_version(tuple(merged), len(self._workers) + len(lost)))
+        for (worker, clock, base), (owner, token) in zip(deltas, owners, strict=True):
+            lag = owner.clock - self._clocks.min if self._is_live(owner) else 0
+            about = (worker, clock, base, self.version - base, lag, weight, token)
+            merged.append(_new(Merged, about))
+        commands.append(self._new_version(tuple(merged), num_workers))
+
+    def _is_live(self, record: _Worker) -> bool:
+        return self._workers.get(record.id) is record
 
     def _new_version(self, merged: tuple[Merged, ...], num_workers: int) -> Merge:
         self.version += 1
@@ -402,9 +436,9 @@ class Controller:
         for delta in deltas:
             if not reason:
                 raise PolicyError(f"{self.policy} drops {delta} without a reason.")
-            owner = self._take_out(delta)
+            owner, token = self._take_out(delta)
             owner.unread = tuple(stamp for stamp in owner.unread if stamp != delta.clock)
-            commands.append(Drop(delta.worker, delta.clock, reason))
+            commands.append(Drop(delta.worker, delta.clock, reason, token))
 
     def _cancel(self, worker: int, reason: str, commands: list[Command]) -> _Worker:
         """End a running clock with nothing pushed."""
@@ -415,7 +449,9 @@ class Controller:
             raise PolicyError(f"{self.policy} cancels worker {worker}, whose deltas wait still.")
         if not reason or not self.policy.cancels:
             raise PolicyError(f"{self.policy} cancels worker {worker} unannounced, or for nothing.")
-        clock = record.clock
+        clock, token = record.clock, record.token
+        assert token is not None, "who runs has a token"
+        record.token = None
         record.phase = _WAITING
         record.clock = clock + 1
         record.version = record.held_coverage = -1  # so that it adopts anew
@@ -423,21 +459,22 @@ class Controller:
         self._clocks.advance(clock)
         if not self._on_arrival:
             self._settled.advance(clock)
-        commands.append(Cancel(worker, clock, reason))
+        commands.append(Cancel(worker, clock, reason, token))
         return record
 
-    def _take_out(self, delta: Delta) -> _Worker:
-        """Take a delta out of the buffer; gives the worker that pushed it, live or lost."""
-        owner = self._buffer.pop(delta, None)
-        if owner is None:
+    def _take_out(self, delta: Delta) -> tuple[_Worker, Token]:
+        """Take a delta out of the buffer; gives who pushed it, live or lost, and its token."""
+        found = self._buffer.pop(delta, None)
+        if found is None:
             raise PolicyError(f"{self.policy} settles {delta}, which is not buffered.")
-        if self._workers.get(delta.worker) is owner:
+        owner, _ = found
+        if self._is_live(owner):
             if delta.clock != owner.clock - owner.buffered:
                 raise PolicyError(f"{self.policy} settles {delta} before an earlier one.")
             owner.buffered -= 1
             if not self._on_arrival:
                 self._settled.advance(delta.clock)
-        return owner
+        return found
 
     # 3. Release.
 
@@ -493,7 +530,9 @@ class Controller:
         record.ahead = 0
         record.phase = _RUNNING
         self._running += 1
-        start = (worker, clock, steps, record.version, record.unread, len(self._workers))
+        record.token = token = _new(Token, (self.term, self._grants))
+        self._grants += 1
+        start = (worker, clock, steps, record.version, record.unread, len(self._workers), token)
         commands.append(_new(StartClock, start))
 
     def _steps(self, record: _Worker) -> int:

@@ -1,12 +1,26 @@
-"""What a runtime tells the controller: five events, plain integers and strings.
+"""What a runtime tells the controller: five events of plain integers, floats and strings.
 
 An event says what has happened; it never carries an array. The payload of a delta stays with the
-runtime, keyed by (worker, clock).
+runtime, keyed by the delta's token.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
+
+
+class Token(NamedTuple):
+    """Names one `StartClock` of a run; the push of that clock quotes it.
+
+    Worker and clock alone do not: a worker that is lost and comes back starts the same clock again.
+
+    Attributes:
+        term: how often the run has been resumed.
+        grant: the number of the `StartClock`, counted from 0 over the whole run.
+    """
+
+    term: int
+    grant: int
 
 
 class WorkerJoined(NamedTuple):
@@ -18,16 +32,27 @@ class WorkerJoined(NamedTuple):
 class DeltaReady(NamedTuple):
     """A worker has finished a clock; its delta is computed and buffered.
 
+    One whose token is not that of the clock which its worker runs is *late*: it is answered with a
+    `Fence`, and changes nothing. `StartClock.finished` makes the one that answers a start.
+
     Attributes:
         worker: who.
         clock: the clock just finished; the delta is stamped with it.
         version: the version the worker really read, as it reports it itself: the delta's base.
+        token: of the `StartClock` that the clock was computed under.
+        steps: local steps that it made.
+        samples: examples in its batches; 0 where nothing was computed.
+        finite: whether every number of the delta is finite, as computed, before compression.
         norm: the delta's l2 norm, where the policy asks for it (`Policy.needs_norms`); else 0.
     """
 
     worker: int
     clock: int
     version: int
+    token: Token
+    steps: int = 1
+    samples: int = 0
+    finite: bool = True
     norm: float = 0.0
 
 

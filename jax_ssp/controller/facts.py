@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from jax_ssp.controller.controller import Controller
+from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES, Fixed, LocalSteps, Policy
 from jax_ssp.records import (
     NUMBER,
@@ -122,7 +123,7 @@ class Facts:
     num_clocks: int | None = None
     max_updates: int | None = None
     local_steps: int | None = None
-    weight: str | float | None = None
+    weight: Weight | None = None
     overlap: int | None = None
 
     @property
@@ -147,6 +148,7 @@ class Facts:
             local_steps=self.schedule,
             num_clocks=self.num_clocks,
             max_updates=self.max_updates,
+            weight="mean" if self.weight is None else self.weight,
             grant_ahead=self.overlap > 0,
         )
 

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jax_ssp.controller.commands import Command, StartAhead, StartClock
-from jax_ssp.controller.events import Event
+from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
+from jax_ssp.controller.events import DeltaReady, Event
 
 if TYPE_CHECKING:
     import jax
@@ -36,6 +36,9 @@ class Push(NamedTuple):
         version: the version the worker holds, which is what the delta is measured from.
         payload: the delta as it travels, one message on each of the server's devices.
         metrics: the clock's metrics as host floats.
+        steps: local steps that were made.
+        samples: examples in their batches.
+        finite: whether every number of the delta is finite, before it is compressed.
         norm: the delta's l2 norm, if the policy needs it; else 0.
         base: what the delta is measured from, in pieces as the server's devices have it, if a
             transform asks for it.
@@ -44,8 +47,21 @@ class Push(NamedTuple):
     version: int
     payload: list[Any]
     metrics: Mapping[str, float]
+    steps: int
+    samples: int
+    finite: bool = True
     norm: float = 0.0
     base: list[Any] | None = None
+
+    def event(self, start: StartClock) -> DeltaReady:
+        """What is reported with it."""
+        return start.finished(
+            version=self.version,
+            steps=self.steps,
+            samples=self.samples,
+            finite=self.finite,
+            norm=self.norm,
+        )
 
 
 class Message(NamedTuple):
@@ -101,6 +117,8 @@ class Observer:
     def on_clock(self, row: Mapping[str, Any]) -> None:
         """A delta was merged; or dropped, or its clock cancelled (then `merge_version` is -1).
 
+        See `Result.history` for what is in the row.
+
         With the clock's metrics, but of a cancelled one there are none.
         """
 
@@ -132,16 +150,12 @@ class World(ABC):
     def go_ahead(self, grant: StartAhead) -> None:
         """Let a worker go on with this clock once the one it runs is finished."""
 
-    def cancel(self, worker: int, clock: int) -> None:
+    def cancel(self, cancel: Cancel) -> None:
         """End a clock that runs, with nothing pushed."""
         raise NotImplementedError
 
     def outdated(self, event: Event) -> bool:
-        """Whether an event that is reported just now has been overtaken, and never happened.
-
-        With threads it may be the delta of a clock that was cancelled meanwhile, or a timer that
-        was set anew.
-        """
+        """Whether a timer that fires just now was set anew by another thread, and never fired."""
         return False
 
     @abstractmethod
@@ -165,11 +179,8 @@ class World(ABC):
     alarm: Callable[[], None] = staticmethod(lambda: None)
     """Called now and then by who waits in `receive`; what it raises ends the run."""
 
-    def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
-        """Where threads of the world may report events too, each for itself.
-
-        It gives False if the event was outdated.
-        """
+    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
+        """Where threads of the world may report events too, each for itself."""
 
     @abstractmethod
     def request_stop(self, reason: str) -> None:

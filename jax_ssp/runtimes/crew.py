@@ -16,12 +16,13 @@ import optax
 
 from jax_ssp.checks import function, shown
 from jax_ssp.compression import Compressor
+from jax_ssp.controller.weight import Weight
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.program import program_of
 from jax_ssp.runtimes.worker import Adopt, Wanted, Worker
-from jax_ssp.server import Server, Weight, host_device
+from jax_ssp.server import Server, host_device
 from jax_ssp.steps import Params, Step, averaged_leaves, check_step
 from jax_ssp.wire import Memory
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.runtimes.base import Push, Waiting
 from jax_ssp.runtimes.watch import COMPUTING_SECONDS
-from jax_ssp.runtimes.worker import Worker
+from jax_ssp.runtimes.worker import Worker, part_of
 from jax_ssp.server import Snapshot
 
 
@@ -116,11 +116,13 @@ class Deferred:
             for worker, base, start in zip(workers, bases, starts, strict=True)
         ]
         _, states, batches, keys, clocks = zip(*each, strict=True)
-        deltas, states, metrics = workers[0].program.together(steps)(
+        deltas, states, metrics, finite = workers[0].program.together(steps)(
             tuple(bases), states, batches, keys, np.array(clocks)
         )
         values = {name: np.asarray(value) for name, value in metrics.items()}
+        flags = np.asarray(finite)
         for number, worker in enumerate(workers):
             worker.state = states[number]
             own = {name: value[number] for name, value in values.items()}
-            worker.dispatched(starts[number], bases[number], deltas[number], [(1.0, own)])
+            part = part_of(each[number], steps, flags[number], own)
+            worker.dispatched(starts[number], bases[number], deltas[number], [part])

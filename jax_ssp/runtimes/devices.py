@@ -18,12 +18,12 @@ import jax
 import tyro
 
 from jax_ssp.checks import function, instance, integer, put, seed, several
-from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
 from jax_ssp.controller.events import (
-    DeltaReady,
     Event,
     StopRequested,
     TimerFired,
+    Token,
     WorkerJoined,
 )
 from jax_ssp.delays import CALL, DelayModel, check_delay
@@ -135,7 +135,7 @@ class _DeviceWorld(World):
         self._mail: list[queue.SimpleQueue[_Job]] = [queue.SimpleQueue() for _ in workers]
         self._delays = None if delay is None else DelayDraws(delay, seed, len(workers))
         self._closing = False
-        self._cancelled: list[set[int]] = [set() for _ in workers]  # clocks, while they run
+        self._cancelled: list[set[Token]] = [set() for _ in workers]  # of clocks, while they run
         self._hurry = [threading.Event() for _ in workers]  # to look whether still to wait
         self._timer: float | None = None
         self._began = 0.0
@@ -194,16 +194,14 @@ class _DeviceWorld(World):
     def go_ahead(self, grant: StartAhead) -> None:
         self._mail[grant.worker].put(grant)
 
-    def cancel(self, worker: int, clock: int) -> None:
-        self._cancelled[worker].add(clock)
-        self._hurry[worker].set()
+    def cancel(self, cancel: Cancel) -> None:
+        self._cancelled[cancel.worker].add(cancel.token)
+        self._hurry[cancel.worker].set()
 
     def outdated(self, event: Event) -> bool:
-        if isinstance(event, TimerFired):
-            return event.at != self._timer
-        return isinstance(event, DeltaReady) and event.clock in self._cancelled[event.worker]
+        return isinstance(event, TimerFired) and event.at != self._timer
 
-    def connect(self, take: Callable[[Event, Push | None], bool]) -> None:
+    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
         self._take = take
 
     def receive(self) -> Message | None:
@@ -290,11 +288,11 @@ class _DeviceWorld(World):
         """Run a clock to its end; before waiting for that, dispatch and draw what comes next."""
         began = time.perf_counter()
         start = job[0]
-        if start.clock in self._cancelled[start.worker]:  # before it was begun
+        if start.token in self._cancelled[start.worker]:  # before it was begun
             worker.skip(start.local_steps)
             if self._delays is not None:
                 self._delays.draw(start)  # so that the next clock gets its own
-            self._cancelled[start.worker].remove(start.clock)
+            self._cancelled[start.worker].remove(start.token)
             return
         index = start.worker
         self._doing[index] = f"computes clock {start.clock}", time.monotonic(), COMPUTING_SECONDS
@@ -313,14 +311,15 @@ class _DeviceWorld(World):
             self._wait(start, until=began + self._delays.draw(start))
         self._doing[index] = None
         self._together.wait()
-        if not self._take(DeltaReady(start.worker, start.clock, push.version, push.norm), push):
+        self._take(push.event(start), push)
+        if start.token in self._cancelled[start.worker]:  # so that push was late
             worker.cancel()
-            self._cancelled[start.worker].remove(start.clock)
+            self._cancelled[start.worker].remove(start.token)
 
     def _wait(self, start: StartClock, until: float) -> None:
         """Wait, but not on if the clock is cancelled, or the run interrupted or closed."""
         hurry, cancelled = self._hurry[start.worker], self._cancelled[start.worker]
-        while not (self._closing or self._in_haste or start.clock in cancelled):
+        while not (self._closing or self._in_haste or start.token in cancelled):
             left = until - time.perf_counter()
             if left <= 0:
                 return

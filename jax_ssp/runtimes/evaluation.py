@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +23,7 @@ class Target:
     Attributes:
         metric: name of a metric that `evaluate` gives.
         at_least: whether the metric is to reach `value` from below, or from above.
-        value: the threshold, finite; reaching it exactly is enough, with a metric that is finite
-            too: a loss of -inf reaches nothing.
+        value: the threshold; reaching it exactly is enough.
 
     Example:
         >>> Target.parse("test_accuracy >= 0.97").reached({"test_accuracy": 0.98})
@@ -41,16 +38,13 @@ class Target:
     def parse(cls, text: str) -> Target:
         """Read "metric >= value" or "metric <= value"; ValueError for anything else."""
         found = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", text)
-        value = math.nan
-        if found is not None:
-            with contextlib.suppress(ValueError):
-                value = float(found[3])
-        if found is None or not math.isfinite(value):
+        try:
+            assert found is not None
+            return cls(found[1], found[2] == ">=", float(found[3]))
+        except (AssertionError, ValueError):
             raise ValueError(
-                f'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", with a finite '
-                f"number, got {text!r}."
-            )
-        return cls(found[1], found[2] == ">=", value)
+                f'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", got {text!r}.'
+            ) from None
 
     def reached(self, metrics: Mapping[str, Any]) -> bool:
         """Are these metrics good enough? ValueError if the metric is not among them."""
@@ -60,8 +54,6 @@ class Target:
                 f"{sorted(set(metrics) - set(EVAL_COLUMNS))}."
             )
         value = metrics[self.metric]
-        if not math.isfinite(value):
-            return False
         return value >= self.value if self.at_least else value <= self.value
 
 

@@ -9,11 +9,10 @@ taken is the tape.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -22,6 +21,7 @@ from jax_ssp.controller.commands import (
     Cancel,
     Command,
     Drop,
+    Fence,
     Merge,
     Merged,
     SetTimer,
@@ -29,7 +29,7 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.events import DeltaReady, Event, TimerFired, WorkerLost
+from jax_ssp.controller.events import DeltaReady, Event, TimerFired, Token, WorkerLost
 from jax_ssp.merging import About
 from jax_ssp.runtimes.base import Push, Waiting, World
 from jax_ssp.runtimes.crew import digest
@@ -37,10 +37,25 @@ from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.watch import QUIET_SECONDS, Watch
-from jax_ssp.server import Server, all_finite, all_zero
+from jax_ssp.server import Server, all_finite
 from jax_ssp.tape import Tape
 
 LOCK_SECONDS = 2.0  # for what an observer is doing, once the run has failed
+
+
+class _Pushed(NamedTuple):
+    """A delta that is not settled, or a clock that is cancelled just now.
+
+    Attributes:
+        start, finish: of its clock (seconds).
+        event: that reported it.
+        push: its payload; None where nothing is computed.
+    """
+
+    start: float
+    finish: float
+    event: DeltaReady
+    push: Push | None
 
 
 class Loop:
@@ -86,7 +101,7 @@ class Loop:
         self._verdict: str | None = None
         self._held: dict[int, int] = {}  # the version each worker holds
         self._started: dict[int, float] = {}
-        self._pushes: dict[tuple[int, int], tuple[float, float, Push | None]] = {}
+        self._pushes: dict[Token, _Pushed] = {}  # not settled
 
     def enter(self, world: World) -> None:
         """This is the world it will run in; from now on a signal requests an end there."""
@@ -130,16 +145,11 @@ class Loop:
         self.world.request_stop("interrupted")
         self._watch.asked_to_end()
 
-    def take(self, what: Event | Future[Any], push: Push | None = None) -> bool:
-        """Take in what happened just now; any thread may call this.
-
-        Gives False if that is outdated.
-        """
+    def take(self, what: Event | Future[Any], push: Push | None = None) -> None:
+        """Take in what happened just now; any thread may call this."""
         with self._lock:
-            if not isinstance(what, Future) and self.world.outdated(what):
-                return False
-            if self._closed:
-                return True
+            if self._closed or (not isinstance(what, Future) and self.world.outdated(what)):
+                return
             self._closed = True  # should something be raised, nothing more is taken
             self._taking = time.monotonic()
             if isinstance(what, Future):
@@ -154,7 +164,6 @@ class Loop:
             self._watch.happened()
             if self._closed:
                 self.world.over()
-        return True
 
     def fail(self, error: BaseException) -> None:
         """The run ends with an error: take nothing more, and say how it ended."""
@@ -182,8 +191,9 @@ class Loop:
         self.tape.append(now, event, commands)
         self.world.answered(commands)
         if type(event) is DeltaReady:
-            start = self._started.pop(event.worker)
-            self._pushes[event.worker, event.clock] = (start, now, push)
+            if not any(type(command) is Fence for command in commands):
+                start = self._started.pop(event.worker)
+                self._pushes[event.token] = _Pushed(start, now, event, push)
         elif type(event) is WorkerLost:
             self._held.pop(event.worker, None)
             self._started.pop(event.worker, None)
@@ -206,13 +216,16 @@ class Loop:
                 self.world.go_ahead(command)
             case Merge():
                 self._merge(command, now)
-            case Cancel(worker=worker, clock=clock):
+            case Cancel(worker=worker, clock=clock, token=token):
                 self._held.pop(worker, None)
-                self._pushes[worker, clock] = (self._started.pop(worker), now, None)
-                self.world.cancel(worker, clock)
-                self._settled(Merged(worker, clock, -1, 0, 0), -1)
-            case Drop(worker=worker, clock=clock):
-                self._settled(Merged(worker, clock, -1, 0, 0), -1)
+                event = DeltaReady(worker, clock, -1, token, steps=0)
+                self._pushes[token] = _Pushed(self._started.pop(worker), now, event, None)
+                self.world.cancel(command)
+                self._settled(Merged(worker, clock, -1, 0, 0, 0.0, token), -1)
+            case Drop(worker=worker, clock=clock, token=token):
+                self._settled(Merged(worker, clock, -1, 0, 0, 0.0, token), -1)
+            case Fence():
+                pass  # nobody keeps the payload of a late push
             case SetTimer(at):
                 self.world.set_timer(at)
             case StopWorker(worker):
@@ -220,28 +233,32 @@ class Loop:
 
     def _merge(self, merge: Merge, now: float) -> None:
         if self.server is not None:
-            pushes = [self._push(delta) for delta in merge.deltas]
+            pushed = [self._pushes[delta.token] for delta in merge.deltas]
+            pushes = [each.push for each in pushed if each.push is not None]
+            assert len(pushes) == len(pushed), "where there is a server, deltas have payloads"
             version = self.server.merge_sent(
                 [push.payload for push in pushes],
-                [About(delta.staleness, delta.lag, delta.worker) for delta in merge.deltas],
+                [About(d.staleness, d.lag, d.worker, d.weight) for d in merge.deltas],
                 merge.num_workers,
                 [push.base for push in pushes if push.base is not None],
             )
             assert version == merge.version, "server and controller count the same merges"
         self.seconds = now
         self.updates += len(merge.deltas)
+        if not all(self._pushes[delta.token].event.finite for delta in merge.deltas):
+            self._look_at_server()
         for delta in merge.deltas:
             self._settled(delta, merge.version)
         if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
             self._evaluate(now)
 
-    def _push(self, delta: Merged) -> Push:
-        push = self._pushes[delta.worker, delta.clock][2]
-        assert push is not None, "where there is a server, every delta has a payload"
-        return push
+    def _look_at_server(self) -> None:
+        """End the run if the server has diverged: if its parameters are not finite."""
+        if self.server is not None and not all_finite(self.server.params):
+            self._end("diverged")
 
     def _settled(self, delta: Merged, version: int) -> None:
-        start, finish, push = self._pushes.pop((delta.worker, delta.clock))
+        start, finish, event, push = self._pushes.pop(delta.token)
         if push is None and not self._observers:
             return
         row = {
@@ -253,6 +270,8 @@ class Loop:
             "merge_version": version,
             "staleness": delta.staleness,
             "lag": delta.lag,
+            "weight": delta.weight,
+            "finite": event.finite,
             "updates": self.updates,
             **(push.metrics if push is not None else {}),
         }
@@ -260,12 +279,6 @@ class Loop:
             self.history.append(row)
         if self._observers:
             self._observers.tell("on_clock", row)
-        suspect = version >= 0 and not math.isfinite(row.get("loss", 0.0))
-        if suspect and push is not None and self.server is not None:
-            # By the server's transform, or by the worker's own optimizer, which then sends zeros.
-            kept_out = not all_finite(push.payload) or all_zero(push.payload)
-            if not (kept_out and all_finite(self.server.params)):
-                self._end("diverged")
 
     def _evaluate(self, now: float) -> None:
         assert self._evaluator is not None

@@ -16,7 +16,8 @@ from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
 class Program:
     """The jitted functions that all workers of a run share.
 
-    Those that make a delta take over (donate) the worker state and, last, memory to put it in.
+    Those that make a delta take over (donate) the worker state and, last, memory to put it in; and
+    say, last, whether every number of the delta is finite.
     """
 
     def __init__(self, step: Step) -> None:
@@ -30,9 +31,19 @@ class Program:
         self.rest = functools.cache(self._rest)
         self.together = functools.cache(self._together)
 
+    def _run(self, steps: int, first: int = 0) -> Any:
+        """See `clock_fn`; gives too whether the delta is finite."""
+        run = clock_fn(self._step, steps, first)
+
+        def reporting(*arguments: Any) -> Any:
+            delta, state, metrics = run(*arguments)
+            return delta, state, metrics, _is_finite(delta)
+
+        return reporting
+
     def _clock(self, steps: int) -> Any:
         """A whole clock: (base, state, batch, key, clock, free)."""
-        run = clock_fn(self._step, steps)
+        run = self._run(steps)
 
         def clock(*arguments: Any) -> Any:
             return run(*arguments[:-1])
@@ -41,7 +52,7 @@ class Program:
 
     def _ahead(self, steps: int) -> Any:
         """A clock's first steps on what the last left: (base, state, ..., clock, delta, free)."""
-        run = clock_fn(self._step, steps)
+        run = self._run(steps)
 
         def ahead(base: Params, *others: Any) -> Any:
             *others, delta, _ = others
@@ -51,18 +62,18 @@ class Program:
 
     def _rest(self, first: int, steps: int) -> Any:
         """The steps of a clock from number `first` on: (base, state, ..., clock, carried)."""
-        run = clock_fn(self._step, steps - first, first)
+        run = self._run(steps - first, first)
         return jax.jit(run, donate_argnums=(1, 5))
 
     def _together(self, steps: int) -> Any:
         """A whole clock of several workers in one program, each with its own base and state."""
-        run = clock_fn(self._step, steps)
+        run = self._run(steps)
 
         def together(bases: Any, states: Any, batches: Any, keys: Any, clocks: Any) -> Any:
             each = [_stacked(trees) for trees in (bases, states, batches, keys)]
-            deltas, states, metrics = jax.vmap(run)(*each, clocks)
+            deltas, states, metrics, finite = jax.vmap(run)(*each, clocks)
             count = len(bases)
-            return _unstacked(deltas, count), _unstacked(states, count), metrics
+            return _unstacked(deltas, count), _unstacked(states, count), metrics, finite
 
         return jax.jit(together, donate_argnums=1)
 
@@ -90,8 +101,12 @@ def _mixed(alpha: jax.Array, old: Params, base: Params, *moves: Params) -> Param
 
 def _if_finite(tree: Params) -> Params:
     """The tree, or zeros if a number of it is not finite: a bad clock spoils no other."""
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    finite = _is_finite(tree)
     return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), tree)
+
+
+def _is_finite(tree: Params) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _norm(tree: Params) -> jax.Array:

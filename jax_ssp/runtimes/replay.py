@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from jax_ssp.controller.commands import Command, StartAhead, StartClock
-from jax_ssp.controller.events import DeltaReady
+from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
+from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
 from jax_ssp.runtimes.crew import device_at
 from jax_ssp.runtimes.deferred import Deferred
@@ -96,7 +96,7 @@ class _ReplayWorld(World):
         self._entries = iter(tape)
         self._computing = Deferred(workers, batch) if workers else None
         self._entry: Entry | None = None
-        self._running: set[int] = set()
+        self._running: dict[int, Token] = {}
         self._interrupted = False
 
     def now(self) -> float:
@@ -104,7 +104,7 @@ class _ReplayWorld(World):
         return self._entry.now
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        self._running.add(start.worker)
+        self._running[start.worker] = start.token
         if self._computing is not None:
             self._computing.start(start, snapshot)
 
@@ -112,10 +112,10 @@ class _ReplayWorld(World):
         if self._computing is not None:
             self._computing.go_ahead(grant)
 
-    def cancel(self, worker: int, clock: int) -> None:
-        self._running.discard(worker)
+    def cancel(self, cancel: Cancel) -> None:
+        self._running.pop(cancel.worker, None)
         if self._computing is not None:
-            self._computing.cancel(worker)
+            self._computing.cancel(cancel.worker)
 
     def receive(self) -> Message | None:
         if self._interrupted:  # and what was raised for it got lost
@@ -125,8 +125,8 @@ class _ReplayWorld(World):
             return None
         event = self._entry.event
         push = None
-        if isinstance(event, DeltaReady) and event.worker in self._running:
-            self._running.remove(event.worker)
+        if isinstance(event, DeltaReady) and self._running.get(event.worker) == event.token:
+            del self._running[event.worker]
             if self._computing is not None:
                 push = self._computing.push(event.worker)
         return Message(event, push)

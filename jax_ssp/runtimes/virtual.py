@@ -18,7 +18,14 @@ import numpy as np
 from jax_ssp.checks import MOST_WORKERS, flag, function, integer, number, put, seed, shown
 from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartAhead, StartClock
-from jax_ssp.controller.events import DeltaReady, Event, StopRequested, TimerFired, WorkerJoined
+from jax_ssp.controller.events import (
+    DeltaReady,
+    Event,
+    StopRequested,
+    TimerFired,
+    Token,
+    WorkerJoined,
+)
 from jax_ssp.delays import CALL, LONGEST, Constant, DelayModel, check_delay
 from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
 from jax_ssp.runtimes.deferred import Deferred
@@ -100,7 +107,7 @@ class DelayDraws:
         Raises:
             ValueError: if the delay model gives something negative or not finite.
         """
-        worker, clock, steps, _, _, _ = start
+        worker, clock, steps = start.worker, start.clock, start.local_steps
         if steps == 1 and self._draws_ahead:
             ready = self._ready[worker]
             if ready:
@@ -129,7 +136,7 @@ class _VirtualWorld(World):
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
         # Finishing clocks: (when, tie-breaker: who started first, start).
         self._finishing: list[tuple[float, int, StartClock]] = []
-        self._cancelled: set[tuple[int, int]] = set()  # (worker, clock), while among those
+        self._cancelled: set[Token] = set()  # of those among these
         self._count = 0
 
     def now(self) -> float:
@@ -146,10 +153,10 @@ class _VirtualWorld(World):
         if self._computing is not None:
             self._computing.go_ahead(grant)
 
-    def cancel(self, worker: int, clock: int) -> None:
-        self._cancelled.add((worker, clock))
+    def cancel(self, cancel: Cancel) -> None:
+        self._cancelled.add(cancel.token)
         if self._computing is not None:
-            self._computing.cancel(worker)
+            self._computing.cancel(cancel.worker)
 
     def receive(self) -> Message | None:
         if self._at_once:
@@ -164,15 +171,14 @@ class _VirtualWorld(World):
             return None
         self._now, _, start = heapq.heappop(self._finishing)
         if self._computing is None:
-            return Message(DeltaReady(start.worker, start.clock, start.version))
+            return Message(start.finished())
         push = self._computing.push(start.worker)
-        return Message(DeltaReady(start.worker, start.clock, push.version, push.norm), push)
+        return Message(push.event(start), push)
 
     def _passed_over(self, start: StartClock) -> bool:
         """Whether this clock was cancelled; asked once, when it would have finished."""
-        which = start.worker, start.clock
-        cancelled = which in self._cancelled
-        self._cancelled.discard(which)
+        cancelled = start.token in self._cancelled
+        self._cancelled.discard(start.token)
         return cancelled
 
     def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int]:
@@ -193,8 +199,8 @@ class _VirtualWorld(World):
                 if self._cancelled and self._passed_over(start):
                     continue
                 self._now = now
-                worker, clock, _, version, _, _ = start
-                event = new(DeltaReady, (worker, clock, version, 0.0))
+                worker, clock, steps, version, _, _, token = start
+                event = new(DeltaReady, (worker, clock, version, token, steps, 0, True, 0.0))
             commands = handle(event, now)
             append(now, event, commands)
             for command in commands:
@@ -208,7 +214,7 @@ class _VirtualWorld(World):
                 elif kind is SetTimer:
                     self._timer = command.at
                 elif kind is Cancel:
-                    self._cancelled.add((command.worker, command.clock))
+                    self._cancelled.add(command.token)
         tape.complete = True
         return seconds, updates
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -24,13 +25,13 @@ import numpy as np
 from jax_ssp import checks
 from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
+from jax_ssp.controller.weight import Weight, weight_of
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.runtimes.base import Push, Waiting
 from jax_ssp.runtimes.program import Program
 from jax_ssp.runtimes.watch import QUIET_SECONDS
-from jax_ssp.server import Snapshot, Weight, as_weight
+from jax_ssp.server import Snapshot, as_weight
 from jax_ssp.steps import Params
-from jax_ssp.tape import weight_of
 from jax_ssp.wire import Memory, Wire, transfer
 
 
@@ -89,12 +90,27 @@ class Wanted(NamedTuple):
     undo: bool = False
 
 
+class Part(NamedTuple):
+    """Some steps of a clock, by one program.
+
+    Attributes:
+        steps: how many.
+        samples: examples in their batches.
+        finite: whether every number of the delta that they come to is.
+        metrics: their means.
+    """
+
+    steps: int
+    samples: int
+    finite: Any
+    metrics: Mapping[str, Any]
+
+
 class _Ahead(NamedTuple):
     """The first steps of a clock, dispatched before its `StartClock`."""
 
-    steps: int
     progress: Params
-    metrics: dict[str, jax.Array]
+    part: Part | None
 
 
 class _Dispatched(NamedTuple):
@@ -103,7 +119,7 @@ class _Dispatched(NamedTuple):
     clock: int
     version: int
     payload: list[Any]
-    metrics: list[tuple[float, dict[str, jax.Array]]]  # each with its share of the steps
+    parts: list[Part]
     norm: jax.Array | None
     base: list[Any] | None
 
@@ -215,10 +231,11 @@ class Worker:
     def go_ahead(self, grant: StartAhead) -> None:
         """Dispatch the first steps of a clock behind the clock that runs still."""
         steps = min(self._overlap, grant.local_steps)
-        progress, self.state, metrics = self.program.ahead(steps)(
-            *self.arguments(self._base, steps, grant.clock), self._delta, self._memory.take()
+        arguments = self.arguments(self._base, steps, grant.clock)
+        progress, self.state, metrics, finite = self.program.ahead(steps)(
+            *arguments, self._delta, self._memory.take()
         )
-        self._ahead = _Ahead(steps, progress, metrics)
+        self._ahead = _Ahead(progress, part_of(arguments, steps, finite, metrics))
 
     def begin(self, start: StartClock, snapshot: Snapshot | None) -> None:
         """Dispatch a clock, or what is left of it.
@@ -232,29 +249,32 @@ class Worker:
         base = self.read(start, snapshot)
         steps, ahead = start.local_steps, self._ahead
         if ahead is None and self._mix is not None and old_delta is not None:
-            ahead = _Ahead(0, None, {})  # nothing is run ahead, but what was left is carried over
+            ahead = _Ahead(None, None)  # nothing is run ahead, but what was left is carried over
         if ahead is None:
             # What the last clock left is not needed, and makes room.
             del old, old_delta, held
             self._base = self._delta = None
             self._give_back()
-            delta, self.state, metrics = self.program.clock(steps)(
-                *self.arguments(base, steps, start.clock), self._memory.take()
+            arguments = self.arguments(base, steps, start.clock)
+            delta, self.state, metrics, finite = self.program.clock(steps)(
+                *arguments, self._memory.take()
             )
-            self.dispatched(start, base, delta, [(1.0, metrics)])
+            self.dispatched(start, base, delta, [part_of(arguments, steps, finite, metrics)])
             return
         self._ahead = None
         carried = ahead.progress
         if self._mix is not None:
-            moves = [old_delta, carried] if ahead.steps else [old_delta]
+            moves = [old_delta] if ahead.part is None else [old_delta, carried]
             carried = self.program.mixed(self._mix, old, base, *moves)
-        parts = [(ahead.steps / steps, ahead.metrics)]
-        left = steps - ahead.steps
+        parts = [] if ahead.part is None else [ahead.part]
+        done = sum(part.steps for part in parts)
+        left = steps - done
         if left:
-            carried, self.state, metrics = self.program.rest(ahead.steps, steps)(
-                *self.arguments(base, left, start.clock), carried
+            arguments = self.arguments(base, left, start.clock)
+            carried, self.state, metrics, finite = self.program.rest(done, steps)(
+                *arguments, carried
             )
-            parts.append((left / steps, metrics))
+            parts.append(part_of(arguments, left, finite, metrics))
         self.dispatched(start, base, carried, parts)
         del held
 
@@ -266,13 +286,21 @@ class Worker:
         else:
             jax.block_until_ready(payload)
         arrived = list(map(transfer, payload, self._push_to))
-        numbers: dict[str, float] = {}
-        for share, metrics in parts:
-            for name, value in metrics.items():
-                numbers[name] = numbers.get(name, 0.0) + share * float(np.asarray(value))
-        size = 0.0 if norm is None else float(np.asarray(norm))
-        origin = None if base is None else list(map(transfer, base, self._push_to))
-        return Push(version, arrived, numbers, size, origin)
+        steps, numbers = sum(part.steps for part in parts), dict[str, float]()
+        for part in parts:
+            for name, value in part.metrics.items():
+                share = part.steps / steps * float(np.asarray(value))
+                numbers[name] = numbers.get(name, 0.0) + share
+        return Push(
+            version,
+            arrived,
+            numbers,
+            steps,
+            sum(part.samples for part in parts),
+            bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
+            0.0 if norm is None else float(np.asarray(norm)),
+            None if base is None else list(map(transfer, base, self._push_to)),
+        )
 
     def cancel(self) -> None:
         """Forget the clock that was begun last: but for its batches, all is as it was before it."""
@@ -289,7 +317,8 @@ class Worker:
 
     def prefetch(self, start: StartClock) -> None:
         """Draw the next clock's batches, and start their copy to the device, if there is one."""
-        ran = 0 if self._ahead is None else self._ahead.steps
+        ahead = self._ahead
+        ran = 0 if ahead is None or ahead.part is None else ahead.part.steps
         left = start.local_steps - ran
         clock = start.clock + (1 if left else 2)
         if self._num_clocks is None or clock < self._num_clocks:
@@ -324,7 +353,7 @@ class Worker:
         start: StartClock,
         base: Params,
         delta: Params,
-        metrics: list[tuple[float, dict[str, jax.Array]]],
+        parts: list[Part],
     ) -> None:
         """Have a clock's delta sent, which may still be under way on the device."""
         self._base, self._delta = base, delta
@@ -338,16 +367,15 @@ class Worker:
             payload = list(map(jax.device_put, payload, self._push_to))
             if origin is not None:
                 origin = list(map(jax.device_put, origin, self._push_to))
-            for _, values in metrics:
-                for value in jax.tree.leaves(values):
-                    value.copy_to_host_async()
+            for value in jax.tree.leaves([(part.finite, part.metrics) for part in parts]):
+                value.copy_to_host_async()
         if self._wanted.own:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
             kept = delta if sent is None or self._memory.reuses else None
             self._own[start.clock] = delta if sent is None else sent, kept
         self._give_back()
         self._dispatched.append(
-            _Dispatched(start.clock, self._version, payload, metrics, norm, origin)
+            _Dispatched(start.clock, self._version, payload, parts, norm, origin)
         )
 
     def _give_back(self) -> None:
@@ -372,7 +400,7 @@ class Worker:
         """Compile what it will run, for its device, by running it once; the results are dropped."""
         delta: Params = None
         for steps in self._local_steps:
-            delta, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
+            delta, _, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
             self._compile_parts(steps, delta)
         if self._wanted.norm:
             jax.block_until_ready(self.program.norm(delta))
@@ -397,7 +425,7 @@ class Worker:
             progress = self.program.mixed(self._mix, self._held, self._held, *moves)
         if first < steps:
             arguments = *self._example(steps - first), progress
-            progress, _, _ = self.program.rest(first, steps)(*arguments)
+            progress, _, _, _ = self.program.rest(first, steps)(*arguments)
         jax.block_until_ready(progress)
 
     def lower(self) -> jax.stages.Lowered:
@@ -430,3 +458,22 @@ class Worker:
         batch = self._feed.example(steps)
         state = jax.tree.map(jnp.copy, self.state)  # the clock takes its state over
         return self._held, state, batch, self.key, np.int32(0)
+
+
+def part_of(arguments: tuple[Any, ...], steps: int, finite: Any, metrics: Any) -> Part:
+    """What a program of so many steps did, given its arguments (see `Worker.arguments`)."""
+    return Part(steps, samples_in(arguments[2], steps), finite, metrics)
+
+
+def samples_in(batch: Any, steps: int) -> int:
+    """Examples in the batches of so many steps, stacked if there are several.
+
+    The size of the first array that has an axis of examples; without one, one example a step.
+
+    Example:
+        >>> samples_in(np.zeros((3, 8, 2)), steps=3), samples_in(np.zeros((8, 2)), steps=1)
+        (24, 8)
+    """
+    axis = 0 if steps == 1 else 1
+    sizes = (leaf.shape[axis] for leaf in jax.tree.leaves(batch) if np.ndim(leaf) > axis)
+    return steps * next(sizes, 1)

@@ -16,6 +16,7 @@ from jax_ssp.controller import (
     Controller,
     DeltaReady,
     Drop,
+    Fence,
     Merge,
     SetTimer,
     StartAhead,
@@ -23,6 +24,7 @@ from jax_ssp.controller import (
     StopRequested,
     StopWorker,
     TimerFired,
+    Token,
     WorkerJoined,
     WorkerLost,
 )
@@ -49,6 +51,7 @@ class Push:
     """One delta: where it comes from and what became of it."""
 
     delta: Delta
+    token: Token
     merged_in: int | None = None
     dropped: bool = False  # or cancelled before it was pushed
 
@@ -100,7 +103,8 @@ class Model:
         self.stopping = False
         self.stalenesses: list[int] = []
         self.start_lags: list[int] = []
-        self.reads = self.grants = self.cancels = 0
+        self.reads = self.grants = self.cancels = self.late = 0
+        self.starts: list[StartClock] = []
         self._last_min_clock = 0
 
     # The facts, by scanning.
@@ -136,13 +140,25 @@ class Model:
             if not stay.ahead and (self.num_clocks is None or stay.clock + 1 < self.num_clocks)
         ]
 
-    # One entry of the log.
-
-    def entry(self, event: Event, commands: Sequence[Command]) -> None:
-        granted = self._happen(event)
+    def _see_lag(self) -> None:
         lags = (stay.clock - self.min_clock for stay in self.live.values())
         self.max_lag = max(self.max_lag, *lags, 0)
         assert self.bound is None or self.max_lag <= self.bound + 1, self.max_lag
+
+    def is_late(self, event: DeltaReady) -> bool:
+        """Whether a push quotes a token that is not the one its worker runs under."""
+        stay = self.live.get(event.worker)
+        return not (stay and stay.running and stay.running.token == event.token)
+
+    # One entry of the log.
+
+    def entry(self, event: Event, commands: Sequence[Command]) -> None:
+        if isinstance(event, DeltaReady) and self.is_late(event):
+            assert commands == [Fence(event.worker, event.clock, event.token)], commands
+            self.late += 1
+            return
+        granted = self._happen(event)
+        self._see_lag()
         for command in commands:
             match command:
                 case StartClock():
@@ -151,14 +167,16 @@ class Model:
                     self._start_ahead(command)
                 case Merge():
                     self._merge(command)
-                case Drop(worker, clock, reason):
+                case Drop(worker, clock, reason, token):
                     assert reason, command
-                    self._under_way(worker, clock).dropped = True
+                    self._under_way(worker, clock, token).dropped = True
                     self.dropped += 1
-                case Cancel(worker, clock, reason):
+                case Cancel(worker, clock, reason, token):
                     assert reason, command
                     assert self.policy.cancels, command
-                    self._cancel(worker, clock)
+                    self._cancel(worker, clock, token)
+                case Fence():
+                    raise AssertionError(f"{command}, but {event} is not late")
                 case SetTimer(at):
                     self.timer = at
                 case StopWorker(worker):
@@ -201,8 +219,8 @@ class Model:
                 before = [stay.clock for stay in self.gone if stay.worker == worker]
                 self.live[worker] = Stay(worker, max([self.min_clock, *before]))
                 self.everybody.add(worker)
-            case DeltaReady(worker, clock, version):
-                push = Push(Delta(worker, clock, version))
+            case DeltaReady(worker, clock, version, token):
+                push = Push(Delta(worker, clock, version), token)
                 stay = self.live[worker]
                 stay.pushes.append(push)
                 granted, stay.running, stay.ahead = stay.ahead, None, None
@@ -233,6 +251,8 @@ class Model:
             needed = start.clock - self.bound
             assert all(other.clock >= needed for other in self.live.values()), start
             assert self.coverage(start.version) >= needed, start
+        assert start.token == (0, len(self.starts)), start
+        self.starts.append(start)
         stay.running, stay.held = start, start.version
         self.reads += 1
         self.start_lags.append(start.clock - self.min_clock)
@@ -255,28 +275,31 @@ class Model:
         self.start_lags.append(clock - self.min_clock)
         self.grants += 1
 
-    def _cancel(self, worker: int, clock: int) -> None:
+    def _cancel(self, worker: int, clock: int, token: Token) -> None:
         stay = self.live[worker]
         assert stay.running
-        assert stay.running.clock == clock
+        assert (stay.running.clock, stay.running.token) == (clock, token)
         assert not stay.ahead
         assert all(push.settled for push in stay.pushes), "a delta waits"
-        stay.pushes.append(Push(Delta(worker, clock, stay.running.version), dropped=True))
+        push = Push(Delta(worker, clock, stay.running.version), token, dropped=True)
+        stay.pushes.append(push)
         stay.running = stay.held = None
         self.cancels += 1
+        self._see_lag()
 
     def _merge(self, merge: Merge) -> None:
         assert merge.version == self.version + 1, merge
         assert merge.deltas, merge
         lost: list[Stay] = []
         for delta in merge.deltas:
-            push = self._under_way(delta.worker, delta.clock)
+            push = self._under_way(delta.worker, delta.clock, delta.token)
             stay = self._stay_of(push)
             here = self.live.get(delta.worker) is stay
             lag = stay.clock - self.min_clock if here else 0
             lost += [] if here else [stay]
-            told = (delta.base, delta.staleness, delta.lag)
-            assert told == (push.delta.version, self.version - push.delta.version, lag), delta
+            told = (delta.base, delta.staleness, delta.lag, delta.weight)
+            base = push.delta.version
+            assert told == (base, self.version - base, lag, 1 / merge.num_workers), delta
             push.merged_in = merge.version
             self.stalenesses.append(delta.staleness)
             allowed = self.policy.guaranteed_staleness(len(self.everybody))
@@ -284,10 +307,11 @@ class Model:
         self.version = merge.version
         assert merge.num_workers == len(self.live) + len(set(lost)), merge
 
-    def _under_way(self, worker: int, clock: int) -> Push:
+    def _under_way(self, worker: int, clock: int, token: Token) -> Push:
         """The one delta that is to be settled now; a live worker's own go in order."""
         found = [push for push in self.pushes if push.delta[:2] == (worker, clock)]
         assert len(found) == 1, (worker, clock, found)
+        assert found[0].token == token, (found, token)
         assert not found[0].settled, f"{found[0]} is settled twice"
         stay = self._stay_of(found[0])
         if self.live.get(worker) is stay:
@@ -330,7 +354,7 @@ class Run:
         """This running worker finishes its clock."""
         start = self.model.live[worker].running
         assert start is not None
-        return self.handle(DeltaReady(worker, start.clock, start.version), after)
+        return self.handle(start.finished(), after)
 
     def fire_timer(self) -> list[Command]:
         at = self.model.timer
@@ -350,7 +374,7 @@ class Run:
 def random_run(
     policy: Policy, seed: int, *, workers: int = 4, events: int = 60, losses: bool = False, **limits
 ) -> Run:
-    """A run of that many events in any order; `losses` lets workers go and come back."""
+    """A run of that many events in any order; `losses` lets workers go, come back and push late."""
     rng = random.Random(seed)
     run = Run(policy, workers=workers, **limits)
     for _ in range(events):
@@ -359,6 +383,10 @@ def random_run(
             worker = rng.randrange(workers)
             here = worker in run.model.live
             run.handle(WorkerLost(worker) if here else WorkerJoined(worker), 0.25)
+        elif losses and rng.random() < 0.05 and run.model.starts:
+            push = rng.choice(run.model.starts).finished()
+            if run.model.is_late(push):
+                run.handle(push, 0.25)
         elif timer is not None and (not running or rng.random() < 0.2):
             run.fire_timer()
         elif running:

@@ -13,12 +13,14 @@ from jax_ssp.controller import (
     ContractViolation,
     DeltaReady,
     Drop,
+    Fence,
     Merge,
     StartAhead,
     StartClock,
     StopRequested,
     StopWorker,
     TimerFired,
+    Token,
     WorkerLost,
     check_contract,
 )
@@ -74,7 +76,7 @@ def test_accepts_a_good_tape_and_finds_its_figures(policy, limits):
         assert report.max_staleness == max(taus)
         assert report.mean_staleness == pytest.approx(sum(taus) / len(taus))
         assert (report.merged, report.dropped) == (len(taus), model.dropped)
-        assert report.cancelled == model.cancels
+        assert (report.cancelled, report.late) == (model.cancels, model.late)
         assert report.staleness_bound == policy.guaranteed_staleness(MOST_WORKERS)
         assert report.versions == model.version
         assert (report.in_flight, report.complete) == (0, True)
@@ -106,7 +108,7 @@ def test_accepts_a_tape_that_breaks_off(policy):
     for length in range(0, len(entries), 7):
         report = check_contract(edited(whole, entries[:length], complete=False))
         pushed = sum(isinstance(event, DeltaReady) for _, event, _ in entries[:length])
-        assert report.in_flight == pushed - report.merged - report.dropped
+        assert report.in_flight == pushed - report.merged - report.dropped - report.late
         assert not report.complete
     assert "breaks off" in str(report)
 
@@ -252,7 +254,7 @@ def cancelled_while_a_delta_waits():
     run = Run(KBatchSync(4), workers=2)
     for worker in (0, 0, 0):
         run.finish(worker)
-    return added(run.tape, 4, Cancel(0, 3, "why not"))
+    return added(run.tape, 4, Cancel(0, 3, "why not", Token(0, 4)))
 
 
 def kept_after_a_cancel():
@@ -261,6 +263,22 @@ def kept_after_a_cancel():
     run.finish(0)
     run.tape.header["bound"] = None
     return changed(run.tape, 2, StartClock, lambda start: [start._replace(version=0)])
+
+
+def dropped(merge, reason, token=None):
+    (delta,) = merge.deltas
+    return Drop(delta.worker, delta.clock, reason, token or delta.token)
+
+
+def dropped_as(token):
+    return changed(EAGER, -1, Merge, lambda merge: [dropped(merge, "too old", token)])
+
+
+def late(*commands):
+    """Worker 0's first push comes again after row 3, and is answered so."""
+    entries = list(EAGER)
+    push = Entry(entries[3].now, entries[2].event, list(commands))
+    return edited(EAGER, [*entries[:4], push, *entries[4:]])
 
 
 K_SYNC, OWN = k_sync(), slow_worker(KBatchAsync(3))
@@ -272,8 +290,10 @@ def as_stale_as(allowed):
     return tape
 
 
-EARLY = StartClock(worker=0, clock=2, local_steps=1, version=2, pending=(), num_workers=2)
-LATE = StartClock(worker=0, clock=5, local_steps=1, version=9, pending=(), num_workers=2)
+NEXT = {"local_steps": 1, "pending": (), "num_workers": 2, "token": Token(0, 3)}
+OLD, NEWEST, TERM = Token(0, 0), Token(0, 2), Token(1, 2)  # of worker 0 in row 3 of EAGER
+EARLY = StartClock(worker=0, clock=2, version=2, **NEXT)
+LATE = StartClock(worker=0, clock=5, version=9, **NEXT)
 AGAIN = Merge(3, list(EAGER)[2].commands[0].deltas, num_workers=2)
 LOSS = Entry(9.0, WorkerLost(5), [])
 ALARM = Entry(9.0, TimerFired(9.0), [])
@@ -292,14 +312,35 @@ BROKEN = [
     (3, r"own deltas \(\)", "own delta invented", start(EAGER, 2, pending=(0,))),
     (4, "not under way", "delta merged twice", added(EAGER, 3, AGAIN)),
     (4, "never settled", "delta never merged", changed(EAGER, -1, Merge, lambda merge: [])),
-    (4, "not under way", "delta merged, then dropped", added(EAGER, 3, Drop(0, 1, "too old"))),
-    (4, "no reason", "no reason", changed(EAGER, -1, Merge, lambda merge: [Drop(1, 3, "")])),
+    (
+        4,
+        "not under way",
+        "delta merged, then dropped",
+        added(EAGER, 3, Drop(0, 1, "old", NEWEST)),
+    ),
+    (4, "no reason", "no reason", changed(EAGER, -1, Merge, lambda m: [dropped(m, "")])),
     (4, "overtakes its own", "delta that overtakes", overtaken(BATCH)),
     (4, "was not started", "delta of a clock not run", event(EAGER, 5, clock=3)),
-    (4, "was not started", "delta of one that waits", event(EAGER, 4, worker=0, clock=2)),
-    (4, "staleness, lag are", "wrong base", delta(EAGER, 3, base=0)),
-    (4, "staleness, lag are", "wrong staleness", delta(EAGER, 4, staleness=0)),
-    (4, "staleness, lag are", "wrong lag", delta(EAGER, 3, lag=1)),
+    (4, "not fenced", "delta of one that waits", event(EAGER, 4, worker=0, clock=2)),
+    (4, "lag, weight are", "wrong base", delta(EAGER, 3, base=0)),
+    (4, "lag, weight are", "wrong staleness", delta(EAGER, 4, staleness=0)),
+    (4, "lag, weight are", "wrong lag", delta(EAGER, 3, lag=1)),
+    (4, "lag, weight are", "wrong weight", delta(EAGER, 3, weight=1.0)),
+    (4, "not under way", "merged under another token", delta(EAGER, 3, token=Token(0, 1))),
+    (4, "not under way", "dropped under another token", dropped_as(Token(0, 1))),
+    (4, "the token is number 2", "start with a token given before", start(EAGER, 2, token=OLD)),
+    (4, "the token is number 2", "start of another term", start(EAGER, 2, token=Token(1, 2))),
+    (4, "is late, but not fenced", "late push merged", event(EAGER, 3, token=OLD)),
+    (4, "late, but not fenced", "late push fenced under another token", late(Fence(0, 0, NEWEST))),
+    (4, "late, but not fenced", "late push fenced and more", late(Fence(0, 0, OLD), StopWorker(0))),
+    (4, "late, but not fenced", "late push not answered", late()),
+    (4, "was not started", "push under a token to come", event(EAGER, 3, token=Token(0, 9))),
+    (4, "was not started", "push under a token of another term", event(EAGER, 3, token=TERM)),
+    (4, "is not late", "fence of a push that is not late", added(EAGER, 3, Fence(0, 1, NEWEST))),
+    (4, "is not late", "fence of no push", added(EAGER, 1, Fence(0, 0, OLD))),
+    (4, "it was to make 1 steps", "more steps than it was to make", event(EAGER, 3, steps=2)),
+    (4, "it was to make 1 steps", "a clock without steps", event(EAGER, 3, steps=0)),
+    (4, "it was to make 1 steps", "samples below zero", event(EAGER, 3, samples=-1)),
     (4, "there are 2 workers", "wrong num_workers", merge(EAGER, 3, num_workers=3)),
     (4, "after 1", "version left out", merge(EAGER, 3, version=7)),
     (4, "joins twice", "second join", event(EAGER, 1, worker=0)),
@@ -331,7 +372,13 @@ BROKEN = [
     (4, "Cancel.*does not run that", "cancel of a stranger", cancel(4, worker=9)),
     (4, "Cancel.*does not run that", "cancel of one that waits", cancel(4, worker=0)),
     (4, "Cancel.*does not run that", "cancel of another clock", cancel(4, clock=1)),
-    (4, "Cancel.*does not run that", "cancel twice", added(K_SYNC, 4, Cancel(2, 0, "again"))),
+    (4, "Cancel.*does not run that", "cancel under another token", cancel(4, token=OLD)),
+    (
+        4,
+        "Cancel.*does not run that",
+        "cancel twice",
+        added(K_SYNC, 4, Cancel(2, 0, "twice", NEWEST)),
+    ),
     (4, "Cancel.*no reason", "cancel without a reason", cancel(4, reason="")),
     (4, "Cancel.*an earlier delta", "cancel before its time", cancelled_while_a_delta_waits()),
     (1, "finished only 0", "cancel left out", changed(K_SYNC, 4, Cancel, lambda cancel: [])),
@@ -350,6 +397,13 @@ def test_names_the_clause_that_is_broken(clause, why, tape):
         check_contract(tape)
 
 
+def moved(message, field, by):
+    """With this number changed; of a token, the grant."""
+    value = getattr(message, field)
+    changed = value._replace(grant=value.grant + by) if field == "token" else value + by
+    return message._replace(**{field: changed})
+
+
 def mutated(command, rng, policy):
     """This command with one checked field changed; None if it has none."""
     other = rng.choice((-3, -2, -1, 1, 2, 3))
@@ -361,23 +415,24 @@ def mutated(command, rng, policy):
             # Who does not read its own may keep a version as well as adopt the newest, and of a
             # clock that is cancelled nobody says what was read.
             told = policy.reads_own and not policy.cancels
-            field = rng.choice(("worker", "clock", "version") if told else ("worker", "clock"))
-            return command._replace(**{field: getattr(command, field) + other})
+            fields = ("worker", "clock", "token") + ("version",) * told
+            return moved(command, rng.choice(fields), other)
         case Merge():
             field = rng.choice(("version", "num_workers", *command.deltas[0]._fields))
             if field in command._fields:
-                return command._replace(**{field: getattr(command, field) + other})
+                return moved(command, field, other)
             deltas = list(command.deltas)
             at = rng.randrange(len(deltas))
-            deltas[at] = deltas[at]._replace(**{field: getattr(deltas[at], field) + other})
+            deltas[at] = moved(deltas[at], field, other)
             return command._replace(deltas=tuple(deltas))
         case StartAhead():
             return command._replace(clock=command.clock + other)
-        case Cancel(worker, clock, reason):
-            others = Cancel(worker + other, clock, reason), Cancel(worker, clock + other, reason)
-            return rng.choice((*others, Cancel(worker, clock, "")))
-        case Drop(worker, clock, reason):
-            return rng.choice((Drop(worker + other, clock, reason), Drop(worker, clock, "")))
+        case Cancel() | Drop():
+            if rng.random() < 0.25:
+                return command._replace(reason="")
+            return moved(command, rng.choice(("worker", "clock", "token")), other)
+        case Fence():
+            return moved(command, rng.choice(command._fields), other)
     return None
 
 
@@ -390,7 +445,8 @@ def mutated(command, rng, policy):
 )
 def test_any_single_change_of_what_a_whole_run_did_is_noticed(policy, limits, grant_ahead, seed):
     rng = random.Random(seed)
-    tape = random_run(policy, seed, events=30, grant_ahead=grant_ahead, **limits).drain()
+    options = {"grant_ahead": grant_ahead, "losses": seed % 2 == 0, **limits}
+    tape = random_run(policy, seed, events=30, **options).drain()
     entries = list(tape)
     places = [(row, at) for row, entry in enumerate(entries) for at in range(len(entry.commands))]
     for row, at in rng.sample(places, k=min(8, len(places))):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jax_ssp.controller
-from jax_ssp.controller import Controller, DeltaReady, StartClock, WorkerJoined, WorkerLost
+from jax_ssp.controller import Controller, StartClock, WorkerJoined, WorkerLost
 from jax_ssp.policies import ASP, BSP, SSP, Policy
 from jax_ssp.tape import Tape
 
@@ -57,7 +57,7 @@ class Crowd:
         start, last = self.running[at], self.running.pop()
         if at < len(self.running):
             self.running[at] = last
-        self.handle(DeltaReady(start.worker, start.clock, start.version))
+        self.handle(start.finished())
 
     def lose_any_and_let_it_return(self):
         start = self.running.pop(int(self.rng.random() * len(self.running)))
@@ -117,8 +117,7 @@ def seconds_of_a_million_events(workers):
     for number in range(crowd.events, 1_000_000):  # what `finish_any` does, at less cost
         at = int(picks() * len(running))
         running[at], running[-1] = running[-1], running[at]
-        worker, clock, _, version, _, _ = running.pop()
-        event = DeltaReady(worker, clock, version)
+        event = running.pop().finished()
         commands = handle(event, float(number))
         record(float(number), event, commands)
         running += [command for command in commands if type(command) is StartClock]

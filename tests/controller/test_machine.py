@@ -22,6 +22,7 @@ from jax_ssp.controller import (
     ProtocolError,
     StopRequested,
     TimerFired,
+    Token,
     WorkerJoined,
     WorkerLost,
     check_contract,
@@ -184,6 +185,18 @@ class Schedules(RuleBasedStateMachine):
         here = worker in self.run.model.live
         self.run.handle(WorkerLost(worker) if here else WorkerJoined(worker), after)
 
+    @precondition(lambda self: self.run.model.starts)
+    @rule(pick=st.integers(0, 99), after=st.sampled_from((0, 1)))
+    def late(self, pick, after):
+        """A push comes once more, or after its worker was lost or its clock cancelled."""
+        model = self.run.model
+        start = model.starts[pick % len(model.starts)]
+        if model.is_late(start.finished()):
+            controller = self.run.controller
+            before = [each for each in state_of(controller) if each[0] != "now"]
+            self.run.handle(start.finished(), after)
+            assert [each for each in state_of(controller) if each[0] != "now"] == before
+
     @precondition(lambda self: self.run.model.timer is not None)
     @rule()
     def fire_timer(self):
@@ -200,15 +213,12 @@ class Schedules(RuleBasedStateMachine):
         here = model.live.get(worker)
         start = here and here.running
         impossible = [TimerFired((model.timer or 0.0) + other)]
-        if here is None:
-            impossible += [WorkerLost(worker), DeltaReady(worker, 0, 0)]
-        else:
-            impossible.append(WorkerJoined(worker))
+        impossible.append(WorkerJoined(worker) if here else WorkerLost(worker))
+        never = [Token(0, len(model.starts) - 1 + other), Token(0, -other), Token(other, 0), None]
+        impossible += [DeltaReady(worker, 0, 0, token) for token in never]
         if start:
-            impossible.append(DeltaReady(worker, start.clock + other, start.version))
-            impossible.append(DeltaReady(worker, start.clock, start.version + other))
-        elif here:
-            impossible.append(DeltaReady(worker, here.clock, model.version))
+            impossible.append(start._replace(clock=start.clock + other).finished())
+            impossible.append(start.finished(version=start.version + other))
         for event in impossible:
             self.refuses(event, self.run.now + 1)
         for now in (self.run.now - other, math.nan):
@@ -276,7 +286,7 @@ class Schedules(RuleBasedStateMachine):
             assert report.ahead == model.grants
             assert self.grant_ahead or not model.grants
             assert report.merged + report.dropped == len(model.pushes)
-            assert report.cancelled == model.cancels
+            assert (report.cancelled, report.late) == (model.cancels, model.late)
 
 
 POLICIES = [

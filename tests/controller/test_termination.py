@@ -7,7 +7,6 @@ from harness import Run, commands_of, random_run
 
 from jax_ssp.controller import (
     Controller,
-    DeltaReady,
     Drop,
     Merge,
     PolicyError,
@@ -211,9 +210,9 @@ def latest_first(view):
 def test_an_illegal_decision_stops_the_run(policy, message):
     controller = Controller(policy)
     with pytest.raises(PolicyError, match=message):  # noqa: PT012
-        controller.handle(WorkerJoined(0), 0.0)
-        controller.handle(DeltaReady(0, 0, 0), 1.0)
-        controller.handle(DeltaReady(0, 1, 0), 2.0)
+        (start,) = controller.handle(WorkerJoined(0), 0.0)
+        for now in (1.0, 2.0):
+            *_, start = controller.handle(start.finished(), now)
 
 
 @pytest.mark.parametrize("usual", [1, 9])

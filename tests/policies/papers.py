@@ -57,7 +57,7 @@ def log_of(tape):
         for command in commands:
             match type(command).__name__:
                 case "StartClock":
-                    worker, clock, _, version, _, _ = command
+                    worker, clock, version = command.worker, command.clock, command.version
                     log.append((now, "start", worker, clock, version))
                 case "Merge":
                     log.append((now, "merge", tuple(tuple(d[:3]) for d in command.deltas)))

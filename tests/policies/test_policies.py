@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from jax_ssp.controller import (
     Controller,
-    DeltaReady,
     StartAhead,
     StartClock,
     StopRequested,
@@ -107,7 +106,7 @@ def test_ssp_at_bound_0_is_bsp(seed, adopt):
         worker = rng.randrange(5)
         if worker in running and rng.random() < 0.9:
             start = running.pop(worker)
-            both(DeltaReady(worker, start.clock, start.version))
+            both(start.finished())
         elif worker not in live:
             live.add(worker)
             both(WorkerJoined(worker))
@@ -123,10 +122,9 @@ def test_ssp_at_bound_0_is_bsp(seed, adopt):
 @given(st.permutations(range(5)))
 def test_a_barrier_merges_in_the_same_order_whoever_comes_first(arrivals):
     controller = Controller(BSP())
-    for worker in range(5):
-        controller.handle(WorkerJoined(worker), 0.0)
+    starts = [controller.handle(WorkerJoined(worker), 0.0)[0] for worker in range(5)]
     for worker in arrivals:
-        merge, *_ = controller.handle(DeltaReady(worker, 0, 0), 1.0) or [None]
+        merge, *_ = controller.handle(starts[worker].finished(), 1.0) or [None]
     assert [delta.worker for delta in merge.deltas] == [0, 1, 2, 3, 4]
     assert {delta.staleness for delta in merge.deltas} == {0}
 
@@ -135,9 +133,9 @@ def alone(policy, clocks):
     """What one worker alone reads: (version, pending) of each clock."""
     controller, reads = Controller(policy), []
     (start,) = controller.handle(WorkerJoined(0), 0.0)
-    for clock in range(clocks):
+    for _ in range(clocks):
         reads.append((start.version, start.pending))
-        _, start = controller.handle(DeltaReady(0, clock, start.version), 1.0)
+        _, start = controller.handle(start.finished(), 1.0)
     return reads
 
 
@@ -159,19 +157,18 @@ def simulate(policy, durations, grants=None):
     def handle(event, now):
         for command in controller.handle(event, now):
             if isinstance(command, StartClock):
-                worker, clock, _, version, _, _ = command
+                worker, clock = command.worker, command.clock
                 starts[worker, clock] = now
-                done = now + durations[worker][clock]
-                heapq.heappush(underway, (done, worker, clock, version))
+                heapq.heappush(underway, (now + durations[worker][clock], worker, command))
             if isinstance(command, StartAhead):
                 grants[command[:2]] = now
 
     for worker in range(len(durations)):
         handle(WorkerJoined(worker), 0)
     while underway:
-        now, worker, clock, version = heapq.heappop(underway)
-        finishes[worker, clock] = now
-        handle(DeltaReady(worker, clock, version), now)
+        now, worker, start = heapq.heappop(underway)
+        finishes[worker, start.clock] = now
+        handle(start.finished(), now)
     assert controller.done
     return starts, finishes
 

@@ -182,7 +182,7 @@ def test_how_many_deltas_are_merged_follows_the_workers_who_are_there(policy, be
     for worker in range(4):
         (starts[worker],) = controller.handle(WorkerJoined(worker), 0.0)
     for worker in range(before - 1):
-        commands = controller.handle(DeltaReady(worker, 0, 0), 1.0)
+        commands = controller.handle(starts[worker].finished(), 1.0)
         assert not any(type(command) is Merge for command in commands)
     (merge,) = (c for c in controller.handle(WorkerLost(3), 2.0) if type(c) is Merge)
     assert [delta.worker for delta in merge.deltas] == list(range(before - 1))
@@ -372,7 +372,7 @@ def test_vap_keeps_what_others_have_not_read_within_its_limit(limit, seed):
     while running:
         now, _, start = heapq.heappop(running)
         norm = rng.choice([0.0, 0.25, 1.0, 2.0, 4.0])
-        handle(DeltaReady(start.worker, start.clock, start.version, norm), now)
+        handle(start.finished(norm=norm), now)
     assert controller.done
     assert (check_vap(entries, limit) > 0) == (limit < 1e9)
 
@@ -385,8 +385,7 @@ def test_vap_hangs_on_no_norm_and_does_not_wait_for_one_that_is_not_a_number(nor
     finished = waited = 0
     while running:
         start = running.pop(finished % len(running))
-        event = DeltaReady(start.worker, start.clock, start.version, norm)
-        commands = controller.handle(event, 0.0)
+        commands = controller.handle(start.finished(norm=norm), 0.0)
         running += [command for command in commands if type(command) is StartClock]
         finished += 1
         waited += sum(controller.phase(worker).value == "waiting" for worker in range(3))

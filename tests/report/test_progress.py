@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from jax_ssp.controller.commands import Merge, Merged, StartClock, StopWorker
-from jax_ssp.controller.events import DeltaReady, StopRequested, WorkerJoined, WorkerLost
+from jax_ssp.controller.events import DeltaReady, StopRequested, Token, WorkerJoined, WorkerLost
 from jax_ssp.report.progress import Progress
 
 
@@ -43,6 +43,9 @@ def last_screen(console: Console) -> list[str]:
     return text[text.rindex("demo · ") :].splitlines()
 
 
+TOKEN = Token(0, 0)
+
+
 class Run:
     """Feeds a `Progress` what a run would."""
 
@@ -58,16 +61,17 @@ class Run:
             self.progress.on_entry(0.0, WorkerJoined(worker), [self.start(worker, 0)])
 
     def start(self, worker: int, clock: int) -> StartClock:
-        return StartClock(worker, clock, 1, self.updates, (), self.workers)
+        return StartClock(worker, clock, 1, self.updates, (), self.workers, TOKEN)
 
     def finish(self, now: float, worker: int, clock: int, go_on: bool = True) -> None:
         self.updates += 1
         row = {"worker": worker, "clock": clock, "start": now - 1, "finish": now, "lag": 0}
         row |= {"base_version": 0, "merge_version": self.updates, "staleness": 10 + worker}
         self.progress.on_clock({**row, "updates": self.updates, "loss": 0.5 + worker})
-        merge = Merge(self.updates, (Merged(worker, clock, 0, 10 + worker, 0),), self.workers)
+        delta = Merged(worker, clock, 0, 10 + worker, 0, 1 / self.workers, TOKEN)
+        merge = Merge(self.updates, (delta,), self.workers)
         commands = [merge, self.start(worker, clock + 1)] if go_on else [merge]
-        self.progress.on_entry(now, DeltaReady(worker, clock, 0), commands)
+        self.progress.on_entry(now, DeltaReady(worker, clock, 0, TOKEN), commands)
 
 
 def table_row(screen: list[str], worker: int) -> list[str]:
@@ -213,7 +217,7 @@ def test_plain_lines_without_knowing_much() -> None:
     progress = Progress(console, interval=1.0, clock=clock)
     progress.on_start({"num_workers": 1, "num_clocks": None, "max_updates": None, "policy": "ASP"})
     clock.now += 2
-    progress.on_entry(1.0, DeltaReady(0, 3, 0), [])
+    progress.on_entry(1.0, DeltaReady(0, 3, 0, TOKEN), [])
     assert written(console).splitlines()[1] == "updates 0 · 0/s · version 0 · lag 0"
 
 

@@ -387,7 +387,7 @@ def test_a_delay_that_makes_no_sense_is_an_error_that_names_the_clock():
     def bad(worker, clock, steps, rng):
         return -1.0 if (worker, clock) == (1, 2) else 0.0
 
-    with pytest.raises(ValueError, match=r"delay\(worker=1, clock=2, .*, got -1\.0"):
+    with pytest.raises(ValueError, match=r"delay of worker 1, clock 2 must be .*, got -1\.0 from"):
         train(ssp.Devices(delay=bad))
 
 

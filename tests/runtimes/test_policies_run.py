@@ -12,7 +12,7 @@ from problems import DIMENSION, PARAMS, TOLD, batches, bits, distance, linear, l
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.controller import Cancel, DeltaReady, TimerFired
+from jax_ssp.controller import Cancel, DeltaReady, Fence, TimerFired
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
 from jax_ssp.runtimes.devices import _DeviceWorld
 from jax_ssp.runtimes.worker import Worker
@@ -84,6 +84,8 @@ def reference(tape, rate=0.05, momentum=0.5):
     velocity = [np.zeros(DIMENSION) for _ in range(workers)]
     running, pushed = {}, {}
     for _, event, commands in tape:
+        if any(isinstance(command, Fence) for command in commands):
+            continue  # a cancelled clock was computed to its end
         if isinstance(event, DeltaReady):
             worker, base = event.worker, running.pop(event.worker)
             x, y = next(feeds[worker])
