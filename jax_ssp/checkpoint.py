@@ -27,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jax_ssp import checks
 from jax_ssp.files import replace_file
 
 PyTree: TypeAlias = Any
@@ -73,7 +74,7 @@ def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
         >>> params["layers"][0]["w"].dtype
         dtype(bfloat16)
     """
-    run = Path(folder).absolute()
+    run = checks.path("save_params(folder=...)", folder).absolute()
     paths_and_leaves, structure = jax.tree.flatten_with_path(params)
     arrays = {jax.tree_util.keystr(path): _to_host(path, leaf) for path, leaf in paths_and_leaves}
     if len(arrays) < len(paths_and_leaves):
@@ -119,7 +120,7 @@ def load_params(run: str | os.PathLike[str], like: PyTree | None = None) -> PyTr
         ...     load_params(run, like=(jax.ShapeDtypeStruct((3,), jnp.int32), {}))
         (Array([0, 1, 2], dtype=int32), {})
     """
-    folder = Path(run).absolute()
+    folder = checks.path("load_params(run=...)", run).absolute()
     manifest = _read_manifest(folder)
     if like is None:
         paths, structure = _structure(folder, manifest)

@@ -234,7 +234,7 @@ def function(field: str, value: Any, signature: str) -> Callable[..., Any]:
     Args:
         field: what the message calls it.
         value: what was given.
-        signature: how it is called, such as "(worker, clock) -> seconds".
+        signature: how it is called, such as "(worker, clock) -> seconds"; "(...)" is anyhow.
 
     Raises:
         TypeError: if it cannot be called, or not so.
@@ -243,6 +243,8 @@ def function(field: str, value: Any, signature: str) -> Callable[..., Any]:
     if not callable(value):
         raise TypeError(f"{must}, got {shown(value)}.")
     arguments = signature.partition("(")[2].partition(")")[0]
+    if arguments == "...":
+        return value
     names = [name for name in arguments.split(",") if name.strip()]
     try:
         of = inspect.signature(value)

@@ -6,10 +6,9 @@ device, ahead of time where it is asked to. What a worker sees in (clock, step) 
 next batch and nothing else: fetching ahead changes when a batch is drawn, never which one.
 """
 
-import operator
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeAlias
@@ -17,6 +16,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jax_ssp import checks
+from jax_ssp.checks import instance, integer, shown
 
 PyTree: TypeAlias = Any
 Device: TypeAlias = jax.Device | jax.sharding.Sharding | None
@@ -49,10 +51,10 @@ class Shards:
     """
 
     def __init__(self, arrays: PyTree, batch_size: int, num_workers: int, seed: int = 0) -> None:
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        self.num_workers = _whole("num_workers", num_workers, 1)
-        self.seed = _whole("seed", seed, 0)
-        self.arrays = jax.tree.map(np.asarray, arrays)
+        self.batch_size = integer("Shards(batch_size=...)", batch_size, least=1)
+        self.num_workers = integer("Shards(num_workers=...)", num_workers, least=1)
+        self.seed = checks.seed("Shards(seed=...)", seed)
+        self.arrays = _arrays(arrays)
         self.num_examples = _num_examples(self.arrays)
         self._check_sizes()
         # The fourth word keeps this stream apart from those of (seed, worker, epoch).
@@ -60,6 +62,7 @@ class Shards:
 
     def __call__(self, worker: int) -> "ShardIterator":
         """A fresh iterator over the batches of `worker`."""
+        worker = integer("Shards(...)(worker=...)", worker)
         if not 0 <= worker < self.num_workers:
             raise ValueError(
                 f"`Shards(...)(worker)` must be in 0..{self.num_workers - 1}, got {worker}; "
@@ -135,6 +138,10 @@ class ShardIterator(Iterator[PyTree]):
         Raises:
             ValueError: if the state is of another shard, batch size or seed.
         """
+        instance("set_state(state=...)", state, Mapping, "what `get_state()` gave")
+        places = {"epoch": 2**53, "batch": len(self._order) // self._identity["batch_size"] - 1}
+        for name, most in places.items():
+            integer(f"set_state(state=...)[{name!r}]", state.get(name), least=0, most=most)
         for name, value in self._identity.items():
             if state.get(name) != value:
                 raise ValueError(
@@ -329,16 +336,32 @@ def owned(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    """An argument of `Shards` as an int."""
+def _arrays(arrays: PyTree) -> PyTree:
+    """The arrays of `Shards` as NumPy's."""
+
+    def array(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        try:
+            found = np.asarray(leaf)
+        except Exception as error:  # of lists of several lengths, say
+            raise TypeError(f"{_array_name(path)} must be an array, got {shown(leaf)}.") from error
+        if found.dtype.kind in "OSUMm":
+            raise TypeError(
+                f"{_array_name(path)} must be an array of numbers, got {shown(leaf)} of dtype "
+                f"{found.dtype}."
+            )
+        return found
+
     try:
-        number = operator.index(value)
-    except TypeError:
-        message = f"`Shards({name}=...)` must be a whole number, got {value!r}."
-        raise TypeError(message) from None
-    if number < least:
-        raise ValueError(f"`Shards({name}=...)` must be at least {least}, got {number}.")
-    return number
+        jax.tree.structure(arrays)
+    except Exception as error:  # of a dict whose keys have no order, say
+        raise TypeError(
+            f"`Shards(arrays=...)` must be a tree of arrays, got {shown(arrays)}."
+        ) from error
+    return jax.tree_util.tree_map_with_path(array, arrays)
+
+
+def _array_name(path: tuple[Any, ...]) -> str:
+    return f"`Shards(arrays=...)`: arrays{jax.tree_util.keystr(path)}"
 
 
 def _num_examples(arrays: PyTree) -> int:

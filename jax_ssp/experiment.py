@@ -6,19 +6,20 @@ however deep, can be overridden on the command line.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, TypeAlias
 
 import optax
 import tyro
 
-from jax_ssp import delays
+from jax_ssp import checks, delays
 from jax_ssp.arguments import RULES, check_each
 from jax_ssp.checks import instance
 from jax_ssp.controller.weight import Weight
@@ -141,7 +142,23 @@ def configured(
         >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5))
         outer(optimizer=scale(step_size=-0.5))
     """
-    return _configured_class(function)(**arguments)
+    checks.function("configured(function=...)", function, "(...) -> an optax transform")
+    known = _configured_class(function)
+    names = [column.name for column in fields(known)]
+    for name in arguments:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            raise TypeError(
+                f"`configured({function.__name__}, {name}=...)`: there is no such argument; "
+                + (f"did you mean `{close[0]}`?" if close else f"it has {', '.join(names)}.")
+            )
+    for column in fields(known):
+        if column.default is MISSING and column.name not in arguments:
+            raise TypeError(
+                f"`configured({function.__name__}, {column.name}=...)` is missing; it has no "
+                "default."
+            )
+    return known(**arguments)
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,9 @@ def chained(*parts: Configured) -> Chain:
         >>> chained(configured(optax.clip, max_delta=1.0), configured(optax.scale, step_size=0.5))
         Chain(parts=(clip(max_delta=1.0), scale(step_size=0.5)))
     """
+    for number, part in enumerate(parts):
+        must = "what `ssp.configured(transform, ...)` gives"
+        instance(f"chained(...)[{number}]", part, Configured, must)
     return Chain(parts)
 
 

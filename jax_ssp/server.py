@@ -335,11 +335,11 @@ def _devices(device: Any) -> tuple[jax.Device, ...]:
 def _whole_numbers(name: str, value: Any, count: int) -> list[int]:
     """One for each delta, from one for all of them or one for each."""
     field = f"merge({name}=...)"
-    must = "a whole number, or one for each delta"
+    must = "an integer, or one for each delta"
     if isinstance(value, Sequence) or getattr(value, "shape", ()):
         each = several(field, value, must)
         return [
-            integer(f"{field}[{index}]", one, least=0, most=2**31 - 1, must="a whole number")
+            integer(f"{field}[{index}]", one, least=0, most=2**31 - 1)
             for index, one in enumerate(each)
         ]
     return [integer(field, value, least=0, most=2**31 - 1, must=must)] * count

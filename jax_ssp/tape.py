@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jax_ssp import checks
 from jax_ssp.controller.codec import as_json, from_json, packed, unpacked
 from jax_ssp.controller.commands import Cancel, Command, Drop, Fence, Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Event, Token
@@ -94,7 +95,14 @@ class Tape:
     """
 
     def __init__(self, header: Mapping[str, Any]) -> None:
-        self.header: dict[str, Any] = json.loads(json.dumps(dict(header)))
+        checks.instance("Tape(header=...)", header, Mapping, "a dict of facts that JSON can hold")
+        try:
+            self.header: dict[str, Any] = json.loads(json.dumps(dict(header)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(
+                f"`Tape(header=...)` must be a dict of facts that JSON can hold, got "
+                f"{checks.shown(header)}: {error}."
+            ) from error
         self.complete = False
         self.params: str | None = None
         self._packed: list[bytes] = []  # _PACK rows in each
@@ -223,7 +231,8 @@ _GZIP = 31  # zlib's for a gzip file
 
 def write_tape(path: str | Path, tape: Tape) -> None:
     """Write a whole tape to `path` (conventionally `tape.jsonl.gz`), in one step."""
-    path = Path(path)
+    path = checks.path("write_tape(path=...)", path)
+    checks.instance("write_tape(tape=...)", tape, Tape, "a tape such as `result.tape`")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         TapeWriter(temporary, tape).close()
@@ -243,7 +252,8 @@ def read_tape(path: str | Path) -> Tape:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a tape, a damaged one, or of a format this version does not know.
     """
-    lines = packed_lines(Path(path))
+    path = checks.path("read_tape(path=...)", path)
+    lines = packed_lines(path)
     try:
         header = parsed_json(next(lines, ""))
         tape_format = header.pop("format")

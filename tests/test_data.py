@@ -103,7 +103,7 @@ def test_a_state_of_other_data_is_refused():
         (lambda: Shards(np.arange(4), 1, 0), r"`Shards\(num_workers=...\)` must be at least 1"),
         (
             lambda: Shards(np.arange(4), 1, 1, -1),
-            r"`Shards\(seed=...\)` must be at least 0, got -1",
+            r"`Shards\(seed=...\)` must be non-negative, got -1",
         ),
         (lambda: Shards({}, 1, 1), "at least one array"),
         (lambda: Shards({"x": np.float32(1)}, 1, 1), r"but arrays\['x'\] is a scalar"),
@@ -135,7 +135,7 @@ def test_errors_say_what_to_change(build, message):
 )
 def test_numbers_that_are_not_whole_are_refused(name, value):
     arguments = {"batch_size": 1, "num_workers": 1, name: value}
-    message = rf"`Shards\({name}=...\)` must be a whole number, got {value!r}\."
+    message = rf"`Shards\({name}=...\)` must be an integer, got {value!r}\."
     with pytest.raises(TypeError, match=message):
         Shards(np.arange(9), **arguments)
 

@@ -169,7 +169,7 @@ def test_numbers_about_a_delta_may_be_numpys():
     server.merge([delta], staleness=np.int64(3), lag=jnp.int32(2), worker=np.array([1]))
     assert server.params["told"].tolist() == [3.0, 2.0, 1.0, 1.0]
     for value in (1.5, [1.5], "3"):
-        with pytest.raises(TypeError, match=r"`merge\(lag=...\)(\[0\])?` must be a whole number"):
+        with pytest.raises(TypeError, match=r"`merge\(lag=...\)(\[0\])?` must be an integer"):
             server.merge([delta], lag=value)
     with pytest.raises(ValueError, match=r"`merge\(num_workers=...\)` must be at least 1, got 0\."):
         server.merge([delta], num_workers=0)

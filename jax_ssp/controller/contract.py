@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jax_ssp.checks import shown
 from jax_ssp.controller.commands import (
     Cancel,
     Command,
@@ -137,6 +138,11 @@ def check_contract(tape: TapeLike) -> ContractReport:
         >>> ssp.check_contract(run.tape).reads
         20
     """
+    if not isinstance(getattr(tape, "header", None), Mapping):
+        raise TypeError(
+            "`check_contract(tape=...)` must be a tape, such as `result.tape` or "
+            f"`ssp.read_tape(path)`, got {shown(tape)}."
+        )
     header = tape.header
     checker = _Checker(
         header["bound"],

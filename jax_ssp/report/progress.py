@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jax_ssp import checks
 from jax_ssp.controller.commands import Command, Merge, StartClock, StopWorker
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined, WorkerLost
 from jax_ssp.report.tables import format_number, format_seconds, histogram
@@ -109,7 +110,11 @@ class Progress(Observer):
         interval: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console(stderr=True)
+        must = "a `rich.console.Console`"
+        console = checks.optional("Progress(console=...)", console, checks.instance, Console, must)
+        interval = checks.optional("Progress(interval=...)", interval, checks.number, least=0)
+        checks.function("Progress(clock=...)", clock, "() -> seconds")
+        self._console = Console(stderr=True) if console is None else console
         self._on_terminal = self._console.is_interactive
         default = LIVE_SECONDS if self._on_terminal else LINE_SECONDS
         self._interval = default if interval is None else interval
