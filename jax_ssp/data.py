@@ -4,6 +4,7 @@
 batches. `Feed` stands between any iterator of batches and a runtime: it places them on the worker's
 device, ahead of time where it is asked to. What a worker sees in (clock, step) is the iterator's
 next batch and nothing else: fetching ahead changes when a batch is drawn, never which one.
+Where the iterator ends, its worker's part of the run is done.
 """
 
 import time
@@ -214,6 +215,28 @@ class Feed:
         self._need(1)
         return self._batches[0]
 
+    def ready(self, steps: int = 1) -> int:
+        """For how many of the next `steps` local steps of a clock there is data.
+
+        They are all, until the iterator ends: its last clock has as many steps as there are
+        batches left. A last batch of another shape, which cannot be stacked on the others, makes a
+        clock of one step by itself.
+
+        Raises:
+            Exception: what the iterator raised before it gave so many.
+        """
+        if not self._draw(steps) and not self._has_ended:
+            self._need(steps)
+        left = min(steps, len(self._batches))
+        if left > 1 and kind_of(self._batches[left - 1]) != kind_of(self._batches[0]):
+            ends_with_it = not self._draw(left + 1) and self._has_ended
+            left -= ends_with_it  # if it does not end there, `take` says what is wrong
+        return left
+
+    @property
+    def _has_ended(self) -> bool:
+        return isinstance(self._end, StopIteration)
+
     def example(self, steps: int = 1) -> PyTree:
         """What `take(steps)` gives, by shapes and place: the next batch, repeated, not taken."""
         batch = self.peek()
@@ -261,16 +284,18 @@ class Feed:
                 self._placed = steps, self._place(steps)
 
     def skip(self, steps: int = 1) -> None:
-        """Passes over the batches of the next `steps` local steps.
+        """Passes over the batches of the next `steps` local steps, or as many as there are.
 
         Raises:
-            ValueError: if the iterator has ended.
+            Exception: what the iterator raised before it gave so many.
         """
-        self._need(steps)
+        if not self._draw(steps) and not self._has_ended:
+            self._need(steps)
         self._placed = None
-        for _ in range(steps):
+        passed = min(steps, len(self._batches))
+        for _ in range(passed):
             self._batches.popleft()
-        self._taken += steps
+        self._taken += passed
 
     def _draw(self, steps: int) -> bool:
         """Draws until `steps` batches wait here; False if the iterator does not give as many."""
@@ -290,12 +315,15 @@ class Feed:
         if self._draw(steps):
             return
         assert self._end is not None
-        if isinstance(self._end, StopIteration):
+        if self._has_ended:
             count = self._taken + len(self._batches)
-            raise ValueError(
-                f"`data(worker={self._worker})` ended after {count} batch{'es' * (count != 1)}; "
-                "repeat it, or lower num_clocks or max_updates."
-            )
+            which = f"`data(worker={self._worker})`"
+            if not count:
+                raise ValueError(
+                    f"{which} gives no batch at all; its iterator was empty, or is used up: make a "
+                    "new one in each call, with at least one batch."
+                )
+            raise ValueError(f"{which} ended after {count} batch{'es' * (count != 1)}.")
         raise self._end
 
     def _place(self, steps: int) -> PyTree:

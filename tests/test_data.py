@@ -255,7 +255,7 @@ def test_whatever_is_prefetched_nothing_is_lost_and_nothing_comes_twice(operatio
     for name, steps in operations:
         needed = {"peek": 1, "take": steps, "prefetch": 0}[name]
         if taken + needed > count:
-            with pytest.raises(ValueError, match=r"`data\(worker=4\)` ended after"):
+            with pytest.raises(ValueError, match=r"`data\(worker=4\)` (ended after|gives no)"):
                 feed.take(steps) if name == "take" else feed.peek()
         elif name == "peek":
             assert feed.peek().tolist() == [taken]
@@ -271,17 +271,71 @@ def test_the_end_of_the_iterator_is_an_error_of_the_take_that_needs_more():
     feed.take(2)
     feed.prefetch(1)
     feed.prefetch(2)
-    message = r"`data\(worker=2\)` ended after 3 batches; repeat it, or lower num_clocks or max_up"
+    message = r"`data\(worker=2\)` ended after 3 batches\."
     with pytest.raises(ValueError, match=message):
         feed.take(2)
     assert feed.take(1)["n"] == 2
     feed.prefetch(1)
     with pytest.raises(ValueError, match=message):
         feed.take(1)
-    with pytest.raises(ValueError, match="after 1 batch;"):
+    with pytest.raises(ValueError, match=r"after 1 batch\."):
         Feed(finite(1), DEVICE, worker=0).take(2)
-    with pytest.raises(ValueError, match="after 0 batches"):
+    with pytest.raises(ValueError, match="gives no batch at all; its iterator was empty"):
         Feed([], DEVICE, worker=0).peek()
+
+
+def test_the_last_clock_has_as_many_steps_as_there_are_batches():
+    feed = Feed(finite(5), DEVICE, worker=0)
+    assert [feed.ready(3), feed.ready(1), feed.ready(5)] == [3, 1, 5]
+    assert feed.take(3)["n"].tolist() == [0, 1, 2]
+    feed.prefetch(3)  # there are not as many: nothing is lost by that
+    assert feed.ready(3) == 2
+    assert feed.take(2)["n"].tolist() == [3, 4]
+    assert feed.ready(3) == feed.ready(1) == 0
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_an_incomplete_last_batch_is_a_step_by_itself(whole, steps):
+    sizes = [4] * whole + [3]
+    feed = Feed((np.full(size, number) for number, size in enumerate(sizes)), DEVICE, worker=0)
+    clocks = []
+    while ready := feed.ready(steps):
+        feed.prefetch(steps)
+        clocks.append(feed.take(ready).reshape(ready, -1)[:, 0].tolist())
+    assert [number for clock in clocks for number in clock] == list(range(whole + 1))
+    assert clocks[-1] == [whole]
+    assert all(len(clock) == steps for clock in clocks[:-2])
+
+
+def test_an_incomplete_batch_that_is_not_the_last_is_refused_where_batches_are_stacked():
+    sizes = [4, 3, 4, 4]
+    feed = Feed(map(np.zeros, sizes), DEVICE, worker=0)
+    for _ in range(2):
+        assert feed.ready(2) == 2
+        with pytest.raises(ValueError, match="must give batches of one shape to a clock of 2"):
+            feed.take(2)
+    one_by_one = Feed(map(np.zeros, sizes), DEVICE, worker=0)
+    assert [one_by_one.take(one_by_one.ready(1)).size for _ in sizes] == sizes
+
+
+def test_an_error_before_the_last_batch_is_no_end():
+    def batches():
+        yield np.zeros(1)
+        raise OSError("disk on fire")
+
+    feed = Feed(batches(), DEVICE, worker=0)
+    assert feed.ready(1) == 1
+    for call in (feed.ready, feed.take, feed.skip):
+        with pytest.raises(OSError, match="disk on fire"):
+            call(2)
+
+
+def test_what_is_passed_over_may_be_less_than_a_clock():
+    feed = Feed(finite(3), DEVICE, worker=0)
+    feed.skip(2)
+    feed.skip(2)
+    assert feed.ready(1) == 0
 
 
 def test_an_error_of_the_iterator_arrives_where_its_batch_is_needed():

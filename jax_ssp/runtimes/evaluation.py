@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import queue
 import re
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +16,9 @@ import jax
 
 from jax_ssp.runtimes.base import EVAL_COLUMNS
 from jax_ssp.steps import Params
+
+SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
+CLOSE_SECONDS = 2.0  # for an evaluation to end, once a run has failed
 
 EvalFn: TypeAlias = Callable[[Params], Mapping[str, Any]]
 
@@ -23,7 +30,8 @@ class Target:
     Attributes:
         metric: name of a metric that `evaluate` gives.
         at_least: whether the metric is to reach `value` from below, or from above.
-        value: the threshold; reaching it exactly is enough.
+        value: the threshold, finite; reaching it exactly is enough, with a metric that is finite
+            too: a loss of -inf reaches nothing.
 
     Example:
         >>> Target.parse("test_accuracy >= 0.97").reached({"test_accuracy": 0.98})
@@ -38,13 +46,16 @@ class Target:
     def parse(cls, text: str) -> Target:
         """Read "metric >= value" or "metric <= value"; ValueError for anything else."""
         found = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", text)
-        try:
-            assert found is not None
-            return cls(found[1], found[2] == ">=", float(found[3]))
-        except (AssertionError, ValueError):
+        value = math.nan
+        if found is not None:
+            with contextlib.suppress(ValueError):
+                value = float(found[3])
+        if found is None or not math.isfinite(value):
             raise ValueError(
-                f'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", got {text!r}.'
-            ) from None
+                f'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", with a finite '
+                f"number, got {text!r}."
+            )
+        return cls(found[1], found[2] == ">=", value)
 
     def reached(self, metrics: Mapping[str, Any]) -> bool:
         """Are these metrics good enough? ValueError if the metric is not among them."""
@@ -54,7 +65,40 @@ class Target:
                 f"{sorted(set(metrics) - set(EVAL_COLUMNS))}."
             )
         value = metrics[self.metric]
+        if not math.isfinite(value):
+            return False
         return value >= self.value if self.at_least else value <= self.value
+
+
+class _Aside:
+    """A thread that calls functions, one after the other.
+
+    Python does not wait for it when it ends: a function that hangs holds nobody up.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._jobs = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ssp-evaluation", daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._jobs.put((future, function))
+        return future
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, function = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except BaseException as error:  # raised by who takes the result
+                    future.set_exception(error)
 
 
 class Evaluator:
@@ -92,7 +136,7 @@ class Evaluator:
         self._device = device
         self._target = target
         self._next_at: int | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: _Aside | None = None
         self._post: Callable[[Future[Any]], None] | None = None
         self._under_way: list[Future[dict[str, Any]]] = []
         self.first = self._row({"version": 0, "updates": 0, "time": 0.0}, params)
@@ -104,7 +148,7 @@ class Evaluator:
         A version that still waits there when a newer one comes is passed over.
         """
         self._post = post
-        self._thread = ThreadPoolExecutor(1, "ssp-evaluation")
+        self._thread = _Aside()
 
     def due(self, updates: int, num_workers: int) -> bool:
         """Is it time, now that this many deltas are merged?"""
@@ -126,7 +170,7 @@ class Evaluator:
         assert self._post is not None
         if self._under_way and self._under_way[-1].cancel():
             self._under_way.pop()
-        future = self._thread.submit(self._row, about, params)
+        future = self._thread.submit(lambda: self._row(about, params))
         self._under_way.append(future)
         future.add_done_callback(self._post)
         return None
@@ -144,6 +188,8 @@ class Evaluator:
 
     def drain(self) -> list[dict[str, Any]]:
         """Wait for what is under way; gives its rows."""
+        while wait(self._under_way, SIGNAL_SECONDS).not_done:
+            pass
         rows = [future.result() for future in self._under_way]
         self._under_way.clear()
         return rows
@@ -153,9 +199,11 @@ class Evaluator:
         return self._target is not None and self._target.reached(row)
 
     def close(self) -> None:
-        """Let go of the thread."""
+        """Let go of the thread, and of what waits for it."""
+        for future in self._under_way:
+            future.cancel()
         if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
+            self._thread.close()
 
     def _row(self, about: Mapping[str, Any], params: Params) -> dict[str, Any]:
         metrics = self._fn(jax.device_put(params, self._device))

@@ -488,6 +488,12 @@ def test_a_target_alone_is_looked_at_every_clock():
     assert result.updates < 20
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("target", ["m >= 0.5", "m <= 0.5"])
+def test_what_is_not_finite_reaches_no_target(value, target):
+    assert train(evaluate=lambda params: {"m": value}, target=target).status == "done"
+
+
 def test_a_target_that_is_no_metric_names_the_metrics_there_are():
     with pytest.raises(ValueError, match=r"gives: \['w'\]"):
         train(evaluate=lambda params: {"w": params["w"][0]}, target="v >= 1")
