@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_ssp.pairs import is_complex, on_pairs
 from jax_ssp.shapes import check_like
 from jax_ssp.steps import Params
 from jax_ssp.views import Views, seeing
@@ -279,10 +280,11 @@ def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
 def _supported(
     tx: optax.GradientTransformation, trained: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform that takes extra arguments, and leaves alone what is not trained."""
+    """A transform that takes extra arguments, leaves alone what is not trained, and sees a complex
+    parameter as two real ones."""
     if trained is not None:
         tx = optax.masked(tx, trained, mask_compatible_extra_args=True)  # `stale_params` too
-    return optax.with_extra_args_support(tx)
+    return on_pairs(optax.with_extra_args_support(tx))
 
 
 def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str, Any]:
@@ -363,8 +365,13 @@ def _is_elementwise(
 
     # Updates from small to large, so that what clips does; then one with a NaN in it.
     rng = np.random.default_rng(0)
+
+    def noise(like: jax.Array, size: float) -> np.ndarray:
+        turned = rng.normal(size=like.shape) * (np.exp(1j) if is_complex(like) else 1)
+        return (size * turned).astype(like.dtype)
+
     updates = [
-        jax.tree.map(lambda p: (rng.normal(size=p.shape) * size).astype(p.dtype), params)  # noqa: B023
+        jax.tree.map(lambda p: noise(p, size), params)  # noqa: B023
         for size in (1e-2, 1.0, 1e2, 1.0)
     ]
     next(leaf for leaf in jax.tree.leaves(updates[-1]) if leaf.size).flat[0] = np.nan
@@ -376,6 +383,8 @@ def _is_elementwise(
 
 
 def _close(one: Any, other: Any) -> bool:
-    one, other = (np.asarray(each, np.float64) for each in (one, other))
+    one, other = (np.asarray(each) for each in (one, other))
+    wide = np.complex128 if is_complex(one) else np.float64
+    one, other = one.astype(wide), other.astype(wide)
     largest = np.abs(one[np.isfinite(one)]).max(initial=0.0)
     return np.allclose(one, other, rtol=1e-2, atol=1e-6 * largest, equal_nan=True)

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 
 from jax_ssp.nnx_parts import like_before, parts_of, seeded, trains
+from jax_ssp.pairs import on_pairs
 from jax_ssp.steps import (
     Batch,
     Metrics,
@@ -75,7 +76,7 @@ class NnxStep:
         self.params: dict[str, jax.Array] = {
             name: jnp.asarray(value) for name, value in values.items() if name not in kept
         }
-        self._tx = seeing(optimizer, self.views, self.params, "the optimizer")
+        self._tx = seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
 
     def init(self, params: dict[str, jax.Array]) -> NnxState:
         return NnxState(self._tx.init(params), self._kept)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_ssp.checks import shown
+from jax_ssp.pairs import is_complex
 
 
 def check_params(params: Any, name: str = "params") -> Any:
@@ -63,7 +64,7 @@ def check_like(
     Args:
         whose, name, like_name: what the trees are called in messages.
         tree, like: trees of arrays or of shapes.
-        any_float: whether any floating-point dtype will do.
+        any_float: whether any floating-point dtype will do; a complex one where there is a complex.
 
     Raises:
         ValueError: if they differ; the path is named, and what both are there.
@@ -80,12 +81,16 @@ def check_like(
                 f"{others or 'no other'} instead. They must have the same structure."
             )
         other = given[path]
-        fits = jnp.issubdtype(other.dtype, jnp.inexact) if any_float else other.dtype == leaf.dtype
+        kind = "complex" if is_complex(leaf) else "floating-point"
+        fits = other.dtype == leaf.dtype
+        if any_float and not fits:
+            fits = jnp.issubdtype(other.dtype, jnp.inexact)
+            fits &= is_complex(other) == is_complex(leaf)
         if other.shape != leaf.shape or not fits:
             raise ValueError(
                 f"{whose} `{name}{path}` is {other.dtype}{list(other.shape)}, but "
                 f"`{like_name}{path}` is {leaf.dtype}{list(leaf.shape)}; they must agree"
-                + (", but any floating-point type will do." if any_float else ".")
+                + (f", but any {kind} type will do." if any_float else ".")
             )
     extra = next((path for path in given if path not in wanted), None)
     if extra is not None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.pairs import descent, on_pairs
 from jax_ssp.shapes import check_like, check_params, shapes_of
 
 Params: TypeAlias = Any
@@ -57,7 +58,7 @@ class LossStep:
     optimizer: optax.GradientTransformation
 
     def init(self, params: Params) -> WorkerState:
-        return self.optimizer.init(params)
+        return on_pairs(self.optimizer).init(params)
 
     def __call__(
         self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
@@ -66,8 +67,9 @@ class LossStep:
             return loss_and_metrics(self.loss_fn(params, batch, key))
 
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        optimizer = on_pairs(self.optimizer)
         delta, worker_state = updates_of(
-            self.optimizer, grads, worker_state, params, loss, lambda params: loss_fn(params)[0]
+            optimizer, grads, worker_state, params, loss, lambda params: loss_fn(params)[0]
         )
         return delta, worker_state, {**metrics, "loss": loss}
 
@@ -83,6 +85,10 @@ def make_step(
     loss on the same batch and key), so one that wants them works:
     `optax.contrib.reduce_on_plateau`, `optax.polyak_sgd`, `optax.lbfgs`, whose line search takes
     more gradients a step.
+
+    A complex parameter is trained as two real ones, its real and its imaginary part (what
+    `optax.contrib.split_real_and_imaginary` does). Its gradient is conjugated before: what
+    `jax.grad` gives is the conjugate of the ascent.
 
     Args:
         loss_fn: pure, `(params, batch, key) -> (loss, metrics)`; `loss` a scalar, `metrics` a
@@ -121,16 +127,19 @@ def updates_of(
 ) -> tuple[Params, WorkerState]:
     """The optimizer's updates and new state; it is told what a step knows, if it wants that.
 
+    `grads` are as `jax.grad` gives them.
+
     Raises:
         TypeError: if it needs an argument that a step does not have.
     """
     if isinstance(optimizer, optax.GradientTransformation):
         optimizer = optax.with_extra_args_support(optimizer)
+    grads = descent(grads)
     told: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn}
     # By other names, for who asks: optax's line searches refuse what they do not know.
     others: dict[str, Any] = {
         "obj_fn": value_fn,  # optax.contrib.sophia
-        "grad_fn": lambda params, *_: jax.grad(value_fn)(params),  # optax.contrib.sam
+        "grad_fn": lambda params, *_: descent(jax.grad(value_fn)(params)),  # optax.contrib.sam
     }
     known = [*told, *others]
     while True:

@@ -15,7 +15,7 @@ FLOORS = {
     1: (
         *("mitigations", "compression"),
         *("shapes", "steps", "server", "merging", "tape", "data", "wire", "delays", "checkpoint"),
-        *("files", "nnx_steps", "nnx_parts", "views"),
+        *("files", "pairs", "nnx_steps", "nnx_parts", "views"),
     ),
     2: ("runtimes",),
     3: ("arguments", "training", "experiment", "config_file", "report"),

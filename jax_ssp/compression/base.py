@@ -16,13 +16,18 @@ from typing import Any, ClassVar, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jax_ssp.pairs import join, split
+
 Tree: TypeAlias = Any
 Message: TypeAlias = Any
 
 
 @dataclass(frozen=True)
 class Compressor(abc.ABC):
-    """A lossy wire format of trees of real floating-point arrays: deltas or snapshots.
+    """A lossy wire format of trees of floating-point arrays: deltas or snapshots.
+
+    A complex leaf is two real ones, its real and its imaginary part; `encode_leaves` and
+    `decode_leaves` see to that.
 
     Both methods are pure and can be jitted, scanned and vmapped. The structure, shapes and dtypes
     of a message depend on those of the tree alone, never on its values. A number that is not finite
@@ -50,7 +55,7 @@ class Compressor(abc.ABC):
         """What is sent.
 
         Args:
-            tree: real floating-point arrays of any shapes and dtypes.
+            tree: floating-point arrays of any shapes and dtypes.
 
         Returns:
             A pytree of arrays.
@@ -68,7 +73,7 @@ class Compressor(abc.ABC):
             like: arrays, or `jax.ShapeDtypeStruct`s, of the structure, shapes and dtypes wanted.
 
         Raises:
-            TypeError: if a leaf of `like` is not real floating point.
+            TypeError: if a leaf of `like` is not floating point.
             ValueError: if the message has not the size of one that was made of what `like` says.
         """
 
@@ -87,7 +92,7 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
 
     Args:
         compressor: the format.
-        tree: what to send; real floating-point arrays.
+        tree: what to send; floating-point arrays.
         residual: what earlier messages lost; at first `residual_of(tree)`.
 
     Returns:
@@ -95,7 +100,7 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
         the residual to pass in with the next tree.
 
     Raises:
-        TypeError: if a leaf of `tree` is not real floating point.
+        TypeError: if a leaf of `tree` is not floating point.
         ValueError: if `residual` does not fit `tree`.
 
     Example:
@@ -132,20 +137,21 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
         difference = total - decoded.astype(total.dtype)
         return jnp.where(jnp.isfinite(difference), difference, 0)
 
-    return message, decoded, jax.tree.map(lost, total, decoded)
+    return message, decoded, join(jax.tree.map(lost, split(total), split(decoded)))
 
 
 def residual_of(tree: Tree) -> Tree:
     """The residual before the first message: zeros, at least float32.
 
     Args:
-        tree: real floating-point arrays, or `jax.ShapeDtypeStruct`s.
+        tree: floating-point arrays, or `jax.ShapeDtypeStruct`s.
 
     Returns:
-        Zeros of the same structure and shapes; float64 where the leaf is, float32 elsewhere.
+        Zeros of the same structure and shapes; float64 where the leaf is (complex128 likewise),
+        float32 elsewhere (complex64).
 
     Raises:
-        TypeError: if a leaf is not real floating point; its path is named.
+        TypeError: if a leaf is not floating point; its path is named.
 
     Example:
         >>> residual_of({"w": jnp.ones(2, jnp.bfloat16)})
@@ -175,17 +181,17 @@ def encode_leaves(encode: Callable[[jax.Array], Message], tree: Tree) -> list[Me
     """Encode each leaf alone.
 
     Args:
-        encode: from a leaf, in at least float32 and of its own shape, to any pytree of arrays.
-        tree: real floating-point arrays.
+        encode: from a real leaf, in at least float32 and of its own shape, to any pytree of arrays.
+        tree: floating-point arrays.
 
     Returns:
-        One message for each leaf.
+        One message for each leaf, and two for a complex one.
 
     Raises:
-        TypeError: if a leaf is not real floating point.
+        TypeError: if a leaf is not floating point.
     """
     _shapes(tree)
-    return [encode(_widened(leaf)) for leaf in jax.tree.leaves(tree)]
+    return [encode(_widened(leaf)) for leaf in jax.tree.leaves(split(tree))]
 
 
 def decode_leaves(
@@ -196,14 +202,16 @@ def decode_leaves(
     Args:
         decode: from a leaf's message, and the shape and dtype that its `encode` was given, to an
             array of that shape in any floating-point dtype.
-        message: one message for each leaf.
+        message: from `encode_leaves`.
         like: arrays or `jax.ShapeDtypeStruct`s: the structure, shapes and dtypes of the result.
 
     Raises:
-        TypeError: if a leaf of `like` is not real floating point.
+        TypeError: if a leaf of `like` is not floating point.
         ValueError: if the number of leaves or a shape differs.
     """
-    shapes = _shapes(like, "like")
+    _shapes(like, "like")
+    pairs = jax.eval_shape(split, like)
+    shapes = jax.tree.leaves(pairs)
     if len(message) != len(shapes):
         raise ValueError(
             f"the message holds {len(message)} leaves, `like` has {len(shapes)}; give `decode` the "
@@ -219,16 +227,16 @@ def decode_leaves(
                 "give `decode` the shapes of what was encoded."
             )
         leaves.append(_narrowed(leaf.astype(wide.dtype), shape.dtype))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return join(jax.tree.unflatten(jax.tree.structure(pairs), leaves))
 
 
 def _shapes(tree: Tree, name: str = "tree") -> list[jax.ShapeDtypeStruct]:
-    """Shape and dtype of each leaf, as JAX would hold it; TypeError unless all are real floats."""
+    """Shape and dtype of each leaf, as JAX would hold it; TypeError unless all are floats."""
     shapes = jax.eval_shape(lambda tree: tree, tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
-                f"`{name}{jax.tree_util.keystr(path)}` is {leaf.dtype}; only real floating-point "
+                f"`{name}{jax.tree_util.keystr(path)}` is {leaf.dtype}; only floating-point "
                 "arrays can be compressed. Keep the others out of the tree."
             )
     return jax.tree.leaves(shapes)

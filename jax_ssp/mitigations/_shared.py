@@ -25,9 +25,22 @@ def zeros(tree: Tree) -> Tree:
 
 
 def squared_norm(tree: Tree) -> jax.Array:
-    """The sum of the squares of all numbers of a tree, in float32."""
+    """The sum of the squares of all numbers of a tree of real ones, in float32."""
     squares = (jnp.sum(wide(leaf) ** 2).astype(jnp.float32) for leaf in jax.tree.leaves(tree))
     return sum(squares, start=jnp.float32(0))
+
+
+def all_finite(tree: Tree) -> jax.Array:
+    """Whether every number of a tree is finite."""
+    finite = jnp.array(True)
+    for leaf in jax.tree.leaves(tree):
+        finite &= jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
+def chosen(condition: jax.Array, tree: Tree, other: Tree) -> Tree:
+    """One tree where a scalar condition holds, else the other."""
+    return jax.tree.map(lambda one, two: jnp.where(condition, one, two), tree, other)
 
 
 def update_if(

@@ -15,6 +15,7 @@ from jax_ssp.mitigations._shared import (
     wide,
     zeros,
 )
+from jax_ssp.pairs import on_pairs
 
 
 class DelayCompensationState(NamedTuple):
@@ -100,7 +101,9 @@ def delay_compensation(
         gradients = jax.tree.map(lambda u: wide(u) / -learning_rate, updates)
         if adaptive:
             mean_square = jax.tree.map(
-                lambda v, g: decay * v + (1 - decay) * g**2, state.mean_square, gradients
+                lambda v, g: jnp.where(jnp.isfinite(g**2), decay * v + (1 - decay) * g**2, v),
+                state.mean_square,
+                gradients,
             )
             lams = jax.tree.map(lambda v: lam / jnp.sqrt(v + epsilon), mean_square)
             state = DelayCompensationState(mean_square)
@@ -115,4 +118,4 @@ def delay_compensation(
 
         return jax.tree.map(compensated, updates, gradients, lams, params, stale_params), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return on_pairs(optax.GradientTransformationExtraArgs(init, update))

@@ -10,6 +10,7 @@ import optax
 
 from jax_ssp.checks import INT32, integer
 from jax_ssp.mitigations._shared import check_transform, update_if
+from jax_ssp.pairs import on_pairs
 
 
 def drop_stale(
@@ -69,4 +70,4 @@ def drop_stale(
         extra_args["staleness"] = staleness
         return update_if(fresh, wrapped, updates, state, params, extra_args)
 
-    return optax.GradientTransformationExtraArgs(wrapped.init, update)
+    return on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from jax_ssp.mitigations._shared import check_transform, update_if
+from jax_ssp.mitigations._shared import all_finite, check_transform, update_if
+from jax_ssp.pairs import on_pairs
 
 
 def skip_nonfinite(
@@ -35,6 +34,7 @@ def skip_nonfinite(
         TypeError: if `inner` is not an optax transform.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> transform = skip_nonfinite()
         >>> delta = {"w": jnp.array([1.0, jnp.nan]), "b": jnp.array([2.0])}
         >>> applied, _ = transform.update(delta, transform.init(delta))
@@ -54,9 +54,6 @@ def skip_nonfinite(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        finite = jnp.array(True)
-        for leaf in jax.tree.leaves(updates):
-            finite &= jnp.all(jnp.isfinite(leaf))
-        return update_if(finite, wrapped, updates, state, params, extra_args)
+        return update_if(all_finite(updates), wrapped, updates, state, params, extra_args)
 
-    return optax.GradientTransformationExtraArgs(wrapped.init, update)
+    return on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))

@@ -11,11 +11,14 @@ import optax
 from jax_ssp.checks import MOST, choice, flag, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
+    all_finite,
+    chosen,
     given,
     squared_norm,
     wide,
     zeros,
 )
+from jax_ssp.pairs import on_pairs
 
 
 class ScaleByGapState(NamedTuple):
@@ -43,7 +46,8 @@ def scale_by_gap(
     server step, is the moving root mean square of the deltas as they come, Δ among them, times the
     weight w that the server gives to one: G is 1 for a base that is the newest version, grows
     linearly with the gap, and is 1 + τ after τ equal steps in one direction, less if they cancel
-    each other. Where C is 0, so is Δ, and G is 1.
+    each other. Where C is 0, so is Δ, and G is 1. A delta of which a square is not finite does not
+    enter the mean.
 
     Usually a `delta_tx`, on a server that merges on arrival. Where its `server_tx` has a momentum
     β, a server step is up to 1 / (1 − β) times as large as a delta; give `weight` as that multiple
@@ -106,22 +110,23 @@ def scale_by_gap(
         share = {"mean": 1 / jnp.asarray(num_workers).astype(jnp.float32), "sum": 1.0}
         w = share[weight] if isinstance(weight, str) else weight
         deltas = jax.tree.map(wide, updates)
+        new = squares(deltas)
         weights = decay * state.weights + (1 - decay)
         mean_square = jax.tree.map(
-            lambda mean, square: decay * mean + (1 - decay) * square,
-            state.mean_square,
-            squares(deltas),
+            lambda mean, square: decay * mean + (1 - decay) * square, state.mean_square, new
         )
+        state = chosen(all_finite(new), ScaleByGapState(weights, mean_square), state)
+        weights = jnp.maximum(state.weights, jnp.finfo(jnp.float32).tiny)  # 0 before the first
 
         def gap(mean: jax.Array, square: jax.Array) -> jax.Array:
             step = jnp.asarray(w, mean.dtype) * jnp.sqrt(mean / weights.astype(mean.dtype))
             return 1 + jnp.where(step > 0, jnp.sqrt(square) / jnp.where(step > 0, step, 1), 0)
 
         moved = jax.tree.map(lambda p, base: wide(p) - wide(base), params, stale_params)
-        gaps = jax.tree.map(gap, mean_square, squares(moved))
+        gaps = jax.tree.map(gap, state.mean_square, squares(moved))
         if not elementwise:
             gaps = jax.tree.map(lambda delta: gaps.astype(delta.dtype), deltas)
         updates = jax.tree.map(lambda u, d, g: (d / g).astype(u.dtype), updates, deltas, gaps)
-        return updates, ScaleByGapState(weights, mean_square)
+        return updates, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return on_pairs(optax.GradientTransformationExtraArgs(init, update))

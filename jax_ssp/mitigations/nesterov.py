@@ -11,6 +11,8 @@ import optax
 from jax_ssp.checks import INT32, MOST, integer, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
+    all_finite,
+    chosen,
     wide,
     zeros,
 )
@@ -44,6 +46,8 @@ def delayed_nesterov(
     A `server_tx`, on a server that merges each delta on arrival with `weight="sum"`: N deltas are
     averaged here. It takes the place of a momentum of the workers: 0.9 on both is 100 times the
     step of neither.
+
+    A delta that is not finite leaves the state as it was.
 
     Args:
         learning_rate: ε.
@@ -114,6 +118,7 @@ def delayed_nesterov(
             gradients,
             velocity,
         )
-        return updates, DelayedNesterovState(count, velocity, total)
+        new = DelayedNesterovState(count, velocity, total)
+        return updates, chosen(all_finite(gradients), new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

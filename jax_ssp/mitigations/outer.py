@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.mitigations._shared import check_transform
+from jax_ssp.pairs import on_pairs
 
 
 def outer(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -56,4 +57,4 @@ def outer(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
         gradients = jax.tree.map(jnp.negative, updates)
         return inner.update(gradients, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return on_pairs(optax.GradientTransformationExtraArgs(inner.init, update))

@@ -13,6 +13,7 @@ from jax_ssp.mitigations._shared import (
     squared_norm,
     wide,
 )
+from jax_ssp.pairs import on_pairs
 
 Action: TypeAlias = Literal["shrink", "reject"]
 
@@ -108,7 +109,7 @@ def clip_outliers(
         state = ClipOutliersState(jnp.where(again, jnp.inf, norms), jnp.where(again, 0, rejected))
         return jax.tree.map(clipped, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return on_pairs(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _median(norms: jax.Array, known: jax.Array) -> jax.Array:

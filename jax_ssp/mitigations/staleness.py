@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import INT32, MOST, choice, integer, number
+from jax_ssp.mitigations._shared import wide
 
 Shape: TypeAlias = Literal["inverse", "polynomial", "exponential", "threshold"]
 
@@ -71,17 +72,21 @@ def scale_by_staleness(
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra_args
         factor = _factor(shape, jnp.asarray(staleness), exponent, threshold)
-        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
+
+        def scaled(u: jax.Array) -> jax.Array:
+            return (wide(u) * factor.astype(wide(u).dtype)).astype(u.dtype)
+
+        return jax.tree.map(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _factor(shape: Shape, staleness: jax.Array, exponent: float, threshold: int) -> jax.Array:
+    age = staleness.astype(jnp.float32)  # so that no sum is too large for its dtype
     if shape == "inverse":
-        return jnp.maximum(staleness, 1).astype(jnp.float32) ** -exponent
+        return jnp.maximum(age, 1) ** -exponent
     if shape == "polynomial":
-        return (1 + staleness).astype(jnp.float32) ** -exponent
+        return (1 + age) ** -exponent
     if shape == "exponential":
-        return jnp.exp(-exponent * staleness.astype(jnp.float32))
-    late = jnp.maximum(staleness - threshold, 0).astype(jnp.float32)
-    return 1 / (exponent * late + 1)
+        return jnp.exp(-exponent * age)
+    return 1 / (exponent * jnp.maximum(age - threshold, 0) + 1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.merging import weighted
+from jax_ssp.pairs import split
 from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
 
 
@@ -112,7 +113,7 @@ def _is_finite(tree: Params) -> jax.Array:
 def _norm(tree: Params) -> jax.Array:
     """The l2 norm, summed in at least float32."""
     one = np.float32(1)
-    squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in jax.tree.leaves(tree)]
+    squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in jax.tree.leaves(split(tree))]
     return jnp.sqrt(sum(square.astype(jnp.float32) for square in squares))
 
 

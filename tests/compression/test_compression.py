@@ -796,10 +796,10 @@ def test_bytes_on_the_wire():
 
 
 @everyone
-@pytest.mark.parametrize("leaf", [jnp.arange(3), jnp.ones(3, bool), jnp.ones(3, jnp.complex64)])
-def test_what_is_not_a_real_number_is_refused_by_its_path(format, leaf):
+@pytest.mark.parametrize("leaf", [jnp.arange(3), jnp.ones(3, bool)])
+def test_what_is_not_floating_point_is_refused_by_its_path(format, leaf):
     tree = {"a": jnp.ones(2), "n": [leaf]}
-    message = rf"`(tree|like)\['n'\]\[0\]` is {leaf.dtype}; only real floating-point arrays"
+    message = rf"`(tree|like)\['n'\]\[0\]` is {leaf.dtype}; only floating-point arrays"
     with pytest.raises(TypeError, match=message):
         residual_of(tree)
     with pytest.raises(TypeError, match=message):
