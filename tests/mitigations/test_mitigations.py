@@ -254,8 +254,9 @@ def test_every_shape_of_tree_gives_finite_numbers(make, tree):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_a_delta_that_is_not_finite_spoils_no_state_for_good(name, make, bad):
     """What follows is as it would be without it; after one whose square alone is not, finite."""
-    if "outer" in name:
-        return  # the state is that of an optimizer of optax; wrap it in `skip_nonfinite`
+    if "outer" in name or name == "drop_stale, inner":
+        return  # the state is that of a transform of optax; wrap it in `skip_nonfinite`
+    enters = np.isfinite(bad) and (name == "skip_nonfinite, inner" or "nesterov" in name)
     transform, stacked = make(), deltas.merges(deltas.single())
     state = clean = transform.init(deltas.single())
     for number, merge in enumerate(deltas.each(stacked)):
@@ -266,8 +267,7 @@ def test_a_delta_that_is_not_finite_spoils_no_state_for_good(name, make, bad):
         expected, clean = deltas.update(transform, clean, merge)
         for leaf in jax.tree.leaves(applied):
             assert jnp.isfinite(leaf).all()
-        # (The squares are elementwise in delay compensation, which has no more to be spared.)
-        if ("nesterov" not in name and "delay_compensation" not in name) or not np.isfinite(bad):
+        if not enters:
             assert_close(applied["b"], expected["b"])
 
 
