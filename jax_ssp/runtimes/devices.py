@@ -29,6 +29,7 @@ from jax_ssp.controller.events import (
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.runtimes.base import Message, Push, Runtime, Waiting, World
 from jax_ssp.runtimes.observing import note
+from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.watch import COMPUTING_SECONDS, QUIET_SECONDS
 from jax_ssp.runtimes.worker import Worker
@@ -43,8 +44,9 @@ CLOSE_SECONDS = 2.0  # for threads to end; they do at once unless the user's cod
 class Devices(Runtime):
     """Workers on real devices.
 
-    Each computes in a thread of its own, so settings of JAX made by a context manager do not reach
-    it: use `jax.config.update`.
+    Each computes in a thread of its own, under the settings of the thread that calls `train`: what
+    a context manager has set there (`jax.enable_x64`, `jax.default_matmul_precision`, a mesh) holds
+    for all of them.
 
     Args:
         devices: any list of JAX devices, one worker each; naming one twice puts two workers on it.
@@ -144,9 +146,13 @@ class _DeviceWorld(World):
         # What is alike is compiled once, by the first who needs it; all that differ at one time.
         first = {(worker.device, worker.kind): worker for worker in reversed(workers)}
         self._compiling = set(first.values())
+        settings = Settings()
         self._threads = [
             threading.Thread(
-                target=self._work, args=(worker,), name=f"ssp-worker-{worker.index}", daemon=True
+                target=settings.run,
+                args=(self._work, worker),
+                name=f"ssp-worker-{worker.index}",
+                daemon=True,
             )
             for worker in workers
         ]

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import jax
 
 from jax_ssp.runtimes.base import EVAL_COLUMNS
+from jax_ssp.runtimes.settings import Settings
 from jax_ssp.steps import Params
 
 SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
@@ -148,6 +149,7 @@ class Evaluator:
         A version that still waits there when a newer one comes is passed over.
         """
         self._post = post
+        self._settings = Settings()
         self._thread = _Aside()
 
     def due(self, updates: int, num_workers: int) -> bool:
@@ -170,7 +172,7 @@ class Evaluator:
         assert self._post is not None
         if self._under_way and self._under_way[-1].cancel():
             self._under_way.pop()
-        future = self._thread.submit(lambda: self._row(about, params))
+        future = self._thread.submit(lambda: self._settings.run(self._row, about, params))
         self._under_way.append(future)
         future.add_done_callback(self._post)
         return None
