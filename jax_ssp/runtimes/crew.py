@@ -20,6 +20,7 @@ from jax_ssp.controller.weight import Weight
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.places import check_is_here, check_one_process
 from jax_ssp.runtimes.program import program_of
 from jax_ssp.runtimes.worker import Adopt, Wanted, Worker
 from jax_ssp.server import Server, host_device
@@ -58,6 +59,7 @@ def make_crew(
     snapshot_wire: Compressor | None = None,
 ) -> Crew:
     """Check step, parameters and data by their shapes, then make workers and server."""
+    check_one_process()
     params = getattr(step, "params", None) if params is None else params
     for name, value in (("step", step), ("params", params), ("data", data)):
         if value is None:
@@ -149,6 +151,7 @@ def _server_devices(
     if placement == "devices":
         return list(dict.fromkeys(devices))
     if isinstance(placement, jax.Device):
+        check_is_here("placement", placement)
         return [placement]
     platform, _, index = placement.partition(":")
     return [device_at(platform, int(index), "`placement` names")]

@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeAlias
 import jax
 import tyro
 
-from jax_ssp.checks import function, instance, integer, put, seed, several
+from jax_ssp.checks import function, integer, put, seed
 from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
 from jax_ssp.controller.events import (
     Event,
@@ -29,6 +29,7 @@ from jax_ssp.controller.events import (
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.runtimes.base import Message, Push, Runtime, Waiting, World
 from jax_ssp.runtimes.observing import note
+from jax_ssp.runtimes.places import checked_devices
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.virtual import DelayDraws
 from jax_ssp.runtimes.watch import COMPUTING_SECONDS, QUIET_SECONDS
@@ -49,8 +50,8 @@ class Devices(Runtime):
     for all of them.
 
     Args:
-        devices: any list of JAX devices, one worker each; naming one twice puts two workers on it.
-            By default all of `jax.local_devices()`.
+        devices: any list of JAX devices of this process, one worker each; naming one twice puts two
+            workers on it. By default all of `jax.local_devices()`.
         num_workers: how many; by default `workers_per_device` on every device.
         workers_per_device: how many workers share a device.
         cpu_devices: split the host's CPU into this many devices, and use those where there are
@@ -78,12 +79,7 @@ class Devices(Runtime):
         if self.delay is not None:
             put(self, "delay", function, CALL)
         if self.devices is not None:
-            put(self, "devices", several, "a list of JAX devices, such as `jax.devices()[:2]`")
-            for number, device in enumerate(self.devices):
-                field = f"Devices(devices=...)[{number}]"
-                instance(field, device, jax.Device, "a JAX device, such as `jax.devices()[0]`")
-            if not self.devices:
-                raise ValueError("`Devices(devices=...)` must name at least one device, got none.")
+            object.__setattr__(self, "devices", checked_devices(self.devices))
 
     @property
     def time(self) -> str:
