@@ -29,8 +29,8 @@ import numpy as np
 from jax_ssp import checks
 from jax_ssp.controller.codec import as_json, from_json, packed, unpacked
 from jax_ssp.controller.commands import Cancel, Command, Drop, Fence, Merge, StartClock
+from jax_ssp.controller.contract import check_header
 from jax_ssp.controller.events import DeltaReady, Event, Token
-from jax_ssp.controller.facts import check_header
 from jax_ssp.controller.form import check_command, check_event
 from jax_ssp.files import AppendedFile
 from jax_ssp.records import (

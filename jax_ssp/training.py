@@ -17,6 +17,7 @@ import optax
 from jax_ssp.arguments import check_each, check_together
 from jax_ssp.compression import Compressor
 from jax_ssp.controller import Controller
+from jax_ssp.controller.contract import type_name
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
@@ -160,9 +161,8 @@ def train(
         weight: of a delta: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the merge; of
             own deltas that are not merged yet, 1), or a number.
         overlap: local steps of its next clock, 0 to `local_steps`, that a worker goes on for while
-            its delta travels and is merged, and while it waits; then it adopts. What the policy
-            decides is the same with as without. Where clocks differ in length, as under `DyLU`, no
-            more than 1 step is run ahead; under a policy that cancels clocks, none.
+            its delta travels and is merged, so that its device is never idle; then it adopts. Only
+            where the policy admits that clock ahead, which no barrier does.
         adopt: what becomes of those steps: "rebase" keeps their progress on top of the snapshot.
             `Mix(alpha)`, with or without overlap, sets local = alpha * local + (1 - alpha) *
             snapshot, where local is all that the worker has come to.
@@ -272,7 +272,6 @@ def train(
         "bound": policy.guaranteed_bound,
         "max_staleness": policy.guaranteed_staleness(num_workers),
         "reads_own": policy.reads_own,
-        "waits_for_own": policy.waits_for_own,
         "num_workers": num_workers,
         "time": runtime.time,
         "devices": [place_of(worker.place) for worker in crew.workers] if crew else [],
@@ -391,7 +390,7 @@ def describe(config: Any) -> Any:
     if is_dataclass(config) and not isinstance(config, type):
         columns = [column.name for column in fields(config) if column.init]
         parts = {name: describe(getattr(config, name)) for name in columns}
-        return {"type": type(config).__name__, **parts}
+        return {"type": type_name(type(config)), **parts}
     if isinstance(config, (list, tuple)):
         return [describe(each) for each in config]
     if isinstance(config, dict):

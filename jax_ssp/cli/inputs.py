@@ -39,7 +39,7 @@ SUMMARY_OF_TAPE = {"rows": whole(0), "complete": TRUTH}
 
 def tape_of(run: Path) -> Tape:
     """The tape in a run's folder, or in a file; it must come as far as the folder says."""
-    from jax_ssp.controller.facts import check_header
+    from jax_ssp.controller.contract import check_header
     from jax_ssp.tape import read_tape
 
     with usage_errors():

@@ -20,22 +20,27 @@ _Holds = Callable[[Any], bool]
 _EVENTS, _COMMANDS = frozenset(EVENTS), frozenset(COMMANDS)
 
 
-def check_event(event: Any) -> None:
-    """Raise ValueError, naming the field, unless this is an event that can be."""
+def check_event(event: Any, signed: bool = False) -> None:
+    """Raise ValueError, naming the field, unless this is an event that can be.
+
+    Args:
+        event: what may be one.
+        signed: whether counts may be below zero, for whoever judges them better.
+    """
     if type(event) not in _EVENTS:
         raise ValueError(f"{short(event)} is not an event")
-    _check(event)
+    _check(event, signed)
 
 
-def check_command(command: Any) -> None:
-    """Raise ValueError, naming the field, unless this is a command that can be."""
+def check_command(command: Any, signed: bool = False) -> None:
+    """The same for a command."""
     if type(command) not in _COMMANDS:
         raise ValueError(f"{short(command)} is not a command")
-    _check(command)
+    _check(command, signed)
 
 
-def _check(message: Any) -> None:
-    fields = _fields_of(cast("type[Any]", type(message)))
+def _check(message: Any, signed: bool) -> None:
+    fields = _fields_of(cast("type[Any]", type(message)), signed)
     for value, (name, says, holds) in zip(message, fields, strict=True):
         if not holds(value):
             where = f"{type(message).__name__}({name}=...)"
@@ -43,33 +48,35 @@ def _check(message: Any) -> None:
 
 
 @cache
-def _fields_of(kind: type[Any]) -> tuple[tuple[str, str, _Holds], ...]:
+def _fields_of(kind: type[Any], signed: bool) -> tuple[tuple[str, str, _Holds], ...]:
     """Of each field: its name, what it must be in words, and as a test."""
     hints = get_type_hints(kind)
-    return tuple((name, *_rule(name, hints[name])) for name in kind._fields)
+    return tuple((name, *_rule(name, hints[name], signed)) for name in kind._fields)
 
 
-def _rule(name: str, hint: Any) -> tuple[str, _Holds]:
+def _rule(name: str, hint: Any, signed: bool) -> tuple[str, _Holds]:
+    if signed and hint is int:
+        return "an integer", _is_integer
     if name in _SPECIAL:
         return _SPECIAL[name]
     if hint in _PLAIN:
         return _PLAIN[hint]
     if get_origin(hint) is tuple:
         each = get_args(hint)[0]
-        says, holds = _rule(name, each)
+        says, holds = _rule(name, each, signed)
         return f"a tuple, each {says}", _all_of(holds)
     if get_args(hint):  # a time, or None
-        says, holds = _rule(name, get_args(hint)[0])
+        says, holds = _rule(name, get_args(hint)[0], signed)
         return f"{says}, or None", lambda value: value is None or holds(value)
-    return f"a {hint.__name__} of numbers in their ranges", _of_fields(hint)
+    return f"a {hint.__name__} of numbers in their ranges", _of_fields(hint, signed)
 
 
 def _all_of(holds: _Holds) -> _Holds:
     return lambda value: type(value) is tuple and all(map(holds, cast("tuple[Any, ...]", value)))
 
 
-def _of_fields(kind: type[Any]) -> _Holds:
-    tests = tuple(holds for _, _, holds in _fields_of(kind))
+def _of_fields(kind: type[Any], signed: bool) -> _Holds:
+    tests = tuple(holds for _, _, holds in _fields_of(kind, signed))
 
     def holds(value: Any) -> bool:
         if type(value) is not kind:
@@ -81,6 +88,10 @@ def _of_fields(kind: type[Any]) -> _Holds:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -_LARGEST <= value < _LARGEST
 
 
 def _is_norm(value: Any) -> bool:

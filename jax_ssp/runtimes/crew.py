@@ -87,8 +87,6 @@ def make_crew(
         snapshot_wire=snapshot_wire,
     )
     program = program_of(step)
-    if type(policy).local_steps is not Policy.local_steps or local_steps.at(0) is None:
-        overlap = min(overlap, 1)  # H of the next clock is not known before it starts
     wanted = Wanted(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
     memory = {device: Memory(params, device) for device in devices}
     workers = [

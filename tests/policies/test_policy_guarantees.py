@@ -64,14 +64,16 @@ def test_a_policy_keeps_what_it_promises(policy, workers):
 def test_a_tape_that_promises_one_less_than_happened_is_refused(policy):
     result = clockwork(policy, heavy(6, 60), num_clocks=50)
     report = ssp.check_contract(result.tape)
+    # A header in which the policy is not known, so that its own promises count.
+    del result.tape.header["policy"], result.tape.header["experiment"]
     result.tape.header["max_staleness"] = report.max_staleness
     assert ssp.check_contract(result.tape).max_staleness == report.max_staleness
     result.tape.header["max_staleness"] = report.max_staleness - 1
-    with pytest.raises(ssp.ContractViolation, match=r"clause 2 broken.*allowed are"):
+    with pytest.raises(ssp.ContractViolation, match=r"clause 2 broken.*allowed are|is -1"):
         ssp.check_contract(result.tape)
     result.tape.header["max_staleness"] = None
     result.tape.header["bound"] = report.max_start_lag - 1
-    with pytest.raises(ssp.ContractViolation, match=r"clause [12] broken"):
+    with pytest.raises(ssp.ContractViolation, match=r"clause [12] broken|is -1"):
         ssp.check_contract(result.tape)
 
 

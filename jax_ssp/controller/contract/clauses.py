@@ -1,37 +1,30 @@
-"""Proves from a tape alone that a run kept the contract.
+"""The clauses of the contract, checked without asking the controller.
 
 The clauses (bound s; a delta computed in clock c is stamped c):
 
-1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks.
-   Before it starts a clock granted ahead, a worker may have run a few steps of it, and no more
-   than it has.
+1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks;
+   if the clock is granted ahead, that holds at the grant, and the start repeats what was granted.
 2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
-   stamped below c - s of every live worker; and the version read is the one that was granted. No
-   delta is merged that is staler than the policy allows.
+   stamped below c - s of every live worker; and the version read is the one that was granted.
+   When a clock is granted ahead, the newest version covers c - s already. No delta is merged that
+   is staler than the policy allows.
 3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones; or, where
-   the policy says so, none of those that the version lacks. Under a policy that says so, a worker
-   starts no clock before its own deltas are settled.
+   the policy says so, none of those that the version lacks.
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
    and is merged with the staleness, the lag and the weight that it has. A clock may be cancelled,
    with a reason, while it runs and no delta of its worker waits; nothing is pushed of it. A push
    whose token is not the one that its worker runs under is late: it is fenced, and that is all.
 5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
-   ahead is the next that its worker starts; only a loss or the run's end voids a grant.
+   ahead is started once its worker's delta is there; only a loss or the run's end voids a grant.
 
 Nothing here is taken from the controller: minima come from heaps with lazy deletion (the controller
 counts), membership of a delta in a version from the log of merges (the controller keeps counters).
-What is checked of bounds is what the run's policy declares in the tape's header: `bound` (clocks),
-`max_staleness` (versions), `reads_own`, `waits_for_own`; and the run's `weight`.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
 
-from jax_ssp.checks import shown
 from jax_ssp.controller.commands import (
     Cancel,
     Command,
@@ -43,6 +36,9 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
+from jax_ssp.controller.contract.facts import Facts
+from jax_ssp.controller.contract.report import ContractReport
+from jax_ssp.controller.contract.stays import Smallest, Stay
 from jax_ssp.controller.errors import ContractViolation
 from jax_ssp.controller.events import (
     DeltaReady,
@@ -56,161 +52,34 @@ from jax_ssp.controller.events import (
 from jax_ssp.controller.weight import Weight, weight_of
 
 
-class TapeLike(Protocol):
-    """What the checker reads: a header with `bound`, and (now, event, commands) in order."""
-
-    @property
-    def header(self) -> Mapping[str, Any]: ...
-    @property
-    def complete(self) -> bool: ...
-    def __iter__(self) -> Iterator[tuple[float, Event, Sequence[Command]]]: ...
+def violation(clause: int, now: float, what: str) -> ContractViolation:
+    """A breach of a clause at a time (seconds), in a line that can be read."""
+    what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]} ..."
+    return ContractViolation(f"clause {clause} broken at {now} s: {what}.")
 
 
-@dataclass(frozen=True)
-class ContractReport:
-    """What a tape proves, and the figures found on the way.
-
-    Attributes:
-        bound: the bound it was checked against (clocks); None where the policy declares none.
-        reads: reads checked (clocks started).
-        ahead: clocks granted ahead.
-        max_start_lag: largest lag at the start of a clock (clocks); at most `bound`.
-        max_lag: largest lag at any moment (clocks); at most `bound` + 1.
-        max_staleness, mean_staleness: of the merged deltas (versions).
-        staleness_bound: the largest staleness allowed (versions); None where the policy has none.
-        merged, dropped: deltas.
-        cancelled: clocks.
-        late: pushes that were fenced.
-        in_flight: deltas pushed but neither merged nor dropped when the tape breaks off; 0 in a
-            complete tape.
-        versions: merges.
-        complete: whether the tape reaches the end of its run.
-    """
-
-    bound: int | None
-    reads: int
-    ahead: int
-    max_start_lag: int
-    max_lag: int
-    max_staleness: int
-    mean_staleness: float
-    staleness_bound: int | None
-    merged: int
-    dropped: int
-    cancelled: int
-    late: int
-    in_flight: int
-    versions: int
-    complete: bool
-
-    def __str__(self) -> str:
-        bound = "none declared" if self.bound is None else f"{self.bound} clocks"
-        ahead = f", {self.ahead} clocks granted ahead" if self.ahead else ""
-        allowed = "" if self.staleness_bound is None else f" (allowed: {self.staleness_bound})"
-        cancelled = f", {self.cancelled} clocks cancelled" if self.cancelled else ""
-        late = f", {self.late} pushes were late" if self.late else ""
-        tape = "complete" if self.complete else f"breaks off, {self.in_flight} deltas in flight"
-        return (
-            f"contract kept: {self.reads} reads checked, bound {bound}{ahead}\n"
-            f"lag:       at most {self.max_start_lag} at a start, {self.max_lag} at any moment\n"
-            f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}{allowed}\n"
-            f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped"
-            f"{cancelled}{late}\n"
-            f"tape:      {tape}"
-        )
+_LONGEST = 600  # characters
 
 
-def check_contract(tape: TapeLike) -> ContractReport:
-    """Check clauses 1 to 5 of the contract on a tape.
+class Clauses:
+    """Takes a tape's rows one by one; raises at the first that breaks a clause."""
 
-    Args:
-        tape: of a run in any world.
-
-    Returns:
-        The figures found.
-
-    Raises:
-        ContractViolation: naming the clause, the moment, the worker and the clock.
-
-    Example:
-        >>> import jax_ssp as ssp
-        >>> run = ssp.train(policy=ssp.SSP(2), runtime=ssp.Virtual(4, compute=False), num_clocks=5)
-        >>> ssp.check_contract(run.tape).reads
-        20
-    """
-    if not isinstance(getattr(tape, "header", None), Mapping):
-        raise TypeError(
-            "`check_contract(tape=...)` must be a tape, such as `result.tape` or "
-            f"`ssp.read_tape(path)`, got {shown(tape)}."
-        )
-    header = tape.header
-    checker = _Checker(
-        header["bound"],
-        header.get("max_staleness"),
-        header.get("reads_own", True),
-        header.get("waits_for_own", False),
-        header.get("experiment", {}).get("weight", "mean"),
-    )
-    for now, event, commands in tape:
-        checker.entry(now, event, commands)
-    return checker.report(tape.complete)
-
-
-class _Smallest:
-    """The smallest value of a changing set, by a heap in which outdated entries are skipped."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, int] = {}
-        self._heap: list[tuple[int, int]] = []
-
-    def put(self, worker: int, value: int) -> None:
-        self.of[worker] = value
-        heapq.heappush(self._heap, (value, worker))
-
-    def value(self) -> int:
-        heap = self._heap
-        while heap and self.of.get(heap[0][1]) != heap[0][0]:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else 0
-
-
-@dataclass
-class _Stay:
-    """A worker from its join to its loss; one that comes back begins another stay."""
-
-    stopped: bool = False
-    running: StartClock | None = None
-    ahead: StartAhead | None = None  # what it is granted, until that is started
-    held: int = -1  # the version it reads; none before its first clock and after a cancelled one
-    # Its pushed deltas in order: (stamp, version that contains it; None while it is under way).
-    log: list[tuple[int, int | None]] = field(default_factory=list[tuple[int, int | None]])
-
-
-class _Checker:
-    def __init__(
-        self,
-        bound: int | None,
-        staleness_bound: int | None,
-        reads_own: bool,
-        waits_for_own: bool,
-        weight: Weight,
-    ) -> None:
-        self.bound = bound
-        self.staleness_bound = staleness_bound
-        self.reads_own = reads_own
-        self.waits_for_own = waits_for_own
-        self.weight: Weight = weight
+    def __init__(self, facts: Facts) -> None:
+        self.bound = facts.bound
+        self.staleness_bound = facts.max_staleness
+        self.reads_own = facts.reads_own
+        self.weight: Weight | None = facts.weight
         self.grants = 0  # tokens issued
         self.now = float("-inf")
-        self.stays: dict[int, _Stay] = {}
-        self.finished = _Smallest()
-        self.settled = _Smallest()
+        self.stays: dict[int, Stay] = {}
+        self.finished = Smallest()
+        self.settled = Smallest()
         self.left: dict[int, int] = {}
         self.floor = 0
         self.version = 0
         self.coverage = [0]  # of each version, when last seen as the newest
         # Not settled, by (worker, clock): base, stay and token.
-        self.pushed: dict[tuple[int, int], tuple[int, _Stay, Token]] = {}
+        self.pushed: dict[tuple[int, int], tuple[int, Stay, Token]] = {}
         self.running = 0
         self.unfinished = 0
         self.timer: float | None = None
@@ -258,17 +127,26 @@ class _Checker:
                     self.timer = at
                 case StopWorker(worker):
                     self._stopped(worker, command)
+        if isinstance(event, DeltaReady):
+            stay = self.stays[event.worker]
+            if stay.ahead is not None and stay.running is None:
+                raise self._violation(5, f"{event}, but {stay.ahead} is not kept")
         alive = self.running > 0 or self.timer is not None or self.unfinished == 0
         if not alive:
             raise self._violation(5, f"nobody runs and no timer is set after {event}")
 
-    def report(self, complete: bool) -> ContractReport:
-        if complete:
-            if self.unfinished:
-                raise self._violation(5, f"the run ends, but {self.unfinished} workers have not")
-            lost = next(iter(self.pushed), None)
-            if lost is not None:
-                raise self._violation(4, f"delta (worker, clock) {lost} was never settled")
+    def end(self, complete: bool) -> None:
+        """The tape is over; a complete one leaves nobody at work, and nothing under way."""
+        if not complete:
+            return
+        if self.unfinished:
+            raise self._violation(5, f"the run ends, but {self.unfinished} workers have not")
+        lost = next(iter(self.pushed), None)
+        if lost is not None:
+            raise self._violation(4, f"delta (worker, clock) {lost} was never settled")
+
+    def report(self, facts: Facts, complete: bool, recomputed: bool) -> ContractReport:
+        """The figures found."""
         return ContractReport(
             bound=self.bound,
             reads=self.reads,
@@ -285,13 +163,15 @@ class _Checker:
             in_flight=len(self.pushed),
             versions=self.version,
             complete=complete,
+            policy=None if facts.policy is None else repr(facts.policy),
+            recomputed=recomputed,
         )
 
     def _joined(self, worker: int) -> None:
-        if worker in self.stays:
-            raise self._violation(4, f"worker {worker} joins twice")
+        if worker in self.stays or worker < 0:
+            raise self._violation(4, f"worker {worker} joins twice, or is nobody")
         at = max(self._min_clock(), self.left.get(worker, 0))
-        self.stays[worker] = _Stay()
+        self.stays[worker] = Stay()
         self.finished.put(worker, at)
         self.settled.put(worker, at)
         self.unfinished += 1
@@ -345,21 +225,19 @@ class _Checker:
         finished = self.finished.of[worker]
         if clock != finished:
             raise self._violation(1, f"{start}, but it has finished {finished} clocks")
-        if stay.ahead is not None and stay.ahead.local_steps > start.local_steps:
+        if stay.ahead is not None and stay.ahead.local_steps != start.local_steps:
             raise self._violation(1, f"{start}, but it was granted {stay.ahead}")
         if start.num_workers != len(self.stays) or start.local_steps < 1:
             raise self._violation(3, f"{start}: there are {len(self.stays)} workers")
         if not 0 <= version <= self.version:
             raise self._violation(2, f"{start}: no such version")
-        self._gate(start)
+        self._gate(start, version)
         unread: list[int] = []
         for stamp, merged_in in reversed(stay.log if self.reads_own else ()):
             if merged_in is not None and merged_in <= version:
                 break
             unread.append(stamp)
         own = tuple(reversed(unread))
-        if self.waits_for_own and stay.log and stay.log[-1][1] is None:
-            raise self._violation(3, f"{start}, but its own delta {stay.log[-1][0]} waits still")
         if start.pending != own:
             raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
         if version not in (self.version, stay.held):
@@ -382,27 +260,24 @@ class _Checker:
             raise self._violation(1, f"{ahead}, but it was granted {stay.ahead}")
         if local_steps < 1:
             raise self._violation(3, f"{ahead}: there are no steps")
-        self._not_ending(ahead)
+        self._gate(ahead, self.version)
         stay.ahead = ahead
         self.ahead += 1
 
-    def _not_ending(self, command: StartClock | StartAhead) -> None:
+    def _gate(self, command: StartClock | StartAhead, version: int) -> None:
+        """What has to be so when a clock is started, or granted ahead."""
         if self.ending:
             raise self._violation(5, f"{command}, but the run is ending")
-
-    def _gate(self, start: StartClock) -> None:
-        """What has to be so when a clock is started."""
-        self._not_ending(start)
         low = self._min_clock()
-        self.max_start_lag = max(self.max_start_lag, start.clock - low)
+        self.max_start_lag = max(self.max_start_lag, command.clock - low)
         if self.bound is None:
             return
-        needed = start.clock - self.bound
+        needed = command.clock - self.bound
         if low < needed:
-            raise self._violation(1, f"{start}, but a live worker has finished only {low}")
-        covers = self.coverage[start.version]
+            raise self._violation(1, f"{command}, but a live worker has finished only {low}")
+        covers = self.coverage[version]
         if covers < needed:
-            raise self._violation(2, f"{start}: version {start.version} covers {covers} < {needed}")
+            raise self._violation(2, f"{command}: version {version} covers {covers} < {needed}")
 
     def _stopped(self, worker: int, command: StopWorker) -> None:
         stay = self.stays.get(worker)
@@ -424,13 +299,15 @@ class _Checker:
         workers = len(self.stays) + len(lost)
         if merge.num_workers != workers:
             raise self._violation(4, f"{merge}: there are {workers} workers")
-        weight = weight_of(self.weight, workers, len(settled))
+        weight = None
+        if self.weight is not None:
+            weight = weight_of(self.weight, workers, len(settled))
         for delta, (worker, base, stay) in zip(merge.deltas, settled, strict=True):
             staleness = self.version - base
             here = self.stays.get(worker) is stay
             lag = self.finished.of[worker] - self._min_clock() if here else 0
             told = (delta.base, delta.staleness, delta.lag, delta.weight)
-            found = (base, staleness, lag, weight)
+            found = (base, staleness, lag, delta.weight if weight is None else weight)
             if told != found:
                 raise self._violation(4, f"{delta}: base, staleness, lag, weight are {found}")
             if self.staleness_bound is not None and staleness > self.staleness_bound:
@@ -471,7 +348,7 @@ class _Checker:
 
     def _settle(
         self, worker: int, clock: int, token: Token, command: Merge | Drop
-    ) -> tuple[int, int, _Stay]:
+    ) -> tuple[int, int, Stay]:
         """Take a delta off the list of those under way; gives its worker, its base and the stay."""
         found = self.pushed.pop((worker, clock), None)
         if found is None or found[2] != token:
@@ -500,4 +377,4 @@ class _Checker:
         return self.floor
 
     def _violation(self, clause: int, what: str) -> ContractViolation:
-        return ContractViolation(f"clause {clause} broken at {self.now} s: {what}.")
+        return violation(clause, self.now, what)

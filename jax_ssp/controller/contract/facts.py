@@ -56,7 +56,6 @@ HEADER = {
     "bound": either(whole(0), _NOTHING),
     "max_staleness": either(whole(0), _NOTHING),
     "reads_own": TRUTH,
-    "waits_for_own": TRUTH,
     "num_workers": whole(1),
     "time": one_of("virtual", "wall"),
     "devices": _PLACES,
@@ -103,7 +102,6 @@ class Facts:
         bound: s (clocks); None also where the policy has none.
         max_staleness: of a merged delta (versions); None also where the policy has none.
         reads_own: whether workers read their own deltas while these wait.
-        waits_for_own: whether workers wait until their own deltas are settled.
         policy: where it is one of ours.
         schedule: of the local steps, where it is one of ours.
         num_workers: that ever join.
@@ -118,7 +116,6 @@ class Facts:
     bound: int | None
     max_staleness: int | None
     reads_own: bool
-    waits_for_own: bool
     policy: Policy | None
     schedule: LocalSteps | None = None
     num_workers: int | None = None
@@ -135,6 +132,11 @@ class Facts:
         return self.policy is None or self.policy.cancels
 
     @property
+    def may_norm(self) -> bool:
+        """Whether pushes may report norms, for all that is known."""
+        return self.policy is None or self.policy.needs_norms
+
+    @property
     def may_choose(self) -> bool:
         """Whether the policy may drop deltas or set timers, for all that is known.
 
@@ -144,14 +146,16 @@ class Facts:
 
     def controller(self) -> Controller | None:
         """The controller of this run as it was at its start; None if that is not known."""
-        if self.policy is None or self.schedule is None or not self.ends or self.overlap is None:
+        if self.policy is None or self.schedule is None or not self.ends:
+            return None
+        if self.overlap is None or self.weight is None:
             return None
         return Controller(
             self.policy,
             local_steps=self.schedule,
             num_clocks=self.num_clocks,
             max_updates=self.max_updates,
-            weight="mean" if self.weight is None else self.weight,
+            weight=self.weight,
             grant_ahead=self.overlap > 0,
         )
 
@@ -218,19 +222,15 @@ def _policy_of(header: Mapping[str, Any], experiment: Mapping[str, Any]) -> Poli
 
 def _promised(
     header: Mapping[str, Any], policy: Policy | None
-) -> tuple[int | None, int | None, bool, bool]:
-    """Bound, largest staleness, and what of their own deltas workers read and wait for.
-
-    By the policy, or as told.
-    """
+) -> tuple[int | None, int | None, bool]:
+    """Bound, largest staleness, and whether workers read their own, by the policy or as told."""
     bound, staleness = header.get("bound"), header.get("max_staleness")
     reads_own = header.get("reads_own", True)
     if policy is None:
-        return bound, staleness, reads_own, header.get("waits_for_own", False)
+        return bound, staleness, reads_own
     by_policy: dict[str, Any] = {
         "bound": policy.guaranteed_bound,
         "reads_own": policy.reads_own,
-        "waits_for_own": policy.waits_for_own,
     }
     if "num_workers" in header:
         by_policy["max_staleness"] = policy.guaranteed_staleness(header["num_workers"])
@@ -243,7 +243,6 @@ def _promised(
         by_policy["bound"],
         by_policy.get("max_staleness", staleness),
         by_policy["reads_own"],
-        by_policy["waits_for_own"],
     )
 
 

@@ -1,0 +1,114 @@
+"""What a header says that the rows must keep to: workers, steps, ends, and the policy's means.
+
+A header made by hand may be short; what it lacks is not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax_ssp.controller.commands import (
+    Cancel,
+    Command,
+    Drop,
+    Merge,
+    SetTimer,
+    StartAhead,
+    StartClock,
+    StopWorker,
+)
+from jax_ssp.controller.contract.clauses import Clauses, violation
+from jax_ssp.controller.contract.facts import Facts
+from jax_ssp.controller.errors import ContractViolation
+from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined
+
+
+class Limits:
+    """Takes a tape's rows after the clauses have; raises at the first that the header excludes."""
+
+    def __init__(self, facts: Facts, clauses: Clauses) -> None:
+        self._facts = facts
+        self._clauses = clauses  # asked for the time and for finished clocks
+        self._joined: set[int] = set()
+        self._merged = 0
+        self._stopping = False  # by a request
+        self._full = False  # by max_updates
+
+    @property
+    def _ended(self) -> bool:
+        return self._stopping or self._full
+
+    def entry(self, event: Event, commands: Sequence[Command]) -> None:
+        facts = self._facts
+        if isinstance(event, WorkerJoined):
+            self._join(event.worker)
+        elif isinstance(event, StopRequested):
+            self._stopping = self._stopping or not self._full
+        elif isinstance(event, DeltaReady) and event.norm != 0 and not facts.may_norm:
+            raise self._violation(7, f"{event}, but {facts.policy} asks for no norms")
+        for command in commands:
+            match command:
+                case StartClock() | StartAhead():
+                    self._start(command)
+                case Merge():
+                    self._merge(command)
+                case Drop():
+                    if not (facts.may_choose or self._full):
+                        raise self._violation(4, f"{command}, but {facts.policy} drops nothing")
+                case Cancel():
+                    if not facts.may_cancel:
+                        raise self._violation(4, f"{command}, but {facts.policy} cancels nothing")
+                case SetTimer():
+                    if not facts.may_choose:
+                        raise self._violation(5, f"{command}, but {facts.policy} sets no timer")
+                case StopWorker(worker):
+                    self._stop(worker)
+                case _:
+                    pass
+
+    def end(self, complete: bool) -> None:
+        """The tape is over; a complete one has come to what the header says ends it."""
+        facts = self._facts
+        if not complete or not facts.ends or self._ended:
+            return
+        missing = set(range(facts.num_workers or 0)) - self._joined
+        if missing:
+            raise self._violation(5, f"the run ends, but worker {min(missing)} was never there")
+
+    def _join(self, worker: int) -> None:
+        workers = self._facts.num_workers
+        if workers is not None and worker >= workers:
+            raise self._violation(7, f"worker {worker} joins, but the header says {workers}")
+        self._joined.add(worker)
+
+    def _start(self, command: StartClock | StartAhead) -> None:
+        facts = self._facts
+        if self._full:
+            raise self._violation(5, f"{command}, but {facts.max_updates} deltas are merged")
+        if facts.num_clocks is not None and command.clock >= facts.num_clocks:
+            raise self._violation(5, f"{command}, but each has {facts.num_clocks} clocks")
+        if facts.local_steps not in (None, command.local_steps):
+            raise self._violation(7, f"{command}, but clocks have {facts.local_steps} steps")
+        if isinstance(command, StartAhead) and facts.overlap == 0:
+            raise self._violation(7, f"{command}, but there is no overlap")
+
+    def _merge(self, merge: Merge) -> None:
+        facts = self._facts
+        if self._full:
+            raise self._violation(4, f"{merge}, but {facts.max_updates} deltas are merged")
+        self._merged += len(merge.deltas)
+        most = facts.max_updates
+        self._full = most is not None and self._merged >= most and not self._stopping
+
+    def _stop(self, worker: int) -> None:
+        facts = self._facts
+        if self._ended or not facts.ends:
+            return
+        finished, clocks = self._clauses.finished.of[worker], facts.num_clocks
+        if clocks is None or finished < clocks:
+            raise self._violation(
+                5, f"worker {worker} is stopped after {finished} clocks of {clocks} for no reason"
+            )
+
+    def _violation(self, clause: int, what: str) -> ContractViolation:
+        return violation(clause, self._clauses.now, what)
