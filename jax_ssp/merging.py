@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_ssp.layout import Delta, Layout, Moved, Params, wide
 from jax_ssp.pairs import is_complex, on_pairs
 from jax_ssp.shapes import check_like
-from jax_ssp.steps import Params
 from jax_ssp.views import Views, seeing
 from jax_ssp.wire import Cut
 
@@ -52,13 +52,17 @@ def numbers_of(about: Sequence[About], num_workers: int) -> np.ndarray:
 
 
 class Merging:
-    """Two transforms around a weighted sum.
+    """Two transforms around a weighted sum; statistics beside it, by the rule of `layout.py`.
+
+    A delta that `delta_tx` drops, or a merge that `server_tx` drops (all that is trained comes out
+    0), brings no statistics; unless the transform is known to keep it for a later merge.
 
     Args:
-        params: for their structure, shapes and dtypes.
+        params: masters, for their structure, shapes and dtypes.
         server_tx: called once a merge; None for the identity.
         delta_tx: called once a delta, in their order; None for the identity.
-        averaged, views: see `Server`.
+        layout: of the parameters.
+        views: see `Server`.
 
     Raises:
         TypeError: if a transform asks for something that the server does not have.
@@ -66,6 +70,7 @@ class Merging:
 
     Attributes:
         wants_base: whether a transform requires `stale_params`.
+        drops: whether a transform decides over statistics.
     """
 
     def __init__(
@@ -73,12 +78,11 @@ class Merging:
         params: Params,
         server_tx: optax.GradientTransformation | None,
         delta_tx: optax.GradientTransformation | None,
-        averaged: Any = None,
+        layout: Layout,
         views: Views | None = None,
     ) -> None:
-        trained = None if averaged is None else jax.tree.map(operator.not_, averaged)
-        self._averaged = jax.tree.map(lambda _: False, params) if averaged is None else averaged
-        self._has_averaged = averaged is not None
+        self._layout = layout
+        trained = layout.map(operator.not_) if layout.has_averaged else None
 
         def supported(name: str, tx: optax.GradientTransformation) -> Any:
             if views is not None:  # in which there is nothing but what is trained
@@ -92,6 +96,13 @@ class Merging:
             self._named["delta_tx"] = self._delta_tx
         asking = [_checked(name, tx, params) for name, tx in self._named.items()]
         self.wants_base = any(asking)
+        given = {"server_tx": server_tx, "delta_tx": delta_tx}
+        self._dropping = {
+            name
+            for name, tx in self._named.items()
+            if given[name] is not None and layout.has_averaged and not _keeps_for_later(tx, params)
+        }
+        self.drops = bool(self._dropping)
 
     def init(self, params: Params) -> State:
         """The state before the first merge."""
@@ -103,52 +114,57 @@ class Merging:
         self,
         params: Params,
         state: State,
-        deltas: tuple[Params, ...],
-        weights: jax.Array,
+        deltas: tuple[Delta, ...],
+        factors: jax.Array,
         numbers: jax.Array,
         bases: tuple[Params, ...] = (),
         before: Params = None,
-    ) -> tuple[Params, State]:
+        kept: jax.Array | None = None,
+    ) -> tuple[Params, State, list[jax.Array]]:
         """The weighted sum of some of a merge's deltas, each after its transform.
 
         Args:
             params: the last version.
             state: what came before these left.
             deltas: at least one.
-            weights: one of each delta.
+            factors: a row for each delta: its weight, and the share of its statistics.
             numbers: see `numbers_of`.
             bases: of each delta, if `wants_base`.
             before: the sum of those before them; None for the first.
+            kept: whether each brings its statistics; None if that is to be seen here.
 
         Returns:
-            The sum in at least float32, the new state.
+            The sum in at least float32, with a `Moved` for each leaf that is averaged; the new
+            state; whether each delta moved anything before its transform, and after.
         """
         delta_state, server_state = state
-        *each, stalest = numbers
-        if self._delta_tx is not None:
-            told: list[Params] = []
-            for delta, row, base in zip(deltas, each, bases or [None] * len(deltas), strict=True):
-                extras = self._extras(row, base)
-                update, delta_state = self._delta_tx.update(delta, delta_state, params, **extras)
-                told.append(self._with_statistics(update, delta))
-            deltas = tuple(told)
-        share = 1.0 / stalest[3].astype(weights.dtype)
-
-        def weighed(delta: Params, weight: jax.Array) -> Params:
-            def weigh(averaged: bool, leaf: jax.Array) -> jax.Array:
-                return weighted(leaf, share if averaged else weight)
-
-            return jax.tree.map(weigh, self._averaged, delta)
-
-        # In the order given, so that the sum is the same from run to run.
-        sums = [] if before is None else [before]
-        sums += [weighed(delta, weights[number]) for number, delta in enumerate(deltas)]
-        total = jax.tree.map(lambda first, *others: sum(others, start=first), *sums)
-        return total, (delta_state, server_state)
+        *each, _ = numbers
+        judged: list[jax.Array] = []
+        total = before
+        for number, delta in enumerate(deltas):
+            plain = self._layout.map(lambda averaged, d: d.move if averaged else _widened(d), delta)
+            update = plain
+            if self._delta_tx is not None:
+                extras = self._extras(each[number], bases[number] if bases else None)
+                update, delta_state = self._delta_tx.update(plain, delta_state, params, **extras)
+            stays = True if kept is None else kept[number]
+            if "delta_tx" in self._dropping:
+                judged.append(self._judged(plain, update))
+                stays = _brings(judged[-1]) if kept is None else stays
+            weighed = self._weighed(params, update, delta, factors[number], stays)
+            # In the order given, so that the sum is the same from run to run.
+            total = weighed if total is None else self._layout.map(_together, total, weighed)
+        return total, (delta_state, server_state), judged
 
     def apply(
-        self, params: Params, state: State, total: Params, numbers: jax.Array, base: Params = None
-    ) -> tuple[Params, State]:
+        self,
+        params: Params,
+        state: State,
+        total: Params,
+        numbers: jax.Array,
+        base: Params = None,
+        kept: jax.Array | None = None,
+    ) -> tuple[Params, State, list[jax.Array]]:
         """One version from the last.
 
         Args:
@@ -157,15 +173,44 @@ class Merging:
             total: of all deltas.
             numbers: see `numbers_of`.
             base: of the stalest delta, if `wants_base`.
+            kept: whether the merge brings statistics; None if that is to be seen here.
 
         Returns:
-            The new version, the new state.
+            The new version; the new state; whether the merge moved anything before, and after.
         """
         delta_state, server_state = state
         extras = self._extras(numbers[-1], base)
-        updates = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), total, params)
-        updates, server_state = self._server_tx.update(updates, server_state, params, **extras)
-        return optax.apply_updates(params, updates), (delta_state, server_state)
+
+        def plain(averaged: bool, leaf: Any, old: jax.Array) -> jax.Array:
+            return (leaf.move if averaged else leaf).astype(old.dtype)
+
+        summed = self._layout.map(plain, total, params)
+        updates, server_state = self._server_tx.update(summed, server_state, params, **extras)
+        new, judged = optax.apply_updates(params, updates), []
+        if self._layout.has_averaged:
+            judged = [self._judged(summed, updates)] if "server_tx" in self._dropping else []
+            stays = [_brings(each) for each in judged] if kept is None else [kept]
+
+            def entered(averaged: bool, new: jax.Array, old: jax.Array, moved: Any) -> jax.Array:
+                if not averaged:
+                    return new
+                value = moved.into(old)
+                return jnp.where(stays[0], value, old) if stays else value
+
+            new = self._layout.map(entered, new, params, total)
+        return new, (delta_state, server_state), judged
+
+    def _weighed(
+        self, params: Params, update: Params, delta: Delta, factors: jax.Array, kept: Any
+    ) -> Params:
+        weight, share = factors
+
+        def weigh(averaged: bool, old: jax.Array, update: jax.Array, leaf: Any) -> Any:
+            if averaged:
+                return Moved.by(old, leaf, share, kept)
+            return weighted(update, weight)
+
+        return self._layout.map(weigh, params, update, delta)
 
     def check_elementwise(self, params: Params, cut: Cut) -> None:
         """Raise ValueError if a transform gives pieces something else than it gives the whole."""
@@ -180,22 +225,35 @@ class Merging:
     def _extras(self, numbers: jax.Array, base: Params) -> dict[str, Any]:
         return {**_extras(*numbers), **({"stale_params": base} if self.wants_base else {})}
 
-    def _with_statistics(self, update: Params, delta: Params) -> Params:
-        """A delta of which all that is trained has become 0 is dropped with its statistics."""
-        if not self._has_averaged:
-            return update
-        kept = self._moves(update) | ~self._moves(delta)
+    def _judged(self, before: Params, after: Params) -> jax.Array:
+        """Whether any number that is trained is not 0: before a transform, and after it."""
 
-        def chosen(averaged: bool, leaf: jax.Array) -> jax.Array:
-            return jnp.where(kept, leaf, jnp.zeros_like(leaf)) if averaged else leaf
+        def moves(tree: Params) -> jax.Array:
+            leaves = self._layout.trained(tree)
+            return jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in leaves] or [jnp.bool(False)]))
 
-        return jax.tree.map(chosen, self._averaged, update)
+        return jnp.stack([moves(before), moves(after)])
 
-    def _moves(self, tree: Params) -> jax.Array:
-        """Whether any number that is trained is not 0."""
-        flags, leaves = jax.tree.leaves(self._averaged), jax.tree.leaves(tree)
-        trained = [leaf for flag, leaf in zip(flags, leaves, strict=True) if not flag]
-        return jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in trained] or [jnp.bool(False)]))
+
+def _brings(judged: jax.Array) -> jax.Array:
+    """Whether what was judged so was not dropped: it moves something, or has never done so."""
+    return judged[..., 1] | ~judged[..., 0]
+
+
+def _together(averaged: bool, one: Any, other: Any) -> Any:
+    return one.with_other(other) if averaged else one + other
+
+
+def _widened(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(wide(leaf.dtype))
+
+
+def _keeps_for_later(tx: optax.GradientTransformation, params: Params) -> bool:
+    """Whether a transform gives 0 where it only waits for more: known ones of optax."""
+    kinds = (optax.MultiStepsState, optax.ApplyEvery)
+    state = jax.eval_shape(tx.init, params)
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    return any(isinstance(node, kinds) for node in nodes)
 
 
 class MergePrograms:
@@ -209,15 +267,24 @@ class MergePrograms:
         opened: (parameters, delta as it comes) -> the delta.
     """
 
-    def __init__(self, merging: Merging, opened: Callable[[Params, Any], Params]) -> None:
+    def __init__(self, merging: Merging, opened: Callable[[Params, Any], Delta]) -> None:
         self._merging = merging
         self._opened = opened
         self._add = jax.jit(self._added, donate_argnums=(1, 6))
         self._merge = jax.jit(self._merged, donate_argnums=(1, 7), keep_unused=True)
+        self._judge = jax.jit(self._judged)
 
     def merge(self, *arguments: Any) -> tuple[Params, State]:
         """One version from the last; `_last` names the arguments."""
         return self._merge(*self._last(*arguments))
+
+    def judge(self, *arguments: Any) -> jax.Array:
+        """Of each delta of a merge, and of the merge: did it move anything, and does it still?
+
+        For one piece of the parameters: (params, state, deltas, factors, numbers, bases).
+        """
+        *_, numbers, bases = arguments
+        return self._judge(*arguments, _of_the_stalest(numbers, bases))
 
     def text(self, *arguments: Any) -> str:
         """What such a merge of few deltas compiles from."""
@@ -228,47 +295,77 @@ class MergePrograms:
         params: Params,
         state: State,
         deltas: tuple[Any, ...],
-        weights: np.ndarray,
+        factors: np.ndarray,
         numbers: np.ndarray,
         free: list[jax.Array],
         bases: tuple[Params, ...],
+        kept: np.ndarray | None = None,
     ) -> tuple[Any, ...]:
         """What the last program is given, once the parts before it are summed.
 
-        See `Merging` for the arguments; `free` is overwritten.
+        See `Merging` for the arguments; `free` is overwritten; `kept` has a row for each delta and
+        one for the merge.
         """
-        base = bases[int(numbers[:-1, 0].argmax())] if bases else None
-        before = None
-        while len(deltas) > MOST_AT_ONCE:
-            rows = np.concatenate([numbers[:MOST_AT_ONCE], numbers[-1:]])
-            first = (deltas[:MOST_AT_ONCE], weights[:MOST_AT_ONCE], rows, bases[:MOST_AT_ONCE])
-            before, state = self._add(params, state, *first, before)
-            deltas, weights, numbers, bases = (
-                rest[MOST_AT_ONCE:] for rest in (deltas, weights, numbers, bases)
-            )
-        return params, state, deltas, weights, numbers, bases, before, free, base
+        base = _of_the_stalest(numbers, bases)
+        before, each = None, [deltas, factors, numbers, bases, kept]
+        while len(each[0]) > MOST_AT_ONCE:
+            part, each = zip(*map(_cut_off, each), strict=True)
+            deltas, factors, rows, bases, stay = part
+            rows = np.concatenate([rows, numbers[-1:]])
+            before, state = self._add(params, state, deltas, factors, rows, bases, before, stay)
+        deltas, factors, numbers, bases, kept = each
+        return params, state, deltas, factors, numbers, bases, before, free, base, kept
 
     def _added(
         self, params: Params, state: State, deltas: tuple[Any, ...], *others: Any
     ) -> tuple[Params, State]:
         opened = tuple(self._opened(params, delta) for delta in deltas)
-        return self._merging.add(params, state, opened, *others)
+        return self._merging.add(params, state, opened, *others)[:2]
 
     def _merged(
         self,
         params: Params,
         state: State,
         deltas: tuple[Any, ...],
-        weights: jax.Array,
+        factors: jax.Array,
         numbers: jax.Array,
         bases: tuple[Params, ...],
         before: Params,
         free: list[jax.Array],
         base: Params,
+        kept: jax.Array | None,
     ) -> tuple[Params, State]:
         del free  # donated: the new version is written there
-        total, state = self._added(params, state, deltas, weights, numbers, bases, before)
-        return self._merging.apply(params, state, total, numbers, base)
+        parts = (deltas, factors, numbers, bases, before, kept)
+        total, state = self._added(params, state, *parts)
+        last = None if kept is None else kept[-1]
+        return self._merging.apply(params, state, total, numbers, base, last)[:2]
+
+    def _judged(
+        self,
+        params: Params,
+        state: State,
+        deltas: tuple[Any, ...],
+        factors: jax.Array,
+        numbers: jax.Array,
+        bases: tuple[Params, ...],
+        base: Params,
+    ) -> jax.Array:
+        opened = tuple(self._opened(params, delta) for delta in deltas)
+        total, state, each = self._merging.add(params, state, opened, factors, numbers, bases)
+        _, _, last = self._merging.apply(params, state, total, numbers, base)
+        moved = jnp.ones(2, bool)
+        each = each or [moved] * len(deltas)
+        return jnp.stack([*each, *(last or [moved])])
+
+
+def _of_the_stalest(numbers: np.ndarray, bases: tuple[Params, ...]) -> Params:
+    return bases[int(numbers[:-1, 0].argmax())] if bases else None
+
+
+def _cut_off(each: Any) -> tuple[Any, Any]:
+    """What is said of the first deltas, and what of the others."""
+    return (None, None) if each is None else (each[:MOST_AT_ONCE], each[MOST_AT_ONCE:])
 
 
 def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:

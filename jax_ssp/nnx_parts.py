@@ -46,7 +46,8 @@ class Part:
     def stays(self, name: str) -> bool:
         """Whether this array stays the worker's own: it cannot be averaged, or should not."""
         value = self.arrays[name]
-        return self._cached or not _is_floating(value) or not bool(jnp.all(jnp.isfinite(value)))
+        real = _is_floating(value) and not jnp.iscomplexobj(value)
+        return self._cached or not real or not bool(jnp.all(jnp.isfinite(value)))
 
     def filled(self, values: Mapping[str, Any], bare: bool = False) -> tuple[tuple[Any, ...], Any]:
         """Path, and the variable with other arrays; bare, what it holds alone."""

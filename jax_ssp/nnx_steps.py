@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jax_ssp.layout import all_finite
 from jax_ssp.nnx_parts import like_before, parts_of, seeded, trains
 from jax_ssp.pairs import on_pairs
 from jax_ssp.steps import (
@@ -134,7 +135,12 @@ class NnxStep:
             self._tx, {**grads, **still}, state, params, loss,
             lambda params: loss_fn({name: params[name] for name in self._paths})[0],
         )  # fmt: skip
-        moved = {name: new[name] - value for name, value in rest.items()}
+        # Of a step that is not finite nothing stays, though its optimizer may have skipped it.
+        good = all_finite([grads, loss]) if rest else True
+        moved = {
+            name: jnp.where(good, new[name] - old, jnp.zeros_like(old))
+            for name, old in rest.items()
+        }
         kept = {name: new[name] for name in kept}
         return {**updates, **moved}, NnxState(state, kept), {**metrics, "loss": loss}
 

@@ -5,6 +5,9 @@ one jitted program (see `merging.py`). Versions are immutable, so they are share
 and live as long as somebody holds them; the server itself holds only the newest. The memory of a
 version that nobody holds any more becomes that of the next one.
 
+The server's own are *masters*, in at least float32, however narrow the parameters are: many small
+deltas then add up (see `layout.py`).
+
 The parameters live whole on one device (by default the host's CPU, off every accelerator's queue),
 or cut into pieces over several, each merged where it lives.
 """
@@ -20,12 +23,12 @@ import numpy as np
 import optax
 
 from jax_ssp.checks import instance, integer, optional, several
-from jax_ssp.compression import Compressor, residual_of
+from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
 from jax_ssp.data import owned
+from jax_ssp.layout import Layout, Params
 from jax_ssp.merging import About, MergePrograms, Merging, numbers_of
 from jax_ssp.shapes import check_like, check_params, shapes_of
-from jax_ssp.steps import Params
 from jax_ssp.views import Views
 from jax_ssp.wire import Memory, Message, Wire, transfer
 
@@ -67,7 +70,18 @@ class Server:
     `staleness` (versions), `lag` (clocks), `worker` and `num_workers`, all int32 scalars; and
     `stale_params`, the base that the delta is measured from, if it is a required argument of their
     update. Of several deltas in one merge, `server_tx` is told about the stalest. Where merges have
-    one delta each, the two differ by the weight alone.
+    one delta each, the two differ by the weight alone. Both see masters: parameters, deltas and
+    bases in at least float32.
+
+    What is only averaged (BatchNorm statistics) is no business of the transforms. A merge of deltas
+    from bases b_i to values v_i takes the statistics S to
+
+        S' = clip(S + sum a_i (v_i - b_i), elementwise between least and greatest of S and the v_i)
+
+    where a_i = w_i / max(1, sum w) for "mean" and "merged" (w_i is the delta's weight), and
+    1 / max(num_workers, merged deltas) for "sum" and numbers. A delta that is not finite, or that
+    `delta_tx` drops (all that is trained comes out 0), brings none; neither does a merge that
+    `server_tx` drops.
 
     Args:
         params: the first version, number 0; copied.
@@ -79,9 +93,7 @@ class Server:
         device: where merging runs; by default the first CPU device, off every accelerator's queue.
             Several devices share the parameters by bytes, each merging its own piece; the transform
             must then be elementwise.
-        averaged: tree of booleans like `params`, true for what is not trained (BatchNorm
-            statistics): its deltas always count 1 / num_workers, and the transforms leave it alone;
-            but a delta that `delta_tx` drops (all that is trained comes out 0) brings none.
+        averaged: tree of booleans like `params`, true for what is only averaged.
         views: how the transforms, and their masks, see the parameters (see `jax_ssp.views`),
             without what is averaged; by default as they are. A step's method of that name will do.
         delta_wire: compressor of the deltas that `merge_sent` gets.
@@ -127,9 +139,11 @@ class Server:
         self.devices = _devices(device)
         self.version = 0
         self._shapes = check_params(params)
+        self.layout = Layout.of(params, averaged)
         params = jax.device_put(owned(params), self.devices[0], may_alias=False)
-        self.wire = Wire(params, len(self.devices), delta_wire, snapshot_wire)
-        self._merging = Merging(params, server_tx, delta_tx, averaged, views)
+        params = self.layout.masters(params)
+        self.wire = Wire(params, self.layout, len(self.devices), delta_wire, snapshot_wire)
+        self._merging = Merging(params, server_tx, delta_tx, self.layout, views)
         self.wants_base = self._merging.wants_base
         if len(self.devices) > 1:
             self._merging.check_elementwise(params, self.wire.cut)
@@ -140,13 +154,17 @@ class Server:
         self._newest = Snapshot(0, pieces, self._memory)
         states = map(self._merging.init, pieces)
         self._states = list(map(jax.device_put, states, self.devices))
+        self._measured = jax.jit(self.layout.measured)
+        self._rounded = jax.jit(self.layout.rounded)
+        self._shown: tuple[int, Params] | None = None  # the newest, rounded, once it was asked for
         self._whole = MergePrograms(self._merging, lambda params, delta: delta)
         self._sent = MergePrograms(
             self._merging, lambda params, sent: self.wire.opened(sent, params)
         )
         self._publish = jax.jit(self.wire.published, donate_argnums=1)
         self._published: Snapshot | None = None  # the newest, compressed, once it was asked for
-        self._residuals = [] if snapshot_wire is None else [residual_of(p) for p in pieces]
+        kept = [] if snapshot_wire is None else pieces
+        self._residuals = list(map(self.wire.nothing_lost, kept))
 
     @property
     def device(self) -> jax.Device:
@@ -155,11 +173,17 @@ class Server:
 
     @property
     def params(self) -> Params:
-        """The newest version's parameters, on the (first) device."""
+        """The newest version's parameters in their own dtypes, on the (first) device."""
         return self.snapshot()
 
+    @property
+    def masters(self) -> Params:
+        """The newest version in at least float32, on the (first) device."""
+        pieces = self._newest.keep()
+        return pieces[0] if len(pieces) == 1 else self._join(jax.device_put(pieces, self.device))
+
     def snapshot(self, version: int | None = None) -> Params:
-        """The parameters of a version, immutable and shared.
+        """The parameters of a version in their own dtypes, immutable and shared.
 
         Args:
             version: which; by default the newest, which is the only one the server holds.
@@ -173,8 +197,11 @@ class Server:
                 f"`snapshot(version=...)`: version {version} is not held, only the newest, "
                 f"{self.version}. Keep a reference to each snapshot you need later."
             )
-        pieces = self._newest.keep()
-        return pieces[0] if len(pieces) == 1 else self._join(jax.device_put(pieces, self.device))
+        if not self.layout.has_half:
+            return self.masters
+        if self._shown is None or self._shown[0] != self.version:
+            self._shown = self.version, self._rounded(self.masters)
+        return self._shown[1]
 
     def publish(self) -> Snapshot:
         """The newest version as it travels to workers; compressed once, for all who ask."""
@@ -202,7 +229,8 @@ class Server:
             deltas: at least one, each with the structure and the shapes of the parameters.
             staleness, lag, worker: for the transforms: one for each delta, or one for all of them.
             num_workers: how many the "mean" is over; by default as many as there are deltas.
-            stale_params: the base of each delta; needed where a transform asks for it.
+            stale_params: the base of each delta; needed where a transform asks for it. What is
+                averaged is measured from there too; without, from the newest version.
 
         Returns:
             The number of the new version.
@@ -231,11 +259,15 @@ class Server:
         for name, trees in (("deltas", deltas), ("stale_params", bases)):
             for index, tree in enumerate(trees):
                 self._check(f"{name}[{index}]", tree)
-        whole = [jax.device_put(owned(tree), self.device) for tree in (*deltas, *bases)]
-        pieces = list(map(self._cut, whole))
+        deltas, bases = (
+            [self.layout.masters(jax.device_put(owned(tree), self.device)) for tree in trees]
+            for trees in (deltas, bases)
+        )
+        if self.layout.has_averaged:
+            deltas = list(map(self._measured, deltas, bases or [self.masters] * len(deltas)))
+        deltas, bases = (list(map(self._cut, trees)) for trees in (deltas, bases))
         weight = weight_of(self.weight, count, len(deltas))
         about = [About(*numbers, weight) for numbers in zip(*each, strict=True)]
-        deltas, bases = pieces[: len(deltas)], pieces[len(deltas) :]
         return self._apply(self._whole, deltas, about, count, bases)
 
     def _check(self, name: str, tree: Params) -> None:
@@ -263,21 +295,46 @@ class Server:
         num_workers: int,
         bases: Sequence[list[Params]],
     ) -> int:
-        weights = as_weight([delta.weight for delta in about])
+        factors = factors_of([delta.weight for delta in about], num_workers, self.weight)
         numbers = numbers_of(about, num_workers)
         bases = bases if self.wants_base else ()
+        each = [
+            (tuple(delta[index] for delta in deltas), tuple(base[index] for base in bases))
+            for index in range(len(self.devices))
+        ]
+        kept = self._kept(programs, each, factors, numbers)
         pieces: list[Params] = []
-        for index, piece in enumerate(self._newest.pieces):
-            messages = tuple(delta[index] for delta in deltas)
-            origins = tuple(base[index] for base in bases)
+        for index, (piece, (messages, origins)) in enumerate(
+            zip(self._newest.pieces, each, strict=True)
+        ):
             free = self._memory[index].take()
             state = self._states[index]
-            merged = programs.merge(piece, state, messages, weights, numbers, free, origins)
+            merged = programs.merge(
+                *(piece, state, messages, factors, numbers, free, origins, kept)
+            )
             pieces.append(merged[0])
             self._states[index] = merged[1]
         self.version += 1
         self._newest = Snapshot(self.version, pieces, self._memory)
         return self.version
+
+    def _kept(
+        self, programs: MergePrograms, each: Sequence[Any], factors: np.ndarray, numbers: np.ndarray
+    ) -> np.ndarray | None:
+        """Which deltas of a merge, and whether the merge, may bring statistics.
+
+        None where a piece sees that by itself: where it is the only one.
+        """
+        if len(self.devices) == 1 or not self._merging.drops:
+            return None
+        judged = [
+            programs.judge(piece, state, messages, factors, numbers, origins)
+            for piece, state, (messages, origins) in zip(
+                self._newest.pieces, self._states, each, strict=True
+            )
+        ]
+        before, after = np.any(list(map(np.asarray, judged)), axis=0).T
+        return after | ~before
 
     def compile(self, num_deltas: int) -> None:
         """Compile the merge of so many sent deltas by running it once; nothing is kept of it."""
@@ -305,13 +362,17 @@ class Server:
         """What a merge of so many takes after parameters and state: any of these shapes."""
         bases = (piece,) * count if self.wants_base else ()
         numbers = numbers_of([About()] * count, 1)
-        return (message,) * count, as_weight([0.0] * count), numbers, free, bases
+        factors = factors_of([0.0] * count, 1, self.weight)
+        several = len(self.devices) > 1 and self._merging.drops
+        kept = np.ones(count + 1, bool) if several else None
+        return (message,) * count, factors, numbers, free, bases, kept
 
     def _example(self) -> list[Message]:
         """A delta as it travels: any of these shapes, on the server's devices."""
-        messages = self._newest.pieces
-        if self.wire.deltas is not None:
-            messages = map(jax.jit(self.wire.deltas.encode), messages)
+        example = self.wire.example
+        messages = map(
+            example if self.wire.deltas is None else jax.jit(example), self._newest.pieces
+        )
         return list(map(transfer, messages, self.devices))
 
     def _cut(self, tree: Params) -> list[Params]:
@@ -355,8 +416,24 @@ def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(leaf))
 
 
-def as_weight(factor: float | Sequence[float]) -> np.ndarray:
-    """A delta's factor, or those of several, in the widest float that JAX is set to."""
+def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np.ndarray:
+    """A row for each delta of a merge: its weight, and the share of its statistics.
+
+    Args:
+        weights: of the deltas.
+        num_workers: live workers.
+        weight: the server's.
+    """
+    if weight == "sum" or not isinstance(weight, str):
+        shares = [1.0 / max(num_workers, len(weights))] * len(weights)
+    else:
+        total = max(1.0, sum(weights))
+        shares = [each / total for each in weights]
+    return as_weight(np.stack([weights, shares], axis=1))
+
+
+def as_weight(factor: Any) -> np.ndarray:
+    """A delta's factor, or several, in the widest float that JAX is set to."""
     return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
 
 

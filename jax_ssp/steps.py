@@ -1,4 +1,4 @@
-"""Training steps, and the clock made of them.
+"""Training steps; a clock is made of them (see `clock.py`).
 
 A step is a pure function `(params, worker_state, batch, key) -> (delta, worker_state, metrics)`
 with an `init(params) -> worker_state`. One can jit, scan and test it alone; `make_step` makes one
@@ -34,9 +34,9 @@ class Step(Protocol):
 
     It is traced when it is first used, so it must not change after that. Parameters that are not
     trained but only averaged (running statistics) can be named by a method
-    `averaged(params) -> tree of booleans`; if the server's transforms, with their masks, are to see
-    parameters otherwise arranged, a method `views(params) -> list of trees` says how (see
-    `jax_ssp.views`).
+    `averaged(params) -> tree of booleans` (they stay among the values that workers come to); if the
+    server's transforms, with their masks, are to see parameters otherwise arranged, a method
+    `views(params) -> list of trees` says how (see `jax_ssp.views`).
     """
 
     def init(self, params: Params) -> WorkerState:
@@ -182,71 +182,16 @@ def name_of(value: Any) -> str:
     return getattr(value, "__name__", None) or f"a {type(value).__name__}"
 
 
-def averaged_leaves(step: Step, params: Params) -> Any:
-    """Tree of booleans like `params`: which leaves the step says are averaged; none by default."""
-    named = getattr(step, "averaged", None)
-    return jax.tree.map(lambda _: False, params) if named is None else named(params)
-
-
-def clock_fn(
-    step: Step, steps: int, first: int = 0
-) -> Callable[..., tuple[Params, WorkerState, Mapping[str, jax.Array]]]:
-    """The function of a clock, or of a part of it, not jitted.
-
-    It takes `(params, worker_state, batch, key, clock, carried=None)`.
-
-    Args:
-        step: what to repeat.
-        steps: how many; with more than one, every leaf of `batch` has a leading axis of that size.
-        first: the number of the first of them in its clock.
-
-    Returns:
-        A function giving the delta, the new worker state, and the metrics' means over the steps.
-        `key` is the worker's; clock and number are folded in to give each step its own. With
-        `carried`, progress made before, steps begin at `params + carried` and the delta contains
-        it. The delta is summed up beside the parameters rather than subtracted from them at the
-        end, which would cost it its low bits.
-    """
-
-    def run(
-        params: Params,
-        state: WorkerState,
-        batch: Batch,
-        key: jax.Array,
-        clock: Any,
-        carried: Params | None = None,
-    ) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
-        key = jax.random.fold_in(key, clock)
-        if steps == 1 and carried is None:
-            return step(params, state, batch, jax.random.fold_in(key, first))
-
-        def body(carry: tuple[Params, WorkerState], each: tuple[Batch, jax.Array]) -> Any:
-            total, state = carry
-            batch, number = each
-            local = jax.tree.map(jnp.add, params, total)
-            delta, state, metrics = step(local, state, batch, jax.random.fold_in(key, number))
-            return (jax.tree.map(jnp.add, total, delta), state), metrics
-
-        total = jax.tree.map(jnp.zeros_like, params) if carried is None else carried
-        if steps == 1:
-            (delta, state), metrics = body((total, state), (batch, jnp.int32(first)))
-            return delta, state, metrics
-        numbers = jnp.arange(first, first + steps, dtype=jnp.int32)
-        (delta, state), metrics = jax.lax.scan(body, (total, state), (batch, numbers))
-        return delta, state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
-
-    return run
-
-
 def check_step(step: Step, params: Params, batch: Batch) -> None:
     """Check by shapes alone that a step fits its parameters; nothing is computed.
 
     Raises:
         TypeError: if a step has no `init`, or gives something other than three values; if a leaf of
             the parameters or of the batch is no array; if the metrics are no flat dict.
-        ValueError: if parameters are not floating point; if a delta differs from them, or the
-            worker state from the one before, in structure, shape or dtype (both paths are named);
-            if a metric is no scalar or has the name of a column.
+        ValueError: if parameters are not floating point; if a delta differs from them in structure
+            or shape (any floating-point type will do, as for `optax.apply_updates`), or the worker
+            state from the one before also in dtype (both paths are named); if a metric is no scalar
+            or has the name of a column.
     """
     if not callable(step) or not callable(getattr(step, "init", None)):
         raise TypeError(
@@ -265,7 +210,7 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
     if not (isinstance(result, tuple) and len(result) == 3):
         raise TypeError("`step` must return (delta, worker_state, metrics).")
     delta, state, metrics = result
-    check_like("the step's", "delta", delta, "params", shapes)
+    check_like("the step's", "delta", delta, "params", shapes, any_float=True)
     check_like("the step's", "worker_state", state, "init(params)", before)
     _check_metrics(metrics)
 

@@ -40,7 +40,10 @@ class Result:
     """What a run gives.
 
     Attributes:
-        params: the last version's parameters; None if nothing was computed.
+        params: the last version's parameters, in the dtypes that they were given in; None if
+            nothing was computed.
+        masters: the same as the server has them, in at least float32, of which `params` are the
+            rounded ones; the same object where nothing is in half precision.
         tape: the record from which the run can be replayed and its contract checked.
         history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
             merge_version` (-1: dropped), `staleness, lag, weight, finite, updates` and the clock's
@@ -58,6 +61,7 @@ class Result:
     """
 
     params: Params | None = field(repr=False)
+    masters: Params | None = field(repr=False)
     tape: Tape = field(repr=False)
     history: list[dict[str, Any]] = field(repr=False)
     evaluations: list[dict[str, Any]] = field(repr=False)
@@ -302,8 +306,11 @@ def train(
     error = _run(runtime, loop, crew, evaluator, telling, watch, info)
 
     def result() -> Result:
+        params = jax.device_put(crew.server.params, crew.workers[0].device) if crew else None
+        half = crew is not None and crew.server.layout.has_half
         return Result(
-            params=jax.device_put(crew.server.params, crew.workers[0].device) if crew else None,
+            params=params,
+            masters=crew.server.masters if crew is not None and half else params,
             tape=tape,
             history=loop.history,
             evaluations=loop.evaluations,

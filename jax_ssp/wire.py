@@ -2,6 +2,7 @@
 
 A delta is cut, each piece compressed with error feedback, and sent to its device; a snapshot comes
 back the same way and is joined again. With one piece and no compressor both travel as they are.
+Both are in the masters' dtypes. What is averaged (`Statistic`s) is never compressed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.compression import Compressor, compress, nbytes, residual_of
-from jax_ssp.steps import Params
+from jax_ssp.layout import Delta, Layout, Params, Statistic, all_finite
 
 Message: TypeAlias = Any  # a piece, or what a compressor makes of it
 
@@ -64,23 +65,27 @@ class Cut:
                 piece.append(_Range(axis, start, stop))
             before += size
 
-    def split(self, tree: Params) -> list[Params]:
-        """The pieces of a tree; pure."""
+    def split(self, tree: Delta) -> list[Delta]:
+        """The pieces of a tree, which may have several arrays where it has a leaf; pure."""
         if self.num_pieces == 1:
             return [tree]
-        leaves = jax.tree.leaves(tree)
-        return [
-            jax.tree.unflatten(self._structure, map(_part, leaves, ranges))
-            for ranges in self._ranges
-        ]
+        leaves = self._structure.flatten_up_to(tree)
 
-    def join(self, pieces: Sequence[Params]) -> Params:
+        def part(leaf: Any, piece: _Range) -> Any:
+            return jax.tree.map(lambda array: _part(array, piece), leaf)
+
+        return [self._structure.unflatten(map(part, leaves, ranges)) for ranges in self._ranges]
+
+    def join(self, pieces: Sequence[Delta]) -> Delta:
         """The tree of the pieces; pure."""
         if self.num_pieces == 1:
             return pieces[0]
-        leaves = zip(*map(jax.tree.leaves, pieces), strict=True)
-        joined = map(_joined, leaves, zip(*self._ranges, strict=True))
-        return jax.tree.unflatten(self._structure, joined)
+        leaves = zip(*map(self._structure.flatten_up_to, pieces), strict=True)
+
+        def joined(parts: Sequence[Any], ranges: Sequence[_Range]) -> Any:
+            return jax.tree.map(lambda *arrays: _joined(arrays, ranges), *parts)
+
+        return self._structure.unflatten(map(joined, leaves, zip(*self._ranges, strict=True)))
 
 
 def _axis(shape: tuple[int, ...], num_pieces: int) -> int:
@@ -108,7 +113,8 @@ class Wire:
     """What workers and server do to deltas and snapshots that travel between them.
 
     Args:
-        params: for their structure, shapes and dtypes.
+        params: masters, for their structure, shapes and dtypes.
+        layout: of them.
         num_pieces: one for each device of the server.
         deltas: compressor of deltas; each worker keeps the error of its own and sends it with the
             next delta.
@@ -119,16 +125,18 @@ class Wire:
     def __init__(
         self,
         params: Params,
+        layout: Layout,
         num_pieces: int = 1,
         deltas: Compressor | None = None,
         snapshots: Compressor | None = None,
     ) -> None:
+        self._layout = layout
         self.deltas = deltas
         self.snapshots = snapshots
         self.cut = Cut(params, num_pieces)
         self.shapes: list[Params] = jax.eval_shape(self.cut.split, params)
         kept = self.shapes if deltas is not None else []
-        self._residuals = [jax.eval_shape(residual_of, piece) for piece in kept]
+        self._residuals = [jax.eval_shape(self.nothing_lost, piece) for piece in kept]
         self.packs = num_pieces > 1 or deltas is not None
         self.unpacks = num_pieces > 1 or snapshots is not None
         self.pack = jax.jit(self._pack, donate_argnums=1)
@@ -146,30 +154,66 @@ class Wire:
         pieces = self.cut.split(delta)
         if self.deltas is None:
             return pieces, None, residual
+        apart = list(map(self._layout.apart, pieces))
         packed = [
-            compress(self.deltas, piece, rest) for piece, rest in zip(pieces, residual, strict=True)
+            compress(self.deltas, trained, rest)
+            for (trained, _), rest in zip(apart, residual, strict=True)
         ]
         messages, sent, residual = map(list, zip(*packed, strict=True))
-        return messages, self.cut.join(sent), residual
+        statistics = [each for _, each in apart]
+        if self._layout.has_averaged:  # of a clock that the wire spoils there are none
+            statistics = _valued(statistics, all_finite(sent))
+            messages = list(zip(messages, statistics, strict=True))
+        whole = map(self._layout.together, sent, statistics)
+        return messages, self.cut.join(list(whole)), residual
 
     def _unpack(self, messages: Sequence[Message]) -> Params:
         """The snapshot that these messages hold."""
-        if self.snapshots is None:
-            return self.cut.join(messages)
-        pieces = map(self.snapshots.decode, messages, self.shapes)
-        return self.cut.join(list(pieces))
+        if self.snapshots is not None:
+            messages = [
+                self._decoded(self.snapshots, message, shapes)
+                for message, shapes in zip(messages, self.shapes, strict=True)
+            ]
+        return self.cut.join(messages)
 
     # On the server, for each piece.
 
-    def opened(self, message: Message, piece: Params) -> Params:
+    def opened(self, message: Message, piece: Params) -> Delta:
         """The delta of a piece that a message holds; `piece` gives shapes and dtypes."""
-        return message if self.deltas is None else self.deltas.decode(message, piece)
+        return message if self.deltas is None else self._decoded(self.deltas, message, piece)
 
     def published(self, piece: Params, residual: Any) -> tuple[Message, Any]:
         """A piece of a snapshot as it travels, and the error to keep."""
         assert self.snapshots is not None
-        message, _, residual = compress(self.snapshots, piece, residual)
-        return message, residual
+        trained, statistics = self._layout.apart(piece)
+        message, _, residual = compress(self.snapshots, trained, residual)
+        return (message, statistics) if self._layout.has_averaged else message, residual
+
+    def example(self, piece: Params) -> Message:
+        """A delta of a piece as it travels, any of these shapes."""
+        delta = self._layout.delta_like(piece)
+        if self.deltas is None:
+            return delta
+        trained, statistics = self._layout.apart(delta)
+        message = self.deltas.encode(trained)
+        return (message, statistics) if self._layout.has_averaged else message
+
+    def nothing_lost(self, piece: Params) -> Any:
+        """The residual of a piece before anything was compressed."""
+        return residual_of(self._layout.apart(piece)[0])
+
+    def _decoded(self, compressor: Compressor, message: Message, like: Params) -> Any:
+        message, statistics = message if self._layout.has_averaged else (message, [])
+        trained = compressor.decode(message, self._layout.apart(like)[0])
+        return self._layout.together(trained, statistics)
+
+
+def _valued(pieces: list[list[Statistic]], good: jax.Array) -> list[list[Statistic]]:
+    """The statistics of a delta, without a value unless it is good."""
+    return [
+        [each._replace(value=jnp.where(good, each.value, jnp.nan)) for each in piece]
+        for piece in pieces
+    ]
 
 
 def transfer(tree: Any, device: jax.Device) -> Any:

@@ -14,8 +14,8 @@ FLOORS = {
     0: ("checks", "controller", "policies", "records"),
     1: (
         *("mitigations", "compression"),
-        *("shapes", "steps", "server", "merging", "tape", "data", "wire", "delays", "checkpoint"),
-        *("files", "pairs", "nnx_steps", "nnx_parts", "views"),
+        *("shapes", "layout", "clock", "steps", "server", "merging", "tape", "data", "wire"),
+        *("delays", "checkpoint", "files", "pairs", "nnx_steps", "nnx_parts", "views"),
     ),
     2: ("runtimes",),
     3: ("arguments", "training", "experiment", "config_file", "report"),

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from jax_ssp.checks import function, shown
+from jax_ssp.clock import averaged_leaves
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight
 from jax_ssp.data import Feed, kind_of
@@ -24,7 +25,7 @@ from jax_ssp.runtimes.places import check_is_here, check_one_process
 from jax_ssp.runtimes.program import program_of
 from jax_ssp.runtimes.worker import Adopt, Wanted, Worker
 from jax_ssp.server import Server, host_device
-from jax_ssp.steps import Params, Step, averaged_leaves, check_step
+from jax_ssp.steps import Params, Step, check_step
 from jax_ssp.wire import Memory
 
 Placement: TypeAlias = str | jax.Device | None
@@ -81,14 +82,15 @@ def make_crew(
         delta_tx=delta_tx,
         weight=weight,
         device=homes,
-        averaged=averaged_leaves(step, params) if hasattr(step, "averaged") else None,
+        averaged=averaged_leaves(step, params),
         views=getattr(step, "views", None),
         delta_wire=delta_wire,
         snapshot_wire=snapshot_wire,
     )
-    program = program_of(step)
+    program = program_of(step, server.layout)
     wanted = Wanted(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
-    memory = {device: Memory(params, device) for device in devices}
+    delta = jax.eval_shape(server.layout.delta_like, server.masters)
+    memory = {device: Memory(delta, device) for device in devices}
     workers = [
         Worker(
             index,

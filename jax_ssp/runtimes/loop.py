@@ -125,7 +125,7 @@ class Loop:
         self._over = True
         self._evaluate_last()
         if self.server is not None and self.tape.complete:
-            self.tape.params = digest(*jax.tree.leaves(self.server.params))
+            self.tape.params = digest(*jax.tree.leaves(self.server.masters))
             self.world.came_to(self.tape.params)
         self.status = self._final_status()
 

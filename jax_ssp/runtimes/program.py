@@ -9,36 +9,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.clock import clock_fn, entered, gone_on, mixed
+from jax_ssp.layout import Delta, Layout, all_finite
 from jax_ssp.merging import weighted
 from jax_ssp.pairs import split
-from jax_ssp.steps import Params, Step, averaged_leaves, clock_fn
+from jax_ssp.steps import Params, Step
 
 
 class Program:
     """The jitted functions that all workers of a run share.
 
-    Those that make a delta take over (donate) the worker state and, last, memory to put it in; and
-    say, last, whether every number of the delta is finite.
+    Parameters are masters throughout (see `layout.py`). Those that make a delta take over (donate)
+    the worker state and, last, memory to put it in; and say, last, whether every number of the
+    delta is finite.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, layout: Layout) -> None:
         self._step = step
-        self.init = jax.jit(step.init)
-        self.add = jax.jit(self._added)
-        self.mixed = jax.jit(_mixed)
-        self.norm = jax.jit(_norm)
+        self.layout = layout
+        self.init = jax.jit(self._init)
+        self.add = jax.jit(layout.added)
+        self.mixed = jax.jit(functools.partial(mixed, layout))
+        self.entered = jax.jit(functools.partial(entered, layout))
+        self.norm = jax.jit(self._norm)
         self.clock = functools.cache(self._clock)
         self.ahead = functools.cache(self._ahead)
         self.rest = functools.cache(self._rest)
         self.together = functools.cache(self._together)
 
+    def _init(self, params: Params) -> Any:
+        return self._step.init(self.layout.rounded(params))
+
     def _run(self, steps: int, first: int = 0) -> Any:
         """See `clock_fn`; gives too whether the delta is finite."""
-        run = clock_fn(self._step, steps, first)
+        run = clock_fn(self._step, steps, first, self.layout)
 
         def reporting(*arguments: Any) -> Any:
             delta, state, metrics = run(*arguments)
-            return delta, state, metrics, _is_finite(delta)
+            return delta, state, metrics, all_finite(self.layout.trained(delta))
 
         return reporting
 
@@ -57,14 +65,13 @@ class Program:
 
         def ahead(base: Params, *others: Any) -> Any:
             *others, delta, _ = others
-            return run(jax.tree.map(jnp.add, base, _if_finite(delta)), *others)
+            return run(gone_on(self.layout, base, delta), *others)
 
         return jax.jit(ahead, donate_argnums=(1, 6), keep_unused=True)
 
     def _rest(self, first: int, steps: int) -> Any:
         """The steps of a clock from number `first` on: (base, state, ..., clock, carried)."""
-        run = self._run(steps - first, first)
-        return jax.jit(run, donate_argnums=(1, 5))
+        return jax.jit(self._run(steps - first, first), donate_argnums=(1, 5))
 
     def _together(self, steps: int) -> Any:
         """A whole clock of several workers in one program, each with its own base and state."""
@@ -78,43 +85,12 @@ class Program:
 
         return jax.jit(together, donate_argnums=1)
 
-    def _added(self, params: Params, delta: Params, weight: jax.Array, share: jax.Array) -> Params:
-        """Parameters plus an own delta, with the weight that the server will give it."""
-
-        def add(averaged: bool, param: jax.Array, delta: jax.Array) -> jax.Array:
-            return param + weighted(delta, share if averaged else weight).astype(param.dtype)
-
-        return jax.tree.map(add, averaged_leaves(self._step, params), params, delta)
-
-
-def _mixed(alpha: jax.Array, old: Params, base: Params, *moves: Params) -> Params:
-    """What to carry over to `base` for local = alpha * local + (1 - alpha) * base.
-
-    Before, local is `old` plus the moves made since.
-    """
-    moves = tuple(map(_if_finite, moves))
-
-    def carried(old: Any, base: Any, *moves: Any) -> jax.Array:
-        return alpha.astype(base.dtype) * ((old - base) + sum(moves[1:], start=moves[0]))
-
-    return jax.tree.map(carried, old, base, *moves)
-
-
-def _if_finite(tree: Params) -> Params:
-    """The tree, or zeros if a number of it is not finite: a bad clock spoils no other."""
-    finite = _is_finite(tree)
-    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), tree)
-
-
-def _is_finite(tree: Params) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _norm(tree: Params) -> jax.Array:
-    """The l2 norm, summed in at least float32."""
-    one = np.float32(1)
-    squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in jax.tree.leaves(split(tree))]
-    return jnp.sqrt(sum(square.astype(jnp.float32) for square in squares))
+    def _norm(self, delta: Delta) -> jax.Array:
+        """The l2 norm of what is trained, summed in at least float32."""
+        one = np.float32(1)
+        trained = jax.tree.leaves(split(self.layout.trained(delta)))
+        squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in trained]
+        return jnp.sqrt(sum((s.astype(jnp.float32) for s in squares), start=jnp.float32(0)))
 
 
 def _stacked(trees: tuple[Any, ...]) -> Any:
@@ -127,13 +103,13 @@ def _unstacked(tree: Any, count: int) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(step: Step) -> Program:
-    return Program(step)
+def _kept(step: Step, layout: Layout) -> Program:
+    return Program(step, layout)
 
 
-def program_of(step: Step) -> Program:
+def program_of(step: Step, layout: Layout) -> Program:
     """The program of a step, the same one as the last time if that is not long ago."""
     try:
-        return _kept(step)
+        return _kept(step, layout)
     except TypeError:  # a step that cannot be hashed
-        return Program(step)
+        return Program(step, layout)

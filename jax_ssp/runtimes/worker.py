@@ -7,7 +7,7 @@ Of a worker's parameters, `base` is the snapshot it adopted plus those of its ow
 snapshot lacks; all else is progress since then. A clock that is run whole starts at its base. One
 that was granted ahead runs its first steps at the end of the clock before (base + delta, as they
 were), and the rest at its own base plus what it carries over: by default those first steps'
-progress.
+progress. All of these are masters; what of them is averaged follows its own rule (`layout.py`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.controller.weight import Weight, weight_of
 from jax_ssp.data import Feed, kind_of
+from jax_ssp.layout import Delta, Params
 from jax_ssp.runtimes.base import Push, Waiting
 from jax_ssp.runtimes.program import Program
 from jax_ssp.runtimes.watch import QUIET_SECONDS
-from jax_ssp.server import Snapshot, as_weight
-from jax_ssp.steps import Params
+from jax_ssp.server import Snapshot, as_weight, factors_of
 from jax_ssp.wire import Memory, Wire, transfer
 
 
@@ -109,7 +109,7 @@ class Part(NamedTuple):
 class _Ahead(NamedTuple):
     """The first steps of a clock, dispatched before its `StartClock`."""
 
-    progress: Params
+    progress: Delta
     part: Part | None
 
 
@@ -131,7 +131,7 @@ class _Before(NamedTuple):
     state: Any
     residual: list[Any]
     base: Params
-    delta: Params
+    delta: Delta
 
 
 class Worker:
@@ -195,9 +195,9 @@ class Worker:
         self.state = jax.device_put(program.init(self._held), device)
         self._residual = jax.device_put(wire.residual(), device)
         self._base = self._held
-        self._delta: Params = None  # of the clock dispatched last
-        self._own: dict[int, tuple[Params, Params]] = {}  # by stamp: what was sent, the delta
-        self._settled: list[Params] = []  # deltas whose memory is to be given back
+        self._delta: Delta = None  # of the clock dispatched last
+        self._own: dict[int, tuple[Delta, Delta]] = {}  # by stamp: what was sent, the delta
+        self._settled: list[Delta] = []  # deltas whose memory is to be given back
         self._ahead: _Ahead | None = None
         self._before: _Before | None = None
         self._dispatched: deque[_Dispatched] = deque()
@@ -275,6 +275,8 @@ class Worker:
                 *arguments, carried
             )
             parts.append(part_of(arguments, left, finite, metrics))
+        elif self.program.layout.has_averaged:
+            carried = self.program.entered(base, carried)
         self.dispatched(start, base, carried, parts)
         del held
 
@@ -338,10 +340,10 @@ class Worker:
         self._settled = [self._own.pop(stamp)[1] for stamp in settled]
         local = self._held
         for sent, _ in self._own.values():
-            weight, share = (
-                as_weight(weight_of(each, start.num_workers)) for each in (self._weight, "mean")
+            weight = weight_of(self._weight, start.num_workers)
+            local = self.program.add(
+                local, sent, *factors_of([weight], start.num_workers, self._weight)[0]
             )
-            local = self.program.add(local, sent, weight, share)
         return local
 
     def arguments(self, base: Params, steps: int, clock: int) -> tuple[Any, ...]:
@@ -352,7 +354,7 @@ class Worker:
         self,
         start: StartClock,
         base: Params,
-        delta: Params,
+        delta: Delta,
         parts: list[Part],
     ) -> None:
         """Have a clock's delta sent, which may still be under way on the device."""
@@ -398,7 +400,7 @@ class Worker:
 
     def compile(self) -> None:
         """Compile what it will run, for its device, by running it once; the results are dropped."""
-        delta: Params = None
+        delta: Delta = None
         for steps in self._local_steps:
             delta, _, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
             self._compile_parts(steps, delta)
@@ -412,7 +414,7 @@ class Worker:
         jax.block_until_ready(delta)
         self._memory.give(delta)
 
-    def _compile_parts(self, steps: int, delta: Params) -> None:
+    def _compile_parts(self, steps: int, delta: Delta) -> None:
         """What a clock is made of that starts from what another left."""
         first, moves = min(self._overlap, steps), [delta]
         if first:
@@ -423,6 +425,8 @@ class Worker:
         progress = moves[-1]
         if self._mix is not None:
             progress = self.program.mixed(self._mix, self._held, self._held, *moves)
+        if first == steps and self.program.layout.has_averaged:
+            progress = self.program.entered(self._held, progress)
         if first < steps:
             arguments = *self._example(steps - first), progress
             progress, _, _, _ = self.program.rest(first, steps)(*arguments)
