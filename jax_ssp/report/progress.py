@@ -1,93 +1,37 @@
 """What a person sees of a run while it goes: a live table on a terminal, plain lines elsewhere.
 
-`_Run` keeps what is known of the run, `_header`, `_table` and `_summary` draw it for a terminal,
-`_line` writes it as one line, and `Progress` decides when.
+`screen.py` keeps what is known of the run, and draws it; `Progress` decides when. A display that
+fails, since its reader went away or for whatever reason, is given up: nothing of it gets into the
+run.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import select
 import sys
+import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from jax_ssp import checks
 from jax_ssp.controller.commands import Command, Merge, StartClock, StopWorker
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined, WorkerLost
-from jax_ssp.report.tables import format_number, format_seconds, histogram
-from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
+from jax_ssp.files import say
+from jax_ssp.report.screen import RunState, Seen, line, screen, title
+from jax_ssp.report.tables import format_number, format_seconds
+from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Waiting
+from jax_ssp.runtimes.watch import describe
 
 LIVE_SECONDS = 1 / 8
 LINE_SECONDS = 5.0
-RATE_SECONDS = 10.0  # the window of updates/s
-RECENT = 256  # deltas that the mean staleness and the mean loss are of
-MAX_ROWS = 16  # more workers than this are summed up
 MAX_COST = 1 / 20  # share of real time that drawing may take
-
-_COLOURS = {"running": "green", "waiting": "yellow", "finished": "dim", "lost": "red"}
-
-
-@dataclass(slots=True)
-class _Worker:
-    clock: int
-    since: float
-    state: str = "waiting"
-    staleness: int | None = None
-    loss: float | None = None
-
-
-@dataclass
-class _Run:
-    """What is known of a run."""
-
-    info: Mapping[str, Any]
-    began: float
-    now: float = 0.0
-    version: int = 0
-    updates: int = 0
-    merged: int = 0  # deltas merged while this was watching
-    evaluation: str = ""
-    status: str = "running"
-    workers: dict[int, _Worker] = field(default_factory=dict)
-    staleness: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    samples: deque[tuple[float, int]] = field(default_factory=deque)  # (real time, merged)
-
-    @property
-    def live(self) -> list[_Worker]:
-        return [worker for worker in self.workers.values() if worker.state != "lost"]
-
-    @property
-    def min_clock(self) -> int:
-        return min((worker.clock for worker in self.live), default=0)
-
-    @property
-    def total(self) -> float:
-        """Updates at which the run ends at the latest; infinity if it need not end by itself."""
-        clocks = self.info.get("num_clocks") or math.inf
-        most = self.info.get("max_updates") or math.inf
-        return min(most, clocks * self.info.get("num_workers", math.inf))
-
-    def rate(self) -> float:
-        """Updates per second of real time, over the samples kept."""
-        (begin, before), (end, after) = self.samples[0], self.samples[-1]
-        return (after - before) / (end - begin) if end > begin else 0.0
-
-    def sample(self, now: float) -> None:
-        self.samples.append((now, self.merged))
-        while len(self.samples) > 2 and now - self.samples[1][0] >= RATE_SECONDS:
-            self.samples.popleft()
 
 
 class Progress(Observer):
@@ -95,7 +39,11 @@ class Progress(Observer):
 
     On a terminal: a header, and a table with one row a worker (with more than 16 workers, what
     they are doing in sum). Elsewhere: a line every few seconds and one for each evaluation. The
-    seconds in the table are the run's own, virtual or wall; `updates/s` is in real time.
+    seconds in the table are the run's own, virtual or wall; `updates/s` is in real time. Where
+    nothing happens for long, it says whom all wait for.
+
+    It never ends a run, nor holds one up: what cannot be shown is left out, and a display that
+    fails is given up.
 
     Args:
         console: where to; standard error by default.
@@ -115,7 +63,10 @@ class Progress(Observer):
         interval = checks.optional("Progress(interval=...)", interval, checks.number, least=0)
         checks.function("Progress(clock=...)", clock, "() -> seconds")
         self._console = Console(stderr=True) if console is None else console
+        self._console.on_broken_pipe = _broken_pipe
         self._on_terminal = self._console.is_interactive
+        self._failed = False
+        self._lock = threading.RLock()  # `on_wait` comes from a thread of its own
         default = LIVE_SECONDS if self._on_terminal else LINE_SECONDS
         self._interval = default if interval is None else interval
         self._clock = clock
@@ -125,36 +76,50 @@ class Progress(Observer):
 
     def _begin(self, info: Mapping[str, Any]) -> None:
         now = self._clock()
-        self._run = _Run(info, began=now)
+        self._run = RunState(info, began=now)
         self._run.sample(now)
         self._due = now + self._interval
 
     def on_start(self, info: Mapping[str, Any]) -> None:
         self._stop_live()
         self._begin(dict(info))
-        if not self._on_terminal:
-            self._console.out(_title(self._run))
-            return
-        # Drawn by hand, from the controller's thread: no other thread, no lock. What is printed
-        # meanwhile goes above the table, unless it goes to a file.
+        self._failed = False
+        if self._on_terminal:
+            self._shown(self._start_live)
+        else:
+            self._print(title(self._run))
+
+    def _start_live(self) -> None:
+        # Drawn by hand, from the controller's thread: no other thread draws but that of `on_wait`.
+        # What is printed meanwhile goes above the table, unless it goes to a file.
         self._live = Live(
             console=self._console,
             auto_refresh=False,
-            redirect_stdout=sys.stdout.isatty(),
-            redirect_stderr=sys.stderr.isatty(),
+            redirect_stdout=_is_terminal(sys.stdout),
+            redirect_stderr=_is_terminal(sys.stderr),
         )
-        self._stop_live = weakref.finalize(self, self._live.stop)  # even if the end never comes
+        self._stop_live = weakref.finalize(self, _stop, self._live)  # even if the end never comes
         self._live.start()
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        try:
+            with self._lock:
+                self._take(now, event, commands)
+                if self._clock() >= self._due:
+                    self._show()
+        except Exception as error:
+            self._give_up(error)
+
+    def _take(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         run = self._run
+        run.waiting = ""
         run.now = now
         if isinstance(event, DeltaReady):
             self._set(event.worker, event.clock + 1, "waiting")
         elif isinstance(event, WorkerJoined):
             before = run.workers.pop(event.worker, None)
             clock = max(run.min_clock, before.clock if before else 0)
-            run.workers[event.worker] = _Worker(clock, now)
+            run.workers[event.worker] = Seen(clock, now)
         elif isinstance(event, WorkerLost):
             self._set(event.worker, None, "lost")
         elif isinstance(event, StopRequested) and event.reason == "interrupted":
@@ -166,26 +131,31 @@ class Progress(Observer):
                 run.version = command.version
             elif isinstance(command, StopWorker):
                 self._set(command.worker, None, "finished")
-        if self._clock() >= self._due:
-            self._show()
 
     def _interrupted(self) -> None:
         """Say that the run ends, which takes as long as the clocks that are running."""
+        self._run.ending = True
         self._run.status = "finishing the clocks under way (interrupt again to leave them)"
-        if not self._on_terminal:
-            self._console.out(f"interrupted: {self._run.status}")
+        self._print(f"interrupted: {self._run.status}")
         self._due = self._clock()
 
     def _set(self, worker: int, clock: int | None, state: str) -> None:
         row = self._run.workers.get(worker)
         if row is None:
-            row = self._run.workers[worker] = _Worker(0, self._run.now)
+            row = self._run.workers[worker] = Seen(0, self._run.now)
         if clock is not None:
             row.clock = clock
         row.state = state
         row.since = self._run.now
 
     def on_clock(self, row: Mapping[str, Any]) -> None:
+        try:
+            with self._lock:
+                self._settle(row)
+        except Exception as error:
+            self._give_up(error)
+
+    def _settle(self, row: Mapping[str, Any]) -> None:
         run = self._run
         run.updates = row["updates"]
         loss = row.get("loss")
@@ -200,111 +170,104 @@ class Progress(Observer):
             worker.loss, worker.staleness = loss, staleness
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._shown(lambda: self._evaluated(row))
+
+    def _evaluated(self, row: Mapping[str, Any]) -> None:
         names = [name for name in row if name not in EVAL_COLUMNS]
         metrics = " ".join(f"{name} {format_number(row[name], 3)}" for name in names)
         self._run.evaluation = f"eval at update {row['updates']}: {metrics}"
-        if not self._on_terminal:
-            self._console.out(self._run.evaluation)
+        self._print(self._run.evaluation)
+
+    def on_wait(self, waits: Sequence[Waiting]) -> None:
+        with self._lock:
+            self._run.waiting = describe(waits, self._run.ending)
+            self._print(self._run.waiting)
+            if self._live is not None:
+                self._show()
 
     def on_end(self, status: str) -> None:
-        run = self._run
-        now = self._clock()
-        run.samples = deque([(run.began, 0), (now, run.merged)])  # the rate of the whole run
-        if not self._on_terminal:
-            self._console.out(f"{status} after {format_seconds(now - run.began)} · {_line(run)}")
-        elif self._live is not None:
-            run.status = status
-            self._live.update(_screen(run), refresh=True)
-        self._stop_live()
-        self._live = None
+        with self._lock:
+            run = self._run
+            now = self._clock()
+            run.samples = deque([(run.began, 0), (now, run.merged)])  # the rate of the whole run
+            run.waiting = ""
+            if self._live is not None:
+                run.status = status
+                self._shown(lambda: self._draw(run))
+            else:
+                took = format_seconds(now - run.began)
+                self._print(f"{status} after {took} · {line(run)}")
+            self._stop_live()
+            self._live = None
 
     def _show(self) -> None:
         begin = self._clock()
         self._run.sample(begin)
         if self._live is not None:
-            self._live.update(_screen(self._run), refresh=True)
-        elif not self._on_terminal:
-            self._console.out(_line(self._run))
+            self._shown(lambda: self._draw(self._run))
+        else:
+            self._print(line(self._run))
         end = self._clock()
         self._due = max(begin + self._interval, end + (end - begin) / MAX_COST)
 
+    def _draw(self, run: RunState) -> None:
+        if self._live is not None:
+            self._live.update(screen(run), refresh=True)
 
-def _title(run: _Run) -> str:
-    info = run.info
-    counts = {"num_workers": "workers", "num_clocks": "clocks", "max_updates": "updates"}
-    parts = [info.get("name"), info.get("policy")]
-    parts += [f"{info[key]} {word}" for key, word in counts.items() if info.get(key) is not None]
-    return " · ".join(part for part in parts if part)
+    def _print(self, line: str) -> None:
+        """Print a line where there is no terminal to draw on."""
+        if not self._on_terminal:
+            self._shown(lambda: self._console.out(_written(line, self._console)))
 
+    def _shown(self, show: Callable[[], object]) -> None:
+        """Show something, unless that has failed before, or its reader had to be waited for."""
+        if self._failed or not _has_room(self._console):
+            return
+        try:
+            show()
+        except Exception as error:
+            self._give_up(error)
 
-def _line(run: _Run) -> str:
-    total = f"/{run.total}" if run.total < math.inf else ""
-    parts = [f"updates {run.updates}{total}", f"{format_number(run.rate(), 3)}/s"]
-    parts.append(f"version {run.version}")
-    parts.append(f"lag {max((worker.clock for worker in run.live), default=0) - run.min_clock}")
-    for name, recent in (("staleness", run.staleness), ("loss", run.losses)):
-        if recent:
-            parts.append(f"{name} {format_number(sum(recent) / len(recent), 3)}")
-    return " · ".join(parts)
-
-
-def _screen(run: _Run) -> RenderableType:
-    kind = " (virtual)" if run.info.get("time") == "virtual" else ""
-    return Group(
-        Text(f"{_title(run)} · {run.status} at {format_seconds(run.now)}{kind}", style="bold"),
-        Text(_line(run)),
-        Text(run.evaluation, style="cyan"),
-        _table(run) if len(run.workers) <= MAX_ROWS else _summary(run),
-    )
+    def _give_up(self, error: BaseException) -> None:
+        if not self._failed and not isinstance(error, OSError):
+            say(f"the progress cannot be shown: {error!r}; the run goes on")
+        self._failed = True
+        self._stop_live()
 
 
-def _table(run: _Run) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("worker", "clock", "", "lag", "state", "staleness", "loss"):
-        table.add_column(name, justify="left" if name in ("", "state") else "right")
-    floor = run.min_clock
-    for number, worker in sorted(run.workers.items()):
-        table.add_row(
-            str(number),
-            *_clock(run, worker),
-            "" if worker.state == "lost" else str(worker.clock - floor),
-            _state(run, worker),
-            format_number(worker.staleness),
-            format_number(worker.loss, 3),
-        )
-    return table
+def _broken_pipe() -> None:
+    """In place of rich's, which closes standard output and ends the process."""
+    raise BrokenPipeError
 
 
-def _summary(run: _Run) -> Table:
-    """For many workers: who is first and last, what all are doing, how far they are spread."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    states = Counter(worker.state for worker in run.workers.values())
-    counts = [(f"{states[name]} {name}  ", _COLOURS[name]) for name in _COLOURS if states[name]]
-    table.add_row("workers", Text.assemble(*counts))
-    live = [item for item in run.workers.items() if item[1].state != "lost"]
-    for name, extreme in (("slowest", min), ("fastest", max)):
-        if live:
-            number, worker = extreme(live, key=lambda item: item[1].clock)
-            clock, bar = _clock(run, worker)
-            state = _state(run, worker)
-            table.add_row(name, Text.assemble(f"worker {number} at {clock}  ", state), bar)
-    floor = run.min_clock
-    table.add_row("lag", histogram(worker.clock - floor for _, worker in live))
-    known = (worker.staleness for _, worker in live if worker.staleness is not None)
-    table.add_row("staleness", histogram(known))
-    return table
+def _stop(live: Live) -> None:
+    with contextlib.suppress(Exception):
+        live.stop()
 
 
-def _clock(run: _Run, worker: _Worker) -> tuple[str, RenderableType]:
-    total = run.info.get("num_clocks")
-    if total is None:
-        return str(worker.clock), ""
-    bar = ProgressBar(total, worker.clock, width=16, complete_style="cyan")
-    return f"{worker.clock}/{total}", bar
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
 
 
-def _state(run: _Run, worker: _Worker) -> Text:
-    text = worker.state
-    if text in ("running", "waiting"):
-        text += f" {format_seconds(run.now - worker.since)}"
-    return Text(text, style=_COLOURS[worker.state])
+def _has_room(console: Console) -> bool:
+    """Whether what is written there is taken at once; a pipe that nobody empties is full."""
+    try:
+        _, ready, _ = select.select((), (console.file.fileno(),), (), 0)
+    except (OSError, ValueError, AttributeError):
+        return True  # it is no file of the system's, or a broken one, which writing shows
+    return bool(ready)
+
+
+def _written(line: str, console: Console) -> str:
+    """A line in the letters that there are there."""
+    try:
+        line.encode(console.encoding)
+    except UnicodeEncodeError:
+        return line.replace(" · ", " | ").encode(console.encoding, "replace").decode()
+    except LookupError:
+        return line.encode("ascii", "replace").decode()
+    return line

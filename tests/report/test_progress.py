@@ -1,8 +1,11 @@
 """What a person sees of a run: the live table, and the plain lines."""
 
+import contextlib
 import gc
 import io
+import os
 import re
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -13,6 +16,7 @@ from rich.console import Console
 from jax_ssp.controller.commands import Merge, Merged, StartClock, StopWorker
 from jax_ssp.controller.events import DeltaReady, StopRequested, Token, WorkerJoined, WorkerLost
 from jax_ssp.report.progress import Progress
+from jax_ssp.runtimes.base import Waiting
 
 
 class Clock:
@@ -253,3 +257,130 @@ def test_an_interrupt_is_answered_at_once(console: Console) -> None:
     run.progress.on_entry(1.0, StopRequested("interrupted"), [])
     assert "finishing the clocks under way (interrupt again to leave them)" in written(console)
     run.progress.on_end("interrupted")
+
+
+class Breaking(io.StringIO):
+    """A stream whose reader goes away after some writes."""
+
+    def __init__(self, writes: int, error: BaseException) -> None:
+        super().__init__()
+        self.left, self.error = writes, error
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("on_terminal", [True, False], ids=["terminal", "pipe"])
+@pytest.mark.parametrize("writes", [0, 1, 3])
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(32, "Broken pipe"),
+        OSError(5, "Input/output error"),
+        ValueError("I/O operation on closed file"),
+        UnicodeEncodeError("ascii", "·", 0, 1, "ordinal not in range(128)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_display_that_fails_ends_nothing_and_leaves_the_output_alone(
+    on_terminal: bool, writes: int, error: Exception, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (sys.stdout, sys.stderr)
+    console = Console(file=Breaking(writes, error), force_terminal=on_terminal, _environ={})
+    run = Run(Progress(console, interval=0.0), 2)
+    run.join()
+    for clock in range(4):
+        run.finish(1.0, 0, clock)
+        run.progress.on_eval({"version": 1, "updates": 1, "time": 1.0, "accuracy": 0.5})
+    run.progress.on_wait([Waiting(1, "computes clock 0", 9.0)])
+    run.progress.on_entry(1.0, StopRequested("interrupted"), [])
+    run.progress.on_end("done")
+    assert (sys.stdout, sys.stderr) == before
+    print("here")
+    shown = capfd.readouterr()
+    assert shown.out == "here\n"
+    assert shown.err.count("the progress cannot be shown") == isinstance(error, ValueError)
+
+
+def test_standard_error_that_nobody_reads_neither_ends_nor_silences_a_run() -> None:
+    """Where a pipe is broken, rich would exit, and send standard output to nowhere."""
+    program = """
+from jax_ssp.controller.events import WorkerJoined
+from jax_ssp.report.progress import Progress
+progress = Progress(interval=0.0)
+progress.on_start({"name": "demo"})
+progress.on_entry(0.0, WorkerJoined(0), [])
+progress.on_end("done")
+print("here")
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-c", program]
+    for environment in ({}, {"FORCE_COLOR": "1", "TTY_INTERACTIVE": "1"}):
+        done = subprocess.run(
+            words, env=os.environ | environment, stdout=subprocess.PIPE, stderr=writer, text=True
+        )
+        assert done.stdout == "here\n"
+    os.close(writer)
+
+
+def test_a_pipe_that_nobody_empties_holds_nothing_up() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w") as file, open(reader):
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)  # from here on a write would wait for good
+        run = Run(Progress(Console(file=file, force_terminal=False), interval=0.0), 1)
+        run.join()
+        run.progress.on_end("done")
+        assert set(os.read(reader, 1 << 20)) == {ord("x")}
+
+
+@pytest.mark.parametrize("console", [terminal(), pipe()], ids=["terminal", "pipe"])
+def test_it_says_whom_all_wait_for_until_something_happens(console: Console) -> None:
+    clock = Clock()
+    run = Run(Progress(console, clock=clock), 2)
+    run.join()
+    run.progress.on_wait([Waiting(1, "waits for batch 3 of its data", 9.2, 8.0)])
+    assert "all wait: worker 1 waits for batch 3 of its data (9 s)" in " ".join(
+        written(console).split()
+    )
+    clock.now += 10
+    before = len(written(console))
+    run.finish(1.0, 0, 0)
+    assert "0.1/s" in written(console)[before:]
+    assert "all wait" not in written(console)[before:]
+    run.progress.on_entry(1.0, StopRequested("interrupted"), [])
+    run.progress.on_wait([Waiting(1, "computes clock 0", 30.0)])
+    assert "to end, the run waits (interrupt again to end at once): worker 1 computes" in " ".join(
+        written(console).split()
+    )
+    run.progress.on_end("interrupted")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp437"])
+def test_lines_have_the_letters_that_there_are(encoding: str) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    run = Run(Progress(Console(file=file, force_terminal=False), interval=0.0), 1)
+    run.join()
+    run.progress.on_end("done")
+    file.flush()
+    first = file.buffer.getvalue().decode(encoding).splitlines()[0]  # type: ignore[attr-defined]
+    mark = " | " if encoding == "ascii" else " · "
+    assert first == mark.join(("demo", "SSP(bound=3)", "1 workers", "40 clocks"))
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "100000", "-3", "many"])
+def test_a_terminal_of_any_width_is_drawn_on(columns: str) -> None:
+    environment = {"TERM": "xterm-256color", "COLUMNS": columns, "LINES": columns}
+    console = Console(file=io.StringIO(), force_terminal=True, _environ=environment)
+    run = Run(Progress(console, interval=0.0), 2)
+    run.join()
+    run.finish(1.0, 0, 0)
+    run.progress.on_end("done")
+    assert not run.progress._failed
