@@ -165,8 +165,9 @@ def train(
         weight: of a delta: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the merge; of
             own deltas that are not merged yet, 1), or a number.
         overlap: local steps of its next clock, 0 to `local_steps`, that a worker goes on for while
-            its delta travels and is merged, so that its device is never idle; then it adopts. Only
-            where the policy admits that clock ahead, which no barrier does.
+            its delta travels and is merged, and while it waits; then it adopts. What the policy
+            decides is the same with as without. Where clocks differ in length, as under `DyLU`, no
+            more than 1 step is run ahead; under a policy that cancels clocks, none.
         adopt: what becomes of those steps: "rebase" keeps their progress on top of the snapshot.
             `Mix(alpha)`, with or without overlap, sets local = alpha * local + (1 - alpha) *
             snapshot, where local is all that the worker has come to.
@@ -276,6 +277,7 @@ def train(
         "bound": policy.guaranteed_bound,
         "max_staleness": policy.guaranteed_staleness(num_workers),
         "reads_own": policy.reads_own,
+        "waits_for_own": policy.waits_for_own,
         "num_workers": num_workers,
         "time": runtime.time,
         "devices": [place_of(worker.place) for worker in crew.workers] if crew else [],

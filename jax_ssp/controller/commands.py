@@ -62,14 +62,16 @@ class StartClock(NamedTuple):
 class StartAhead(NamedTuple):
     """Let a worker that runs a clock go on with the next one at once when it has finished.
 
-    It does so on the parameters it then has. The `StartClock` of that clock is the first thing said
-    to it after its delta, and tells it what to adopt. A `StopWorker` in its place makes the grant
+    It does so on the parameters it then has, for a few steps, while its delta travels and while it
+    waits. Whether and when that clock is started is decided once the delta is there: its
+    `StartClock` then tells the worker what to adopt. A `StopWorker` in its place makes the grant
     void: what the worker has run ahead is thrown away.
 
     Attributes:
         worker: who.
         clock: which clock: the one after that which it runs.
-        local_steps: H, the optimizer steps in it; the `StartClock` repeats it.
+        local_steps: so many optimizer steps at least the clock will have, and no more of it may be
+            run ahead; H, where that is known before.
     """
 
     worker: int

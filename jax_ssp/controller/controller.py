@@ -18,10 +18,9 @@ The rules, in order, for every event:
 3. *Release.* Exactly the workers that the event can have released are asked whether they may start:
    those that wait for a coverage or a version reached just now, those that gave no reason to wait
    (asked after every event), and the event's own worker.
-   *Ahead*, if the run wants that: a worker that is started is asked at once for the clock after,
-   as if it had finished the one it runs. It is granted that clock, or waits like the others while
-   it runs, until it is released or has finished. A granted clock is started when its worker's
-   delta is settled, without another question: coverage and clocks only grow.
+   *Ahead*, if the run wants that: a worker that is started may go on with the clock after, should
+   there be one, while its delta travels. Nobody is asked for that: the policy decides about that
+   clock when the delta is there, as without.
 4. *End.* A worker that has finished `num_clocks` is stopped. Once `max_updates` deltas are merged,
    nobody starts, and what is pushed from then on is dropped; after a stop request nobody starts,
    and what is still pushed is merged. Clocks granted ahead are void then. When nobody runs any
@@ -93,7 +92,6 @@ class _Worker:
     """A live worker. A worker that leaves and comes back is a new one."""
 
     __slots__ = (
-        "ahead",
         "buffered",
         "clock",
         "held_coverage",
@@ -111,7 +109,6 @@ class _Worker:
         self.clock = clock  # the clocks it has finished
         self.buffered = 0  # how many of its deltas are, the last ones that it pushed
         self.phase = _WAITING
-        self.ahead = 0  # local steps of the next clock, once that is granted
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
         self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
@@ -131,8 +128,8 @@ class Controller:
             barrier is never split, so a policy that merges several at once may go past it.
         weight: of a delta in a merge: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the
             merge), or a number.
-        grant_ahead: whether running workers are asked ahead for their next clock (`StartAhead`);
-            a policy that cancels clocks is never asked ahead.
+        grant_ahead: whether who is started may go on with its next clock (`StartAhead`); not under
+            a policy that cancels clocks.
 
     Raises:
         ValueError: if `local_steps`, `num_clocks` or `max_updates` is less than 1, or `weight` is
@@ -181,8 +178,8 @@ class Controller:
         self._schedule = schedule = schedule.begin()
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
         self._on_arrival = merges_on_arrival(policy)
-        own_steps = type(policy).local_steps is not Policy.local_steps
-        self._fixed_steps = schedule.h if type(schedule) is Fixed and not own_steps else 0
+        self._own_steps = type(policy).local_steps is not Policy.local_steps
+        self._fixed_steps = schedule.h if type(schedule) is Fixed and not self._own_steps else 0
         self._told: list[Policy | LocalSteps] = []  # who wants to hear of every push
         if type(policy).pushed is not Policy.pushed:
             self._told.append(policy)
@@ -345,8 +342,6 @@ class Controller:
             raise self._illegal(event, "it is running another clock")
         if base != record.version:
             raise self._illegal(event, "it was told to read another version")
-        if self._grant_ahead:
-            self._waiting.leave(worker)
         self.now = now
         record.token = None
         record.phase = _WAITING
@@ -483,24 +478,11 @@ class Controller:
             self._ask(self._workers[worker], commands)
 
     def _ask(self, record: _Worker, commands: list[Command]) -> None:
-        if record.phase is _RUNNING:
-            self._ask_ahead(record, commands)
-        elif record.clock >= self._limit:
+        if record.clock >= self._limit:
             record.phase = _FINISHED
             commands.append(StopWorker(record.id))
-        elif record.ahead or self._admits(record):
+        elif self._admits(record):
             self._start(record, commands)
-            if self._grant_ahead:
-                self._ask_ahead(record, commands)
-
-    def _ask_ahead(self, record: _Worker, commands: list[Command]) -> None:
-        record.clock += 1  # as if it had finished the one that it runs
-        try:
-            if record.clock < self._limit and self._admits(record):
-                record.ahead = self._steps(record)
-                commands.append(_new(StartAhead, (record.id, record.clock, record.ahead)))
-        finally:
-            record.clock -= 1
 
     def _admits(self, record: _Worker) -> bool:
         """Whether the policy lets a worker have its next clock; if not, it waits."""
@@ -525,23 +507,27 @@ class Controller:
             record.held_coverage = self._settled.min
             buffered = record.buffered if self._reads_own else 0
             record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
-        record.steps = steps = record.ahead or self._steps(record)
+        record.steps = steps = self._steps(record)
         record.started = self.now
-        record.ahead = 0
         record.phase = _RUNNING
         self._running += 1
         record.token = token = _new(Token, (self.term, self._grants))
         self._grants += 1
         start = (worker, clock, steps, record.version, record.unread, len(self._workers), token)
         commands.append(_new(StartClock, start))
+        if self._grant_ahead and clock + 1 < self._limit:
+            commands.append(_new(StartAhead, (worker, clock + 1, self._sure_steps(clock + 1))))
 
     def _steps(self, record: _Worker) -> int:
         steps: Any = self._fixed_steps or self.policy.local_steps(self, record.id)
         if not isinstance(steps, int) or steps < 1:
-            own = type(self.policy).local_steps is not Policy.local_steps
-            who = self.policy if own else self._schedule
+            who = self.policy if self._own_steps else self._schedule
             raise PolicyError(f"{who} gives worker {record.id} {steps!r} local steps.")
         return steps
+
+    def _sure_steps(self, clock: int) -> int:
+        """So many local steps at least a clock will have, whatever is decided when it starts."""
+        return self._fixed_steps or (not self._own_steps and self._schedule.at(clock)) or 1
 
     # 4. End, and 5. stay alive.
 

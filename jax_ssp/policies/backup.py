@@ -58,6 +58,10 @@ class BackupWorkers(Policy):
     def usual_merge(self, num_workers: int) -> int:
         return max(1, num_workers - self.b)
 
+    @property
+    def waits_for_own(self) -> bool:
+        return True
+
     def admit(self, view: View, worker: int) -> bool | Wait:
         return until_merged(view, worker)
 

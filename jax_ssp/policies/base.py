@@ -66,12 +66,7 @@ class View(Protocol):
         ...
 
     def clock(self, worker: int) -> int:
-        """Clocks this live worker has finished, so the number of the one that it asks to start.
-
-        With grants ahead a worker may ask while it still runs a clock. To the policy that is asked
-        (`admit`, then `local_steps`) that clock counts as finished, though its delta has yet to
-        come: it is not in `buffered`, nor in `coverage` and `min_clock`.
-        """
+        """Clocks this live worker has finished, so the number of the one that it asks to start."""
         ...
 
     def held_coverage(self, worker: int) -> int:
@@ -182,6 +177,14 @@ class Policy:
         return True
 
     @property
+    def waits_for_own(self) -> bool:
+        """Whether a worker starts no clock before its own deltas are settled.
+
+        Then `admit` must see to it, as `until_merged` does, and `check_contract` that it did.
+        """
+        return False
+
+    @property
     def needs_norms(self) -> bool:
         """Whether `pushed` is to be told the norms of the deltas, which cost a pass over each."""
         return False
@@ -200,10 +203,7 @@ class Policy:
         """
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        """May this worker start its next clock, number `view.clock(worker)`, now?
-
-        With grants ahead a running worker asks as well; a "yes" stands until its delta comes.
-        """
+        """May this worker start its next clock, number `view.clock(worker)`, now?"""
         return True
 
     def ready(self, view: View) -> Decision:
@@ -280,7 +280,7 @@ def drop_outdated(view: View) -> Decision | None:
 
 
 def until_merged(view: View, worker: int) -> bool | Wait:
-    """Let a worker wait until its own deltas are settled."""
+    """Let a worker wait until its own deltas are settled; who does so `waits_for_own`."""
     return view.buffered_of(worker) == 0 or Wait(version=view.version + 1)
 
 

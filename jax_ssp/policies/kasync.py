@@ -48,6 +48,10 @@ class KAsync(Policy):
     def usual_merge(self, num_workers: int) -> int:
         return self.k
 
+    @property
+    def waits_for_own(self) -> bool:
+        return True
+
     def admit(self, view: View, worker: int) -> bool | Wait:
         return until_merged(view, worker)
 

@@ -32,7 +32,14 @@ class LocalSteps:
 
     def steps(self, view: View, worker: int) -> int:
         """H for the clock that this worker is to start, number `view.clock(worker)` (steps)."""
-        return 1
+        return self.at(view.clock(worker)) or 1
+
+    def at(self, clock: int) -> int | None:
+        """H of this clock (steps), if its number alone decides that; else None.
+
+        Of a clock whose H is not known before, no more than 1 step is run ahead.
+        """
+        return None
 
     def pushed(self, view: View, delta: Delta, norm: float) -> None:
         """See `Policy.pushed`."""
@@ -65,7 +72,7 @@ class Fixed(LocalSteps):
     def usual(self) -> tuple[int, ...]:
         return (self.h,)
 
-    def steps(self, view: View, worker: int) -> int:
+    def at(self, clock: int) -> int:
         return self.h
 
 
@@ -117,8 +124,8 @@ class PostLocal(LocalSteps):
     def usual(self) -> tuple[int, ...]:
         return (1, self.h)
 
-    def steps(self, view: View, worker: int) -> int:
-        return 1 if view.clock(worker) < self.switch else self.h
+    def at(self, clock: int) -> int:
+        return 1 if clock < self.switch else self.h
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ def make_crew(
         snapshot_wire=snapshot_wire,
     )
     program = program_of(step, server.layout)
+    if type(policy).local_steps is not Policy.local_steps or local_steps.at(0) is None:
+        overlap = min(overlap, 1)  # H of the next clock is not known before it starts
     wanted = Wanted(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
     delta = jax.eval_shape(server.layout.delta_like, server.masters)
     memory = {device: Memory(delta, device) for device in devices}

@@ -71,7 +71,7 @@ class Stay:
     entered_at: int
     pushes: list[Push] = field(default_factory=list)
     running: StartClock | None = None
-    ahead: StartAhead | None = None  # granted while it runs
+    ahead: StartAhead | None = None  # granted, and not started yet
     held: int | None = None
     stopped: bool = False
 
@@ -91,8 +91,15 @@ class Stay:
 class Model:
     """The facts of a run, and every clause of the contract as an assertion about them."""
 
-    def __init__(self, policy: Policy, num_clocks: int | None, max_updates: int | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        num_clocks: int | None,
+        max_updates: int | None,
+        grant_ahead: bool = False,
+    ) -> None:
         self.policy, self.bound = policy, policy.guaranteed_bound
+        self.grant_ahead = grant_ahead and not policy.cancels
         self.num_clocks, self.max_updates = num_clocks, max_updates
         self.everybody: set[int] = set()
         self.live: dict[int, Stay] = {}
@@ -131,15 +138,6 @@ class Model:
     def waiting(self) -> list[int]:
         return sorted(stay.worker for stay in self.live.values() if stay.waiting)
 
-    def not_granted(self) -> list[int]:
-        """Who runs and does not know yet whether it may go on."""
-        running = (self.live[worker] for worker in self.running())
-        return [
-            stay.worker
-            for stay in running
-            if not stay.ahead and (self.num_clocks is None or stay.clock + 1 < self.num_clocks)
-        ]
-
     def _see_lag(self) -> None:
         lags = (stay.clock - self.min_clock for stay in self.live.values())
         self.max_lag = max(self.max_lag, *lags, 0)
@@ -157,7 +155,7 @@ class Model:
             assert commands == [Fence(event.worker, event.clock, event.token)], commands
             self.late += 1
             return
-        granted = self._happen(event)
+        self._happen(event)
         self._see_lag()
         for command in commands:
             match command:
@@ -182,13 +180,17 @@ class Model:
                 case StopWorker(worker):
                     assert self.live[worker].waiting, command
                     self.live[worker].stopped = True
-        if granted is not None:
-            stay = self.live[granted.worker]
-            keeps = stay.running and stay.running[:3] == granted
-            assert keeps or (stay.stopped and self.ended), f"{granted} is not kept"
+        self._grants(commands)
         self._order(event, commands)
         assert self.running() or self.timer is not None or not self.waiting(), "nobody can run"
         assert self.running() or self.waiting() or not self.buffered, "a delta is left behind"
+
+    def _grants(self, commands: Sequence[Command]) -> None:
+        """Who is started is granted its next clock, if there is one, and nobody else is."""
+        granted = [command[:2] for command in commands if isinstance(command, StartAhead)]
+        starts = [c for c in commands if isinstance(c, StartClock)] if self.grant_ahead else []
+        last = None if self.num_clocks is None else self.num_clocks - 1
+        assert granted == [(s.worker, s.clock + 1) for s in starts if s.clock != last], commands
 
     def _order(self, event: Event, commands: Sequence[Command]) -> None:
         """First what is settled, then starts and stops, the event's own worker last of these.
@@ -211,9 +213,7 @@ class Model:
             if number == 0:
                 assert getattr(event, "worker", None) not in each[:-1], commands
 
-    def _happen(self, event: Event) -> StartAhead | None:
-        """Gives the grant that the answer has to keep."""
-        granted = None
+    def _happen(self, event: Event) -> None:
         match event:
             case WorkerJoined(worker):
                 before = [stay.clock for stay in self.gone if stay.worker == worker]
@@ -223,7 +223,7 @@ class Model:
                 push = Push(Delta(worker, clock, version), token)
                 stay = self.live[worker]
                 stay.pushes.append(push)
-                granted, stay.running, stay.ahead = stay.ahead, None, None
+                stay.running = None
                 self.pushes.append(push)
             case WorkerLost(worker):
                 self._last_min_clock = self.min_clock
@@ -232,7 +232,6 @@ class Model:
                 self.timer = None
             case StopRequested():
                 self.stopping = True
-        return granted
 
     def _start(self, start: StartClock) -> None:
         assert start.worker in self.live, f"{start} to a worker that is not here"
@@ -244,6 +243,9 @@ class Model:
         assert start.local_steps >= 1, start
         assert start.num_workers == len(self.live), start
         assert start.version in (self.version, stay.held), f"{start} is neither new nor held"
+        assert not stay.ahead or stay.ahead.local_steps <= start.local_steps, (start, stay.ahead)
+        if self.policy.waits_for_own:
+            assert all(push.settled for push in stay.pushes), f"{start}, but a delta of its waits"
         missing = [push for push in stay.pushes if push.missing_in(start.version)]
         own = tuple(push.delta.clock for push in missing if self.policy.reads_own)
         assert start.pending == own, (start, own)
@@ -253,7 +255,7 @@ class Model:
             assert self.coverage(start.version) >= needed, start
         assert start.token == (0, len(self.starts)), start
         self.starts.append(start)
-        stay.running, stay.held = start, start.version
+        stay.running, stay.held, stay.ahead = start, start.version, None
         self.reads += 1
         self.start_lags.append(start.clock - self.min_clock)
 
@@ -267,12 +269,7 @@ class Model:
         assert not self.ended, f"{ahead} after the end"
         assert self.num_clocks is None or clock < self.num_clocks, ahead
         assert local_steps >= 1, ahead
-        if self.bound is not None:
-            needed = clock - self.bound
-            assert all(other.clock >= needed for other in self.live.values()), ahead
-            assert self.coverage(self.version) >= needed, ahead
         stay.ahead = ahead
-        self.start_lags.append(clock - self.min_clock)
         self.grants += 1
 
     def _cancel(self, worker: int, clock: int, token: Token) -> None:
@@ -330,13 +327,14 @@ class Run:
     ) -> None:
         self.controller = Controller(policy, grant_ahead=grant_ahead, **limits)
         ends = limits.get("num_clocks"), limits.get("max_updates")
-        self.model = Model(policy, *ends)
+        self.model = Model(policy, *ends, grant_ahead)
         self.tape = Tape(
             {
                 "bound": policy.guaranteed_bound,
                 "max_staleness": policy.guaranteed_staleness(MOST_WORKERS),
                 "reads_own": policy.reads_own,
                 "experiment": {"weight": "mean"},
+                "waits_for_own": policy.waits_for_own,
             }
         )
         self.now = 0.0

@@ -76,9 +76,8 @@ def test_a_policy_is_asked_a_few_times_an_event(policy, workers, losses, grant_a
         crowd.finish_any()
         if losses and number % 7 == 0:
             crowd.lose_any_and_let_it_return()
-    # Each clock asks to be admitted at most twice: on arrival, and when what it waits for is there;
-    # and once before that where it may ask ahead.
-    assert counted.calls["admit"] <= (2 + grant_ahead) * crowd.events
+    # Each clock asks to be admitted at most twice: on arrival, and when what it waits for is there.
+    assert counted.calls["admit"] <= 2 * crowd.events
     # Each event that finds a buffer asks what to settle: once, and again after a merge.
     assert counted.calls["ready"] <= 2 * crowd.events
 

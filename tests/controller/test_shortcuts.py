@@ -7,6 +7,7 @@ from harness import Forgetful, random_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jax_ssp.controller import StartAhead
 from jax_ssp.policies import ASP, BSP, SSP, Policy
 from jax_ssp.policies.base import merges_on_arrival
 
@@ -57,7 +58,12 @@ def test_who_merges_on_arrival_is_known_where_ready_is_the_default():
 def test_not_to_ask_changes_nothing(policy, asked, limits, losses, grant_ahead, seed):
     options = {"losses": losses, "grant_ahead": grant_ahead, **limits}
     one, other = random_run(policy, seed, **options), random_run(asked, seed, **options)
-    assert list(one.drain()) == list(other.drain())
+    for row, same in zip(one.drain(), other.drain(), strict=True):
+        # Of steps that are asked for when the clock starts, one is sure before.
+        commands = [c._replace(local_steps=1) if type(c) is StartAhead else c for c in row.commands]
+        if limits.get("local_steps", 1) == 1:
+            assert commands == row.commands
+        assert row._replace(commands=commands) == same
     assert (one.controller.coverage, one.controller.min_clock) == (
         other.controller.coverage,
         other.controller.min_clock,

@@ -12,7 +12,7 @@ from problems import DIMENSION, PARAMS, STEP, TOLD, batches, bits, distance, lin
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.controller.commands import Merge, StartAhead, StartClock
 from jax_ssp.server import Snapshot
 from jax_ssp.wire import Memory
 
@@ -72,8 +72,7 @@ def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, 
     assert distance(result.params) < 0.8 * distance(PARAMS)
     report = ssp.check_contract(result.tape)
     assert (report.merged, report.complete) == (80, True)
-    # A barrier admits nobody ahead; the others do, where asked to.
-    assert (report.ahead > 0) == (mode.get("overlap", 0) > 0 and policy != ssp.BSP())
+    assert report.ahead == (4 * 19 if mode.get("overlap", 0) > 0 else 0)
     again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
     assert bits(again.params) == bits(result.params)
     assert list(again.tape) == list(result.tape)
@@ -135,7 +134,9 @@ def reference(tape, local_steps, overlap, alpha=None):
     return params[max(params)]
 
 
-@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.SSP(3, "lazy"), ssp.ASP()], ids=repr)
+@pytest.mark.parametrize(
+    "policy", [ssp.SSP(2), ssp.SSP(3, "lazy"), ssp.ASP(), ssp.BSP(), ssp.KAsync(2)], ids=repr
+)
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("local_steps", "overlap"), [(1, 0), (1, 1), (3, 1), (3, 2), (2, 2)])
 def test_overlap_is_what_its_definition_says(local_steps, overlap, alpha, policy):
@@ -143,21 +144,6 @@ def test_overlap_is_what_its_definition_says(local_steps, overlap, alpha, policy
     result = virtual(policy=policy, local_steps=local_steps, overlap=overlap, adopt=adopt)
     expected = reference(result.tape, local_steps, overlap, alpha)
     np.testing.assert_allclose(result.params["w"], expected, rtol=2e-4, atol=2e-5)
-
-
-def test_a_clock_granted_ahead_starts_when_the_one_before_ends():
-    result = virtual(overlap=1)
-    rows = [row for row in result.schedule if row["worker"] == 0]
-    starts = {row["clock"]: row["start"] for row in rows}
-    finishes = {row["clock"]: row["finish"] for row in rows}
-    ahead = {
-        command.clock
-        for _, _, commands in result.tape
-        for command in commands
-        if type(command) is StartAhead and command.worker == 0
-    }
-    assert ahead
-    assert all(starts[clock] == finishes[clock - 1] for clock in ahead)
 
 
 def test_alone_and_with_everything_merged_rebasing_is_going_on():
@@ -169,10 +155,58 @@ def test_alone_and_with_everything_merged_rebasing_is_going_on():
     np.testing.assert_allclose(plain.params["w"], ahead.params["w"], rtol=1e-5)
 
 
-def test_a_barrier_is_never_overlapped():
-    assert bits(virtual(policy=ssp.BSP()).params) == bits(
-        virtual(policy=ssp.BSP(), overlap=1).params
+def streaming_diloco(workers, clocks, local_steps, overlap, rate=0.05):
+    """All run `overlap` steps of the next clock, then each goes on from the mean plus those."""
+    feeds = [batches(worker) for worker in range(workers)]
+
+    def run(worker, local, steps):
+        for _ in range(steps):
+            x, y = next(feeds[worker])
+            local = local - rate * 2 * x.T @ (x @ local - y) / len(y)
+        return local
+
+    server, ahead = np.zeros(DIMENSION), np.zeros((workers, DIMENSION))
+    for clock in range(clocks):
+        first = overlap if clock else 0
+        local = [run(each, server + ahead[each], local_steps - first) for each in range(workers)]
+        if clock + 1 < clocks:
+            ahead = [run(each, local[each], overlap) - local[each] for each in range(workers)]
+        server = np.mean(local, axis=0)
+    return server
+
+
+@pytest.mark.parametrize("runtime", ["virtual", "devices"])
+@pytest.mark.parametrize(("local_steps", "overlap"), [(1, 1), (3, 1), (3, 2), (3, 3)])
+def test_a_barrier_with_overlap_is_streaming_diloco(local_steps, overlap, runtime):
+    steps = {"local_steps": local_steps, "overlap": overlap}
+    result = virtual(policy=ssp.BSP(), runtime=RUNTIMES[runtime], num_clocks=9, **steps)
+    merges = [c for _, _, commands in result.tape for c in commands if type(c) is Merge]
+    assert [len(merge.deltas) for merge in merges] == [4] * 9
+    assert ssp.check_contract(result.tape).ahead == 4 * 8
+    expected = streaming_diloco(4, 9, **steps)
+    np.testing.assert_allclose(result.params["w"], expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [*(policy() for policy in ssp.policies.ALL_POLICIES), ssp.BackupWorkers(0), ssp.SSP(3, "lazy")],
+    ids=repr,
+)
+@pytest.mark.parametrize("delay", [delays.Exponential(), delays.LogNormal(1.0, 0.5)], ids=repr)
+def test_overlap_changes_no_decision_of_a_policy(policy, delay):
+    """Where nothing is computed, and so where steps run ahead cost no time."""
+    runtime = ssp.Virtual(16, delay, compute=False)
+    plain, ahead = (
+        ssp.train(policy=policy, runtime=runtime, num_clocks=30, overlap=overlap)
+        for overlap in (0, 1)
     )
+    np.testing.assert_array_equal(plain.schedule, ahead.schedule)
+    report = ssp.check_contract(ahead.tape)
+    assert (report.ahead == 0) == policy.cancels
+    for row, other in zip(plain.tape, ahead.tape, strict=True):
+        commands = [c for c in other.commands if type(c) is not StartAhead]
+        assert (row.now, row.event, row.commands) == (other.now, other.event, commands)
+    assert ssp.BackupWorkers(0) != policy or report.dropped == 0
 
 
 def test_what_was_run_ahead_when_the_run_ends_is_nobodys():

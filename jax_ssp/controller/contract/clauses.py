@@ -2,20 +2,21 @@
 
 The clauses (bound s; a delta computed in clock c is stamped c):
 
-1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks;
-   if the clock is granted ahead, that holds at the grant, and the start repeats what was granted.
+1. *Bounded lag.* A worker starts clock c only when every live worker has finished c - s clocks.
+   Before it starts a clock granted ahead, a worker may have run a few steps of it, and no more
+   than it has.
 2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
-   stamped below c - s of every live worker; and the version read is the one that was granted.
-   When a clock is granted ahead, the newest version covers c - s already. No delta is merged that
-   is staler than the policy allows.
+   stamped below c - s of every live worker; and the version read is the one that was granted. No
+   delta is merged that is staler than the policy allows.
 3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones; or, where
-   the policy says so, none of those that the version lacks.
+   the policy says so, none of those that the version lacks. Under a policy that says so, a worker
+   starts no clock before its own deltas are settled.
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
    and is merged with the staleness, the lag and the weight that it has. A clock may be cancelled,
    with a reason, while it runs and no delta of its worker waits; nothing is pushed of it. A push
    whose token is not the one that its worker runs under is late: it is fenced, and that is all.
 5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
-   ahead is started once its worker's delta is there; only a loss or the run's end voids a grant.
+   ahead is the next that its worker starts; only a loss or the run's end voids a grant.
 
 Nothing here is taken from the controller: minima come from heaps with lazy deletion (the controller
 counts), membership of a delta in a version from the log of merges (the controller keeps counters).
@@ -68,6 +69,7 @@ class Clauses:
         self.bound = facts.bound
         self.staleness_bound = facts.max_staleness
         self.reads_own = facts.reads_own
+        self.waits_for_own = facts.waits_for_own
         self.weight: Weight | None = facts.weight
         self.grants = 0  # tokens issued
         self.now = float("-inf")
@@ -127,10 +129,6 @@ class Clauses:
                     self.timer = at
                 case StopWorker(worker):
                     self._stopped(worker, command)
-        if isinstance(event, DeltaReady):
-            stay = self.stays[event.worker]
-            if stay.ahead is not None and stay.running is None:
-                raise self._violation(5, f"{event}, but {stay.ahead} is not kept")
         alive = self.running > 0 or self.timer is not None or self.unfinished == 0
         if not alive:
             raise self._violation(5, f"nobody runs and no timer is set after {event}")
@@ -225,19 +223,21 @@ class Clauses:
         finished = self.finished.of[worker]
         if clock != finished:
             raise self._violation(1, f"{start}, but it has finished {finished} clocks")
-        if stay.ahead is not None and stay.ahead.local_steps != start.local_steps:
+        if stay.ahead is not None and stay.ahead.local_steps > start.local_steps:
             raise self._violation(1, f"{start}, but it was granted {stay.ahead}")
         if start.num_workers != len(self.stays) or start.local_steps < 1:
             raise self._violation(3, f"{start}: there are {len(self.stays)} workers")
         if not 0 <= version <= self.version:
             raise self._violation(2, f"{start}: no such version")
-        self._gate(start, version)
+        self._gate(start)
         unread: list[int] = []
         for stamp, merged_in in reversed(stay.log if self.reads_own else ()):
             if merged_in is not None and merged_in <= version:
                 break
             unread.append(stamp)
         own = tuple(reversed(unread))
+        if self.waits_for_own and stay.log and stay.log[-1][1] is None:
+            raise self._violation(3, f"{start}, but its own delta {stay.log[-1][0]} waits still")
         if start.pending != own:
             raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
         if version not in (self.version, stay.held):
@@ -260,24 +260,27 @@ class Clauses:
             raise self._violation(1, f"{ahead}, but it was granted {stay.ahead}")
         if local_steps < 1:
             raise self._violation(3, f"{ahead}: there are no steps")
-        self._gate(ahead, self.version)
+        self._not_ending(ahead)
         stay.ahead = ahead
         self.ahead += 1
 
-    def _gate(self, command: StartClock | StartAhead, version: int) -> None:
-        """What has to be so when a clock is started, or granted ahead."""
+    def _not_ending(self, command: StartClock | StartAhead) -> None:
         if self.ending:
             raise self._violation(5, f"{command}, but the run is ending")
+
+    def _gate(self, start: StartClock) -> None:
+        """What has to be so when a clock is started."""
+        self._not_ending(start)
         low = self._min_clock()
-        self.max_start_lag = max(self.max_start_lag, command.clock - low)
+        self.max_start_lag = max(self.max_start_lag, start.clock - low)
         if self.bound is None:
             return
-        needed = command.clock - self.bound
+        needed = start.clock - self.bound
         if low < needed:
-            raise self._violation(1, f"{command}, but a live worker has finished only {low}")
-        covers = self.coverage[version]
+            raise self._violation(1, f"{start}, but a live worker has finished only {low}")
+        covers = self.coverage[start.version]
         if covers < needed:
-            raise self._violation(2, f"{command}: version {version} covers {covers} < {needed}")
+            raise self._violation(2, f"{start}: version {start.version} covers {covers} < {needed}")
 
     def _stopped(self, worker: int, command: StopWorker) -> None:
         stay = self.stays.get(worker)

@@ -56,6 +56,7 @@ HEADER = {
     "bound": either(whole(0), _NOTHING),
     "max_staleness": either(whole(0), _NOTHING),
     "reads_own": TRUTH,
+    "waits_for_own": TRUTH,
     "num_workers": whole(1),
     "time": one_of("virtual", "wall"),
     "devices": _PLACES,
@@ -102,6 +103,7 @@ class Facts:
         bound: s (clocks); None also where the policy has none.
         max_staleness: of a merged delta (versions); None also where the policy has none.
         reads_own: whether workers read their own deltas while these wait.
+        waits_for_own: whether workers wait until their own deltas are settled.
         policy: where it is one of ours.
         schedule: of the local steps, where it is one of ours.
         num_workers: that ever join.
@@ -116,6 +118,7 @@ class Facts:
     bound: int | None
     max_staleness: int | None
     reads_own: bool
+    waits_for_own: bool
     policy: Policy | None
     schedule: LocalSteps | None = None
     num_workers: int | None = None
@@ -222,15 +225,19 @@ def _policy_of(header: Mapping[str, Any], experiment: Mapping[str, Any]) -> Poli
 
 def _promised(
     header: Mapping[str, Any], policy: Policy | None
-) -> tuple[int | None, int | None, bool]:
-    """Bound, largest staleness, and whether workers read their own, by the policy or as told."""
+) -> tuple[int | None, int | None, bool, bool]:
+    """Bound, largest staleness, and what of their own deltas workers read and wait for.
+
+    By the policy, or as told.
+    """
     bound, staleness = header.get("bound"), header.get("max_staleness")
     reads_own = header.get("reads_own", True)
     if policy is None:
-        return bound, staleness, reads_own
+        return bound, staleness, reads_own, header.get("waits_for_own", False)
     by_policy: dict[str, Any] = {
         "bound": policy.guaranteed_bound,
         "reads_own": policy.reads_own,
+        "waits_for_own": policy.waits_for_own,
     }
     if "num_workers" in header:
         by_policy["max_staleness"] = policy.guaranteed_staleness(header["num_workers"])
@@ -243,6 +250,7 @@ def _promised(
         by_policy["bound"],
         by_policy.get("max_staleness", staleness),
         by_policy["reads_own"],
+        by_policy["waits_for_own"],
     )
 
 

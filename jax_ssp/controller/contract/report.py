@@ -13,8 +13,7 @@ class ContractReport:
         bound: the bound it was checked against (clocks); None where the policy declares none.
         reads: reads checked (clocks started).
         ahead: clocks granted ahead.
-        max_start_lag: largest lag at the start of a clock, or at its grant (clocks); at most
-            `bound`.
+        max_start_lag: largest lag at the start of a clock (clocks); at most `bound`.
         max_lag: largest lag at any moment (clocks); at most `bound` + 1.
         max_staleness, mean_staleness: of the merged deltas (versions).
         staleness_bound: the largest staleness allowed (versions); None where the policy has none.
