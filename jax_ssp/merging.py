@@ -84,7 +84,11 @@ class Merging:
         self._layout = layout
         trained = layout.map(operator.not_) if layout.has_averaged else None
 
+        complex_ones = any(map(is_complex, jax.tree.leaves(params)))
+
         def supported(name: str, tx: optax.GradientTransformation) -> Any:
+            if complex_ones:  # a wrapper's `init` is compiled anew for each server
+                tx = on_pairs(tx)
             if views is not None:  # in which there is nothing but what is trained
                 return seeing(tx, views, params, f"`{name}`")
             return _supported(tx, trained)
@@ -377,11 +381,10 @@ def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
 def _supported(
     tx: optax.GradientTransformation, trained: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform that takes extra arguments, leaves alone what is not trained, and sees a complex
-    parameter as two real ones."""
+    """A transform that takes extra arguments, and leaves alone what is not trained."""
     if trained is not None:
         tx = optax.masked(tx, trained, mask_compatible_extra_args=True)  # `stale_params` too
-    return on_pairs(optax.with_extra_args_support(tx))
+    return optax.with_extra_args_support(tx)
 
 
 def _extras(staleness: Any, lag: Any, worker: Any, num_workers: Any) -> dict[str, Any]:
