@@ -14,7 +14,7 @@ from jax_ssp.controller.weight import check_weight
 from jax_ssp.policies import Policy, as_schedule
 from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.crew import check_placement
-from jax_ssp.runtimes.evaluation import Target
+from jax_ssp.runtimes.evaluation import Target, check_evaluate_on
 from jax_ssp.runtimes.worker import check_adopt
 from jax_ssp.shapes import check_params
 
@@ -78,6 +78,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {
     "seed": seed,
     "evaluate": partial(optional, rule=partial(function, signature="(params) -> metrics")),
     "eval_every": partial(optional, rule=_count),
+    "evaluate_on": lambda field, value: check_evaluate_on(value, field),
     "target": partial(optional, rule=_target),
     "observers": _observers,
     "name": partial(optional, rule=text),
@@ -112,6 +113,8 @@ def check_together(given: Mapping[str, Any]) -> None:
     evaluates = given["eval_every"] is not None or given["target"] is not None
     if given["evaluate"] is None and evaluates:
         raise ValueError("`eval_every` and `target` need `evaluate`, a function params -> metrics.")
+    if given["evaluate"] is None and given["evaluate_on"] is not None:
+        raise ValueError("`evaluate_on` needs `evaluate`, a function params -> metrics.")
     most = max(as_schedule(given["local_steps"]).usual)
     if given["overlap"] > most:
         raise ValueError(

@@ -291,6 +291,9 @@ class Experiment:
     """Compressor of the snapshots."""
     eval_every: int | None = None
     """Clocks between evaluations; by default only the first and the last version are evaluated."""
+    evaluate_on: str | None = None
+    """Where to evaluate: host (the CPU), or a device such as gpu:7; by default one without a
+    worker, if there is one."""
     target: str | None = None
     """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with it
     eval_every is 1 by default."""
@@ -326,6 +329,7 @@ class Experiment:
             "delta_wire": self.delta_wire,
             "snapshot_wire": self.snapshot_wire,
             "eval_every": self.eval_every if task else None,
+            "evaluate_on": self.evaluate_on if task else None,
             "target": self.target if task else None,
             "seed": self.seed,
             "name": self.name,

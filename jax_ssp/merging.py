@@ -83,6 +83,7 @@ class Merging:
     ) -> None:
         self._layout = layout
         trained = layout.map(operator.not_) if layout.has_averaged else None
+        self._masks = layout.has_averaged and views is None
 
         complex_ones = any(map(is_complex, jax.tree.leaves(params)))
 
@@ -113,6 +114,15 @@ class Merging:
         # Each jitted by itself: what optax's functions compile to then serves all servers.
         state = () if self._delta_tx is None else jax.jit(self._delta_tx.init)(params)
         return state, jax.jit(self._server_tx.init)(params)
+
+    def own(self, state: State) -> State:
+        """The transforms' own states, out of what masks what is not trained."""
+        masked = [self._masks and isinstance(each, optax.MaskedState) for each in state]
+        deltas, server = (
+            each.inner_state if wrapped else each
+            for each, wrapped in zip(state, masked, strict=True)
+        )
+        return deltas, server
 
     def add(
         self,

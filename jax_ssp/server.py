@@ -182,6 +182,13 @@ class Server:
         pieces = self._newest.keep()
         return pieces[0] if len(pieces) == 1 else self._join(jax.device_put(pieces, self.device))
 
+    @property
+    def states(self) -> tuple[optax.OptState, optax.OptState]:
+        """Of `server_tx` and of `delta_tx`; of several devices, tuples with one for each."""
+        pairs = [self._merging.own(state) for state in self._states]
+        deltas, server = zip(*pairs, strict=True)
+        return (server[0], deltas[0]) if len(pairs) == 1 else (server, deltas)
+
     def snapshot(self, version: int | None = None) -> Params:
         """The parameters of a version in their own dtypes, immutable and shared.
 

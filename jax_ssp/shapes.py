@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_ssp.checks import shown
 from jax_ssp.pairs import is_complex
@@ -54,6 +57,46 @@ def shapes_of(name: str, tree: Any) -> Any:
         said = str(error).split(". ")[0]
         raise TypeError(f"`{name}` must be a tree of arrays, got {shown(tree)}: {said}.") from None
     return jax.tree_util.tree_map_with_path(shape, tree)
+
+
+def check_metrics(whose: str, metrics: Any, taken: Collection[str]) -> None:
+    """Check that metrics are a dict of scalars: real numbers, or arrays of shape ().
+
+    Args:
+        whose: gave them, for messages: "the step's".
+        metrics: what was given; arrays may be traced.
+        taken: names that they cannot have.
+
+    Raises:
+        TypeError: if they are no dict, a name is no string, or a value is no number.
+        ValueError: if a name is taken, or an array has more dimensions than 0.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"{whose} metrics must be a dict, got a {type(metrics).__name__}.")
+    for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{whose} metric {name!r} must have a string as its name.")
+        if name in taken:
+            raise ValueError(f"{whose} metric {name!r} needs another name: {taken} are taken.")
+        if isinstance(value, Real):
+            continue
+        shape, dtype = (getattr(value, each, None) for each in ("shape", "dtype"))
+        if shape is None:
+            raise TypeError(
+                f"{whose} metric {name!r} must be a scalar, got a {type(value).__name__}; give "
+                "each number in it a name of its own."
+            )
+        if tuple(shape) != ():
+            raise ValueError(
+                f"{whose} metric {name!r} must be a scalar, got shape {tuple(shape)}; reduce it, "
+                "or give each number in it a name of its own."
+            )
+        if isinstance(value, (jax.Array, np.ndarray)) and not _is_real(dtype):
+            raise TypeError(f"{whose} metric {name!r} must be a real number, got {dtype}.")
+
+
+def _is_real(dtype: Any) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
 
 
 def check_like(

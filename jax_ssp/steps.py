@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.pairs import descent, on_pairs
-from jax_ssp.shapes import check_like, check_params, shapes_of
+from jax_ssp.shapes import check_like, check_metrics, check_params, shapes_of
 
 Params: TypeAlias = Any
 WorkerState: TypeAlias = Any
@@ -204,30 +204,17 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
 
     def first(params: Params, batch: Batch, key: jax.Array) -> tuple[WorkerState, Any]:
         state = step.init(params)
-        return state, step(params, state, batch, key)
+        result = step(params, state, batch, key)
+        if isinstance(result, tuple) and len(result) == 3:
+            check_metrics("the step's", result[2], CLOCK_COLUMNS)
+        return state, result
 
     before, result = jax.eval_shape(first, params, batch, key)
     if not (isinstance(result, tuple) and len(result) == 3):
         raise TypeError("`step` must return (delta, worker_state, metrics).")
-    delta, state, metrics = result
+    delta, state, _ = result
     check_like("the step's", "delta", delta, "params", shapes, any_float=True)
     check_like("the step's", "worker_state", state, "init(params)", before)
-    _check_metrics(metrics)
-
-
-def _check_metrics(metrics: Any) -> None:
-    if not isinstance(metrics, Mapping):
-        raise TypeError(f"the step's metrics must be a dict, got a {type(metrics).__name__}.")
-    for name, value in metrics.items():
-        if name in CLOCK_COLUMNS:
-            raise ValueError(f"metric {name!r} needs another name: {CLOCK_COLUMNS} are taken.")
-        if not hasattr(value, "shape"):
-            raise TypeError(
-                f"metric {name!r} must be a scalar, got a {type(value).__name__}; give each number "
-                "in it a name of its own."
-            )
-        if value.shape != ():
-            raise ValueError(f"metric {name!r} must be a scalar, got shape {value.shape}.")
 
 
 def loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
@@ -241,4 +228,7 @@ def loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
             f"a loss function must return a scalar loss, got shape {jnp.shape(result[0])}; "
             "take the mean over the batch."
         )
+    # Here, since the gradient of the loss is taken of what it returns beside it too.
+    named = {name: value for name, value in result[1].items() if name != "loss"}
+    check_metrics("the step's", named, CLOCK_COLUMNS)
     return result

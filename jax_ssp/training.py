@@ -21,9 +21,9 @@ from jax_ssp.controller.contract import type_name
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
-from jax_ssp.runtimes.crew import Crew, Placement, make_crew, place_of
+from jax_ssp.runtimes.crew import Crew, Placement, States, make_crew, place_of
 from jax_ssp.runtimes.devices import Devices
-from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target
+from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target, evaluation_device
 from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
 from jax_ssp.runtimes.observing import Observers, joined, note
@@ -50,7 +50,9 @@ class Result:
             metrics. Clocks that were cancelled, or computed nothing, have none; they are in
             `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
-        evaluations: one row an evaluation: `version, updates, time` (seconds) and the metrics.
+        evaluations: one row an evaluation: `version, updates, time` (seconds), `passed_over` (due
+            versions since the one before, not evaluated since they waited still) and the metrics.
+        states: of the optimizers, at the end; None if nothing was computed.
         status: "done", "target", "stopped", "interrupted" or "diverged"; of a result that an error
             carries, "failed" or "interrupted".
         version: merges applied.
@@ -66,6 +68,7 @@ class Result:
     history: list[dict[str, Any]] = field(repr=False)
     evaluations: list[dict[str, Any]] = field(repr=False)
     residuals: list[Params] = field(repr=False)
+    states: States | None = field(repr=False)
     status: str
     version: int
     updates: int
@@ -113,6 +116,9 @@ class Result:
         ]
         if self.not_finite:
             lines.append(f"{self.not_finite} clocks gave a delta that is not finite")
+        passed_over = sum(row.get("passed_over", 0) for row in self.evaluations)
+        if passed_over:
+            lines.append(f"{passed_over} versions that were due passed over by evaluation")
         if self.metrics:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             lines.append(f"last evaluation: {shown}")
@@ -141,6 +147,7 @@ def train(
     seed: int = 0,
     evaluate: EvalFn | None = None,
     eval_every: int | None = None,
+    evaluate_on: str | jax.Device | None = None,
     target: str | None = None,
     observers: Sequence[Observer] = (),
     name: str | None = None,
@@ -179,10 +186,15 @@ def train(
             a worker sends with its next delta.
         snapshot_wire: the same for snapshots; the server makes up for what it loses with the next.
         seed: of the keys that steps get.
-        evaluate: `params -> metrics` of a published version, on the first worker's device.
+        evaluate: `params -> metrics` of a published version; `params` are a copy for it alone,
+            metrics a dict of numbers.
         eval_every: clocks between evaluations; by default only the first and the last version are
             evaluated. On real devices evaluation runs beside the workers; a version that still
             waits for it when the next one is due is passed over.
+        evaluate_on: where `evaluate` gets its parameters: "host" (the CPU), or one device, such as
+            "gpu:7" or a `jax.Device`. By default, on accelerators, one that has no worker and is
+            not the server's, so that none is slowed down; where there is none, the first worker's,
+            which the host spares at its own speed.
         target: ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with
             it `eval_every` is 1 by default.
         observers: told what happens while it happens.
@@ -295,7 +307,7 @@ def train(
             crew.server.compile(min(policy.usual_merge(num_workers), most))
         if evaluate is not None:
             goal = None if target is None else Target.parse(target)
-            device = crew.workers[0].device
+            device = evaluation_device(given["evaluate_on"], crew, runtime.time == "wall")
             every = 1 if eval_every is None and goal is not None else eval_every
             evaluator = Evaluator(evaluate, every, device, crew.server.params, goal)
     info = {**header, "num_clocks": num_clocks, "max_updates": max_updates, "tape": tape}
@@ -317,6 +329,7 @@ def train(
             history=loop.history,
             evaluations=loop.evaluations,
             residuals=[worker.residual for worker in crew.workers] if crew and delta_wire else [],
+            states=crew.states() if crew else None,
             status=loop.status,
             version=controller.version if server is None else server.version,
             updates=loop.updates,

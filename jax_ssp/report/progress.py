@@ -176,7 +176,9 @@ class Progress(Observer):
     def _evaluated(self, row: Mapping[str, Any]) -> None:
         names = [name for name in row if name not in EVAL_COLUMNS]
         metrics = " ".join(f"{name} {format_number(row[name], 3)}" for name in names)
-        self._run.evaluation = f"eval at update {row['updates']}: {metrics}"
+        count = row.get("passed_over", 0)
+        passed = f" ({count} passed over)" if count else ""
+        self._run.evaluation = f"eval at update {row['updates']}: {metrics}{passed}"
         self._print(self._run.evaluation)
 
     def on_wait(self, waits: Sequence[Waiting]) -> None:

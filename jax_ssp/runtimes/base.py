@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jax_ssp.tape import Tape
 
 
-EVAL_COLUMNS = ("version", "updates", "time")
+EVAL_COLUMNS = ("version", "updates", "time", "passed_over")
 """What the row of an evaluation holds beside its metrics."""
 
 
@@ -123,7 +123,11 @@ class Observer:
         """
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
-        """A version was evaluated: `version, updates, time` and the metrics."""
+        """A version was evaluated: `version, updates, time, passed_over` and the metrics.
+
+        `passed_over` counts the versions that were due since the evaluation before, and waited when
+        this one came.
+        """
 
     def on_wait(self, waits: Sequence[Waiting]) -> None:
         """Nothing happens any more, as far as can be seen, and these are waited for.

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -31,6 +31,40 @@ from jax_ssp.wire import Memory
 Placement: TypeAlias = str | jax.Device | None
 
 
+class States(NamedTuple):
+    """What the optimizers of a run have come to, from which parameters to evaluate may follow.
+
+    A version comes of all workers, so what follows from one's own state is taken of their mean.
+
+    Attributes:
+        workers: of each worker its own state, as the step's `init` gives it: the optimizer's; of
+            an nnx model, an `NnxState` with it.
+        server: of `server_tx`; where the parameters are split over devices, a tuple, one each.
+        deltas: of `delta_tx`, likewise.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_ssp as ssp
+        >>> result = ssp.train(
+        ...     ssp.make_step(
+        ...         lambda params, batch, key: ((params["w"] - batch) ** 2, {}),
+        ...         optax.contrib.schedule_free_sgd(0.2),
+        ...     ),
+        ...     params={"w": jnp.float32(0)},
+        ...     data=lambda worker: iter([np.float32(1)] * 99),
+        ...     runtime=ssp.Virtual(num_workers=2),
+        ...     num_clocks=99,
+        ... )
+        >>> mean = jax.tree.map(lambda *each: sum(each) / len(each), *result.states.workers)
+        >>> averaged = optax.contrib.schedule_free_eval_params(mean, result.params)
+        >>> round(float(averaged["w"]), 2)
+        1.0
+    """
+
+    workers: list[Any]
+    server: optax.OptState
+    deltas: optax.OptState
+
+
 @dataclass(frozen=True)
 class Crew:
     """What computes: the workers and the server, and what identifies their computation."""
@@ -38,6 +72,11 @@ class Crew:
     workers: list[Worker]
     server: Server
     identity: dict[str, Any]
+
+    def states(self) -> States:
+        """What the optimizers have come to."""
+        server, deltas = self.server.states
+        return States([worker.state for worker in self.workers], server, deltas)
 
 
 def make_crew(

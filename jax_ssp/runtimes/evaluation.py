@@ -14,8 +14,13 @@ from typing import Any, TypeAlias
 
 import jax
 
+from jax_ssp.checks import shown
 from jax_ssp.runtimes.base import EVAL_COLUMNS
+from jax_ssp.runtimes.crew import Crew, device_at
+from jax_ssp.runtimes.places import check_is_here
 from jax_ssp.runtimes.settings import Settings
+from jax_ssp.server import host_device
+from jax_ssp.shapes import check_metrics
 from jax_ssp.steps import Params
 
 SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
@@ -71,6 +76,48 @@ class Target:
         return value >= self.value if self.at_least else value <= self.value
 
 
+def check_evaluate_on(value: Any, field: str = "evaluate_on") -> str | jax.Device | None:
+    """Where to evaluate, if it reads like a place; whether there is such a device is not asked.
+
+    Raises:
+        TypeError: if it is neither a string, nor a device, nor None.
+        ValueError: if it is another string.
+    """
+    if value is None or isinstance(value, jax.Device):
+        return value
+    if not (isinstance(value, str) and re.fullmatch("host|[a-z]+:[0-9]{1,6}", value)):
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(
+            f'`{field}` must be "host" (the CPU), or one device, such as "gpu:7" or a '
+            f"`jax.Device`, got {shown(value)}."
+        )
+    return str(value)
+
+
+def evaluation_device(where: str | jax.Device | None, crew: Crew, aside: bool) -> jax.Device:
+    """The device to evaluate on.
+
+    Args:
+        where: what the user said.
+        crew: what computes.
+        aside: whether evaluation runs while the workers do.
+    """
+    if where == "host":
+        return host_device()
+    if isinstance(where, str):
+        platform, _, index = where.partition(":")
+        return device_at(platform, int(index), "`evaluate_on` names")
+    if where is not None:
+        check_is_here("evaluate_on", where)
+        return where
+    first = crew.workers[0].device
+    if not aside or first.platform == "cpu":  # the cores are the same whatever the device
+        return first
+    busy = [*(worker.device for worker in crew.workers), *crew.server.devices]
+    spare = [each for each in jax.local_devices(backend=first.platform) if each not in busy]
+    return spare[0] if spare else first
+
+
 class _Aside:
     """A thread that calls functions, one after the other.
 
@@ -111,7 +158,7 @@ class Evaluator:
     Args:
         fn: `params -> metrics`.
         every: clocks between evaluations; None evaluates the last version only.
-        device: where `fn` gets its parameters.
+        device: where `fn` gets its parameters, a copy that it may do with as it likes.
         params: the first version. It is evaluated here and now, so that `fn` is compiled, and
             what is wrong with it is found, before any worker starts.
         target: when to end the run.
@@ -120,8 +167,8 @@ class Evaluator:
         first: the first version's row.
 
     Raises:
-        TypeError: if `fn` does not give a dict.
-        ValueError: if it gives a name that is taken, or not the target's metric.
+        TypeError: if `fn` does not give a dict of numbers.
+        ValueError: if it gives an array, a name that is taken, or not the target's metric.
     """
 
     def __init__(
@@ -140,7 +187,9 @@ class Evaluator:
         self._thread: _Aside | None = None
         self._post: Callable[[Future[Any]], None] | None = None
         self._under_way: list[Future[dict[str, Any]]] = []
-        self.first = self._row({"version": 0, "updates": 0, "time": 0.0}, params)
+        self._waiting = 0  # versions passed over for the one that waits
+        about = {"version": 0, "updates": 0, "time": 0.0, "passed_over": 0}
+        self.first = self._row(about, params)
         self.reached(self.first)
 
     def go_aside(self, post: Callable[[Future[Any]], None]) -> None:
@@ -168,10 +217,14 @@ class Evaluator:
     def submit(self, about: Mapping[str, Any], params: Params) -> dict[str, Any] | None:
         """Evaluate now and give the row, or, with a thread, start to and give None."""
         if self._thread is None:
-            return self._row(about, params)
+            return self._row({**about, "passed_over": 0}, params)
         assert self._post is not None
+        passed_over = 0
         if self._under_way and self._under_way[-1].cancel():
             self._under_way.pop()
+            passed_over = self._waiting + 1
+        self._waiting = passed_over
+        about = {**about, "passed_over": passed_over}
         future = self._thread.submit(lambda: self._settings.run(self._row, about, params))
         self._under_way.append(future)
         future.add_done_callback(self._post)
@@ -208,10 +261,9 @@ class Evaluator:
             self._thread.close()
 
     def _row(self, about: Mapping[str, Any], params: Params) -> dict[str, Any]:
-        metrics = self._fn(jax.device_put(params, self._device))
+        # A copy, since `fn` may take its memory over (donate it).
+        metrics = self._fn(jax.device_put(params, self._device, may_alias=False))
         if not isinstance(metrics, Mapping):
-            raise TypeError(f"`evaluate` must return a dict of scalars, got {metrics!r}.")
-        taken = sorted({*EVAL_COLUMNS, "kind", "nonfinite"} & set(metrics))
-        if taken:
-            raise ValueError(f"`evaluate` must name {taken} otherwise: these names are taken.")
+            raise TypeError(f"`evaluate` must return a dict of scalars, got {shown(metrics)}.")
+        check_metrics("`evaluate`'s", metrics, (*EVAL_COLUMNS, "kind", "nonfinite"))
         return {**about, **{name: float(value) for name, value in metrics.items()}}
