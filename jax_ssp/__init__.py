@@ -50,6 +50,7 @@ _NAMES = {
     "TapeMismatch": "runtimes.replay",
     "Virtual": "runtimes.virtual",
     "Workload": "experiment",
+    "as_given": "uphill",
     "chained": "experiment",
     "check_contract": "controller",
     "configured": "experiment",

@@ -31,6 +31,7 @@ from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.runtimes.worker import Mix
 from jax_ssp.steps import Params, Step
 from jax_ssp.training import Result, describe, train
+from jax_ssp.uphill import as_given
 
 # A `Compressor` or None; "rebase" or a `Mix`. To a type checker `Any`, as `DelayModel` is, so that
 # the command line shows the fields of what a config names.
@@ -208,6 +209,8 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
     }
     diloco = functools.partial(configured, optax.sgd, momentum=0.9, nesterov=True)
     transforms["outer"] = lambda: configured(mitigations.outer, optimizer=diloco(learning_rate=0.7))
+    plain = functools.partial(configured, optax.scale, step_size=1.0)
+    transforms["as_given"] = lambda: configured(as_given, tx=plain())
     transforms["identity"] = functools.partial(configured, optax.identity)
     wires = {kind.__name__: kind for kind in compression.ALL_COMPRESSORS}
     return {

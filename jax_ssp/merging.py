@@ -18,6 +18,7 @@ import optax
 from jax_ssp.layout import Delta, Layout, Moved, Params, wide
 from jax_ssp.pairs import is_complex, on_pairs
 from jax_ssp.shapes import check_like
+from jax_ssp.uphill import AsGiven, check_downhill
 from jax_ssp.views import Views, seeing
 from jax_ssp.wire import Cut
 
@@ -66,7 +67,8 @@ class Merging:
 
     Raises:
         TypeError: if a transform asks for something that the server does not have.
-        ValueError: if its updates differ from the parameters in structure or shape.
+        ValueError: if its updates differ from the parameters in structure or shape, or it goes
+            uphill.
 
     Attributes:
         wants_base: whether a transform requires `stale_params`.
@@ -91,7 +93,7 @@ class Merging:
             if complex_ones:  # a wrapper's `init` is compiled anew for each server
                 tx = on_pairs(tx)
             if views is not None:  # in which there is nothing but what is trained
-                return seeing(tx, views, params, f"`{name}`")
+                return seeing(on_pairs(tx), views, params, f"`{name}`")
             return _supported(tx, trained)
 
         self._server_tx = supported("server_tx", server_tx or optax.identity())
@@ -108,6 +110,10 @@ class Merging:
             if given[name] is not None and layout.has_averaged and not _keeps_for_later(tx, params)
         }
         self.drops = bool(self._dropping)
+        for name, tx in self._named.items():
+            if given[name] is not None and not isinstance(given[name], AsGiven):
+                told = _extras(0, 0, 0, 2)
+                check_downhill(name, tx, params, layout.flags, told, self.wants_base)
 
     def init(self, params: Params) -> State:
         """The state before the first merge."""

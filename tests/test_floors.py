@@ -15,7 +15,7 @@ FLOORS = {
     1: (
         *("mitigations", "compression"),
         *("shapes", "layout", "clock", "steps", "server", "merging", "tape", "data", "wire"),
-        *("delays", "checkpoint", "files", "pairs", "nnx_steps", "nnx_parts", "views"),
+        *("delays", "checkpoint", "files", "pairs", "uphill", "nnx_steps", "nnx_parts", "views"),
     ),
     2: ("runtimes",),
     3: ("arguments", "training", "experiment", "config_file", "report"),

@@ -16,6 +16,7 @@ from jax_ssp.mitigations._shared import (
     zeros,
 )
 from jax_ssp.pairs import on_pairs
+from jax_ssp.uphill import as_given
 
 
 class DelayCompensationState(NamedTuple):
@@ -118,4 +119,4 @@ def delay_compensation(
 
         return jax.tree.map(compensated, updates, gradients, lams, params, stale_params), state
 
-    return on_pairs(optax.GradientTransformationExtraArgs(init, update))
+    return as_given(on_pairs(optax.GradientTransformationExtraArgs(init, update)))

@@ -11,6 +11,7 @@ import optax
 from jax_ssp.checks import INT32, integer
 from jax_ssp.mitigations._shared import check_transform, update_if
 from jax_ssp.pairs import on_pairs
+from jax_ssp.uphill import as_given
 
 
 def drop_stale(
@@ -55,8 +56,8 @@ def drop_stale(
         time complexity", arXiv:2501.16168 (the same rule as a method).
     """
     max_staleness = integer("drop_stale(max_staleness=...)", max_staleness, least=0, most=INT32)
-    inner = optax.identity() if inner is None else inner
-    wrapped = check_transform("drop_stale(inner=...)", inner)
+    tx = optax.identity() if inner is None else inner
+    wrapped = check_transform("drop_stale(inner=...)", tx)
 
     def update(
         updates: optax.Updates,
@@ -70,4 +71,5 @@ def drop_stale(
         extra_args["staleness"] = staleness
         return update_if(fresh, wrapped, updates, state, params, extra_args)
 
-    return on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
+    made = on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
+    return as_given(made) if inner is None else made

@@ -9,6 +9,7 @@ import optax
 
 from jax_ssp.checks import share
 from jax_ssp.mitigations._shared import given, wide
+from jax_ssp.uphill import as_given
 
 
 def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs:
@@ -70,4 +71,6 @@ def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs
 
         return jax.tree.map(pull, updates, params, stale_params), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return as_given(
+        optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    )

@@ -8,6 +8,7 @@ import optax
 
 from jax_ssp.mitigations._shared import all_finite, check_transform, update_if
 from jax_ssp.pairs import on_pairs
+from jax_ssp.uphill import as_given
 
 
 def skip_nonfinite(
@@ -45,8 +46,8 @@ def skip_nonfinite(
         Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740 (an update with an
         overflow is skipped, and nothing of it kept).
     """
-    inner = optax.identity() if inner is None else inner
-    wrapped = check_transform("skip_nonfinite(inner=...)", inner)
+    tx = optax.identity() if inner is None else inner
+    wrapped = check_transform("skip_nonfinite(inner=...)", tx)
 
     def update(
         updates: optax.Updates,
@@ -56,4 +57,5 @@ def skip_nonfinite(
     ) -> tuple[optax.Updates, optax.OptState]:
         return update_if(all_finite(updates), wrapped, updates, state, params, extra_args)
 
-    return on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
+    made = on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
+    return as_given(made) if inner is None else made

@@ -19,6 +19,7 @@ from jax_ssp.mitigations._shared import (
     zeros,
 )
 from jax_ssp.pairs import on_pairs
+from jax_ssp.uphill import as_given
 
 
 class ScaleByGapState(NamedTuple):
@@ -129,4 +130,4 @@ def scale_by_gap(
         updates = jax.tree.map(lambda u, d, g: (d / g).astype(u.dtype), updates, deltas, gaps)
         return updates, state
 
-    return on_pairs(optax.GradientTransformationExtraArgs(init, update))
+    return as_given(on_pairs(optax.GradientTransformationExtraArgs(init, update)))

@@ -16,6 +16,7 @@ from jax_ssp.mitigations._shared import (
     wide,
     zeros,
 )
+from jax_ssp.uphill import as_given
 
 
 class DelayedNesterovState(NamedTuple):
@@ -121,4 +122,4 @@ def delayed_nesterov(
         new = DelayedNesterovState(count, velocity, total)
         return updates, chosen(all_finite(gradients), new, state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return as_given(optax.GradientTransformationExtraArgs(init, update))

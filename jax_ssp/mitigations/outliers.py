@@ -14,6 +14,7 @@ from jax_ssp.mitigations._shared import (
     wide,
 )
 from jax_ssp.pairs import on_pairs
+from jax_ssp.uphill import as_given
 
 Action: TypeAlias = Literal["shrink", "reject"]
 
@@ -109,7 +110,7 @@ def clip_outliers(
         state = ClipOutliersState(jnp.where(again, jnp.inf, norms), jnp.where(again, 0, rejected))
         return jax.tree.map(clipped, updates), state
 
-    return on_pairs(optax.GradientTransformationExtraArgs(init, update))
+    return as_given(on_pairs(optax.GradientTransformationExtraArgs(init, update)))
 
 
 def _median(norms: jax.Array, known: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import optax
 
 from jax_ssp.checks import INT32, MOST, choice, integer, number
 from jax_ssp.mitigations._shared import wide
+from jax_ssp.uphill import as_given
 
 Shape: TypeAlias = Literal["inverse", "polynomial", "exponential", "threshold"]
 
@@ -78,7 +79,9 @@ def scale_by_staleness(
 
         return jax.tree.map(scaled, updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return as_given(
+        optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    )
 
 
 def _factor(shape: Shape, staleness: jax.Array, exponent: float, threshold: int) -> jax.Array:
