@@ -16,7 +16,7 @@ import optax
 
 from jax_ssp.arguments import check_each, check_together
 from jax_ssp.compression import Compressor
-from jax_ssp.controller import Controller
+from jax_ssp.controller import Controller, WorkerDone
 from jax_ssp.controller.contract import type_name
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
@@ -99,6 +99,12 @@ class Result:
         total = self.tape.header["num_workers"] * float(rows["finish"].max(initial=0.0))
         return busy / total if total else 0.0
 
+    @cached_property
+    def ended_by_data(self) -> dict[int, int]:
+        """The workers whose data ended before the run did, and the clocks that each finished."""
+        ends = (event for _, event, _ in self.tape if isinstance(event, WorkerDone))
+        return dict(sorted((end.worker, end.clock) for end in ends))
+
     def summary(self) -> str:
         """A few lines for people."""
         rows = self.schedule
@@ -119,6 +125,10 @@ class Result:
         passed_over = sum(row.get("passed_over", 0) for row in self.evaluations)
         if passed_over:
             lines.append(f"{passed_over} versions that were due passed over by evaluation")
+        if self.ended_by_data:
+            ends = [f"{worker} after {clock}" for worker, clock in self.ended_by_data.items()]
+            more = ", ..." if len(ends) > 8 else ""
+            lines.append(f"data ended, worker after clocks: {', '.join(ends[:8])}{more}")
         if self.metrics:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             lines.append(f"last evaluation: {shown}")
@@ -159,7 +169,9 @@ def train(
             are `params` and `data`, where the runtime computes nothing.
         params: the first version; by default the step's own `params`, if it has them.
         data: worker -> its batches, taken one a step in the order of clocks and steps, whatever
-            the schedule.
+            the schedule. Where they end, that worker's part is done: it stops counting, what it
+            has pushed is merged, and the others go on. Its last clock has as many steps as there
+            are batches left; a smaller last batch is given to the step as it is.
         policy: by default `SSP(bound=3)`.
         runtime: by default `Devices()`, one worker on each device.
         server_tx: any optax transform on the server, called once a merge with the weighted sum of

@@ -25,6 +25,7 @@ from jax_ssp.controller import (
     StopWorker,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
@@ -38,6 +39,7 @@ EVENTS = st.one_of(
     st.builds(WorkerJoined, COUNT),
     st.builds(DeltaReady, COUNT, COUNT, COUNT, TOKEN, *REPORT),
     st.builds(WorkerLost, COUNT),
+    st.builds(WorkerDone, COUNT, COUNT, TOKEN),
     st.builds(TimerFired, SECONDS),
     st.builds(StopRequested, st.text()),
 )

@@ -190,19 +190,6 @@ def test_bad_parts_cannot_even_be_made(make, message):
         make()
 
 
-@pytest.mark.parametrize("runtime", [virtual(1, 1), ssp.Devices(num_workers=2)], ids=["v", "d"])
-@pytest.mark.parametrize(("local_steps", "given"), [(1, 3), (2, 7)])
-def test_data_that_ends_too_early_names_the_worker_and_the_batches(runtime, local_steps, given):
-    def data(worker):
-        return itertools.islice(ones(worker), given if worker == 1 else None)
-
-    message = rf"`data\(worker=1\)` ended after {given} batches\."
-    with pytest.raises(ValueError, match=message):
-        ssp.train(
-            **{**SPEC, "data": data, "num_clocks": 4}, runtime=runtime, local_steps=local_steps
-        )
-
-
 def test_exactly_enough_data_is_enough():
     def data(worker):
         return itertools.islice(ones(worker), 6)

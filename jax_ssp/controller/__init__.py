@@ -19,6 +19,7 @@ from jax_ssp.controller.events import (
     StopRequested,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "StopWorker",
     "TimerFired",
     "Token",
+    "WorkerDone",
     "WorkerJoined",
     "WorkerLost",
     "check_contract",

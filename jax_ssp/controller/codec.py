@@ -16,23 +16,27 @@ from jax_ssp.controller.commands import (
     Merged,
     StartClock,
 )
-from jax_ssp.controller.events import EVENTS, DeltaReady, Event, Token
+from jax_ssp.controller.events import EVENTS, DeltaReady, Event, Token, WorkerDone
 
 _KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMED = {kind.__name__: kind for kind in _KINDS}
 _DELTA, _MERGE, _START = _CODES[DeltaReady], _CODES[Merge], _CODES[StartClock]
+_DONE = _CODES[WorkerDone]
 _TOKEN_LAST = {_CODES[kind] for kind in (StartClock, Drop, Cancel, Fence)}
 _MERGED = len(Merged._fields) + 1  # numbers of one, its token being two
 
 
 def packed(now: float, event: Event, commands: Sequence[Command]) -> list[Any]:
     """A row of a tape as one flat list of numbers, strings and tuples of numbers."""
+    row: list[Any]
     if type(event) is DeltaReady:
         worker, clock, version, (term, grant), steps, samples, finite, norm = event
         row = [now, _DELTA, worker, clock, version, term, grant, steps, samples, finite, norm]
     else:
-        row: list[Any] = [now, _CODES[type(event)], *event]
+        row = [now, _CODES[type(event)], *event]
+        if type(event) is WorkerDone:
+            row += row.pop()
     for command in commands:
         if type(command) is StartClock:
             worker, clock, steps, version, pending, workers, (term, grant) = command
@@ -58,6 +62,8 @@ def unpacked(row: Sequence[Any]) -> tuple[float, Event, list[Command]]:
     if code == _DELTA:
         worker, clock, version, term, grant, *report = islice(rest, len(DeltaReady._fields) + 1)
         event: Event = DeltaReady(worker, clock, version, Token(term, grant), *report)
+    elif code == _DONE:
+        event = _with_token(WorkerDone, islice(rest, len(WorkerDone._fields) + 1))
     else:
         event = _plain(_KINDS[code], rest)
     return now, event, [_command(code, rest) for code in rest]

@@ -8,7 +8,8 @@ The rules, in order, for every event:
 
 1. *Take it in.* A worker that joins enters at the smallest clock of the live workers (one that was
    here before enters no lower than where it left). A ready delta advances its worker's clock and
-   is buffered. A lost worker stops counting at once; what it pushed stays in the buffer. A delta
+   is buffered. A lost worker, or one whose data has ended, stops counting at once; what it pushed
+   stays in the buffer. A delta
    whose token is not the one that its worker runs under is late: it is fenced, and that is all.
 2. *Settle.* The policy is asked what to do with the buffer until it wants nothing more. A merge
    makes one version of one or more deltas. The deltas of a worker are settled (merged or dropped)
@@ -62,6 +63,7 @@ from jax_ssp.controller.events import (
     StopRequested,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
@@ -271,6 +273,8 @@ class Controller:
             asking = self._delta_ready(event, now, commands)
             if asking is None:
                 return commands
+        elif type(event) is WorkerDone and self._is_late(event):
+            return [self._fence(event, now)]
         else:
             asking = self._take_in(event)
             self.now = now
@@ -300,10 +304,13 @@ class Controller:
                     self._settled.join(at)
                 self._alone = weight_of(self._weight, len(self._workers))
                 return record
-            case WorkerLost(worker):
-                record = self._workers.pop(worker, None)
+            case WorkerLost(worker) | WorkerDone(worker):
+                record = self._workers.get(worker)
                 if record is None:
                     raise self._illegal(event, "it is not here")
+                if type(event) is WorkerDone and event.clock != record.clock:
+                    raise self._illegal(event, "it is running another clock")
+                del self._workers[worker]
                 self._left_at[worker] = record.clock
                 self._running -= record.phase is _RUNNING
                 self._clocks.leave(record.clock)
@@ -326,17 +333,25 @@ class Controller:
             return False
         return 0 <= token.term <= self.term and 0 <= token.grant < self._grants
 
+    def _is_late(self, event: DeltaReady | WorkerDone) -> bool:
+        record = self._workers.get(event.worker)
+        return record is None or record.token is None or event.token != record.token
+
+    def _fence(self, event: DeltaReady | WorkerDone, now: float) -> Fence:
+        """Answer what is late."""
+        if not self._is_issued(event.token):
+            raise self._illegal(event, "its token was never issued")
+        self.now = now
+        return Fence(event.worker, event.clock, event.token)
+
     def _delta_ready(
         self, event: DeltaReady, now: float, commands: list[Command]
     ) -> _Worker | None:
         """Take a delta in; gives its worker, or None if the delta is late."""
         worker, clock, base, token, _, _, _, norm = event
         record = self._workers.get(worker)
-        if record is None or token != record.token:
-            if not self._is_issued(token):
-                raise self._illegal(event, "its token was never issued")
-            self.now = now
-            commands.append(Fence(worker, clock, token))
+        if record is None or record.token is None or token != record.token:
+            commands.append(self._fence(event, now))
             return None
         if clock != record.clock:
             raise self._illegal(event, "it is running another clock")

@@ -1,4 +1,4 @@
-"""What a runtime tells the controller: five events of plain integers, floats and strings.
+"""What a runtime tells the controller: six events of plain integers, floats and strings.
 
 An event says what has happened; it never carries an array. The payload of a delta stays with the
 runtime, keyed by the delta's token.
@@ -62,6 +62,23 @@ class WorkerLost(NamedTuple):
     worker: int
 
 
+class WorkerDone(NamedTuple):
+    """A worker was given a clock for which it has no data: its part of the run is done.
+
+    It stops counting at once; what it has pushed is still merged. Like a push it is late if it
+    quotes another token than that of the clock which the worker runs.
+
+    Attributes:
+        worker: who.
+        clock: the clock that it does not run; it has finished so many.
+        token: of the `StartClock` of that clock.
+    """
+
+    worker: int
+    clock: int
+    token: Token
+
+
 class TimerFired(NamedTuple):
     """The time asked for with `SetTimer` has come."""
 
@@ -74,11 +91,12 @@ class StopRequested(NamedTuple):
     reason: str
 
 
-Event: TypeAlias = WorkerJoined | DeltaReady | WorkerLost | TimerFired | StopRequested
+Event: TypeAlias = WorkerJoined | DeltaReady | WorkerLost | WorkerDone | TimerFired | StopRequested
 EVENTS: tuple[type[Event], ...] = (
     WorkerJoined,
     DeltaReady,
     WorkerLost,
+    WorkerDone,
     TimerFired,
     StopRequested,
 )

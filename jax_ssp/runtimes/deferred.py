@@ -46,6 +46,15 @@ class Deferred:
         """A worker may start this clock as soon as it has finished the one before."""
         self._granted[grant.worker] = grant
 
+    def has_data(self, worker: int) -> bool:
+        """Whether there is data for the next clock of this worker."""
+        return self._workers[worker].has_data()
+
+    def done(self, worker: int) -> None:
+        """The clock that this worker was to run has no data."""
+        self._jobs.pop(worker, None)
+        self._granted.pop(worker, None)
+
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         """A worker is to run this clock."""
         ahead = self._granted.pop(start.worker, None)
@@ -99,8 +108,13 @@ class Deferred:
             for other, job in self._jobs.items()
             if other != worker and job.ahead is None and self._kind(other) == kind
         )
-        alike = [worker, *islice(others, self._batch - 1)]
+        steps = self._steps(worker)
+        alike = [each for each in islice(others, self._batch - 1) if self._steps(each) == steps]
+        alike.insert(0, worker)
         return alike[: 1 << (len(alike).bit_length() - 1)]
+
+    def _steps(self, worker: int) -> int:
+        return self._workers[worker].ready(self._jobs[worker].start)
 
     def _kind(self, worker: int) -> tuple[object, ...]:
         return self._jobs[worker].start.local_steps, self._workers[worker].kind
@@ -109,7 +123,7 @@ class Deferred:
         workers = [self._workers[worker] for worker in together]
         jobs = [self._jobs.pop(worker) for worker in together]
         starts = [job.start for job in jobs]
-        steps = starts[0].local_steps
+        steps = workers[0].ready(starts[0])
         bases = [w.read(job.start, job.snapshot) for w, job in zip(workers, jobs, strict=True)]
         each = [
             worker.arguments(base, steps, start.clock)

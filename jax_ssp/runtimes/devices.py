@@ -24,6 +24,7 @@ from jax_ssp.controller.events import (
     StopRequested,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
 )
 from jax_ssp.delays import CALL, DelayModel, check_delay
@@ -298,6 +299,12 @@ class _DeviceWorld(World):
             return
         index = start.worker
         self._doing[index] = f"computes clock {start.clock}", time.monotonic(), COMPUTING_SECONDS
+        if not worker.has_data():
+            self._doing[index] = None
+            self._together.wait()
+            self._take(WorkerDone(index, start.clock, start.token), None)
+            self._cancelled[index].discard(start.token)  # if it was, that was late
+            return
         worker.begin(start, job.pop())  # the snapshot is now the worker's alone
         mail = self._mail[worker.index]
         if not mail.empty():

@@ -29,7 +29,7 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.events import DeltaReady, Event, TimerFired, Token, WorkerLost
+from jax_ssp.controller.events import DeltaReady, Event, TimerFired, Token, WorkerDone, WorkerLost
 from jax_ssp.merging import About
 from jax_ssp.runtimes.base import Push, Waiting, World
 from jax_ssp.runtimes.crew import digest
@@ -190,11 +190,12 @@ class Loop:
         commands = self.controller.handle(event, now)
         self.tape.append(now, event, commands)
         self.world.answered(commands)
+        late = any(type(command) is Fence for command in commands)
         if type(event) is DeltaReady:
-            if not any(type(command) is Fence for command in commands):
+            if not late:
                 start = self._started.pop(event.worker)
                 self._pushes[event.token] = _Pushed(start, now, event, push)
-        elif type(event) is WorkerLost:
+        elif type(event) is WorkerLost or (type(event) is WorkerDone and not late):
             self._held.pop(event.worker, None)
             self._started.pop(event.worker, None)
         for command in commands:

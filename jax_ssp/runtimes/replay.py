@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
-from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.controller.events import DeltaReady, Token, WorkerDone
 from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
 from jax_ssp.runtimes.crew import device_at
 from jax_ssp.runtimes.deferred import Deferred
@@ -129,7 +129,22 @@ class _ReplayWorld(World):
             del self._running[event.worker]
             if self._computing is not None:
                 push = self._computing.push(event.worker)
+                if push.steps != event.steps:
+                    self._other_data(event, f"it gives {push.steps} of its steps")
+        elif isinstance(event, WorkerDone) and self._running.get(event.worker) == event.token:
+            del self._running[event.worker]
+            if self._computing is not None:
+                if self._computing.has_data(event.worker):
+                    self._other_data(event, "it gives more")
+                self._computing.done(event.worker)
         return Message(event, push)
+
+    def _other_data(self, event: DeltaReady | WorkerDone, here: str) -> None:
+        raise TapeMismatch(
+            f"in clock {event.clock} `data(worker={event.worker})` ended elsewhere when the tape "
+            f"was recorded: {event}, but here {here}. It must give a worker the same batches each "
+            "time."
+        )
 
     def waits(self) -> list[Waiting]:
         return [] if self._computing is None else self._computing.waits()

@@ -24,6 +24,7 @@ from jax_ssp.controller.events import (
     StopRequested,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
 )
 from jax_ssp.delays import CALL, LONGEST, Constant, DelayModel, check_delay
@@ -143,11 +144,14 @@ class _VirtualWorld(World):
         return self._now
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        if self._computing is not None:
+            if not self._computing.has_data(start.worker):
+                self._at_once.append(WorkerDone(start.worker, start.clock, start.token))
+                return
+            self._computing.start(start, snapshot)
         self._count += 1
         finish = self._now + self._delays.draw(start)
         heapq.heappush(self._finishing, (finish, self._count, start))
-        if self._computing is not None:
-            self._computing.start(start, snapshot)
 
     def go_ahead(self, grant: StartAhead) -> None:
         if self._computing is not None:

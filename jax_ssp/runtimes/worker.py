@@ -228,9 +228,25 @@ class Worker:
 
     # What it is told to do.
 
+    def has_data(self) -> bool:
+        """Whether there is a batch for the next clock, or some of it is run already."""
+        return self._ran > 0 or self._feed.ready(1) > 0
+
+    def ready(self, start: StartClock) -> int:
+        """How many steps the clock will have: its last one may have less than it was granted."""
+        return self._ran + self._feed.ready(start.local_steps - self._ran)
+
+    @property
+    def _ran(self) -> int:
+        """The steps of the next clock that are dispatched already."""
+        ahead = self._ahead
+        return 0 if ahead is None or ahead.part is None else ahead.part.steps
+
     def go_ahead(self, grant: StartAhead) -> None:
-        """Dispatch the first steps of a clock behind the clock that runs still."""
-        steps = min(self._overlap, grant.local_steps)
+        """Dispatch the first steps of a clock behind the clock that runs still, if it has data."""
+        steps = self._feed.ready(min(self._overlap, grant.local_steps))
+        if not steps:
+            return
         arguments = self.arguments(self._base, steps, grant.clock)
         progress, self.state, metrics, finite = self.program.ahead(steps)(
             *arguments, self._delta, self._memory.take()
@@ -244,10 +260,15 @@ class Worker:
             start: which clock, how many steps, and which of its own deltas to add.
             snapshot: the version to adopt; None to go on with the one it holds.
         """
+        steps, ahead = self.ready(start), self._ahead
+        if not steps:
+            raise ValueError(
+                f"`data(worker={self.index})` has ended before clock {start.clock}, which is to be "
+                "run; it must give a worker the same batches each time."
+            )
         # What is held here is not given back, and so not overwritten, before all is dispatched.
         old, old_delta, held = self._base, self._delta, self._snapshot
         base = self.read(start, snapshot)
-        steps, ahead = start.local_steps, self._ahead
         if ahead is None and self._mix is not None and old_delta is not None:
             ahead = _Ahead(None, None)  # nothing is run ahead, but what was left is carried over
         if ahead is None:
@@ -261,13 +282,11 @@ class Worker:
             )
             self.dispatched(start, base, delta, [part_of(arguments, steps, finite, metrics)])
             return
-        self._ahead = None
         carried = ahead.progress
         if self._mix is not None:
             moves = [old_delta] if ahead.part is None else [old_delta, carried]
             carried = self.program.mixed(self._mix, old, base, *moves)
-        parts = [] if ahead.part is None else [ahead.part]
-        done = sum(part.steps for part in parts)
+        done, parts = self._ran, [] if ahead.part is None else [ahead.part]
         left = steps - done
         if left:
             arguments = self.arguments(base, left, start.clock)
@@ -277,6 +296,7 @@ class Worker:
             parts.append(part_of(arguments, left, finite, metrics))
         elif self.program.layout.has_averaged:
             carried = self.program.entered(base, carried)
+        self._ahead = None
         self.dispatched(start, base, carried, parts)
         del held
 
@@ -319,8 +339,7 @@ class Worker:
 
     def prefetch(self, start: StartClock) -> None:
         """Draw the next clock's batches, and start their copy to the device, if there is one."""
-        ahead = self._ahead
-        ran = 0 if ahead is None or ahead.part is None else ahead.part.steps
+        ran = self._ran
         left = start.local_steps - ran
         clock = start.clock + (1 if left else 2)
         if self._num_clocks is None or clock < self._num_clocks:

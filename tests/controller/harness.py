@@ -25,6 +25,7 @@ from jax_ssp.controller import (
     StopWorker,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
@@ -143,17 +144,17 @@ class Model:
         self.max_lag = max(self.max_lag, *lags, 0)
         assert self.bound is None or self.max_lag <= self.bound + 1, self.max_lag
 
-    def is_late(self, event: DeltaReady) -> bool:
-        """Whether a push quotes a token that is not the one its worker runs under."""
+    def is_late(self, event: DeltaReady | WorkerDone) -> bool:
+        """Whether it quotes a token that is not the one its worker runs under."""
         stay = self.live.get(event.worker)
         return not (stay and stay.running and stay.running.token == event.token)
 
     # One entry of the log.
 
     def entry(self, event: Event, commands: Sequence[Command]) -> None:
-        if isinstance(event, DeltaReady) and self.is_late(event):
+        if isinstance(event, DeltaReady | WorkerDone) and self.is_late(event):
             assert commands == [Fence(event.worker, event.clock, event.token)], commands
-            self.late += 1
+            self.late += isinstance(event, DeltaReady)
             return
         self._happen(event)
         self._see_lag()
@@ -225,7 +226,7 @@ class Model:
                 stay.pushes.append(push)
                 stay.running = None
                 self.pushes.append(push)
-            case WorkerLost(worker):
+            case WorkerLost(worker) | WorkerDone(worker):
                 self._last_min_clock = self.min_clock
                 self.gone.append(self.live.pop(worker))
             case TimerFired():
@@ -370,10 +371,15 @@ class Run:
         return self.tape
 
 
+def done(start: StartClock) -> WorkerDone:
+    """There is no data for this clock."""
+    return WorkerDone(start.worker, start.clock, start.token)
+
+
 def random_run(
     policy: Policy, seed: int, *, workers: int = 4, events: int = 60, losses: bool = False, **limits
 ) -> Run:
-    """A run of that many events in any order; `losses` lets workers go, come back and push late."""
+    """A run of that many events in any order; `losses`: workers go, end, come back, push late."""
     rng = random.Random(seed)
     run = Run(policy, workers=workers, **limits)
     for _ in range(events):
@@ -383,9 +389,14 @@ def random_run(
             here = worker in run.model.live
             run.handle(WorkerLost(worker) if here else WorkerJoined(worker), 0.25)
         elif losses and rng.random() < 0.05 and run.model.starts:
-            push = rng.choice(run.model.starts).finished()
-            if run.model.is_late(push):
-                run.handle(push, 0.25)
+            start = rng.choice(run.model.starts)
+            late = start.finished() if rng.random() < 0.7 else done(start)
+            if run.model.is_late(late):
+                run.handle(late, 0.25)
+        elif losses and running and rng.random() < 0.05:
+            start = run.model.live[rng.choice(running)].running
+            assert start is not None
+            run.handle(done(start), 0.25)
         elif timer is not None and (not running or rng.random() < 0.2):
             run.fire_timer()
         elif running:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from harness import MOST_WORKERS, Forgetful, Run
+from harness import MOST_WORKERS, Forgetful, Run, done
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +23,7 @@ from jax_ssp.controller import (
     StopRequested,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
     check_contract,
@@ -171,16 +172,23 @@ class Schedules(RuleBasedStateMachine):
         here = worker in self.run.model.live
         self.run.handle(WorkerLost(worker) if here else WorkerJoined(worker), after)
 
+    @rule(pick=st.integers(0, 11), after=st.sampled_from((0, 1)))
+    def data_ends(self, pick, after):
+        if running := self.run.model.running():
+            start = self.run.model.live[running[pick % len(running)]].running
+            self.run.handle(done(start), after)
+
     @precondition(lambda self: self.run.model.starts)
-    @rule(pick=st.integers(0, 99), after=st.sampled_from((0, 1)))
-    def late(self, pick, after):
+    @rule(pick=st.integers(0, 99), ends=st.booleans(), after=st.sampled_from((0, 1)))
+    def late(self, pick, ends, after):
         """A push comes once more, or after its worker was lost or its clock cancelled."""
         model = self.run.model
         start = model.starts[pick % len(model.starts)]
-        if model.is_late(start.finished()):
+        event = done(start) if ends else start.finished()
+        if model.is_late(event):
             controller = self.run.controller
             before = [each for each in state_of(controller) if each[0] != "now"]
-            self.run.handle(start.finished(), after)
+            self.run.handle(event, after)
             assert [each for each in state_of(controller) if each[0] != "now"] == before
 
     @precondition(lambda self: self.run.model.timer is not None)
@@ -202,7 +210,9 @@ class Schedules(RuleBasedStateMachine):
         impossible.append(WorkerJoined(worker) if here else WorkerLost(worker))
         never = [Token(0, len(model.starts) - 1 + other), Token(0, -other), Token(other, 0), None]
         impossible += [DeltaReady(worker, 0, 0, token) for token in never]
+        impossible += [WorkerDone(worker, 0, token) for token in never]
         if start:
+            impossible.append(done(start)._replace(clock=start.clock + other))
             impossible.append(start._replace(clock=start.clock + other).finished())
             impossible.append(start.finished(version=start.version + other))
         for event in impossible:

@@ -193,16 +193,6 @@ def test_data_that_fills_the_same_arrays_again_trains_on_each_batch(runtime, loc
     assert bits(same.params) == bits(expected.params)
 
 
-def test_data_that_ends_too_early_names_the_worker_and_the_batches():
-    def data(worker):
-        return itertools.islice(batches(worker), 5 if worker == 3 else None)
-
-    message = r"`data\(worker=3\)` ended after 5 batches\."
-    with pytest.raises(ValueError, match=message) as caught:
-        train(data=data)
-    assert caught.value.__notes__[:-1] == ["in worker 3 of jax_ssp"]
-
-
 def test_an_error_in_an_observer_or_in_the_evaluation_is_raised():
     def fail(*_):
         raise ArithmeticError("not now")

@@ -14,7 +14,9 @@ The clauses (bound s; a delta computed in clock c is stamped c):
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
    and is merged with the staleness, the lag and the weight that it has. A clock may be cancelled,
    with a reason, while it runs and no delta of its worker waits; nothing is pushed of it. A push
-   whose token is not the one that its worker runs under is late: it is fenced, and that is all.
+   whose token is not the one that its worker runs under is late: it is fenced, and that is all. A
+   clock has fewer steps than were granted only where its worker's data ends: it is the last, but
+   for one of a single step (an incomplete batch).
 5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
    ahead is the next that its worker starts; only a loss or the run's end voids a grant.
 
@@ -47,6 +49,7 @@ from jax_ssp.controller.events import (
     StopRequested,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
@@ -97,11 +100,14 @@ class Clauses:
         match event:
             case WorkerJoined(worker):
                 self._joined(worker)
-            case DeltaReady():
+            case DeltaReady() | WorkerDone():
                 if self._is_late(event):
                     self._fenced(event, commands)
                     return
-                self._pushed(event)
+                if isinstance(event, WorkerDone):
+                    self._done(event)
+                else:
+                    self._pushed(event)
             case WorkerLost(worker):
                 self._lost(worker)
             case TimerFired(at):
@@ -184,28 +190,38 @@ class Clauses:
         self.left[worker] = self.finished.of.pop(worker)
         del self.settled.of[worker]
 
-    def _is_late(self, event: DeltaReady) -> bool:
+    def _done(self, event: WorkerDone) -> None:
+        start = self.stays[event.worker].running
+        assert start is not None
+        if start.clock != event.clock:
+            raise self._violation(4, f"{event}, but that clock was not started")
+        self._lost(event.worker)
+
+    def _is_late(self, event: DeltaReady | WorkerDone) -> bool:
         stay = self.stays.get(event.worker)
         return stay is None or stay.running is None or stay.running.token != event.token
 
-    def _fenced(self, event: DeltaReady, commands: Sequence[Command]) -> None:
-        """A late push, of which nothing may follow."""
+    def _fenced(self, event: DeltaReady | WorkerDone, commands: Sequence[Command]) -> None:
+        """What is late, of which nothing may follow."""
         term, grant = event.token
         if term != 0 or not 0 <= grant < self.grants:
             raise self._violation(4, f"{event}, but that clock was not started")
         if list(commands) != [Fence(event.worker, event.clock, event.token)]:
             raise self._violation(4, f"{event} is late, but not fenced: {commands}")
-        self.late += 1
+        self.late += isinstance(event, DeltaReady)
 
     def _pushed(self, event: DeltaReady) -> None:
         worker, clock, version = event.worker, event.clock, event.version
         stay = self.stays[worker]
         start = stay.running
         assert start is not None
+        if stay.short > 1 or (stay.short and event.steps > 1):
+            raise self._violation(4, f"{event}, but its worker's data had ended before")
         if start.clock != clock:
             raise self._violation(4, f"{event}, but that clock was not started")
         if version != start.version:
             raise self._violation(2, f"{event}, but it was granted {start.version}")
+        stay.short += event.steps < start.local_steps
         if not 1 <= event.steps <= start.local_steps or event.samples < 0:
             raise self._violation(4, f"{event}, but it was to make {start.local_steps} steps")
         stay.running = None

@@ -31,6 +31,7 @@ class Stay:
     """A worker from its join to its loss; one that comes back begins another stay."""
 
     stopped: bool = False
+    short: int = 0  # clocks that had fewer steps than were granted
     running: StartClock | None = None
     ahead: StartAhead | None = None  # what it is granted, until that is started
     held: int = -1  # the version it reads; none before its first clock and after a cancelled one
