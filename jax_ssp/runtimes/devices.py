@@ -135,11 +135,15 @@ class _DeviceWorld(World):
         self._delays = None if delay is None else DelayDraws(delay, seed, len(workers))
         self._closing = False
         self._cancelled: list[set[Token]] = [set() for _ in workers]  # of clocks, while they run
-        self._hurry = [threading.Event() for _ in workers]  # to look whether still to wait
+        # To look whether still to wait. An interrupt may come anywhere in the main thread, and may
+        # leave an `Event` locked for good; not what is written in C.
+        self._hurry: list[queue.SimpleQueue[None]] = [queue.SimpleQueue() for _ in workers]
         self._timer: float | None = None
         self._began = 0.0
         self._joining = len(workers)  # who has not yet
-        self._together = threading.Event()  # when all have: what is pushed before that waits
+        self._here = False  # whether all have: what is pushed before waits
+        self._together = threading.Lock()  # free since then
+        self._together.acquire()
         # What is alike is compiled once, by the first who needs it; all that differ at one time.
         first = {(worker.device, worker.kind): worker for worker in reversed(workers)}
         self._compiling = set(first.values())
@@ -199,7 +203,7 @@ class _DeviceWorld(World):
 
     def cancel(self, cancel: Cancel) -> None:
         self._cancelled[cancel.worker].add(cancel.token)
-        self._hurry[cancel.worker].set()
+        self._hurry[cancel.worker].put(None)
 
     def outdated(self, event: Event) -> bool:
         return isinstance(event, TimerFired) and event.at != self._timer
@@ -208,8 +212,8 @@ class _DeviceWorld(World):
         self._take = take
 
     def receive(self) -> Message | None:
-        if not self._joining:
-            self._together.set()
+        if not (self._joining or self._here):
+            self._all_are_here()
         while True:
             timer = self._timer
             if timer is not None and timer <= self.now():
@@ -230,7 +234,17 @@ class _DeviceWorld(World):
         if type(what) is StopRequested and what.reason == "interrupted":
             self._in_haste = True
             for hurry in self._hurry:
-                hurry.set()
+                hurry.put(None)
+
+    def _all_are_here(self) -> None:
+        self._here = True
+        with contextlib.suppress(RuntimeError):  # it was said before
+            self._together.release()
+
+    def _wait_for_all(self) -> None:
+        if not self._here:
+            self._together.acquire()
+            self._all_are_here()  # lets the next one pass
 
     def over(self) -> None:
         self._inbox.put(None)
@@ -251,10 +265,10 @@ class _DeviceWorld(World):
 
     def close(self) -> None:
         self._closing = True
-        self._together.set()
+        self._all_are_here()
         for mail, hurry in zip(self._mail, self._hurry, strict=True):
             mail.put(None)
-            hurry.set()
+            hurry.put(None)
         deadline = time.monotonic() + CLOSE_SECONDS
         for worker, thread in zip(self._workers, self._threads, strict=True):
             if thread.ident is not None:
@@ -301,7 +315,7 @@ class _DeviceWorld(World):
         self._doing[index] = f"computes clock {start.clock}", time.monotonic(), COMPUTING_SECONDS
         if not worker.has_data():
             self._doing[index] = None
-            self._together.wait()
+            self._wait_for_all()
             self._take(WorkerDone(index, start.clock, start.token), None)
             self._cancelled[index].discard(start.token)  # if it was, that was late
             return
@@ -319,7 +333,7 @@ class _DeviceWorld(World):
             self._doing[index] = what, time.monotonic(), QUIET_SECONDS
             self._wait(start, until=began + self._delays.draw(start))
         self._doing[index] = None
-        self._together.wait()
+        self._wait_for_all()
         self._take(push.event(start), push)
         if start.token in self._cancelled[start.worker]:  # so that push was late
             worker.cancel()
@@ -332,5 +346,5 @@ class _DeviceWorld(World):
             left = until - time.perf_counter()
             if left <= 0:
                 return
-            hurry.wait(left)
-            hurry.clear()
+            with contextlib.suppress(queue.Empty):
+                hurry.get(timeout=left)

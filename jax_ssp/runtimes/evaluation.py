@@ -8,7 +8,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -127,6 +127,8 @@ class _Aside:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
         self._jobs = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="ssp-evaluation", daemon=True)
         self._thread.start()
 
@@ -135,12 +137,20 @@ class _Aside:
         self._jobs.put((future, function))
         return future
 
+    def join(self) -> None:
+        """Wait until all that was submitted is done."""
+        self._jobs.put((Future(), lambda: self._idle.put(None)))
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._idle.get(timeout=SIGNAL_SECONDS)
+
     def close(self) -> None:
+        self._closing = True
         self._jobs.put(None)
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._closing:
             future, function = job
             if future.set_running_or_notify_cancel():
                 try:
@@ -243,8 +253,8 @@ class Evaluator:
 
     def drain(self) -> list[dict[str, Any]]:
         """Wait for what is under way; gives its rows."""
-        while wait(self._under_way, SIGNAL_SECONDS).not_done:
-            pass
+        if self._thread is not None:
+            self._thread.join()
         rows = [future.result() for future in self._under_way]
         self._under_way.clear()
         return rows
@@ -255,8 +265,6 @@ class Evaluator:
 
     def close(self) -> None:
         """Let go of the thread, and of what waits for it."""
-        for future in self._under_way:
-            future.cancel()
         if self._thread is not None:
             self._thread.close()
 

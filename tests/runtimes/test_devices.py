@@ -434,18 +434,20 @@ def test_workers_compute_at_the_same_time(monkeypatch):
 
 def test_nothing_is_pushed_before_all_have_joined(monkeypatch):
     """Or its delta would count more, and the clock at which the others join would be later."""
-    receive = _DeviceWorld.receive
-    events = []
+    receive, wait_for_all = _DeviceWorld.receive, _DeviceWorld._wait_for_all
+    events, waits = [], threading.Event()
+
+    def waiting(self):
+        waits.set()
+        wait_for_all(self)
 
     def slowly(self):
         if len(events) == 1:  # one has joined; its first clock ends before the next one does
-            for _ in range(int(PATIENCE * 1000)):
-                if len(events) > 1 or self._together._cond._waiters:
-                    break
-                time.sleep(0.001)
+            assert waits.wait(PATIENCE)
         return receive(self)
 
     monkeypatch.setattr(_DeviceWorld, "receive", slowly)
+    monkeypatch.setattr(_DeviceWorld, "_wait_for_all", waiting)
     seen = Call("on_entry", lambda now, event, commands: events.append(event))
     result = train(ssp.Devices(), ssp.ASP(), num_clocks=3, observers=[seen])
     assert [type(event) for event in events[:4]] == [WorkerJoined] * 4
