@@ -42,7 +42,7 @@ def as_given(tx: optax.GradientTransformation) -> AsGiven:
         TypeError: if it is none.
 
     Example:
-        >>> import jax_ssp as ssp
+        >>> import jax.numpy as jnp, optax, jax_ssp as ssp
         >>> server = ssp.Server({"w": jnp.zeros(1)}, ssp.as_given(optax.scale(-1.0)))
         >>> server.merge([{"w": jnp.ones(1)}])
         1
