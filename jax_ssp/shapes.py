@@ -28,8 +28,9 @@ def check_params(params: Any, name: str = "params") -> Any:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise ValueError(
                 f"`{name}{jax.tree_util.keystr(path)}` is {leaf.dtype}; parameters must be "
-                "floating point, since deltas are averaged. Keep counters and flags in the worker "
-                "state."
+                "floating point, since deltas are averaged. What is constant the loss may hold "
+                "itself; counters and flags a step of your own keeps in its worker state, as that "
+                "of `ssp.make_nnx_step` does."
             )
     return shapes
 

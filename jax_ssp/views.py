@@ -70,14 +70,15 @@ def seeing(
         name: what `tx` is called in messages.
 
     Raises:
-        ValueError: from `update`, if the updates differ from what was seen in structure or shape.
+        ValueError: if there is no view, or one has other leaves; from `update`, if the updates
+            differ from what was seen in structure or shape.
     """
     if isinstance(tx, optax.GradientTransformation):  # not optax.MultiSteps, which needs it not
         tx = optax.with_extra_args_support(tx)
     shapes = shapes_of("params", params)
     structure = jax.tree.structure(shapes)
     numbers = structure.unflatten(range(structure.num_leaves))
-    view = _suiting(tx, [View(shapes, numbered) for numbered in views(numbers)], shapes)
+    view = _suiting(tx, [View(shapes, numbered) for numbered in _of_leaves(views, numbers)], shapes)
 
     def init(params: Any) -> Any:
         return tx.init(view.of(params))
@@ -101,6 +102,21 @@ def seeing(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _of_leaves(views: Views, numbers: Any) -> list[Any]:
+    """The views, of leaves that are numbered."""
+    known, found = jax.tree.leaves(numbers), list(views(numbers))
+    for seen in found:
+        leaves = [leaf if type(leaf) is int else -1 for leaf in jax.tree.leaves(seen)]
+        if not set(leaves) <= set(known) or len(set(leaves)) < len(leaves):
+            raise ValueError(
+                "`views(params)` of a step must give trees of the leaves of `params`, each at most "
+                f"once, got other leaves than those in {jax.tree.structure(seen)}."
+            )
+    if not found:
+        raise ValueError("`views(params)` of a step must give at least one tree, got none.")
+    return found
+
+
 def _suiting(tx: optax.GradientTransformation, views: list[View], shapes: Any) -> View:
     failed: Exception | None = None
     for view in views:
@@ -110,8 +126,7 @@ def _suiting(tx: optax.GradientTransformation, views: list[View], shapes: Any) -
             failed = failed or error
         else:
             return view
-    assert failed is not None, "there is at least one view"
-    raise failed
+    raise failed or ValueError("there is no view")
 
 
 def _of_view(function: Callable[..., Any], view: View, params: Any) -> Callable[..., Any]:

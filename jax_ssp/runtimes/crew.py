@@ -21,7 +21,7 @@ from jax_ssp.controller.weight import Weight
 from jax_ssp.data import Feed, kind_of
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
-from jax_ssp.runtimes.places import check_is_here, check_one_process
+from jax_ssp.runtimes.places import check_is_here, check_no_mesh, check_one_process
 from jax_ssp.runtimes.program import program_of
 from jax_ssp.runtimes.worker import Adopt, Wanted, Worker
 from jax_ssp.server import Server, host_device
@@ -100,6 +100,7 @@ def make_crew(
 ) -> Crew:
     """Check step, parameters and data by their shapes, then make workers and server."""
     check_one_process()
+    check_no_mesh()
     params = getattr(step, "params", None) if params is None else params
     for name, value in (("step", step), ("params", params), ("data", data)):
         if value is None:

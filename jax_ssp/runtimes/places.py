@@ -20,6 +20,16 @@ def check_one_process() -> None:
         )
 
 
+def check_no_mesh() -> None:
+    """Raise ValueError under a mesh of several devices, on which no worker could compute."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        raise ValueError(
+            f"`jax.set_mesh` has set a mesh of {mesh.size} devices, but a worker computes on one "
+            "device: workers on slices of a mesh are not there yet. Call `train` outside of it."
+        )
+
+
 def check_is_here(name: str, device: jax.Device) -> None:
     """Raise ValueError if a device, named so, belongs to another process."""
     if device.process_index != jax.process_index():

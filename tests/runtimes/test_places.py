@@ -54,6 +54,15 @@ def test_several_processes_are_refused(monkeypatch, runtime):
     assert ssp.train(runtime=rehearsal, num_clocks=2).updates == 4
 
 
+@pytest.mark.parametrize("runtime", [ssp.Virtual(num_workers=2), ssp.Devices(num_workers=2)])
+def test_a_mesh_of_several_devices_is_refused(runtime):
+    message = r"`jax\.set_mesh` has set a mesh of 2 devices, .* Call `train` outside of it"
+    with jax.set_mesh(MESH), pytest.raises(ValueError, match=message):
+        run(runtime)
+    with jax.set_mesh(Mesh(np.array(ALL[:1]), ("x",))):
+        run(runtime)
+
+
 @pytest.mark.parametrize(
     ("devices", "kind"),
     [
