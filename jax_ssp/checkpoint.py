@@ -29,6 +29,9 @@ from etils import epath
 
 from jax_ssp import checks
 from jax_ssp.files import replace_file
+from jax_ssp.shapes import check_tree
+
+__all__ = ["load_params", "save_params"]
 
 PyTree: TypeAlias = Any
 MANIFEST = "params_manifest.json"
@@ -75,6 +78,7 @@ def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
         dtype(bfloat16)
     """
     run = checks.path("save_params(folder=...)", folder).absolute()
+    check_tree("save_params(params=...)", params)
     paths_and_leaves, structure = jax.tree.flatten_with_path(params)
     arrays = {jax.tree_util.keystr(path): _to_host(path, leaf) for path, leaf in paths_and_leaves}
     if len(arrays) < len(paths_and_leaves):
@@ -247,6 +251,7 @@ def _structure(run: Path, manifest: _Manifest) -> tuple[list[str], Any]:
 
 def _match(run: Path, manifest: _Manifest, like: PyTree) -> tuple[list[str], Any]:
     """The paths and the structure of `like`, once it is seen to expect what was saved."""
+    check_tree("load_params(like=...)", like)
     paths_and_leaves, structure = jax.tree.flatten_with_path(like)
     expected = {jax.tree_util.keystr(path): leaf for path, leaf in paths_and_leaves}
     wrong = []
@@ -261,12 +266,13 @@ def _match(run: Path, manifest: _Manifest, like: PyTree) -> tuple[list[str], Any
 
 
 def _kind(leaf: Any) -> str:
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+    try:
+        return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+    except Exception as error:
         raise TypeError(
             "`load_params(like=...)` must hold arrays or jax.ShapeDtypeStruct, got "
             f"{type(leaf).__name__}."
-        )
-    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        ) from error
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -275,7 +281,8 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 
 def _to_host(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-    dtype = getattr(leaf, "dtype", None)
+    held = isinstance(leaf, np.ndarray | np.generic | jax.Array)
+    dtype = leaf.dtype if held and not isinstance(leaf, jax.core.Tracer) else None
     if dtype is None or not (jnp.issubdtype(dtype, np.number) or dtype == np.bool_):
         raise TypeError(
             f"`save_params(params=...)` must hold arrays of numbers, got {type(leaf).__name__} at "

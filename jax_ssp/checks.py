@@ -31,8 +31,8 @@ LARGEST = 2**63 - 1
 """The largest integer that an argument may be, where nothing else says so."""
 INT32 = 2**31 - 1
 """The largest integer of a program on a device."""
-MOST = 1e30
-"""The largest number of a program on a device: far from where float32 ends."""
+LEAST, MOST = 1e-30, 1e30
+"""The least and the largest number of a program on a device: far from where float32 ends."""
 MOST_STEPS = 1_000_000
 """The most local steps of a clock: their batches are on the device at once."""
 MOST_WORKERS = 1_000_000
@@ -107,7 +107,7 @@ def number(
         raise TypeError(f"`{field}` must be a number, got {shown(value)}.")
     try:
         found = operator.index(cast("SupportsIndex", value)) if whole else float(value)
-        if abs(found) > 2**53:
+        if abs(found) > INT32:
             found = float(found)
     except OverflowError:
         found = math.inf
@@ -116,14 +116,14 @@ def number(
     if not math.isfinite(found):
         raise ValueError(f"`{field}` must be finite, got {shown(value)}.")
     out = ""
-    if least is not None and found < least:
-        out = "non-negative" if least == 0 else f"at least {least:g}"
-    elif above is not None and found <= above:
+    if above is not None and found <= above:
         out = "positive" if above == 0 else f"above {above:g}"
+    elif least is not None and found < least:
+        out = "non-negative" if least == 0 else f"at least {least:g}"
     elif most is not None and found > most:
         out = f"at most {most:g}"
     if out:
-        raise ValueError(f"`{field}` must be {out}, got {found}.")
+        raise ValueError(f"`{field}` must be {out}, got {shown(value)}.")
     return found
 
 
@@ -224,7 +224,7 @@ def path(field: str, value: Any) -> Path:
     except Exception as error:
         raise TypeError(f"`{field}` must be a path, got {shown(value)}.") from error
     if not name:
-        raise ValueError(f"`{field}` must be a path, got an empty one.")
+        raise ValueError(f"`{field}` must be a path, got ''.")
     return Path(os.fsdecode(name))
 
 
@@ -248,7 +248,9 @@ def function(field: str, value: Any, signature: str) -> Callable[..., Any]:
     names = [name for name in arguments.split(",") if name.strip()]
     try:
         of = inspect.signature(value)
-    except Exception:  # some callables written in C do not say
+    except Exception as error:  # some callables written in C do not say
+        if len(names) > 1:
+            raise TypeError(f"{must}, got {shown(value)}, whose arguments are unknown.") from error
         return value
     try:
         of.bind(*names)

@@ -21,6 +21,8 @@ import numpy as np
 from jax_ssp import checks
 from jax_ssp.checks import instance, integer, shown
 
+__all__ = ["ShardIterator", "Shards"]
+
 PyTree: TypeAlias = Any
 Device: TypeAlias = jax.Device | jax.sharding.Sharding | None
 
@@ -76,13 +78,14 @@ class Shards:
         if total < workers:
             raise ValueError(
                 f"`Shards(num_workers={workers})` leaves worker {total} with 0 of the {total} "
-                f"examples; lower num_workers to at most {total}."
+                f"examples of `arrays`; lower `num_workers` to at most {total}."
             )
         smallest = total // workers  # examples of the last worker
         if smallest < self.batch_size:
             raise ValueError(
                 f"`Shards(batch_size={self.batch_size})` is more than the {smallest} examples of "
-                f"worker {workers - 1}; lower batch_size to at most {smallest}, or num_workers."
+                f"worker {workers - 1}, of {total} in `arrays` for {workers} workers; lower "
+                f"`batch_size` to at most {smallest}, or `num_workers`."
             )
 
 
@@ -402,7 +405,7 @@ def _num_examples(arrays: PyTree) -> int:
         if not shape:
             raise ValueError(
                 "`Shards(arrays=...)` must hold arrays with the examples along their first axis, "
-                f"but {name} is a scalar."
+                f"but {name} is a scalar, {shown(arrays)}."
             )
     lengths = {name: shape[0] for name, shape in shapes.items()}
     if len(set(lengths.values())) > 1:

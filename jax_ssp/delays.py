@@ -14,7 +14,20 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from jax_ssp.checks import function, integer, number, put, several
+from jax_ssp.checks import function, integer, number, optional, put, several, shown
+
+__all__ = [
+    "Constant",
+    "Delay",
+    "DelayModel",
+    "Exponential",
+    "FromTrace",
+    "LogNormal",
+    "Pareto",
+    "PerWorker",
+    "ShiftedExponential",
+    "Straggler",
+]
 
 CALL = "(worker, clock, steps, rng) -> seconds"
 """How a delay model is called."""
@@ -238,18 +251,17 @@ class Straggler(Delay):
         put(self, "base", function, CALL)
         put(self, "worker", integer, least=0)
         put(self, "factor", number, above=0, most=LONGEST)
+        put(self, "burst", optional, integer, least=1)
+        put(self, "every", optional, integer, least=1)
+        got = f"got burst={self.burst}, every={self.every}"
         if (self.burst is None) != (self.every is None):
             raise ValueError(
-                "`Straggler(burst=..., every=...)` must be given together or not at all."
+                f"`Straggler(burst=..., every=...)` must be given together or not at all, {got}."
             )
-        if self.every is not None:
-            put(self, "every", integer, least=1)
-            put(self, "burst", integer, least=1)
-            if self.burst > self.every:
-                raise ValueError(
-                    "`Straggler(burst=..., every=...)` must have 1 <= burst <= every, "
-                    f"got burst={self.burst}, every={self.every}."
-                )
+        if self.burst is not None and self.every is not None and self.burst > self.every:
+            raise ValueError(
+                f"`Straggler(burst=..., every=...)` must have 1 <= burst <= every, {got}."
+            )
 
     def check(self, num_workers: int) -> None:
         if self.worker >= num_workers:
@@ -324,7 +336,7 @@ class FromTrace(Delay):
         if missing:
             raise ValueError(
                 f"`FromTrace.from_schedule(schedule)` must be given the columns {missing}, got "
-                f"{list(names)}."
+                f"{list(names) or shown(schedule)}."
             )
         rows = schedule[np.lexsort((schedule["clock"], schedule["worker"]))]
         ends = np.cumsum(np.bincount(rows["worker"]))

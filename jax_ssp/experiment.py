@@ -126,6 +126,19 @@ def _number(or_none: bool) -> Any:
     return Annotated[Any, number]
 
 
+def _known(function: Any) -> type[Configured]:
+    """The class for a function, if it is one whose arguments can be fields."""
+    must = "a function with named arguments, such as `optax.sgd`"
+    if not callable(function):
+        raise TypeError(f"`configured(function=...)` must be {must}, got {checks.shown(function)}.")
+    try:
+        return _configured_class(function)
+    except Exception as error:
+        raise TypeError(
+            f"`configured(function=...)` must be {must}, got {checks.shown(function)}: {error}."
+        ) from error
+
+
 def configured(
     function: Callable[..., optax.GradientTransformation], **arguments: Any
 ) -> Configured:
@@ -143,22 +156,19 @@ def configured(
         >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5))
         outer(optimizer=scale(step_size=-0.5))
     """
-    checks.function("configured(function=...)", function, "(...) -> an optax transform")
-    known = _configured_class(function)
+    known = _known(function)
     names = [column.name for column in fields(known)]
+    called = f"configured(function={checks.shown(function)}"
     for name in arguments:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
             raise TypeError(
-                f"`configured({function.__name__}, {name}=...)`: there is no such argument; "
+                f"`{called}, {name}=...)`: there is no such argument; "
                 + (f"did you mean `{close[0]}`?" if close else f"it has {', '.join(names)}.")
             )
     for column in fields(known):
         if column.default is MISSING and column.name not in arguments:
-            raise TypeError(
-                f"`configured({function.__name__}, {column.name}=...)` is missing; it has no "
-                "default."
-            )
+            raise TypeError(f"`{called}, {column.name}=...)` is missing; it has no default.")
     return known(**arguments)
 
 
@@ -185,7 +195,7 @@ def chained(*parts: Configured) -> Chain:
     """
     for number, part in enumerate(parts):
         must = "what `ssp.configured(transform, ...)` gives"
-        instance(f"chained(...)[{number}]", part, Configured, must)
+        instance(f"chained(*parts)[{number}]", part, Configured, must)
     return Chain(parts)
 
 
@@ -310,6 +320,8 @@ class Experiment:
     def arguments(self, runtime: Runtime | None = None) -> dict[str, Any]:
         """What `train` is called with."""
         self.check()
+        if runtime is not None:
+            check_each({"runtime": runtime})
         runtime = self.runtime if runtime is None else runtime
         task = self._task(runtime)
         evaluate = task.evaluate if task else None

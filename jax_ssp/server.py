@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.checks import instance, integer, optional, several
+from jax_ssp.checks import flag, function, instance, integer, optional, several, shown
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
 from jax_ssp.data import owned
@@ -136,9 +136,11 @@ class Server:
         for name, wire in (("delta_wire", delta_wire), ("snapshot_wire", snapshot_wire)):
             must = "a compressor such as `ssp.compression.Int8()`"
             optional(name, wire, instance, Compressor, must)
+        optional("Server(views=...)", views, function, "(tree) -> trees")
         self.devices = _devices(device)
         self.version = 0
         self._shapes = check_params(params)
+        _check_averaged(averaged, params)
         self.layout = Layout.of(params, averaged)
         params = jax.device_put(owned(params), self.devices[0], may_alias=False)
         params = self.layout.masters(params)
@@ -386,6 +388,21 @@ class Server:
         """A tree on the (first) device as pieces, each on its own."""
         pieces = [tree] if len(self.devices) == 1 else self._split(tree)
         return list(map(jax.device_put, pieces, self.devices))
+
+
+def _check_averaged(averaged: Any, params: Params) -> None:
+    """Raise unless it is None, or a tree of booleans like the parameters."""
+    if averaged is None:
+        return
+    must = "a tree of True and False with the structure of `params`"
+    try:
+        alike = jax.tree.structure(averaged) == jax.tree.structure(params)
+    except Exception:  # of a dict whose keys have no order, say
+        alike = False
+    if not alike:
+        raise TypeError(f"`Server(averaged=...)` must be {must}, got {shown(averaged)}.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(averaged):
+        flag(f"Server(averaged=...){jax.tree_util.keystr(path)}", leaf)
 
 
 def _devices(device: Any) -> tuple[jax.Device, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp.checks import shown
+from jax_ssp.checks import MOST, shown
 from jax_ssp.pairs import is_complex
 
 
@@ -32,7 +33,30 @@ def check_params(params: Any, name: str = "params") -> Any:
                 "itself; counters and flags a step of your own keeps in its worker state, as that "
                 "of `ssp.make_nnx_step` does."
             )
+    check_arrays(name, params)
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, float) and MOST < abs(leaf) < math.inf:
+            raise ValueError(f"`{name}` must hold numbers of at most {MOST:g}, got {leaf}.")
     return shapes
+
+
+def check_tree(name: str, tree: Any) -> None:
+    """Raise TypeError if JAX cannot take it for a tree."""
+    try:
+        jax.tree_util.tree_flatten_with_path(tree)
+    except Exception as error:  # of a dict whose keys have no order, say
+        said = str(error).split(". ")[0]
+        raise TypeError(f"`{name}` must be a tree of arrays, got {shown(tree)}: {said}.") from error
+
+
+def check_arrays(name: str, tree: Any) -> None:
+    """Raise TypeError if a leaf is only the shape of an array, or has no value yet."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be an array with values, got "
+                f"{shown(leaf)}."
+            )
 
 
 def shapes_of(name: str, tree: Any) -> Any:
@@ -45,18 +69,14 @@ def shapes_of(name: str, tree: Any) -> Any:
     def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         try:
             kind = jax.typeof(leaf)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise TypeError(
                 f"`{name}{jax.tree_util.keystr(path)}` must be an array of numbers, got a "
                 f"{type(leaf).__name__}: {error}"
             ) from None
         return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
 
-    try:
-        jax.tree.structure(tree)
-    except Exception as error:  # such as of a dict whose keys have no order
-        said = str(error).split(". ")[0]
-        raise TypeError(f"`{name}` must be a tree of arrays, got {shown(tree)}: {said}.") from None
+    check_tree(name, tree)
     return jax.tree_util.tree_map_with_path(shape, tree)
 
 

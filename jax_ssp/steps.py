@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_ssp.checks import function, shown
 from jax_ssp.pairs import descent, on_pairs
 from jax_ssp.shapes import check_like, check_metrics, check_params, shapes_of
 
@@ -113,6 +114,7 @@ def make_step(
     """
     if not callable(loss_fn):
         raise no_loss("make_step(loss_fn=...)", "(params, batch, key)", loss_fn)
+    function("make_step(loss_fn=...)", loss_fn, "(params, batch, key) -> (loss, metrics)")
     check_optimizer("make_step", optimizer)
     return LossStep(loss_fn, optimizer)
 
@@ -195,7 +197,7 @@ def check_step(step: Step, params: Params, batch: Batch) -> None:
     """
     if not callable(step) or not callable(getattr(step, "init", None)):
         raise TypeError(
-            f"`step` must be callable and have an `init(params)`, got {step!r}; "
+            f"`step` must be callable and have an `init(params)`, got {shown(step)}; "
             "`ssp.make_step(loss_fn, optimizer)` makes one."
         )
     shapes = check_params(params)

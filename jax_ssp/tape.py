@@ -233,6 +233,10 @@ def write_tape(path: str | Path, tape: Tape) -> None:
     """Write a whole tape to `path` (conventionally `tape.jsonl.gz`), in one step."""
     path = checks.path("write_tape(path=...)", path)
     checks.instance("write_tape(tape=...)", tape, Tape, "a tape such as `result.tape`")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"`write_tape(path=...)` must be in a folder that is there, got {path}."
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         TapeWriter(temporary, tape).close()

@@ -113,12 +113,12 @@ def test_a_state_of_other_data_is_refused():
         ),
         (
             lambda: Shards(np.arange(3), 2, 5),
-            r"leaves worker 3 with 0 of the 3 examples; lower num_workers to at most 3",
+            r"leaves worker 3 with 0 of the 3 examples of `arrays`; lower `num_workers` to at m",
         ),
         (
             lambda: Shards(np.arange(11), 4, 3),
-            r"`Shards\(batch_size=4\)` is more than the 3 examples of worker 2; "
-            r"lower batch_size to at most 3",
+            r"`Shards\(batch_size=4\)` is more than the 3 examples of worker 2, of .* "
+            r"lower `batch_size` to at most 3",
         ),
         (lambda: Shards(np.arange(4), 1, 2)(2), r"must be in 0..1, got 2"),
         (lambda: Shards(np.arange(4), 1, 2)(-1), r"must be in 0..1, got -1"),

@@ -16,7 +16,9 @@ from typing import Any, ClassVar, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jax_ssp.checks import instance, shown
 from jax_ssp.pairs import join, split
+from jax_ssp.shapes import shapes_of
 
 Tree: TypeAlias = Any
 Message: TypeAlias = Any
@@ -121,10 +123,13 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
         Stich, Jaggi 2019, "Error feedback fixes SignSGD and other gradient compression schemes",
         arXiv:1901.09847.
     """
+    instance("compress(compressor=...)", compressor, Compressor, "one such as `Int8()`")
+    _shapes(tree)
+    shapes_of("residual", residual)
     if _layout(residual) != _layout(jax.eval_shape(residual_of, tree)):
         raise ValueError(
             "`residual` does not fit `tree`: it must have its structure and shapes, in at least "
-            "float32. Start from `residual_of(tree)`."
+            f"float32, got {shown(residual)} for {shown(tree)}. Start from `residual_of(tree)`."
         )
     total = jax.tree.map(lambda leaf, kept: _widened(leaf) + kept, tree, residual)
     # What is subtracted must be what arrives. Without the barriers XLA may leave out roundings when
@@ -174,7 +179,8 @@ def nbytes(message: Message) -> int:
         >>> nbytes({"values": jnp.zeros(256, jnp.int8), "scales": jnp.zeros(1)})
         260
     """
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(message))
+    shapes = jax.tree.leaves(shapes_of("message", message))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
 
 
 def encode_leaves(encode: Callable[[jax.Array], Message], tree: Tree) -> list[Message]:
@@ -191,6 +197,8 @@ def encode_leaves(encode: Callable[[jax.Array], Message], tree: Tree) -> list[Me
         TypeError: if a leaf is not floating point.
     """
     _shapes(tree)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
+        raise TypeError(f"`tree` must hold arrays with values, got {shown(tree)}.")
     return [encode(_widened(leaf)) for leaf in jax.tree.leaves(split(tree))]
 
 
@@ -232,7 +240,7 @@ def decode_leaves(
 
 def _shapes(tree: Tree, name: str = "tree") -> list[jax.ShapeDtypeStruct]:
     """Shape and dtype of each leaf, as JAX would hold it; TypeError unless all are floats."""
-    shapes = jax.eval_shape(lambda tree: tree, tree)
+    shapes = shapes_of(name, tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(

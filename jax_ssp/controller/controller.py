@@ -42,7 +42,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
-from jax_ssp.checks import flag, instance, integer, optional
+from jax_ssp.checks import flag, instance, integer, number, optional, shown
 from jax_ssp.controller.clocks import ClockVector
 from jax_ssp.controller.commands import (
     Cancel,
@@ -265,6 +265,8 @@ class Controller:
             ProtocolError: if the event is impossible; the controller is as it was.
             PolicyError: if the policy decided something illegal; the run cannot go on.
         """
+        if type(now) is not float:
+            now = number("handle(now=...)", now)
         if not now >= self.now:
             raise self._illegal(event, f"time runs backwards, from {self.now} to {now}")
         commands: list[Command] = []
@@ -325,7 +327,7 @@ class Controller:
             case StopRequested(reason):
                 self._end(reason)
             case _:
-                raise TypeError(f"not an event: {event!r}")
+                raise TypeError(f"`handle(event=...)` must be an event, got {shown(event)}.")
         return None
 
     def _is_issued(self, token: Any) -> bool:

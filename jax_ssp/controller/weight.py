@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Literal, TypeAlias, cast
 
-from jax_ssp.checks import choice, number
+from jax_ssp.checks import MOST, choice, number
 
 Weight: TypeAlias = Literal["mean", "sum", "merged"] | float
 
@@ -45,6 +45,6 @@ def check_weight(weight: Any, field: str = "weight") -> Weight:
     """
     if not isinstance(weight, str):
         with contextlib.suppress(TypeError, ValueError):
-            return float(number(field, weight))
+            return float(number(field, weight, least=-MOST, most=MOST))
     otherwise = "or a finite number"
     return cast("Weight", choice(field, weight, ("mean", "sum", "merged"), otherwise=otherwise))

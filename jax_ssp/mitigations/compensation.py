@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.checks import MOST, flag, number, share
+from jax_ssp.checks import LEAST, MOST, flag, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
     given,
@@ -80,11 +80,11 @@ def delay_compensation(
     """
     lam = number("delay_compensation(lam=...)", lam, least=0, most=MOST)
     learning_rate = number(
-        "delay_compensation(learning_rate=...)", learning_rate, above=0, most=MOST
+        "delay_compensation(learning_rate=...)", learning_rate, above=0, least=LEAST, most=MOST
     )
     adaptive = flag("delay_compensation(adaptive=...)", adaptive)
     decay = share("delay_compensation(decay=...)", decay, one=False)
-    epsilon = number("delay_compensation(epsilon=...)", epsilon, above=0, most=MOST)
+    epsilon = number("delay_compensation(epsilon=...)", epsilon, above=0, least=LEAST, most=MOST)
 
     def init(params: optax.Params) -> DelayCompensationState:
         return DelayCompensationState(zeros(params) if adaptive else None)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.checks import MOST, choice, flag, number, share
+from jax_ssp.checks import LEAST, MOST, choice, flag, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
     all_finite,
@@ -89,7 +89,7 @@ def scale_by_gap(
         choices = ("mean", "sum")
         weight = choice("scale_by_gap(weight=...)", weight, choices, otherwise="or a number")
     else:
-        weight = number("scale_by_gap(weight=...)", weight, above=0, most=MOST)
+        weight = number("scale_by_gap(weight=...)", weight, above=0, least=LEAST, most=MOST)
 
     def squares(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: x**2, tree) if elementwise else squared_norm(tree)

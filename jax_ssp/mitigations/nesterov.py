@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.checks import INT32, MOST, integer, number, share
+from jax_ssp.checks import INT32, LEAST, MOST, integer, number, share
 from jax_ssp.mitigations._shared import (
     Tree,
     all_finite,
@@ -81,7 +81,9 @@ def delayed_nesterov(
         Liu et al. 2024, "Asynchronous local-SGD training for language modeling", arXiv:2401.09135
         (algorithm 3).
     """
-    learning_rate = number("delayed_nesterov(learning_rate=...)", learning_rate, above=0, most=MOST)
+    learning_rate = number(
+        "delayed_nesterov(learning_rate=...)", learning_rate, above=0, least=LEAST, most=MOST
+    )
     momentum = share("delayed_nesterov(momentum=...)", momentum, one=False)
     buffer = integer("delayed_nesterov(buffer=...)", buffer, least=1, most=INT32)
     activation = number("delayed_nesterov(activation=...)", activation)

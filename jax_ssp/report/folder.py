@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from jax_ssp import checks
 from jax_ssp.checkpoint import save_params
 from jax_ssp.controller import check_contract
 from jax_ssp.controller.commands import Command
@@ -64,7 +65,9 @@ class RunFolder(Observer):
     def __init__(
         self, path: str | Path, config: Mapping[str, Any], *, unique: bool = False
     ) -> None:
-        claim = Claim(Path(path), unique)
+        checks.instance("RunFolder(config=...)", config, Mapping, "a dict of facts for JSON")
+        unique = checks.flag("RunFolder(unique=...)", unique)
+        claim = Claim(checks.path("RunFolder(path=...)", path), unique)
         self.path = self.saved_in = claim.path
         self.problems: dict[str, str] = {}
         self._config = config

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jax_ssp import checks
 from jax_ssp.files import AppendedFile, say
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
 
@@ -55,7 +56,10 @@ class MetricsWriter(Observer):
         interval: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        folder = Path(folder)
+        folder = checks.path("MetricsWriter(folder=...)", folder)
+        interval = checks.number("MetricsWriter(interval=...)", interval, least=0)
+        checks.function("MetricsWriter(clock=...)", clock, "() -> seconds")
+        checks.number("MetricsWriter(clock=...)()", clock())
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         self._rows = _Pieces(path, size=_whole_lines(path))
@@ -135,9 +139,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is not JSON.
     """
-    path = Path(path)
+    path = checks.path("read_metrics(path=...)", path)
     path = path / "metrics.jsonl" if path.is_dir() else path
-    *lines, _broken_off = path.read_text(encoding="utf-8").split("\n")
+    try:
+        *lines, _broken_off = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text, and no `metrics.jsonl`: {error}.") from error
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -62,6 +62,7 @@ class Progress(Observer):
         console = checks.optional("Progress(console=...)", console, checks.instance, Console, must)
         interval = checks.optional("Progress(interval=...)", interval, checks.number, least=0)
         checks.function("Progress(clock=...)", clock, "() -> seconds")
+        checks.number("Progress(clock=...)()", clock())
         self._console = Console(stderr=True) if console is None else console
         self._console.on_broken_pipe = _broken_pipe
         self._on_terminal = self._console.is_interactive

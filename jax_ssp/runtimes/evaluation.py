@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.runtimes.base import EVAL_COLUMNS
 from jax_ssp.runtimes.crew import Crew, device_at
@@ -48,9 +49,15 @@ class Target:
     at_least: bool
     value: float
 
+    def __post_init__(self) -> None:
+        checks.put(self, "metric", checks.text)
+        checks.put(self, "at_least", checks.flag)
+        checks.put(self, "value", checks.number)
+
     @classmethod
     def parse(cls, text: str) -> Target:
         """Read "metric >= value" or "metric <= value"; ValueError for anything else."""
+        text = checks.text("Target.parse(text=...)", text)
         found = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", text)
         value = math.nan
         if found is not None:
@@ -59,12 +66,13 @@ class Target:
         if found is None or not math.isfinite(value):
             raise ValueError(
                 f'`target` must read like "test_accuracy >= 0.97" or "loss <= 0.1", with a finite '
-                f"number, got {text!r}."
+                f"number, got {checks.shown(text)}."
             )
         return cls(found[1], found[2] == ">=", value)
 
     def reached(self, metrics: Mapping[str, Any]) -> bool:
         """Are these metrics good enough? ValueError if the metric is not among them."""
+        checks.instance("Target.reached(metrics=...)", metrics, Mapping, "a dict of numbers")
         if self.metric not in metrics:
             raise ValueError(
                 f"`target` asks for {self.metric!r}, which is not among what `evaluate` gives: "
