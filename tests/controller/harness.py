@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from jax_ssp.controller import (
     Cancel,
@@ -98,8 +99,10 @@ class Model:
         num_clocks: int | None,
         max_updates: int | None,
         grant_ahead: bool = False,
+        weight: str | float = "mean",
     ) -> None:
         self.policy, self.bound = policy, policy.guaranteed_bound
+        self.weight = weight
         self.grant_ahead = grant_ahead and not policy.cancels
         self.num_clocks, self.max_updates = num_clocks, max_updates
         self.everybody: set[int] = set()
@@ -159,6 +162,7 @@ class Model:
         self._happen(event)
         self._see_lag()
         for command in commands:
+            self._look_at_command(command)
             match command:
                 case StartClock():
                     self._start(command)
@@ -185,6 +189,9 @@ class Model:
         self._order(event, commands)
         assert self.running() or self.timer is not None or not self.waiting(), "nobody can run"
         assert self.running() or self.waiting() or not self.buffered, "a delta is left behind"
+
+    def _look_at_command(self, command: Command) -> None:
+        """What is known of the run besides (see `judge.py`)."""
 
     def _grants(self, commands: Sequence[Command]) -> None:
         """Who is started is granted its next clock, if there is one, and nobody else is."""
@@ -297,7 +304,9 @@ class Model:
             lost += [] if here else [stay]
             told = (delta.base, delta.staleness, delta.lag, delta.weight)
             base = push.delta.version
-            assert told == (base, self.version - base, lag, 1 / merge.num_workers), delta
+            each = {"mean": 1 / merge.num_workers, "sum": 1.0, "merged": 1 / len(merge.deltas)}
+            weight = each.get(self.weight, self.weight)
+            assert told == (base, self.version - base, lag, weight), delta
             push.merged_in = merge.version
             self.stalenesses.append(delta.staleness)
             allowed = self.policy.guaranteed_staleness(len(self.everybody))
@@ -324,17 +333,17 @@ class Run:
     """A controller under test, the tape of it, and the model that judges every answer."""
 
     def __init__(
-        self, policy: Policy, *, workers: int = 0, grant_ahead: bool = False, **limits: int | None
+        self, policy: Policy, *, workers: int = 0, grant_ahead: bool = False, **limits: Any
     ) -> None:
         self.controller = Controller(policy, grant_ahead=grant_ahead, **limits)
         ends = limits.get("num_clocks"), limits.get("max_updates")
-        self.model = Model(policy, *ends, grant_ahead)
+        self.model = Model(policy, *ends, grant_ahead, limits.get("weight", "mean"))
         self.tape = Tape(
             {
                 "bound": policy.guaranteed_bound,
                 "max_staleness": policy.guaranteed_staleness(MOST_WORKERS),
                 "reads_own": policy.reads_own,
-                "experiment": {"weight": "mean"},
+                "experiment": {"weight": limits.get("weight", "mean")},
                 "waits_for_own": policy.waits_for_own,
             }
         )
@@ -354,7 +363,8 @@ class Run:
         """This running worker finishes its clock."""
         start = self.model.live[worker].running
         assert start is not None
-        return self.handle(start.finished(), after)
+        norm = 1.0 + start.clock % 3 if self.model.policy.needs_norms else 0.0
+        return self.handle(start.finished(norm=norm), after)
 
     def fire_timer(self) -> list[Command]:
         at = self.model.timer

@@ -138,6 +138,8 @@ class Clauses:
         alive = self.running > 0 or self.timer is not None or self.unfinished == 0
         if not alive:
             raise self._violation(5, f"nobody runs and no timer is set after {event}")
+        if self.pushed and self.running == self.unfinished == 0:
+            raise self._violation(4, f"all are done after {event}, but not {min(self.pushed)}")
 
     def end(self, complete: bool) -> None:
         """The tape is over; a complete one leaves nobody at work, and nothing under way."""

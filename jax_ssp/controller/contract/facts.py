@@ -214,12 +214,21 @@ def type_name(kind: type[Any]) -> str:
 def _policy_of(header: Mapping[str, Any], experiment: Mapping[str, Any]) -> Policy | None:
     """The policy of a run, if it is one of ours."""
     written, recorded = header.get("policy"), experiment.get("policy")
-    if recorded is not None:
-        policy = _made(ALL_POLICIES, recorded, "policy")
+    if recorded is None:
+        return None if written is None else _of_text(written)
+    policy = _made(ALL_POLICIES, recorded, "policy")
+    if written is None:
+        return policy
+    if policy is None:
+        # One of the user's may have the name of one of ours; its type then has a module before it.
+        name = written.partition("(")[0]
+        ours = any(kind.__name__ == name for kind in ALL_POLICIES)
+        agree = not ours or recorded["type"].endswith(f".{name}")
     else:
-        policy = None if written is None else _of_text(written)
-    if policy is not None and written not in (None, repr(policy)):
-        raise ValueError(f"the header says policy {short(written)}, and {policy} in `experiment`.")
+        agree = written == repr(policy)
+    if not agree:
+        told = short(recorded)
+        raise ValueError(f"the header says policy {short(written)}, and {told} in `experiment`.")
     return policy
 
 
