@@ -40,11 +40,30 @@ def check_command(command: Any, signed: bool = False) -> None:
 
 
 def _check(message: Any, signed: bool) -> None:
-    fields = _fields_of(cast("type[Any]", type(message)), signed)
-    for value, (name, says, holds) in zip(message, fields, strict=True):
+    kind = cast("type[Any]", type(message))
+    if _test_of(kind, signed)(message):
+        return
+    for value, (name, says, holds) in zip(message, _fields_of(kind, signed), strict=True):
         if not holds(value):
-            where = f"{type(message).__name__}({name}=...)"
+            where = f"{kind.__name__}({name}=...)"
             raise ValueError(f"`{where}` must be {says}, got {short(value)}")
+
+
+@cache
+def _test_of(kind: type[Any], signed: bool) -> _Holds:
+    """Whether all fields of a message are right: their types at once, then what is left to see."""
+    hints = get_type_hints(kind)
+    types = tuple(get_origin(hints[name]) or hints[name] for name in kind._fields)
+    tests = [holds for _, _, holds in _fields_of(kind, signed)]
+    plain = (str, bool, int) if signed else (str, bool)  # where the type is all
+    left = [(at, holds) for at, holds in enumerate(tests) if types[at] not in plain]
+
+    def test(message: Any) -> bool:
+        if tuple(map(type, message)) == types:
+            return all(holds(message[at]) for at, holds in left)
+        return all(holds(value) for holds, value in zip(tests, message, strict=True))
+
+    return test
 
 
 @cache
@@ -56,7 +75,7 @@ def _fields_of(kind: type[Any], signed: bool) -> tuple[tuple[str, str, _Holds], 
 
 def _rule(name: str, hint: Any, signed: bool) -> tuple[str, _Holds]:
     if signed and hint is int:
-        return "an integer", _is_integer
+        return "an integer", lambda value: type(value) is int
     if name in _SPECIAL:
         return _SPECIAL[name]
     if hint in _PLAIN:
@@ -76,22 +95,12 @@ def _all_of(holds: _Holds) -> _Holds:
 
 
 def _of_fields(kind: type[Any], signed: bool) -> _Holds:
-    tests = tuple(holds for _, _, holds in _fields_of(kind, signed))
-
-    def holds(value: Any) -> bool:
-        if type(value) is not kind:
-            return False
-        return all(test(each) for test, each in zip(tests, value, strict=True))
-
-    return holds
+    test = _test_of(kind, signed)
+    return lambda value: type(value) is kind and test(value)
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST
-
-
-def _is_integer(value: Any) -> bool:
-    return type(value) is int and -_LARGEST <= value < _LARGEST
 
 
 def _is_norm(value: Any) -> bool:
