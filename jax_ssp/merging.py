@@ -147,7 +147,8 @@ class Merging:
             params: the last version.
             state: what came before these left.
             deltas: at least one.
-            factors: a row for each delta: its weight, and the share of its statistics.
+            factors: the weight of each delta; where something is averaged a row for each: weight,
+                and share of its statistics.
             numbers: see `numbers_of`.
             bases: of each delta, if `wants_base`.
             before: the sum of those before them; None for the first.
@@ -223,7 +224,7 @@ class Merging:
     def _weighed(
         self, params: Params, update: Params, delta: Delta, factors: jax.Array, kept: Any
     ) -> Params:
-        weight, share = factors
+        weight, share = factors if self._layout.has_averaged else (factors, None)
 
         def weigh(averaged: bool, old: jax.Array, update: jax.Array, leaf: Any) -> Any:
             if averaged:

@@ -304,7 +304,7 @@ class Server:
         num_workers: int,
         bases: Sequence[list[Params]],
     ) -> int:
-        factors = factors_of([delta.weight for delta in about], num_workers, self.weight)
+        factors = self._factors([delta.weight for delta in about], num_workers)
         numbers = numbers_of(about, num_workers)
         bases = bases if self.wants_base else ()
         each = [
@@ -326,6 +326,12 @@ class Server:
         self.version += 1
         self._newest = Snapshot(self.version, pieces, self._memory)
         return self.version
+
+    def _factors(self, weights: list[float], num_workers: int) -> np.ndarray:
+        """See `Merging.add`."""
+        if self.layout.has_averaged:
+            return factors_of(weights, num_workers, self.weight)
+        return as_weight(weights)
 
     def _kept(
         self, programs: MergePrograms, each: Sequence[Any], factors: np.ndarray, numbers: np.ndarray
@@ -371,7 +377,7 @@ class Server:
         """What a merge of so many takes after parameters and state: any of these shapes."""
         bases = (piece,) * count if self.wants_base else ()
         numbers = numbers_of([About()] * count, 1)
-        factors = factors_of([0.0] * count, 1, self.weight)
+        factors = self._factors([0.0] * count, 1)
         several = len(self.devices) > 1 and self._merging.drops
         kept = np.ones(count + 1, bool) if several else None
         return (message,) * count, factors, numbers, free, bases, kept
@@ -453,7 +459,7 @@ def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np
     else:
         total = max(1.0, sum(weights))
         shares = [each / total for each in weights]
-    return as_weight(np.stack([weights, shares], axis=1))
+    return as_weight([weights, shares]).T
 
 
 def as_weight(factor: Any) -> np.ndarray:
