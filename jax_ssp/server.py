@@ -307,20 +307,15 @@ class Server:
         factors = self._factors([delta.weight for delta in about], num_workers)
         numbers = numbers_of(about, num_workers)
         bases = bases if self.wants_base else ()
-        each = [
-            (tuple(delta[index] for delta in deltas), tuple(base[index] for base in bases))
-            for index in range(len(self.devices))
-        ]
-        kept = self._kept(programs, each, factors, numbers)
+        kept = None  # where a piece is the only one, it sees that by itself
+        if len(self.devices) > 1 and self._merging.drops:
+            kept = self._kept(programs, deltas, factors, numbers, bases)
         pieces: list[Params] = []
-        for index, (piece, (messages, origins)) in enumerate(
-            zip(self._newest.pieces, each, strict=True)
-        ):
+        for index, piece in enumerate(self._newest.pieces):
+            messages, origins = _pieces(deltas, index), _pieces(bases, index)
             free = self._memory[index].take()
-            state = self._states[index]
-            merged = programs.merge(
-                *(piece, state, messages, factors, numbers, free, origins, kept)
-            )
+            given = (piece, self._states[index], messages, factors, numbers, free, origins, kept)
+            merged = programs.merge(*given)
             pieces.append(merged[0])
             self._states[index] = merged[1]
         self.version += 1
@@ -334,19 +329,20 @@ class Server:
         return as_weight(weights)
 
     def _kept(
-        self, programs: MergePrograms, each: Sequence[Any], factors: np.ndarray, numbers: np.ndarray
-    ) -> np.ndarray | None:
-        """Which deltas of a merge, and whether the merge, may bring statistics.
-
-        None where a piece sees that by itself: where it is the only one.
-        """
-        if len(self.devices) == 1 or not self._merging.drops:
-            return None
+        self,
+        programs: MergePrograms,
+        deltas: Sequence[list[Message]],
+        factors: np.ndarray,
+        numbers: np.ndarray,
+        bases: Sequence[list[Params]],
+    ) -> np.ndarray:
+        """Which deltas of a merge, and whether the merge, may bring statistics: in all pieces."""
         judged = [
-            programs.judge(piece, state, messages, factors, numbers, origins)
-            for piece, state, (messages, origins) in zip(
-                self._newest.pieces, self._states, each, strict=True
+            programs.judge(
+                *(piece, self._states[index], _pieces(deltas, index)),
+                *(factors, numbers, _pieces(bases, index)),
             )
+            for index, piece in enumerate(self._newest.pieces)
         ]
         before, after = np.any(list(map(np.asarray, judged)), axis=0).T
         return after | ~before
@@ -444,6 +440,11 @@ def all_finite(tree: Any) -> bool:
 @jax.jit
 def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(leaf))
+
+
+def _pieces(trees: Sequence[list[Any]], index: int) -> tuple[Any, ...]:
+    """Of each tree the piece of that number."""
+    return tuple([tree[index] for tree in trees])
 
 
 def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np.ndarray:

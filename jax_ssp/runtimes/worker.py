@@ -197,6 +197,7 @@ class Worker:
         self._base = self._held
         self._delta: Delta = None  # of the clock dispatched last
         self._own: dict[int, tuple[Delta, Delta]] = {}  # by stamp: what was sent, the delta
+        self._known_factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._settled: list[Delta] = []  # deltas whose memory is to be given back
         self._ahead: _Ahead | None = None
         self._before: _Before | None = None
@@ -359,11 +360,16 @@ class Worker:
         self._settled = [self._own.pop(stamp)[1] for stamp in settled]
         local = self._held
         for sent, _ in self._own.values():
-            weight = weight_of(self._weight, start.num_workers)
-            local = self.program.add(
-                local, sent, *factors_of([weight], start.num_workers, self._weight)[0]
-            )
+            local = self.program.add(local, sent, *self._factors(start.num_workers))
         return local
+
+    def _factors(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+        """The weight of an own delta, and the share of its statistics, in a merge of it alone."""
+        if num_workers not in self._known_factors:
+            weight = weight_of(self._weight, num_workers)
+            both = factors_of([weight], num_workers, self._weight)[0]
+            self._known_factors[num_workers] = as_weight(both[0]), as_weight(both[1])
+        return self._known_factors[num_workers]
 
     def arguments(self, base: Params, steps: int, clock: int) -> tuple[Any, ...]:
         """What a program of so many steps takes: base, state, batches, key and clock."""
