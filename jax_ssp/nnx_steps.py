@@ -165,8 +165,9 @@ def make_nnx_step(
 
     - `nnx.Param` variables of floating point are trained by the optimizer;
     - all other arrays of floating point (BatchNorm's mean and variance, say, and plain attributes)
-      travel as a delta too, so that merging averages them, whatever weight and transform the server
-      has for what is trained;
+      are averaged over the workers, whatever weight and transform the server has for what is
+      trained: they stay in the range of what workers came to, and a step that is not finite leaves
+      them alone;
     - what cannot be averaged stays the worker's own: integers, booleans and keys (a counter, a
       mask), what is not finite from the start, and `nnx.Cache`. The evaluated model has it as it
       was in the beginning;
