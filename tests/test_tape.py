@@ -393,7 +393,7 @@ def fits(name, kept, value):
         finite = number and abs(value) < 2**63
         return finite or (name == "DeltaReady" and isinstance(value, float)) or value == kept
     if isinstance(kept, list) and value == [0]:
-        return name == "StartClock"
+        return name == "StartClock" and not kept
     return type(value) is type(kept) and (isinstance(value, str | bool) or value == kept)
 
 

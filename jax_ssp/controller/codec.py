@@ -22,36 +22,46 @@ _KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMED = {kind.__name__: kind for kind in _KINDS}
 _DELTA, _MERGE, _START = _CODES[DeltaReady], _CODES[Merge], _CODES[StartClock]
-_DONE = _CODES[WorkerDone]
 _TOKEN_LAST = {_CODES[kind] for kind in (StartClock, Drop, Cancel, Fence)}
-_MERGED = len(Merged._fields) + 1  # numbers of one, its token being two
+_TOKEN_AT = {
+    kind: kind._fields.index("token") for kind in (*_KINDS, Merged) if "token" in kind._fields
+}
 
 
 def packed(now: float, event: Event, commands: Sequence[Command]) -> list[Any]:
-    """A row of a tape as one flat list of numbers, strings and tuples of numbers."""
+    """A row of a tape as one flat list of numbers, strings and tuples of numbers.
+
+    A token is its grant in term 0, else both.
+    """
     row: list[Any]
     if type(event) is DeltaReady:
         worker, clock, version, (term, grant), steps, samples, finite, norm = event
-        row = [now, _DELTA, worker, clock, version, term, grant, steps, samples, finite, norm]
+        token = grant if not term else (term, grant)
+        row = [now, _DELTA, worker, clock, version, token, steps, samples, finite, norm]
     else:
         row = [now, _CODES[type(event)], *event]
         if type(event) is WorkerDone:
-            row += row.pop()
+            row[-1] = tuple(event.token)
     for command in commands:
-        if type(command) is StartClock:
-            worker, clock, steps, version, pending, workers, (term, grant) = command
-            row += (_START, worker, clock, steps, version, pending, workers, term, grant)
+        kind = type(command)
+        if kind is StartClock:
+            row.append(_START)
+            row += command
+            term, grant = row[-1]
+            row[-1] = grant if not term else (term, grant)
         elif type(command) is Merge:
             version, deltas, num_workers = command
             row += (_MERGE, version, num_workers, len(deltas))
-            for worker, clock, base, staleness, lag, weight, (term, grant) in deltas:
-                row += (worker, clock, base, staleness, lag, weight, term, grant)
+            for delta in deltas:
+                row += delta
+                term, grant = row[-1]
+                row[-1] = grant if not term else (term, grant)
         else:
-            code = _CODES[type(command)]
+            code = _CODES[kind]
             row.append(code)
             row += command
             if code in _TOKEN_LAST:
-                row += row.pop()
+                row[-1] = tuple(row[-1])
     return row
 
 
@@ -59,34 +69,24 @@ def unpacked(row: Sequence[Any]) -> tuple[float, Event, list[Command]]:
     """The row that was packed."""
     rest = iter(row)
     now, code = next(rest), next(rest)
-    if code == _DELTA:
-        worker, clock, version, term, grant, *report = islice(rest, len(DeltaReady._fields) + 1)
-        event: Event = DeltaReady(worker, clock, version, Token(term, grant), *report)
-    elif code == _DONE:
-        event = _with_token(WorkerDone, islice(rest, len(WorkerDone._fields) + 1))
-    else:
-        event = _plain(_KINDS[code], rest)
-    return now, event, [_command(code, rest) for code in rest]
+    event = _message(code, rest)
+    return now, event, [_message(code, rest) for code in rest]
+
+
+def _message(code: int, rest: Iterator[Any]) -> Any:
+    if code == _MERGE:
+        version, num_workers, count = islice(rest, 3)
+        return Merge(version, tuple(_plain(Merged, rest) for _ in range(count)), num_workers)
+    return _plain(_KINDS[code], rest)
 
 
 def _plain(kind: Any, rest: Iterator[Any]) -> Any:
-    return kind(*islice(rest, len(kind._fields)))
-
-
-def _command(code: int, rest: Iterator[Any]) -> Command:
-    if code == _MERGE:
-        version, num_workers, count = islice(rest, 3)
-        deltas = tuple(_with_token(Merged, islice(rest, _MERGED)) for _ in range(count))
-        return Merge(version, deltas, num_workers)
-    kind = _KINDS[code]
-    if code in _TOKEN_LAST:
-        return _with_token(kind, islice(rest, len(kind._fields) + 1))
-    return _plain(kind, rest)
-
-
-def _with_token(kind: Any, numbers: Iterator[Any]) -> Any:
-    *fields, term, grant = numbers
-    return kind(*fields, Token(term, grant))
+    values = list(islice(rest, len(kind._fields)))
+    at = _TOKEN_AT.get(kind)
+    if at is not None:
+        token = values[at]
+        values[at] = Token(0, token) if type(token) is int else Token(*token)
+    return kind(*values)
 
 
 def as_json(message: Event | Command) -> tuple[Any, ...]:

@@ -371,9 +371,14 @@ class Controller:
             listener.pushed(self, Delta(worker, clock, base), norm)
         if self._on_arrival and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
+            version = self.version
             lag = clock + 1 - self._clocks.min
-            about = (worker, clock, base, self.version - base, lag, self._alone, token)
-            commands.append(self._new_version((_new(Merged, about),), len(self._workers)))
+            merged = _new(Merged, (worker, clock, base, version - base, lag, self._alone, token))
+            self.version = version + 1
+            self.updates += 1
+            commands.append(_new(Merge, (version + 1, (merged,), len(self._workers))))
+            if self._max_updates is not None:
+                self._end_if_full()
         else:
             record.buffered += 1
             self._buffer[Delta(worker, clock, base)] = record, token
@@ -430,19 +435,19 @@ class Controller:
             lag = owner.clock - self._clocks.min if self._is_live(owner) else 0
             about = (worker, clock, base, self.version - base, lag, weight, token)
             merged.append(_new(Merged, about))
-        commands.append(self._new_version(tuple(merged), num_workers))
+        self.version += 1
+        self.updates += len(merged)
+        commands.append(Merge(self.version, tuple(merged), num_workers))
+        self._end_if_full()
 
     def _is_live(self, record: _Worker) -> bool:
         return self._workers.get(record.id) is record
 
-    def _new_version(self, merged: tuple[Merged, ...], num_workers: int) -> Merge:
-        self.version += 1
-        self.updates += len(merged)
+    def _end_if_full(self) -> None:
         full = self._max_updates is not None and self.updates >= self._max_updates
         if full and self.ended is None:
             self._full = True
             self._end("max_updates")
-        return _new(Merge, (self.version, merged, num_workers))
 
     def _drop(self, deltas: Sequence[Delta], reason: str, commands: list[Command]) -> None:
         for delta in deltas:
@@ -504,6 +509,8 @@ class Controller:
     def _admits(self, record: _Worker) -> bool:
         """Whether the policy lets a worker have its next clock; if not, it waits."""
         answer = self.policy.admit(self, record.id)
+        if answer is True:
+            return True
         if isinstance(answer, Wait):
             coverage, version = answer
         elif answer:
@@ -524,7 +531,7 @@ class Controller:
             record.held_coverage = self._settled.min
             buffered = record.buffered if self._reads_own else 0
             record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
-        record.steps = steps = self._steps(record)
+        record.steps = steps = self._fixed_steps or self._steps(record)
         record.started = self.now
         record.phase = _RUNNING
         self._running += 1
@@ -536,7 +543,7 @@ class Controller:
             commands.append(_new(StartAhead, (worker, clock + 1, self._sure_steps(clock + 1))))
 
     def _steps(self, record: _Worker) -> int:
-        steps: Any = self._fixed_steps or self.policy.local_steps(self, record.id)
+        steps: Any = self.policy.local_steps(self, record.id)
         if not isinstance(steps, int) or steps < 1:
             who = self.policy if self._own_steps else self._schedule
             raise PolicyError(f"{who} gives worker {record.id} {steps!r} local steps.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jax_ssp.checks import choice, integer, put
-from jax_ssp.policies.base import Policy, View, Wait, until_covered
+from jax_ssp.policies.base import Policy, View, Wait
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class SSP(Policy):
         return eager + self.bound  # a worker's own clocks since the snapshot that it keeps
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        return until_covered(view, view.clock(worker) - self.bound)
+        needed = view.clock(worker) - self.bound
+        return view.coverage >= needed or Wait(coverage=needed)
 
     def adopts(self, view: View, worker: int) -> bool:
         if self.adopt == "eager":

@@ -329,6 +329,17 @@ class Model:
         return next(stay for stay in (*self.live.values(), *self.gone) if push in stay.pushes)
 
 
+def promises(policy: Policy, weight: object = "mean") -> dict[str, object]:
+    """What a tape's header says of its policy, and of the weight."""
+    return {
+        "bound": policy.guaranteed_bound,
+        "max_staleness": policy.guaranteed_staleness(MOST_WORKERS),
+        "reads_own": policy.reads_own,
+        "waits_for_own": policy.waits_for_own,
+        "experiment": {"weight": weight},
+    }
+
+
 class Run:
     """A controller under test, the tape of it, and the model that judges every answer."""
 
@@ -337,16 +348,9 @@ class Run:
     ) -> None:
         self.controller = Controller(policy, grant_ahead=grant_ahead, **limits)
         ends = limits.get("num_clocks"), limits.get("max_updates")
-        self.model = Model(policy, *ends, grant_ahead, limits.get("weight", "mean"))
-        self.tape = Tape(
-            {
-                "bound": policy.guaranteed_bound,
-                "max_staleness": policy.guaranteed_staleness(MOST_WORKERS),
-                "reads_own": policy.reads_own,
-                "experiment": {"weight": limits.get("weight", "mean")},
-                "waits_for_own": policy.waits_for_own,
-            }
-        )
+        weight = limits.get("weight", "mean")
+        self.model = Model(policy, *ends, grant_ahead, weight)
+        self.tape = Tape(promises(policy, weight))
         self.now = 0.0
         for worker in range(workers):
             self.handle(WorkerJoined(worker))
