@@ -21,8 +21,15 @@ from rich.console import Console
 from rich.live import Live
 
 from jax_ssp import checks
-from jax_ssp.controller.commands import Command, Merge, StartClock, StopWorker
-from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined, WorkerLost
+from jax_ssp.controller.commands import Command, Fence, Merge, StartClock, StopWorker
+from jax_ssp.controller.events import (
+    DeltaReady,
+    Event,
+    StopRequested,
+    WorkerDone,
+    WorkerJoined,
+    WorkerLost,
+)
 from jax_ssp.files import say
 from jax_ssp.report.screen import RunState, Seen, line, screen, title
 from jax_ssp.report.tables import format_number, format_seconds
@@ -115,6 +122,8 @@ class Progress(Observer):
         run = self._run
         run.waiting = ""
         run.now = now
+        if any(isinstance(command, Fence) for command in commands):
+            return  # what is late changes nothing
         if isinstance(event, DeltaReady):
             self._set(event.worker, event.clock + 1, "waiting")
         elif isinstance(event, WorkerJoined):
@@ -123,6 +132,8 @@ class Progress(Observer):
             run.workers[event.worker] = Seen(clock, now)
         elif isinstance(event, WorkerLost):
             self._set(event.worker, None, "lost")
+        elif isinstance(event, WorkerDone):
+            self._set(event.worker, event.clock, "ended")
         elif isinstance(event, StopRequested) and event.reason == "interrupted":
             self._interrupted()
         for command in commands:

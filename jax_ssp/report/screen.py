@@ -20,7 +20,13 @@ RATE_SECONDS = 10.0  # the window of updates/s
 RECENT = 256  # deltas that the mean staleness and the mean loss are of
 MAX_ROWS = 16  # more workers than this are summed up
 
-_COLOURS = {"running": "green", "waiting": "yellow", "finished": "dim", "lost": "red"}
+_COLOURS = {
+    "running": "green",
+    "waiting": "yellow",
+    "finished": "dim",
+    "ended": "dim",  # its data has
+    "lost": "red",
+}
 
 
 @dataclass(slots=True)
@@ -32,6 +38,11 @@ class Seen:
     state: str = "waiting"
     staleness: int | None = None
     loss: float | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether it counts still."""
+        return self.state not in ("ended", "lost")
 
 
 @dataclass
@@ -56,7 +67,7 @@ class RunState:
 
     @property
     def live(self) -> list[Seen]:
-        return [worker for worker in self.workers.values() if worker.state != "lost"]
+        return [worker for worker in self.workers.values() if worker.here]
 
     @property
     def min_clock(self) -> int:
@@ -119,7 +130,7 @@ def _table(run: RunState) -> Table:
         table.add_row(
             str(number),
             *_clock(run, worker),
-            "" if worker.state == "lost" else str(worker.clock - floor),
+            str(worker.clock - floor) if worker.here else "",
             _state(run, worker),
             format_number(worker.staleness),
             format_number(worker.loss, 3),
@@ -133,7 +144,7 @@ def _summary(run: RunState) -> Table:
     states = Counter(worker.state for worker in run.workers.values())
     counts = [(f"{states[name]} {name}  ", _COLOURS[name]) for name in _COLOURS if states[name]]
     table.add_row("workers", Text.assemble(*counts))
-    live = [item for item in run.workers.items() if item[1].state != "lost"]
+    live = [item for item in run.workers.items() if item[1].here]
     for name, extreme in (("slowest", min), ("fastest", max)):
         if live:
             number, worker = extreme(live, key=lambda item: item[1].clock)

@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jax_ssp.controller.commands import Merge, Merged, StartClock, StopWorker
-from jax_ssp.controller.events import DeltaReady, StopRequested, Token, WorkerJoined, WorkerLost
+from jax_ssp.controller.commands import Fence, Merge, Merged, StartClock, StopWorker
+from jax_ssp.controller.events import (
+    DeltaReady,
+    StopRequested,
+    Token,
+    WorkerDone,
+    WorkerJoined,
+    WorkerLost,
+)
 from jax_ssp.report.progress import Progress
 from jax_ssp.runtimes.base import Waiting
 
@@ -91,6 +98,7 @@ def test_the_table_shows_every_worker() -> None:
     run.finish(2.0, 0, 1, go_on=False)
     run.finish(3.0, 1, 0)
     run.progress.on_entry(3.5, WorkerLost(2), [StopWorker(3)])
+    run.progress.on_entry(3.5, WorkerDone(1, 2, TOKEN), [Fence(1, 2, TOKEN)])  # late
     run.progress.on_eval({"version": 3, "updates": 3, "time": 3.5, "test_accuracy": 0.9375})
     clock.now += 1
     run.finish(4.0, 1, 1)
@@ -104,6 +112,21 @@ def test_the_table_shows_every_worker() -> None:
     assert table_row(screen, 1) == ["1", "2/40", "2", "running", "0", "s", "11", "1.5"]
     assert table_row(screen, 2) == ["2", "0/40", "lost"]
     assert table_row(screen, 3) == ["3", "0/40", "0", "finished"]
+    run.progress.on_end("done")
+
+
+def test_a_worker_whose_data_has_ended_counts_no_more() -> None:
+    console, clock = terminal(), Clock()
+    run = Run(Progress(console, clock=clock), 3)
+    run.join()
+    run.finish(1.0, 1, 0)
+    run.finish(1.0, 2, 0)
+    run.progress.on_entry(1.5, WorkerDone(0, 0, TOKEN), [])
+    clock.now += 1
+    run.finish(2.0, 1, 1)
+    screen = last_screen(console)
+    assert "lag 1" in screen[1]
+    assert table_row(screen, 0) == ["0", "0/40", "ended"]
     run.progress.on_end("done")
 
 
