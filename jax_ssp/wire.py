@@ -109,6 +109,9 @@ def _joined(parts: Sequence[Any], ranges: Sequence[_Range]) -> Any:
     return jnp.concatenate(filled or list(parts), ranges[0].axis)
 
 
+OF_THE_WIRE = 2**32 - 1  # in the place of a clock, which steps have, so that keys differ
+
+
 class Wire:
     """What workers and server do to deltas and snapshots that travel between them.
 
@@ -130,6 +133,11 @@ class Wire:
         deltas: Compressor | None = None,
         snapshots: Compressor | None = None,
     ) -> None:
+        if snapshots is not None and snapshots.random:
+            raise ValueError(
+                f"`snapshot_wire={snapshots!r}` draws random numbers, for which only workers have "
+                "keys; use it as `delta_wire`."
+            )
         self._layout = layout
         self.deltas = deltas
         self.snapshots = snapshots
@@ -149,15 +157,25 @@ class Wire:
         """What a worker has not sent yet, for each piece: nothing, before its first delta."""
         return jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), self._residuals)
 
-    def _pack(self, delta: Params, residual: list[Any]) -> tuple[list[Message], Params, list[Any]]:
-        """A delta as it travels, what the server will read if that differs, the error to keep."""
+    def _pack(
+        self, delta: Params, residual: list[Any], key: jax.Array | None = None, clock: Any = 0
+    ) -> tuple[list[Message], Params, list[Any]]:
+        """A delta as it travels, what the server will read if that differs, the error to keep.
+
+        `key` is the worker's; of it a random compressor gets one for each clock and piece.
+        """
         pieces = self.cut.split(delta)
         if self.deltas is None:
             return pieces, None, residual
         apart = list(map(self._layout.apart, pieces))
+        keys: list[Any] = [None] * len(apart)
+        if self.deltas.random:
+            assert key is not None
+            key = jax.random.fold_in(jax.random.fold_in(key, OF_THE_WIRE), clock)
+            keys = [jax.random.fold_in(key, number) for number in range(len(apart))]
         packed = [
-            compress(self.deltas, trained, rest)
-            for (trained, _), rest in zip(apart, residual, strict=True)
+            compress(self.deltas, trained, rest, drawn)
+            for (trained, _), rest, drawn in zip(apart, residual, keys, strict=True)
         ]
         messages, sent, residual = map(list, zip(*packed, strict=True))
         statistics = [each for _, each in apart]
@@ -195,7 +213,8 @@ class Wire:
         if self.deltas is None:
             return delta
         trained, statistics = self._layout.apart(delta)
-        message = self.deltas.encode(trained)
+        drawn = (jax.random.key(0),) if self.deltas.random else ()
+        message = self.deltas.encode(trained, *drawn)
         return (message, statistics) if self._layout.has_averaged else message
 
     def nothing_lost(self, piece: Params) -> Any:

@@ -37,14 +37,14 @@ class Compressor(abc.ABC):
 
     Example:
         >>> @dataclass(frozen=True)
-        ... class Float16(Compressor):
+        ... class Plain(Compressor):
         ...     def encode(self, tree):
         ...         return encode_leaves(lambda leaf: leaf.astype(jnp.float16), tree)
         ...
         ...     def decode(self, message, like):
         ...         return decode_leaves(lambda half, like: half, message, like)
         >>> tree = {"w": jnp.array([0.25, 1000.1])}
-        >>> Float16().decode(Float16().encode(tree), like=tree)["w"].tolist()
+        >>> Plain().decode(Plain().encode(tree), like=tree)["w"].tolist()
         [0.25, 1000.0]
     """
 
@@ -52,12 +52,17 @@ class Compressor(abc.ABC):
     """Whether what arrives is near what was sent, number by number, so that one can compute with a
     snapshot; or in the mean over many messages only, which is enough for deltas."""
 
+    random: ClassVar[bool] = False
+    """Whether `encode` draws random numbers, and so takes a PRNG key: `encode(tree, key)`. A run
+    gives each worker a key of its own for each clock, so that a replay draws the same."""
+
     @abc.abstractmethod
     def encode(self, tree: Tree) -> Message:
         """What is sent.
 
         Args:
             tree: floating-point arrays of any shapes and dtypes.
+            (key: a PRNG key, where the format is `random`.)
 
         Returns:
             A pytree of arrays.
@@ -80,7 +85,9 @@ class Compressor(abc.ABC):
         """
 
 
-def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Message, Tree, Tree]:
+def compress(
+    compressor: Compressor, tree: Tree, residual: Tree, key: jax.Array | None = None
+) -> tuple[Message, Tree, Tree]:
     r"""Encode a tree with error feedback: what one message loses goes with the next.
 
     With residual :math:`e_t` and a tree :math:`x_t` (a delta), it sends
@@ -96,6 +103,7 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
         compressor: the format.
         tree: what to send; floating-point arrays.
         residual: what earlier messages lost; at first `residual_of(tree)`.
+        key: a PRNG key, another for each message, if the compressor is `random`.
 
     Returns:
         The message; what the receiver decodes from it, with the shapes and dtypes of `tree`; and
@@ -103,7 +111,7 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
 
     Raises:
         TypeError: if a leaf of `tree` is not floating point.
-        ValueError: if `residual` does not fit `tree`.
+        ValueError: if `residual` does not fit `tree`, or a random compressor is given no key.
 
     Example:
         >>> from jax_ssp.compression import Int8
@@ -131,11 +139,17 @@ def compress(compressor: Compressor, tree: Tree, residual: Tree) -> tuple[Messag
             "`residual` does not fit `tree`: it must have its structure and shapes, in at least "
             f"float32, got {shown(residual)} for {shown(tree)}. Start from `residual_of(tree)`."
         )
+    if compressor.random and key is None:
+        raise ValueError(
+            f"`compress(key=...)`: {compressor!r} draws random numbers; give it a PRNG key, "
+            "another for each message, such as `jax.random.fold_in(key, number)`."
+        )
+    drawn = (key,) if compressor.random else ()
     total = jax.tree.map(lambda leaf, kept: _widened(leaf) + kept, tree, residual)
     # What is subtracted must be what arrives. Without the barriers XLA may leave out roundings when
     # they are undone later ("excess precision"), or fuse a decoder's product into the difference;
     # what was rounded away would then be in no residual.
-    message = jax.lax.optimization_barrier(compressor.encode(total))
+    message = jax.lax.optimization_barrier(compressor.encode(total, *drawn))
     decoded = jax.lax.optimization_barrier(compressor.decode(message, tree))
 
     def lost(total: jax.Array, decoded: jax.Array) -> jax.Array:
@@ -183,12 +197,15 @@ def nbytes(message: Message) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
 
 
-def encode_leaves(encode: Callable[[jax.Array], Message], tree: Tree) -> list[Message]:
+def encode_leaves(
+    encode: Callable[..., Message], tree: Tree, key: jax.Array | None = None
+) -> list[Message]:
     """Encode each leaf alone.
 
     Args:
         encode: from a real leaf, in at least float32 and of its own shape, to any pytree of arrays.
         tree: floating-point arrays.
+        key: a PRNG key; `encode` is then given one of each leaf's own as well.
 
     Returns:
         One message for each leaf, and two for a complex one.
@@ -199,7 +216,10 @@ def encode_leaves(encode: Callable[[jax.Array], Message], tree: Tree) -> list[Me
     _shapes(tree)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
         raise TypeError(f"`tree` must hold arrays with values, got {shown(tree)}.")
-    return [encode(_widened(leaf)) for leaf in jax.tree.leaves(split(tree))]
+    leaves = list(map(_widened, jax.tree.leaves(split(tree))))
+    if key is None:
+        return list(map(encode, leaves))
+    return [encode(leaf, jax.random.fold_in(key, number)) for number, leaf in enumerate(leaves)]
 
 
 def decode_leaves(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 
-from jax_ssp.checks import put, share
-from jax_ssp.compression.base import Compressor, Message, Tree, decode_leaves, encode_leaves
+from jax_ssp.compression.base import Message, Tree, decode_leaves, encode_leaves
+from jax_ssp.compression.sparse import Sparse
 
 
 @dataclass(frozen=True)
-class TopK(Compressor):
+class TopK(Sparse):
     r"""Send of each leaf the numbers of largest magnitude, and where they are.
 
-    Of a leaf of :math:`n` numbers :math:`k = \lceil \mathrm{fraction} \cdot n \rceil` travel as
-    they are, each with its place, an int32; the others arrive as 0, so that
+    Of a leaf of :math:`n` numbers :math:`k` travel as they are, each with its place, an int32; the
+    others arrive as 0, so that
 
     .. math:: \|x - \mathrm{decode}(\mathrm{encode}(x))\|^2 \le (1 - k/n) \|x\|^2.
 
@@ -34,12 +32,15 @@ class TopK(Compressor):
     the mean; compress snapshots by a format that sends every number.
 
     Args:
-        fraction: of the numbers of a leaf, how many are sent: above 0, at most 1. At least one is
-            sent of a leaf that is not empty.
+        fraction: of the numbers of a leaf, how many are sent: above 0, at most 1; k is the least
+            number with k / n >= fraction, so at least one of a leaf that is not empty. 0.1 where
+            neither is given.
+        k: instead, how many; of a smaller leaf all.
 
     Raises:
-        TypeError: if `fraction` is not a number.
-        ValueError: if `fraction` is not above 0 and at most 1.
+        TypeError: if `fraction` is not a number, or `k` not an integer.
+        ValueError: if `fraction` is not above 0 and at most 1, `k` is less than 1, or both are
+            given.
 
     Example:
         >>> tree = {"w": jnp.array([[0.5, -3.0, 0.25], [2.0, 0.0, -1.0]])}
@@ -48,6 +49,8 @@ class TopK(Compressor):
         ([1, 3, 5], [-3.0, 2.0, -1.0])
         >>> TopK(fraction=0.5).decode([message], like=tree)["w"].tolist()
         [[0.0, -3.0, 0.0], [2.0, 0.0, -1.0]]
+        >>> TopK(k=1).encode(tree)[0]["values"].tolist()
+        [-3.0]
         >>> TopK(fraction=0)
         Traceback (most recent call last):
         ValueError: `TopK(fraction=...)` must be above 0 and at most 1, got 0.
@@ -58,13 +61,6 @@ class TopK(Compressor):
         arXiv:1809.07599. Lin, Han, Mao, Wang, Dally 2018, "Deep gradient compression",
         arXiv:1712.01887.
     """
-
-    fraction: float = 0.1
-
-    for_snapshots = False
-
-    def __post_init__(self) -> None:
-        put(self, "fraction", share, zero=False)
 
     def encode(self, tree: Tree) -> Message:
         return encode_leaves(self._encode, tree)
@@ -77,24 +73,19 @@ class TopK(Compressor):
         flat = leaf.reshape(-1)
         # Where a NaN is put among the others is the backend's choice, so it is taken for infinity.
         magnitudes = jnp.where(jnp.isnan(flat), jnp.inf, jnp.abs(flat))
-        _, places = jax.lax.top_k(magnitudes, self._count(flat.size))
+        _, places = jax.lax.top_k(magnitudes, self.count(flat.size))
         return {"places": places, "values": flat[places]}
 
     def _decode(self, message: dict[str, jax.Array], like: jax.ShapeDtypeStruct) -> jax.Array:
         places, values = message["places"], message["values"]
-        count = self._count(like.size)
+        count = self.count(like.size)
         if not (places.size == values.size == count):
             raise ValueError(
                 f"the message holds {values.size} values and {places.size} places where `like` has "
-                f"{count} of {like.size}; decode with the shapes and the `fraction` of the "
-                f"encoder, here {self.fraction}."
+                f"{count} of {like.size}; decode with the shapes and the {self.amount}, of the "
+                "encoder."
             )
         rest = jnp.where(jnp.isfinite(values).any(), 0, jnp.nan)
         flat = jnp.full(like.size, rest, like.dtype)
         flat = flat.at[places].set(values.astype(like.dtype), unique_indices=True)
         return flat.reshape(like.shape)
-
-    def _count(self, size: int) -> int:
-        """How many of so many numbers are sent."""
-        # Exactly, of the fraction as it is written: 0.07 * 100 is more than 7 in floating point.
-        return math.ceil(Fraction(str(self.fraction)) * size)

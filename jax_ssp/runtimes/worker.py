@@ -387,7 +387,9 @@ class Worker:
         norm = self.program.norm(delta) if self._wanted.norm else None
         origin = self._wire.split(base) if self._wanted.base else None
         if self._wire.packs:
-            payload, sent, self._residual = self._wire.pack(delta, self._residual)
+            payload, sent, self._residual = self._wire.pack(
+                delta, self._residual, self.key, np.int32(start.clock)
+            )
         else:
             payload, sent = [delta], None
         if self.device.platform != "cpu":  # start the copies; on the CPU there are none
@@ -435,7 +437,7 @@ class Worker:
             jax.block_until_ready(self._wire.split(self._held))
         if self._wire.packs:
             residual = jax.tree.map(jnp.copy, self._residual)
-            jax.block_until_ready(self._wire.pack(delta, residual))
+            jax.block_until_ready(self._wire.pack(delta, residual, self.key, np.int32(0)))
         jax.block_until_ready(delta)
         self._memory.give(delta)
 

@@ -8,17 +8,21 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import jax_ssp as ssp
 from jax_ssp import compression
 from jax_ssp.compression import (
     ALL_COMPRESSORS,
     BFloat16,
     Compressor,
+    Float16,
     Int8,
+    RandK,
     Sign,
     TopK,
     compress,
@@ -48,11 +52,36 @@ class TopOfAll(Compressor):
         return decode_leaves(lambda part, like: part.reshape(like.shape), parts, like)
 
 
+@dataclass(frozen=True)
+class Drawing(Compressor):
+    """A random format with a key of its own, so that it is tried like all others."""
+
+    inner: Compressor
+    for_snapshots = False
+
+    def encode(self, tree):
+        return self.inner.encode(tree, jax.random.key(7))
+
+    def decode(self, message, like):
+        return self.inner.decode(message, like)
+
+
 def bfloat16_in_numpy(x):
     """Round to nearest even on the bits of a float32."""
     bits = x.view(np.uint32)
     bits = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (bits & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def float16_in_numpy(x):
+    """11 bits each, of the exponents from 28 below the largest up."""
+    mantissas, exponents = np.frexp(wide(x))
+    rounded = np.ldexp(np.rint(mantissas * 2048), exponents - 11)
+    _, above = np.frexp(max(np.abs(wide(x)).max(initial=0), np.finfo(np.float32).tiny))
+    least = 2.0 ** (max(above - 1, -126 + 15) - 28)
+    top = 2.0**above
+    rounded = np.where(np.abs(rounded) == top, np.sign(x) * top * (1 - 2.0**-11), rounded)
+    return np.where(np.abs(rounded) < least, 0, rounded).astype(np.float32)
 
 
 def int8_in_numpy(x, block):
@@ -109,6 +138,11 @@ def from_mean(x):
 # A row for every format: how to make it, what arrives in NumPy, and the bound on its error.
 ROWS = {
     "bfloat16": (BFloat16(), bfloat16_in_numpy, lambda x: np.abs(x) * 2.0**-8),
+    "float16": (
+        Float16(),
+        float16_in_numpy,
+        lambda x: np.maximum(np.abs(x) * 2.0**-11, 2.0**-28 * np.abs(x).max(initial=1e-30)),
+    ),
     "int8": (Int8(), lambda x: int8_in_numpy(x, 256), lambda x: block_error(x, 256)),
     "int8, blocks of 7": (Int8(7), lambda x: int8_in_numpy(x, 7), lambda x: block_error(x, 7)),
     "top k": (TopK(), lambda x: top_k_in_numpy(x, 1), lambda x: unsent(x, 1)),
@@ -121,6 +155,8 @@ formats = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 # The contract of error feedback holds for those to come, too.
 EVERYONE = {
     "bfloat16": BFloat16(),
+    "float16": Float16(),
+    "rand k": Drawing(RandK()),
     "int8": Int8(),
     "top k": TopK(),
     "sign": Sign(),
@@ -217,8 +253,9 @@ def arriving(format):
 
 
 def test_the_table_has_a_row_of_every_format_made_without_arguments():
-    assert {type(format) for format in FORMATS.values()} == set(ALL_COMPRESSORS)
-    assert {format() for format in ALL_COMPRESSORS} <= set(FORMATS.values())
+    assert {type(format) for format in FORMATS.values()} == {*ALL_COMPRESSORS} - {RandK}
+    made = {Drawing(format()) if format.random else format() for format in ALL_COMPRESSORS}
+    assert made <= {*FORMATS.values(), *EVERYONE.values()}
     assert {format.__name__ for format in ALL_COMPRESSORS} <= set(compression.__all__)
 
 
@@ -277,7 +314,7 @@ def test_float64_leaves_take_no_more_bytes_unless_they_are_sent_as_they_are(form
     if isinstance(format, TopK):
         assert kinds == {"float64", "float32", "int32"}
     else:
-        assert kinds <= {"bfloat16", "int8", "uint8", "float32"}
+        assert kinds <= {"bfloat16", "float16", "int8", "uint8", "int32", "float32"}
 
 
 @everyone
@@ -357,6 +394,8 @@ def test_nothing_is_lost_over_many_messages(format, first, scale):
 
 @everyone
 def test_what_is_too_small_for_the_format_arrives_in_the_mean(format):
+    if isinstance(format, Drawing):
+        return  # with one key for all messages the same numbers would never be sent
     delta = jnp.array([1.0, 1.0 + 2.0**-11, 1e-3, -1e-3, 3e-4, 0.0])
     once = compressing(format)(delta, residual_of(delta))[1]
     assert not np.allclose(once, delta, rtol=1e-5, atol=0)
@@ -653,7 +692,7 @@ def test_a_leaf_with_more_numbers_than_an_int32_can_count_is_refused():
 def test_a_message_of_another_fraction_is_refused():
     message = TopK(0.5).encode(jnp.ones(9))
     with pytest.raises(
-        ValueError, match=r"5 values and 5 places where `like` has 1 of 9; .* here 0\.1\."
+        ValueError, match=r"5 values and 5 places where `like` has 1 of 9; .* here 0\.1, of"
     ):
         TopK().decode(message, like=jnp.ones(9))
     for part, said in (("places", "5 values and 4 places"), ("values", "4 values and 5 places")):
@@ -662,7 +701,7 @@ def test_a_message_of_another_fraction_is_refused():
             TopK(0.5).decode([short], like=jnp.ones(9))
 
 
-@pytest.mark.parametrize("fraction", ["x", "0.1", None, True, 0.1j])
+@pytest.mark.parametrize("fraction", ["x", "0.1", [], True, 0.1j])
 def test_a_fraction_that_is_no_number_is_refused(fraction):
     with pytest.raises(TypeError, match=r"`TopK\(fraction=\.\.\.\)` must be a number, got "):
         TopK(fraction)
@@ -786,6 +825,7 @@ def test_bytes_on_the_wire():
     assert nbytes(tree) == 102440
     assert sizes == {
         "bfloat16": 51220,
+        "float16": 51220 + 4 * 2,
         "int8": 25610 + 4 * 101,
         "int8, blocks of 7": 25610 + 4 * (3658 + 2),
         "top k": 8 * (2560 + 1),
@@ -867,7 +907,7 @@ def test_a_format_is_a_frozen_value():
     assert repr(Int8()) == "Int8(block=256)"
     assert TopK(0.5) == TopK(fraction=0.5) != TopK()
     assert hash(TopK(0.5)) == hash(TopK(0.5))
-    assert [repr(TopK()), repr(Sign())] == ["TopK(fraction=0.1)", "Sign()"]
+    assert [repr(TopK()), repr(Sign())] == ["TopK(fraction=0.1, k=None)", "Sign()"]
     with pytest.raises(AttributeError):
         Int8().block = 3
     with pytest.raises(AttributeError):
@@ -889,3 +929,117 @@ def test_the_oracle_of_bfloat16_is_the_one_of_others():
     x = np.random.default_rng(0).normal(size=999).astype(np.float32)
     other = x.astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(bfloat16_in_numpy(x), other)
+
+
+# How many a sparse format sends.
+
+
+@pytest.mark.parametrize(
+    "most", [300, pytest.param(2000, marks=pytest.mark.slow)], ids=lambda most: f"n <= {most}"
+)
+def test_a_fraction_of_k_over_n_sends_k(most):
+    """Whatever the division left of it; and a decimal sends as many as it says."""
+    for n in range(1, most + 1):
+        for k in range(1, n + 1):
+            assert TopK(fraction=k / n).count(n) == k
+    for n in (100, 1000, 2000):
+        for percent in range(1, 101):
+            assert TopK(fraction=float(f"0.{percent:02}") if percent < 100 else 1.0).count(n) == (
+                -(-n * percent // 100)
+            )
+
+
+@pytest.mark.parametrize("kind", [TopK, RandK])
+def test_a_number_is_sent_of_each_leaf_and_of_a_smaller_one_all(kind):
+    tree = {"a": jnp.arange(1.0, 10.0), "b": jnp.ones(2), "c": jnp.zeros(0), "d": jnp.ones(())}
+    drawn = (jax.random.key(0),) if kind.random else ()
+    message = kind(k=3).encode(tree, *drawn)
+    assert [part["values"].size for part in message] == [3, 2, 0, 1]
+    decoded = kind(k=3).decode(message, like=tree)
+    assert_same(decoded["b"], tree["b"])
+    assert_same(decoded["d"], tree["d"])
+    assert np.count_nonzero(decoded["a"]) == 3
+    with pytest.raises(ValueError, match=r"takes `fraction` or `k`, not both.*set the other to N"):
+        kind(0.5, 3)
+    with pytest.raises(ValueError, match=rf"`{kind.__name__}\(k=...\)` must be at least 1, got 0"):
+        kind(k=0)
+    with pytest.raises(ValueError, match="decode with the shapes and the `k`, here 2, of the enc"):
+        kind(k=2).decode(message, like=tree)
+    assert kind() == kind(0.1)
+
+
+# float16.
+
+
+@pytest.mark.parametrize("size", [7e4, 1e10, 3.4028e38, 1e-10, 1e-30])
+def test_float16_neither_overflows_nor_underflows(size):
+    """65504 is where it ends, and 6e-5 where it begins to lose bits."""
+    x = {"w": jnp.asarray(np.float32(size) * np.float32([1.0, -0.7, 2.0**-10, 1.0 / 3.0]))}
+    decoded = round_trip(Float16(), x)
+    np.testing.assert_allclose(decoded["w"], x["w"], rtol=2.0**-11)
+    with np.errstate(over="ignore"):
+        plain = np.asarray(x["w"]).astype(np.float16).astype(np.float32)
+    assert not np.allclose(plain, x["w"], rtol=2.0**-11, atol=0)
+
+
+# Random formats.
+
+
+def test_places_are_drawn_anew_with_each_key_and_all_have_their_turn():
+    tree = {"w": jnp.arange(1.0, 21.0)}
+    draw = jax.jit(lambda key: RandK(k=5).decode(RandK(k=5).encode(tree, key), like=tree)["w"])
+    sent = np.array([np.asarray(draw(jax.random.key(seed))) != 0 for seed in range(400)])
+    assert (sent.sum(1) == 5).all()
+    share = sent.mean(0)  # each a mean of 400 draws of chance 1/4: 5 standard errors
+    assert (np.abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 400)).all()
+    assert_same(draw(jax.random.key(3)), draw(jax.random.key(3)))
+    two = {"a": tree["w"], "b": tree["w"]}  # leaves have keys of their own
+    decoded = RandK(k=5).decode(RandK(k=5).encode(two, jax.random.key(0)), like=two)
+    assert not np.array_equal(decoded["a"], decoded["b"])
+
+
+def test_rand_k_takes_half_the_bytes_of_top_k():
+    shapes = jax.eval_shape(RandK(0.5).encode, {"w": jnp.ones(1000)}, jax.random.key(0))
+    assert nbytes(shapes) == 4 * 500 + 4
+    assert nbytes(jax.eval_shape(TopK(0.5).encode, {"w": jnp.ones(1000)})) == 8 * 500
+
+
+def test_a_random_format_without_a_key_is_refused():
+    tree = {"w": jnp.ones(3)}
+    with pytest.raises(ValueError, match=r"`compress\(key=...\)`: RandK.* draws random numbers"):
+        compress(RandK(), tree, residual_of(tree))
+
+
+@pytest.mark.parametrize("runtime", ["virtual", "batch", "devices"])
+def test_a_run_draws_by_worker_and_clock_and_replays_bit_for_bit(runtime):
+    def loss(params, batch, key):
+        return jnp.sum((params["w"] - batch) ** 2), {}
+
+    step = ssp.make_step(loss, optax.sgd(0.05))
+    spec = {
+        "params": {"w": jnp.zeros(10)},
+        "data": lambda worker: iter([np.float32(worker + 1)] * 99),
+        "policy": ssp.SSP(2),
+        "num_clocks": 40,
+        "delta_wire": RandK(k=5),
+    }
+    runtimes = {
+        "virtual": ssp.Virtual(3, ssp.delays.Exponential()),
+        "batch": ssp.Virtual(3, ssp.delays.Exponential(), batch=3),
+        "devices": ssp.Devices(num_workers=3),
+    }
+    result = ssp.train(step, **spec, runtime=runtimes[runtime])
+    again = ssp.train(step, **spec, runtime=ssp.Replay(result.tape))
+    assert_same(again.params, result.params)
+    np.testing.assert_allclose(result.params["w"], 2.0, atol=0.3)
+    other = ssp.train(step, **spec, runtime=runtimes["virtual"], seed=1)
+    assert not np.array_equal(other.params["w"], result.params["w"])
+    # Workers and clocks differ in what they draw: after one clock, in what each has left.
+    one = ssp.train(step, **{**spec, "num_clocks": 1}, runtime=ssp.Virtual(3))
+    left = [np.asarray(jax.tree.leaves(each)[0]) == 0 for each in one.residuals]
+    assert len({mask.tobytes() for mask in left}) > 1
+
+
+def test_a_random_snapshot_wire_is_refused():
+    with pytest.raises(ValueError, match=r"draws random numbers.*use it as `delta_wire`"):
+        ssp.Server({"w": jnp.ones(3)}, snapshot_wire=RandK())
