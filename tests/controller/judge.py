@@ -25,6 +25,7 @@ from jax_ssp.controller import (
     StopWorker,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
@@ -77,6 +78,7 @@ FIELDS = {
     WorkerJoined: "a",
     DeltaReady: "aaakaabn",
     WorkerLost: "a",
+    WorkerDone: "aak",
     TimerFired: "t",
     StopRequested: "s",
     StartClock: "aaaapak",
@@ -122,7 +124,7 @@ def well_formed(message):
                     well_formed(delta)
 
 
-EVENTS = (WorkerJoined, DeltaReady, WorkerLost, TimerFired, StopRequested)
+EVENTS = (WorkerJoined, DeltaReady, WorkerLost, WorkerDone, TimerFired, StopRequested)
 COMMANDS = (StartClock, StartAhead, Merge, Drop, Cancel, Fence, SetTimer, StopWorker)
 
 
@@ -222,13 +224,14 @@ class Judge(Model):
             case TimerFired(at):
                 assert at == self.timer
                 assert self.now >= at
+            case DeltaReady() | WorkerDone() if self.is_late(event):
+                assert event.token in [start.token for start in self.starts]
             case DeltaReady():
-                if self.is_late(event):
-                    assert event.token in [start.token for start in self.starts]
-                    return
                 running = self.live[event.worker].running
                 assert (event.clock, event.version) == (running.clock, running.version)
                 assert 1 <= event.steps <= running.local_steps
+            case WorkerDone():
+                assert event.clock == self.live[event.worker].running.clock
         if isinstance(event, DeltaReady) and not self.policy.needs_norms:
             assert event.norm == 0
 

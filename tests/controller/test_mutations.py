@@ -27,6 +27,7 @@ from jax_ssp.controller import (
     StopWorker,
     TimerFired,
     Token,
+    WorkerDone,
     WorkerJoined,
     WorkerLost,
     check_contract,
@@ -198,6 +199,7 @@ def any_event(rng):
         (
             WorkerJoined(worker),
             WorkerLost(worker),
+            WorkerDone(worker, count, token),
             DeltaReady(worker, count, rng.randrange(9), token),
             TimerFired(rng.choice((0.5, 1.0, 2.0))),
             StopRequested("enough"),
@@ -397,7 +399,7 @@ def test_the_judge_refuses_what_it_must():
 
 def test_every_kind_of_message_is_in_the_tapes():
     seen = set()
-    for seed in range(63):
+    for seed in range(126):
         for _, event, commands in valid_tape(seed):
             seen |= {type(event), *map(type, commands)}
     assert seen == {*EVENTS, *COMMANDS}
