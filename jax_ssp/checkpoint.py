@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -29,6 +29,7 @@ from etils import epath
 
 from jax_ssp import checks
 from jax_ssp.files import replace_file
+from jax_ssp.records import parsed_json, read_bytes
 from jax_ssp.shapes import check_tree
 
 __all__ = ["load_params", "save_params"]
@@ -176,7 +177,7 @@ def _read_arrays(saved: Path, manifest: _Manifest) -> dict[str, np.ndarray]:
 def _check_files(saved: Path, manifest: _Manifest) -> None:
     """Raises unless each file is as it was written."""
     owners = {str(index): f" of params{path}" for index, path in enumerate(manifest.leaves)}
-    found = _checksums(saved)
+    found = _checksums(saved, manifest.files)
     for name, expected in manifest.files.items():
         if found.get(name) != expected:
             owner = owners.get(name.partition("/")[0], "")
@@ -195,13 +196,13 @@ def _read_manifest(run: Path) -> _Manifest:
     if not file.is_file():
         raise FileNotFoundError(f"No parameters are saved in `{run}`: there is no `{file}`.")
     try:
-        content = json.loads(file.read_bytes())
+        content = parsed_json(read_bytes(file))
         leaves = {
             path: _Leaf(tuple(leaf["shape"]), np.dtype(leaf["dtype"]).name, int(leaf["crc32"]))
             for path, leaf in content["leaves"].items()
         }
         return _Manifest(int(content["number"]), content["tree"], leaves, dict(content["files"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
         raise ValueError(f"`{file}` is damaged: {error!r}.") from error
 
 
@@ -275,9 +276,22 @@ def _kind(leaf: Any) -> str:
         ) from error
 
 
-def _checksums(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
+def _checksums(folder: Path, names: Container[str] | None = None) -> dict[str, int]:
+    """The crc32 of each file of a folder, or of those of these names."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    return {
+        name: _crc32(path)
+        for name, path in files.items()
+        if path.is_file() and (names is None or name in names)
+    }
+
+
+def _crc32(path: Path) -> int:
+    crc32 = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):  # whatever its size, it costs no more memory
+            crc32 = zlib.crc32(piece, crc32)
+    return crc32
 
 
 def _to_host(path: tuple[Any, ...], leaf: Any) -> np.ndarray:

@@ -51,9 +51,15 @@ def _check_same(recorded: dict[str, Any], here: dict[str, Any]) -> None:
     names = [name for name in {**recorded, **here} if recorded.get(name) != here.get(name)]
     if names:
         differences = "; ".join(
-            f"{name}: recorded {recorded.get(name)}, here {here.get(name)}" for name in names
+            f"{name}: recorded {_cut(recorded.get(name))}, here {_cut(here.get(name))}"
+            for name in names
         )
         raise UsageError(f"the config file has changed since the run, in {differences}")
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 400 else f"{text[:400]} ..."
 
 
 def _compared(run: Path, params: Any, recorded: Any) -> int:

@@ -167,7 +167,8 @@ class RunFolder(Observer):
                 return {**summarize(result), **more}
             except Exception as failure:  # the contract was broken: all is saved before it is said
                 broken.append(failure)
-                return {"status": result.status, **more, "contract": _reason(failure)}
+                told = {"contract": _reason(failure), "tape": _extent(result)}
+                return {"status": result.status, **more, **told}
 
         self.problems = self._save(self.path, result, summary)
         if self.problems:
@@ -345,6 +346,11 @@ def _rows_of(result: Result) -> bytes:
     return b"".join(encode_row(kind, row) for kind, row in rows)
 
 
+def _extent(result: Result) -> dict[str, Any]:
+    """How far the tape goes, so that a reader can tell whether it is damaged."""
+    return {"rows": len(result.tape), "complete": result.tape.complete}
+
+
 def summarize(result: Result) -> dict[str, Any]:
     """A result as JSON-able facts, the last evaluation's metrics among them."""
     report = check_contract(result.tape)
@@ -365,7 +371,7 @@ def summarize(result: Result) -> dict[str, Any]:
         "max_staleness": report.max_staleness,
         "max_lag": report.max_lag,
         "contract": "kept",
-        "tape": {"rows": len(result.tape), "complete": result.tape.complete},
+        "tape": _extent(result),
     }
 
 

@@ -212,6 +212,8 @@ class Judge(Model):
         if isinstance(event, StopRequested) and not self.full:
             self.stopped_first = True
         self.entry(event, list(commands))
+        near = self.timer is not None and self.timer - now <= 1e9
+        assert self.running() or near or not self.waiting(), "nobody will ever run"
 
     def _look_at(self, event):
         """Whether an event can be, by what was before."""

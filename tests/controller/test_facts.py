@@ -197,6 +197,8 @@ def test_a_timer_that_never_comes_keeps_nobody_alive(at, header):
     with pytest.raises(ContractViolation, match=r"clause 5 .*SetTimer\(at=...\)"):
         check_contract(Rows(header, (0.0, WorkerJoined(0), [SetTimer(at)])))
     check_contract(Rows(header, (0.0, WorkerJoined(0), [SetTimer(1.0)])))
+    with pytest.raises(ContractViolation, match=r"nobody runs and the timer is at 1e\+300"):
+        check_contract(Rows(header, (0.0, WorkerJoined(0), [SetTimer(1e300)])))
 
 
 @pytest.mark.parametrize("now", [math.inf, math.nan, 10**400, None, "0", True])

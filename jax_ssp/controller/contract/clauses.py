@@ -63,6 +63,7 @@ def violation(clause: int, now: float, what: str) -> ContractViolation:
 
 
 _LONGEST = 600  # characters
+_AGES = 1e9  # seconds, thirty years: a timer further off keeps nobody alive
 
 
 class Clauses:
@@ -135,11 +136,12 @@ class Clauses:
                     self.timer = at
                 case StopWorker(worker):
                     self._stopped(worker, command)
-        alive = self.running > 0 or self.timer is not None or self.unfinished == 0
-        if not alive:
-            raise self._violation(5, f"nobody runs and no timer is set after {event}")
+        comes = self.timer is not None and self.timer - now <= _AGES
+        if not (self.running or comes or self.unfinished == 0):
+            timer = "no timer is set" if self.timer is None else f"the timer is at {self.timer}"
+            raise self._violation(5, f"nobody runs and {timer} after {event}")
         if self.pushed and self.running == self.unfinished == 0:
-            raise self._violation(4, f"all are done after {event}, but not {min(self.pushed)}")
+            raise self._violation(4, f"{min(self.pushed)} was never settled, and all are done")
 
     def end(self, complete: bool) -> None:
         """The tape is over; a complete one leaves nobody at work, and nothing under way."""
@@ -208,6 +210,8 @@ class Clauses:
         term, grant = event.token
         if term != 0 or not 0 <= grant < self.grants:
             raise self._violation(4, f"{event}, but that clock was not started")
+        if isinstance(event, DeltaReady) and min(event.version, event.steps, event.samples) < 0:
+            raise self._violation(4, f"{event} reports what cannot be")
         if list(commands) != [Fence(event.worker, event.clock, event.token)]:
             raise self._violation(4, f"{event} is late, but not fenced: {commands}")
         self.late += isinstance(event, DeltaReady)
