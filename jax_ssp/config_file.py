@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
@@ -19,6 +20,8 @@ from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
+
+from jax_ssp import checks
 
 if TYPE_CHECKING:
     from jax_ssp.experiment import Experiment
@@ -62,21 +65,13 @@ def parsed(
     bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
     parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
     arguments: Any = make_dataclass("arguments", parts, frozen=True)
-    with _their_errors(file), usage_errors():
-        module = _loaded(file, source)
-        configs = module.get_sweep() if hasattr(module, "get_sweep") else [module.get_config()]
-    if not isinstance(configs, Sequence) or isinstance(configs, str):
-        raise UsageError(f"{file}: `get_sweep()` must give a list of Experiments, got {configs!r}")
-    for config in configs:
-        if not isinstance(config, Experiment):
-            raise UsageError(f"{file} must give a jax_ssp.Experiment, got {config!r}")
-        with usage_errors():
-            config.check()
-    about = (module.__doc__ or "").split("\n\n")[0]
+    module = _loaded(file, source)
+    configs = _configs(file, module)
+    about = str(module.__doc__ or "").split("\n\n")[0]
     parsed: list[Any] = []
     for config in configs:
         chosen, words = _with_kinds(config, overrides)
-        with parser_ends():
+        with parser_ends(), usage_errors():
             parsed.append(
                 tyro.cli(
                     arguments,
@@ -87,11 +82,43 @@ def parsed(
                     config=(tyro.conf.AvoidSubcommands,),
                 )
             )
-    if not parsed:
-        raise UsageError(f"{file}: `get_sweep()` gives no experiments")
     experiments = [each.experiment for each in parsed]
     _check_distinct(configs, experiments)
     return experiments, parsed[0].options
+
+
+def _configs(file: Path, module: ModuleType) -> Sequence[Experiment]:
+    """What a config file gives, at least one experiment."""
+    from jax_ssp.experiment import Experiment
+
+    name = "get_sweep" if hasattr(module, "get_sweep") else "get_config"
+    get = getattr(module, name)
+    if not callable(get) or not _takes_nothing(get):
+        got = checks.shown(get)
+        raise UsageError(f"{file}: `{name}` must be a function without arguments, got {got}")
+    with _their_errors(file):
+        configs = get() if name == "get_sweep" else [get()]
+    if not isinstance(configs, list | tuple):
+        got = checks.shown(configs)
+        raise UsageError(f"{file}: `get_sweep()` must give a list of Experiments, got {got}")
+    if not configs:
+        raise UsageError(f"{file}: `get_sweep()` gives no experiments")
+    for config in configs:
+        if not isinstance(config, Experiment):
+            raise UsageError(f"{file} must give a jax_ssp.Experiment, got {checks.shown(config)}")
+        with usage_errors():
+            config.check()
+    return configs
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # nobody knows
+        return True
+    return True
 
 
 _KINDS = (
@@ -171,7 +198,8 @@ def digest_of(source: bytes) -> str:
 
 def _loaded(file: Path, source: bytes | None) -> ModuleType:
     """The module of a config file."""
-    module = imported(file, source)
+    with _their_errors(file):
+        module = imported(file, source)
     if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
         raise UsageError(
             f"{file} has no `get_config()`; a config file defines `def get_config() -> "
@@ -218,6 +246,8 @@ def _their_errors(file: Path) -> Iterator[None]:
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError | TypeError) and _is_ours(error):
+            raise UsageError(str(error)) from error
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         where = "".join(f"\n  at {frame}" for frame in user_frames(error))
         raise UsageError(f"{file} cannot be read: {what}{where}") from error
@@ -252,8 +282,12 @@ def usage_errors(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
             raise
         raise UsageError(f"{type(error).__name__}: {error}") from error
     except (ValueError, TypeError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        ours = Path(__file__).parent in raised_in.parents
-        if unless() or not ours:
+        if unless() or not _is_ours(error):
             raise
         raise UsageError(str(error)) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether jax_ssp raised it."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return Path(__file__).parent in raised_in.parents

@@ -384,4 +384,6 @@ class Experiment:
 # Kept, so that the runs of a sweep share what is compiled for one step.
 @functools.lru_cache(maxsize=8)
 def _build(workload: Workload, num_workers: int, seed: int) -> Task:
-    return workload.build(num_workers, seed)
+    task = workload.build(num_workers, seed)
+    name = f"{type(workload).__name__}.build(...)"
+    return checks.instance(name, task, Task, "an `ssp.experiment.Task`")

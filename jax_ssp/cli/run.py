@@ -172,7 +172,8 @@ def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
         begun = False
 
         def on_start(self, info: Any) -> None:
-            self.begun = True
+            # All are told, also after one that failed, such as a folder without room.
+            self.begun = all(getattr(each, "began", True) for each in observers)
 
     begun = Begun()
     with usage_errors(unless=lambda: begun.begun):

@@ -318,7 +318,7 @@ class Claim:
 def _holds_a_run(folder: Path) -> bool:
     """Whether a run, finished or not, or a sweep of them is in the folder."""
     here = any((folder / name).exists() for name in _OF_A_RUN)
-    return here or any(True for _ in folder.glob(f"*/{CONFIG}"))
+    return here or any((each.parent / TAPE).exists() for each in folder.glob(f"*/{CONFIG}"))
 
 
 def _released(lock: FolderLock, made: Sequence[Path]) -> None:
@@ -327,7 +327,7 @@ def _released(lock: FolderLock, made: Sequence[Path]) -> None:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for folder in folders:
             folder.rmdir()
 
