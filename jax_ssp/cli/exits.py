@@ -7,13 +7,13 @@ saved, but nobody reads the output any more.
 
 from __future__ import annotations
 
-import _thread
+import atexit
 import contextlib
+import math
 import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,45 @@ DONE, BUG, USAGE, DIVERGED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
 _NOT_SHOWN = ("JAX has removed its internal frames", "`.result`")  # notes for programmers
 _TRACEBACK = "the whole traceback"
-AGAIN_SECONDS = 0.05  # after which an interrupt that was swallowed comes again
+
+
+class Early:
+    """What a signal does where nobody has asked for it: the process ends at once.
+
+    Nothing is raised before something was trained: there is nothing to lose then, and what is being
+    imported then, or the libraries that it calls, may swallow an interrupt, print it, or crash.
+
+    Attributes:
+        undo: what is to be done before that.
+        trained: whether there is something to lose, so that an interrupt is raised.
+        code: the exit code, once the command is over.
+    """
+
+    def __init__(self, own_process: bool = False) -> None:
+        self.undo: list[Callable[[], object]] = []
+        self.trained = False
+        self.code: int | None = None
+        self._own_process = own_process
+
+    def came(self) -> None:
+        """A signal came; in its handler."""
+        if not self._own_process or (self.trained and self.code is None):
+            raise KeyboardInterrupt
+        if self.code is None:
+            for undo in reversed(self.undo):
+                with contextlib.suppress(Exception):
+                    undo()
+            with contextlib.suppress(OSError):
+                os.write(2, b"interrupted\n")  # `print` may be what it came into
+        os._exit(INTERRUPTED if self.code is None else self.code)
+
+    def passed(self) -> None:
+        """A run that is no command's has taken a signal for itself, and is over."""
+        if not self.trained:
+            self.came()
+
+
+early = Early()  # of the command that goes on
 
 
 def ended(command: Callable[[], int], own_process: bool) -> NoReturn:
@@ -38,15 +76,23 @@ def ended(command: Callable[[], int], own_process: bool) -> NoReturn:
         command: gives the exit code.
         own_process: whether the process is the command's; else errors that are bugs are raised.
     """
+    global early
+    early = Early(own_process)
     signals = _signals()
     out: Steady | None = None
     if own_process:
         out, _ = steady_streams()
-        sys.unraisablehook = _again_if_interrupt
-    with listening(*signals) as interrupts:
-        code, abrupt = _code_of(command, interrupts, own_process)
-        if interrupts.count and code == DONE:
-            code = INTERRUPTED
+        sys.unraisablehook = _without_interrupts
+        # The last of all: Python puts its own handlers back when it goes, but to those ignored.
+        atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in signals])
+    with listening(*signals) as interrupts, interrupts.deferred(math.inf) as held:
+        held.when(early.came, after=early.passed)
+        try:
+            code, abrupt = _code_of(command, interrupts, own_process)
+            code = INTERRUPTED if interrupts.count and code == DONE else code
+            early.code = code
+        except KeyboardInterrupt:  # another one, while it was said
+            code, abrupt = INTERRUPTED, True
         if not own_process:
             sys.exit(code)
         for number in signals:  # all is done: who is in a hurry need not wait for the rest
@@ -94,19 +140,10 @@ def _code_of(
         return BUG, True
 
 
-def _again_if_interrupt(unraisable: Any) -> None:
-    """An interrupt that came in a finalizer, where Python drops it, comes again."""
+def _without_interrupts(unraisable: Any) -> None:
+    """An interrupt that came in a finalizer, where Python prints and drops it, was counted."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
-        return
-
-    def again() -> None:
-        time.sleep(AGAIN_SECONDS)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # Bare, as this may come while `threading` holds its lock to start another thread.
-    with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
-        _thread.start_new_thread(again, ())
 
 
 def _told(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jax_ssp.cli import exits
 from jax_ssp.cli.exits import DONE
 from jax_ssp.config_file import UsageError, imported, usage_errors
 
@@ -38,6 +39,7 @@ def reproduce(options: argparse.Namespace) -> int:
         raise UsageError(f"--folder {folder} cannot be written to")
     with usage_errors():
         lock = FolderLock(folder)
+    exits.early.undo.append(lock.release)
     try:
         return _reproduced(names, papers, folder, options)
     finally:

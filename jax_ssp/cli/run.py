@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jax_ssp.cli import exits
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.config_file import digest_of, parsed, usage_errors
 from jax_ssp.files import say
@@ -49,6 +50,7 @@ def _sweep(
 
     with usage_errors():
         claim = Claim(folder, unique)
+    exits.early.undo.append(claim.close)
     runs: list[dict[str, Any]] = []
     code = DONE
     with closing(claim):
@@ -106,6 +108,7 @@ def run_one(
     about = dict(source)  # what is known of the run by its start is written then
     with usage_errors():
         run_folder = RunFolder(folder, about, unique=unique)
+    exits.early.undo.append(run_folder.close)
     with listening() as interrupts, run_folder, interrupts.deferred(math.inf) as held:
         signals = _Signals(interrupts)
         held.when(signals.told)
@@ -151,12 +154,12 @@ class _Signals(Observer):
         self._began = False
 
     def on_start(self, info: Mapping[str, Any]) -> None:
-        self._began = True
+        self._began = exits.early.trained = True
 
     def told(self) -> None:
         """A signal came; in its handler."""
         if not self._began:
-            raise KeyboardInterrupt
+            exits.early.came()
         self._since += 1
         if self._since >= 2 and self._interrupts.count >= 3:
             raise KeyboardInterrupt

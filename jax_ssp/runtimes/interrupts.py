@@ -27,6 +27,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Deferral:
     """What becomes of signals for a while: the first is only told, each further one interrupts.
 
@@ -40,14 +44,17 @@ class Deferral:
     def __init__(self, patience: float = 1) -> None:
         self.count = 0
         self._patience = patience
-        self._tell: Callable[[], object] = lambda: None
+        self._tell: Callable[[], object] = _nothing
+        self._after: Callable[[], object] = _nothing
 
-    def when(self, tell: Callable[[], object]) -> None:
+    def when(self, tell: Callable[[], object], after: Callable[[], object] = _nothing) -> None:
         """Have the first signal call this, and call it now if there was one; it may be told twice.
 
-        It is called in the signal's handler, so it must not wait for a lock.
+        Args:
+            tell: called in the signal's handler, so it must not wait for a lock.
+            after: called at the end of a deferral within this one that took signals.
         """
-        self._tell = tell
+        self._tell, self._after = tell, after
         if self.count:
             tell()
 
@@ -55,6 +62,12 @@ class Deferral:
         """Raise KeyboardInterrupt if there was a second signal, wherever that was swallowed."""
         if self.count > self._patience:
             raise KeyboardInterrupt
+
+    def within(self, inner: Deferral) -> None:
+        """A deferral within this one is over."""
+        self.count += inner.count
+        if inner.count:
+            self._after()
 
     def came(self) -> None:
         """A signal came."""
@@ -96,7 +109,7 @@ class Interrupts:
             _deferral.reset(token)
             self._deferral = outer
             if outer is not None:
-                outer.count += deferral.count
+                outer.within(deferral)
 
     def handle(self, number: int, frame: Any) -> None:
         """The handler of the signals."""
