@@ -34,7 +34,8 @@ Placement: TypeAlias = str | jax.Device | None
 class States(NamedTuple):
     """What the optimizers of a run have come to, from which parameters to evaluate may follow.
 
-    A version comes of all workers, so what follows from one's own state is taken of their mean.
+    A version comes of all workers, so what follows from one's own state is taken of their mean. Of
+    a run that failed within a program, what that program had taken over is None.
 
     Attributes:
         workers: of each worker its own state, as the step's `init` gives it: the optimizer's; of
@@ -75,8 +76,15 @@ class Crew:
 
     def states(self) -> States:
         """What the optimizers have come to."""
-        server, deltas = self.server.states
-        return States([worker.state for worker in self.workers], server, deltas)
+        server, deltas = map(_whole, self.server.states)
+        return States([_whole(worker.state) for worker in self.workers], server, deltas)
+
+
+def _whole(state: Any) -> Any:
+    """A state, or None of one that a program took over and failed."""
+    leaves = jax.tree.leaves(state)
+    gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
+    return None if gone else state
 
 
 def make_crew(

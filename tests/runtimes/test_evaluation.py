@@ -279,6 +279,36 @@ def test_the_result_has_the_states_of_all_optimizers(name, placement):
     assert isinstance(deltas, optax.TraceState)
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_run_that_fails_has_states_too(name):
+    def batches(worker):
+        yield from [np.float32(1)] * 3
+        raise OSError("the disk is gone")
+
+    step = ssp.make_step(loss_fn, optax.sgd(0.1, momentum=0.5))
+    with pytest.raises(OSError, match="the disk is gone") as failed:
+        run(RUNTIMES[name], step=step, data=batches)
+    states = failed.value.result.states
+    assert len(states.workers) == 2
+    assert all(np.isfinite(state[0].trace["w"]).all() for state in states.workers)
+
+
+def test_a_state_that_is_gone_is_none():
+    kept, gone = jnp.ones(2), jnp.ones(2)
+    gone.delete()
+
+    class Has:
+        states = ((gone,), kept)
+
+        def __init__(self, state):
+            self.state = state
+
+    states = Crew([Has((kept,)), Has((kept, gone))], Has(None), {}).states()
+    assert states.workers == [(kept,), None]
+    assert states.server is None
+    assert states.deltas is kept
+
+
 def test_where_nothing_is_computed_there_are_no_states():
     result = ssp.train(runtime=ssp.Virtual(num_workers=2, compute=False), num_clocks=2)
     assert result.states is None
