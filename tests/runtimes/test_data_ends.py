@@ -186,6 +186,9 @@ def test_a_replay_with_data_that_ends_elsewhere_is_refused():
         train(replay, batches(3, 12), **spec)
     with pytest.raises(ValueError, match=r"`data\(worker=0\)` has ended before clock 2"):
         train(replay, batches(4, 12), **spec)
+    even = train(ssp.Virtual(2), batches(4, 12), **spec)
+    with pytest.raises(ssp.TapeMismatch, match=r"in clock 2 .* ended elsewhere .* it gives more"):
+        train(ssp.Replay(even.tape), batches(6, 12), **spec)
 
 
 def test_nobody_waits_for_an_iterator_that_has_ended():
