@@ -32,7 +32,7 @@ def with_steps(*made):
     def tell(event, now):
         commands = controller.handle(event, now)
         tape.append(now, event, commands)
-        return commands[-1]
+        return commands[-1] if commands else None
 
     start = tell(WorkerJoined(0), 0.0)
     for number, steps in enumerate(made, start=1):
