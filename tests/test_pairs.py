@@ -235,9 +235,9 @@ def test_every_compressor_alone(kind, bad):
         delta["z"] = delta["z"].at[1].set(bad)
     pairs = real(delta)
     residual, rest = residual_of(delta), residual_of(pairs)
-    for _ in range(3):
-        message, decoded, residual = compress(kind(), delta, residual)
-        its, expected, rest = compress(kind(), pairs, rest)
+    for number in range(3):
+        message, decoded, residual = compress(kind(), delta, residual, jax.random.key(number))
+        its, expected, rest = compress(kind(), pairs, rest, jax.random.key(number))
         trees = (message, decoded, residual), (its, whole(expected), whole(rest))
         for one, other in zip(*map(jax.tree.leaves, trees), strict=True):
             assert one.dtype == other.dtype

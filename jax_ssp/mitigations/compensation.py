@@ -75,8 +75,8 @@ def delay_compensation(
 
     Reference:
         Zheng et al. 2017, "Asynchronous stochastic gradient descent with delay compensation",
-        arXiv:1609.08326. The mean square is one over the deltas of all workers, as there; some
-        implementations keep one a worker.
+        arXiv:1609.08326. The mean square is one over the deltas of all workers, as there; the
+        authors' release (for Multiverso) keeps one a worker.
     """
     lam = number("delay_compensation(lam=...)", lam, least=0, most=MOST)
     learning_rate = number(

@@ -20,15 +20,21 @@ def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs
 
     .. math:: \Delta' = \alpha \, (x - \tilde x).
 
-    The worker's half of the force is `adopt=ssp.Mix(1 - alpha)` in `ssp.train`: local = (1 − α) ·
-    local + α · center. (The center is then the one that this delta has moved already; in the paper
-    both halves see the one before.)
+    The worker's half of the force, :math:`x \leftarrow x - \alpha (x - \tilde x)`, is
+    `adopt=ssp.Mix((1 - 2 * alpha) / (1 - alpha))` in `ssp.train`. A worker adopts the center that
+    its own delta has moved already, :math:`\tilde x' = \tilde x + \alpha (x - \tilde x)`; in the
+    paper both halves see the one before. With :math:`a` of `Mix`,
+
+    .. math:: a x + (1 - a) \tilde x' = x - (1 - a)(1 - \alpha)(x - \tilde x),
+
+    which is the paper's for :math:`(1 - a)(1 - \alpha) = \alpha`, where deltas are merged on
+    arrival. `Mix(1 - alpha)` pulls a worker 1 − α times as much.
 
     A `delta_tx`, with `weight="sum"`.
 
     Args:
-        alpha: α, in (0, 1]. With W workers the center moves by up to Wα in a round: keep it at most
-            1 / W. The paper takes 0.9 / W.
+        alpha: α, in (0, 1]; at most 1/2 for that `Mix`. With W workers the center moves by up to
+            Wα in a round: keep it at most 1 / W. The paper takes 0.9 / W.
 
     Returns:
         A transform without state, whose `update` needs `params` and, from its extra arguments,
