@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import optax
 
+from jax_ssp.checks import shown
+
 Tree: TypeAlias = Any
 
 CALLS = 64  # with deltas, and as many with the same deltas turned round
@@ -55,7 +57,7 @@ optimizer turns a gradient round. Give it as `ssp.outer(optimizer)`; or, if it i
 `ssp.as_given(transform)`.
     """
     if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"`as_given(tx)` must be an optax transform, got {tx!r}.")
+        raise TypeError(f"`as_given(tx)` must be an optax transform, got {shown(tx)}.")
     return AsGiven(*optax.with_extra_args_support(tx))
 
 

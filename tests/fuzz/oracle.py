@@ -17,7 +17,7 @@ from jax_ssp import checks
 LONGEST = 700  # characters of a message
 SECONDS = 30
 # What messages call an argument that its user has not named.
-ALSO = {"text": "target", "metrics": "evaluate", "now": "time"}
+ALSO = {"data": "batch", "text": "target", "metrics": "evaluate", "now": "time"}
 
 
 class Unclear(AssertionError):
@@ -84,6 +84,7 @@ def place_is_said(name, text):
             f"{name}[",
             f"{name}=...)[",
             f"`{name}` is ",
+            f"`{name}` goes ",
             f"{name}=...)()",
             f"{name}=...)` must be a JAX device",
         )
@@ -92,11 +93,16 @@ def place_is_said(name, text):
 
 def raised_by_them(error, value):
     """Whether the last line that ran is of a user's object, or of what is underneath that."""
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [frame.filename for frame in frames]
+    if files[-1] == pool.__file__ or "loss_fn" in [frame.name for frame in frames]:
+        return True
+    if isinstance(value, type | types.BuiltinFunctionType):
+        return str(error).lstrip("`").startswith(value.__name__)
     with contextlib.suppress(Exception):
         if callable(value) and inspect.getsourcefile(value) in files[1:]:
             return not files[-1].startswith(jax_ssp.__path__[0])
-    return files[-1] == pool.__file__ or isinstance(value, types.BuiltinFunctionType)
+    return False
 
 
 def names_a_file(text, wrong):

@@ -86,6 +86,7 @@ COMPUTING = {
     "policy": ssp.SSP(bound=1),
     "runtime": ssp.Virtual(num_workers=2),
     "num_clocks": 2,
+    "max_updates": 20,
 }
 RUN = ssp.train(**CLOCKWORK)
 SCHEDULE = RUN.schedule
