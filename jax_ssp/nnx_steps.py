@@ -168,9 +168,9 @@ def make_nnx_step(
       are averaged over the workers, whatever weight and transform the server has for what is
       trained: they stay in the range of what workers came to, and a step that is not finite leaves
       them alone;
-    - what cannot be averaged stays the worker's own: integers, booleans and keys (a counter, a
-      mask), what is not finite from the start, and `nnx.Cache`. The evaluated model has it as it
-      was in the beginning;
+    - what cannot be averaged stays the worker's own: integers, booleans, keys and untrained
+      complex numbers (a counter, a mask), what is not finite from the start, and `nnx.Cache`. The
+      evaluated model has it as it was in the beginning;
     - random streams (dropout) are seeded anew for each worker, clock and step;
     - what a call adds to the model (`sow`) is gone after it; the loss may read it.
 
