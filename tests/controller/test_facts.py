@@ -165,6 +165,14 @@ def a_timer(at):
     return edit
 
 
+def test_where_all_are_done_nothing_is_left_behind_though_the_tape_breaks_off():
+    tape = whole_run(known=False)
+    rows = [(now, event, list(commands)) for now, event, commands in tape]
+    assert type(rows[-1][2].pop(0)) is Merge
+    with pytest.raises(ContractViolation, match="was never settled, and all are done"):
+        check_contract(with_header(tape, tape.header, rows, complete=False))
+
+
 def a_clock_cancelled(rows):
     start = rows[1][2][0]
     rows[1][2].append(Cancel(start.worker, start.clock, "why not", start.token))
