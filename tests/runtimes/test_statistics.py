@@ -382,6 +382,43 @@ def test_a_step_that_its_optimizer_skips_moves_no_statistics(local_steps):
     assert bits(result.params) == bits(step.params)
 
 
+class Skipping(Tracker):
+    """A step by hand whose optimizer skips what is not finite; its statistics are told of it."""
+
+    optimizer = optax.apply_if_finite(optax.sgd(0.1), 100)
+
+    def init(self, params):
+        return self.optimizer.init({"w": params["w"]})
+
+    def __call__(self, params, worker_state, batch, key):
+        gradient, numbers = batch
+        updates, worker_state = self.optimizer.update({"w": gradient}, worker_state)
+        delta = {**updates, "mean": 0.5 * (numbers - params["mean"]), "z": jnp.zeros(SIZE)}
+        return delta, worker_state, {}
+
+
+@pytest.mark.parametrize("local_steps", [1, 4])
+@pytest.mark.parametrize("where", ["gradient", "numbers", "both"])
+def test_of_a_step_by_hand_that_is_skipped_statistics_stay_as_they_were(where, local_steps):
+    """Of four steps the third is bad: what is averaged halves its way to 1 three times."""
+
+    def data(worker):
+        for number in range(4):
+            bad = np.full(SIZE, np.nan if number == 2 else 1, np.float32)
+            good = np.ones(SIZE, np.float32)
+            yield (good, bad) if where == "numbers" else (bad, bad if where == "both" else good)
+
+    result = track(
+        step=Skipping(),
+        data=data,
+        runtime=ssp.Virtual(1),
+        num_clocks=4 // local_steps,
+        local_steps=local_steps,
+    )
+    assert result.params["mean"].tolist() == [1 - 0.5**3] * SIZE
+    assert np.isfinite(result.params["w"]).all()
+
+
 # At the server alone.
 
 AVERAGED = {"w": False, "mean": True}
