@@ -222,8 +222,9 @@ def train(
         ValueError: bad input, before any device computes: the message names field, value, remedy.
         TypeError: likewise.
         BaseException: whatever data, step, policy, transforms, evaluation, delay model or an
-            observer raise, and a second Ctrl-C, end the run with that error. Its attribute `result`
-            is the `Result` up to there, status "failed" (or "interrupted"), and a note says so.
+            observer raise, and a second Ctrl-C, end the run with that error. Once the workers are
+            there (what fails before has trained nothing), its attribute `result` is the `Result`
+            up to there, status "failed" (or "interrupted"), and a note says so.
             Only `sys.exit()` with the code of a success becomes a RuntimeError.
 
     Example:
