@@ -252,8 +252,12 @@ def rennala(cluster, versions, batch):
         cluster.start(delta[0])
 
 
-def quorum(cluster, versions, k, grace):
-    """K deltas, then a window of `grace` seconds in which more may come."""
+def quorum(cluster, versions, k, grace, apart=False):
+    """K deltas, then a window of `grace` seconds in which more may come.
+
+    `apart`: each is a server step of its own (Liu et al. 2024, section 5.1); who is in the window
+    goes on from the last.
+    """
     batch = []
     while cluster.version < versions:
         while len(batch) < k:
@@ -263,7 +267,8 @@ def quorum(cluster, versions, k, grace):
             batch.append(cluster.wait())
         if cluster.running:
             cluster.now = deadline
-        cluster.merge(batch)
+        for part in [[delta] for delta in batch] if apart else [batch]:
+            cluster.merge(part)
         cluster.start(*(worker for worker, _, _ in batch))
         batch = []
 
@@ -354,6 +359,11 @@ ORACLES = [
     *((ssp.Ringmaster(r, stops=True), ringmaster_stops, (r,)) for r in (1, 2, 4, 9)),
     *((ssp.Rennala(batch), rennala, (batch,)) for batch in (1, 4, 13)),
     *((ssp.Quorum(k, grace), quorum, (k, grace)) for k in (1, 3, 6) for grace in (0.0, 0.5, 3.0)),
+    *(
+        (ssp.Quorum(k, grace, apart=True), quorum, (k, grace, True))
+        for k in (1, 3, 6)
+        for grace in (0.0, 0.5, 3.0)
+    ),
     *((ssp.DSSP(lower, upper), dssp, (lower, upper)) for lower, upper in [(1, 8), (2, 4), (0, 5)]),
     *((ssp.PSP(*args), psp, args) for args in [(1, 1), (2, 3), (3, 0, 7)]),
 ]

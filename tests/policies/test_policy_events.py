@@ -217,6 +217,34 @@ def test_a_quorum_waits_for_its_grace_and_who_comes_later_is_in_the_next_merge()
     assert [now for now, _ in merges_of(log_of(early.tape))] == [1.5 * n for n in range(1, 7)]
 
 
+def test_a_window_apart_makes_each_delta_a_version_and_all_go_on_from_the_last():
+    table = np.array([[1.0], [1.125], [1.3125], [1.5]]) * np.ones(50)
+    result = clockwork(ssp.Quorum(2, 0.25, apart=True), table, num_clocks=6)
+    whole = clockwork(ssp.Quorum(2, 0.25), table, num_clocks=6)
+    assert ssp.check_contract(result.tape).complete
+    # The same windows, at the same times, of the same deltas; one by one.
+    windows = [
+        (now, [delta[:2] for delta in deltas]) for now, deltas in merges_of(log_of(whole.tape))
+    ]
+    merges = [
+        (now, [delta[:2] for delta in deltas]) for now, deltas in merges_of(log_of(result.tape))
+    ]
+    assert merges == [(now, [delta]) for now, deltas in windows for delta in deltas]
+    first = result.schedule[result.schedule["clock"] == 0]
+    assert sorted(first["merge_version"].tolist())[:3] == [1, 2, 3]
+    second = result.schedule[(result.schedule["clock"] == 1) & (result.schedule["worker"] < 3)]
+    assert set(second["base_version"]) == {3}
+    # A server that ends within a window drops the rest of it.
+    ended = ssp.train(
+        policy=ssp.Quorum(2, 9.0, apart=True),
+        runtime=ssp.Virtual(4, ssp.delays.Constant(), compute=False),
+        max_updates=3,
+    )
+    assert ssp.check_contract(ended.tape).complete
+    with pytest.raises(TypeError, match=r"`Quorum\(apart=\.\.\.\)` must be True or False"):
+        ssp.Quorum(apart=1)
+
+
 # DSSP.
 
 PUSHES = st.integers(0, 60)

@@ -21,6 +21,7 @@ EVERY = list(
             *(ssp.BackupWorkers(0), ssp.BackupWorkers(3), ssp.Rennala(1), ssp.Rennala(9)),
             *(ssp.Ringmaster(1), ssp.Ringmaster(3), ssp.Ringmaster(3, stops=True)),
             *(ssp.Quorum(1, 0.0), ssp.Quorum(3, 2.0), ssp.FedBuff(1), ssp.FedBuff(3)),
+            ssp.Quorum(2, 1.0, apart=True),
         ]
     )
 )
