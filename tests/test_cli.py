@@ -232,6 +232,7 @@ def test_a_run_writes_its_folder(finished):
     assert summary["status"] == "done"
     assert summary["updates"] == 80
     assert summary["contract"] == "kept"
+    assert (summary["not_finite"], summary["passed_over"]) == (0, 0)
     rows = read_metrics(finished)
     assert [row["kind"] for row in rows].count("clock") == 80
     evaluations = [row for row in rows if row["kind"] == "eval"]

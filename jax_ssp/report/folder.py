@@ -363,6 +363,8 @@ def summarize(result: Result) -> dict[str, Any]:
         "versions": result.version,
         "dropped": report.dropped,
         "cancelled": report.cancelled,
+        "not_finite": result.not_finite,
+        "passed_over": sum(row.get("passed_over", 0) for row in result.evaluations),
         "time": result.tape.header["time"],
         "seconds": result.seconds,
         "wall_seconds": result.wall_seconds,
