@@ -71,6 +71,7 @@ POLICIES = [
     ),
     *(KSync(2), KAsync(2), KBatchSync(3), KBatchAsync(3), Softsync(2), BackupWorkers(1)),
     *(Ringmaster(2), Ringmaster(2, stops=True), Rennala(3), Quorum(2, 0.5), FedBuff(3)),
+    Quorum(3, 0.5, apart=True),
     Forgetful(1),
 ]
 ENDS = [{}, {"num_clocks": 5}, {"max_updates": 20}, {"num_clocks": 6, "max_updates": 15}]
