@@ -85,6 +85,8 @@ def place_is_said(name, text):
             f"{name}=...)[",
             f"`{name}` is ",
             f"`{name}` goes ",
+            f"`{name}` must return ",
+            f"`{name}(worker=",
             f"{name}=...)()",
             f"{name}=...)` must be a JAX device",
         )
