@@ -38,7 +38,7 @@ def clock_fn(
         `carried`, progress made before (a delta), steps begin at `params + carried` and the delta
         contains it. The delta is summed up beside the parameters rather than subtracted from them
         at the end, which would cost it its low bits. A step that is not finite, or that its
-        optimizer skips for that reason, leaves statistics as they were; of a clock whose delta is
+        optimizer says it skips, leaves statistics as they were; of a clock whose delta is
         not finite they have no value.
     """
 
@@ -97,14 +97,16 @@ def averaged_leaves(step: Step, params: Params) -> Any:
 def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:
     """Progress made on another base, as a delta from this one: statistics enter it by their rule.
 
-    What has no value keeps none.
+    What has no value keeps none, and beside what is not finite nothing has one.
     """
+    good = all_finite(kinds.trained(carried))
 
     def leaf(averaged: bool, base: jax.Array, carried: Any) -> Any:
         if not averaged:
             return carried
         value = Moved.by(base, carried, jnp.ones((), base.dtype)).into(base)
-        return _statistic(base, jnp.where(jnp.isfinite(carried.value), value, jnp.nan))
+        there = good & jnp.isfinite(carried.value)
+        return _statistic(base, jnp.where(there, value, jnp.nan))
 
     return kinds.map(leaf, base, carried)
 
@@ -220,10 +222,12 @@ def _good(kinds: Layout, delta: Params, state: Any, metrics: Mapping[str, Any]) 
     """Whether a step is to be seen in the statistics: it is finite, and nobody has skipped it."""
     good = all_finite([delta, metrics.get("loss", ())])
     for node in jax.tree.leaves(state, is_leaf=_judges):
-        if _judges(node):
+        if isinstance(node, optax.ApplyIfFiniteState):
             good &= jnp.all(node.last_finite)
+        elif _judges(node) and isinstance(node.skip_state, dict):
+            good &= ~jnp.any(node.skip_state.get("should_skip", False))
     return good
 
 
 def _judges(node: Any) -> bool:
-    return isinstance(node, optax.ApplyIfFiniteState)
+    return isinstance(node, optax.ApplyIfFiniteState | optax.MultiStepsState)

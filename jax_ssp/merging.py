@@ -425,7 +425,7 @@ def _checked(name: str, tx: optax.GradientTransformationExtraArgs, params: Param
     def tried(**more: Params) -> Params | Exception:
         try:
             return jax.eval_shape(update, params, **more)
-        except (TypeError, KeyError, ValueError) as error:
+        except Exception as error:  # whatever the transform makes of these parameters
             return error
 
     updates = tried()

@@ -416,6 +416,14 @@ def test_what_is_averaged_counts_one_share_and_the_transform_does_not_see_it():
     assert server.params["mean"].tolist() == [0.75, 0.75]
 
 
+def test_a_transform_that_fails_on_these_parameters_is_named():
+    def update(updates, state, params=None):
+        return [updates][1], state
+
+    with pytest.raises(TypeError, match=r"`server_tx` cannot be called with .*: list index out of"):
+        Server({"w": jnp.zeros(2)}, optax.GradientTransformation(lambda params: (), update))
+
+
 def test_a_transform_that_wants_more_than_there_is_says_so_at_once():
     def update(updates, state, params=None, *, hessian, **extras):
         return updates, state

@@ -66,4 +66,7 @@ class BackupWorkers(Policy):
         return until_merged(view, worker)
 
     def ready(self, view: View) -> Decision:
-        return drop_outdated(view) or merge_first(view, self.usual_merge(view.num_workers))
+        # A delta of somebody who is gone since is merged too, but in nobody's place.
+        gone = len(view.buffered) - sum(map(view.buffered_of, view.workers))
+        count = self.usual_merge(view.num_workers) + gone
+        return drop_outdated(view) or merge_first(view, count)

@@ -320,5 +320,5 @@ def test_many_more_schedules(policy, grant_ahead):
 
 
 def test_what_is_not_an_event_is_a_type_error():
-    with pytest.raises(TypeError, match="not an event: 'hello'"):
+    with pytest.raises(TypeError, match="must be an event, got 'hello'"):
         Run(ASP(), workers=1).controller.handle("hello", 0.0)

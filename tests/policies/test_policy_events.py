@@ -156,6 +156,19 @@ def test_an_iteration_of_k_sync_takes_the_kth_smallest_of_its_draws(k, table):
 
 
 @pytest.mark.parametrize("b", [0, 1, 2])
+def test_who_is_lost_takes_nobodys_place_among_backup_workers(b):
+    """Of four workers one pushes and is lost: the other three are waited for as before."""
+    controller = Controller(ssp.BackupWorkers(b), num_clocks=2)
+    starts = [controller.handle(WorkerJoined(worker), 0.0)[0] for worker in range(4)]
+    controller.handle(starts[0].finished(), 1.0)
+    assert controller.handle(WorkerLost(0), 1.0) == []
+    for start in starts[1 : 3 - b]:
+        assert controller.handle(start.finished(), 2.0) == []
+    merge, *_ = controller.handle(starts[3 - b].finished(), 3.0)
+    assert [delta.worker for delta in merge.deltas] == list(range(4 - b))
+
+
+@pytest.mark.parametrize("b", [0, 1, 2])
 def test_backup_workers_wait_for_those_who_are_fast_for_good(b):
     speeds = np.array([1.0, 1.1, 1.25, 1.4, 50.3, 50.7])
     table = speeds[:, None] * np.ones(200)

@@ -12,8 +12,9 @@ from problems import bits, merges
 
 import jax_ssp as ssp
 from jax_ssp import delays
+from jax_ssp.clock import entered
 from jax_ssp.compression import ALL_COMPRESSORS
-from jax_ssp.layout import Statistic
+from jax_ssp.layout import Layout, Statistic
 from jax_ssp.policies import ALL_POLICIES
 from jax_ssp.runtimes.worker import Worker
 
@@ -417,6 +418,38 @@ def test_of_a_step_by_hand_that_is_skipped_statistics_stay_as_they_were(where, l
     )
     assert result.params["mean"].tolist() == [1 - 0.5**3] * SIZE
     assert np.isfinite(result.params["w"]).all()
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_step_that_multi_steps_skips_moves_no_statistics():
+    """Its gradients are finite, but too large; those that it only puts off move them."""
+
+    def skipping(norm):
+        def too_large(updates, gradient_step, params):
+            return optax.skip_large_updates(updates, gradient_step, params, norm)
+
+        many = optax.MultiSteps(optax.sgd(0.1), 2, should_skip_update_fn=too_large)
+        return net(many.gradient_transformation())
+
+    for norm, stays in ((0.0, True), (1e9, False)):
+        step = skipping(norm)
+        result = ssp.train(
+            step,
+            data=lambda worker: itertools.repeat((X[:16], Y[:16])),
+            runtime=ssp.Virtual(1),
+            num_clocks=1,
+        )
+        name = "norm.var"
+        assert bits(result.params["out.kernel"]) == bits(step.params["out.kernel"])
+        assert (bits(result.params[name]) == bits(step.params[name])) == stays
+
+
+def test_beside_what_is_not_finite_progress_on_another_base_has_no_value():
+    layout = Layout.of(PARAMS, TRACKER.averaged(PARAMS))
+    ones = jnp.ones(SIZE)
+    for w, there in ((ones, True), (ones.at[3].set(jnp.inf), False)):
+        delta = {"w": w, "mean": Statistic(ones, ones), "z": ones}
+        assert np.isfinite(entered(layout, PARAMS, delta)["mean"].value).all() == there
 
 
 # At the server alone.
