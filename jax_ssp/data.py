@@ -20,6 +20,7 @@ import numpy as np
 
 from jax_ssp import checks
 from jax_ssp.checks import instance, integer, shown
+from jax_ssp.failures import note
 
 __all__ = ["ShardIterator", "Shards"]
 
@@ -309,7 +310,7 @@ class Feed:
                 self._batches.append(batch if self._fresh else owned(batch))
             except Exception as error:
                 count = self._taken + len(self._batches)
-                error.add_note(f"in `data(worker={self._worker})`, batch {count}")
+                note(error, f"in `data(worker={self._worker})`, batch {count}")
                 self._end = error
             self._drawing = None
         return len(self._batches) >= steps

@@ -19,6 +19,7 @@ from jax_ssp.compression import Compressor
 from jax_ssp.controller import Controller, WorkerDone
 from jax_ssp.controller.contract import type_name
 from jax_ssp.controller.weight import Weight
+from jax_ssp.failures import failed, joined, never_succeeding, note, told
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer, Runtime
 from jax_ssp.runtimes.crew import Crew, Placement, States, make_crew, place_of
@@ -26,7 +27,7 @@ from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target, evaluation_device
 from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
-from jax_ssp.runtimes.observing import Observers, joined, note
+from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.runtimes.worker import Adopt
 from jax_ssp.steps import Params, Step
@@ -136,6 +137,7 @@ class Result:
 
 
 @deferring
+@never_succeeding
 def train(
     step: Step | None = None,
     *,
@@ -393,25 +395,23 @@ def _run(
 
 def _carrying(error: BaseException, result: Callable[[], Result]) -> BaseException:
     """An error that ended a run, with what there is of the result as its attribute `result`."""
-    if isinstance(error, SystemExit) and not error.code:
-        where = "; ".join(getattr(error, "__notes__", ["by what it was given"]))
-        exits = error
-        error = RuntimeError(
-            f"`sys.exit` was called in a run ({where}), with the code of a success; the run has "
-            "failed. Raise an error there, or let an observer or a target end it."
-        )
-        error.__cause__ = exits
+    error = failed(error)
     try:
         kept = result()
         try:
             jax.block_until_ready(kept.params)
         except Exception as lost:
             kept = replace(kept, params=None)
-            note(error, f"the parameters are lost: {type(lost).__name__}: {lost}")
-        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
+            note(error, f"the parameters are lost: {told(lost)}")
     except Exception as lost:
-        note(error, f"nothing is left of the run: {type(lost).__name__}: {lost}")
+        note(error, f"nothing is left of the run: {told(lost)}")
         return error
+    try:
+        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception:  # such as a frozen dataclass
+        error, cause = RuntimeError(f"the run was ended by {told(error)}"), error
+        error.__cause__ = cause
+        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
     note(
         error,
         f"the run ended {kept.status} after {kept.updates} updates; this error's `.result` is the "

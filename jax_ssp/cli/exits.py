@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from jax_ssp.cli.output import Steady, steady_streams, was_left
 from jax_ssp.config_file import Ended, UsageError, user_frames
+from jax_ssp.failures import notes, told
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
@@ -150,9 +151,8 @@ def _told(error: BaseException) -> str:
     """An error in a few lines: what, where in the user's code, and where the traceback is."""
     lines = [f"error: {in_a_word(error)}"]
     lines += [f"  at {frame}" for frame in user_frames(error)]
-    notes = getattr(error, "__notes__", ())
-    lines += [f"  {note}" for note in notes if not any(each in note for each in _NOT_SHOWN)]
-    if not any(note.startswith(_TRACEBACK) for note in notes):
+    lines += [f"  {note}" for note in notes(error) if not any(each in note for each in _NOT_SHOWN)]
+    if not any(note.startswith(_TRACEBACK) for note in notes(error)):
         place = Path(tempfile.gettempdir()) / f"jax-ssp-error-{os.getpid()}.txt"
         lines.append(f"  {note_traceback(error, place)}")
     return "\n".join(lines)
@@ -162,7 +162,7 @@ def in_a_word(error: BaseException) -> str:
     """An error's kind and message."""
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r}) was called before the run was over"
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return told(error)
 
 
 def note_traceback(error: BaseException, file: Path) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jax_ssp.cli import exits
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.config_file import digest_of, parsed, usage_errors
+from jax_ssp.failures import note
 from jax_ssp.files import say
 from jax_ssp.runtimes.base import Observer
 from jax_ssp.runtimes.interrupts import Interrupts, listening
@@ -138,7 +139,7 @@ def _save_what_there_is(error: BaseException, folder: RunFolder) -> None:
         summary = folder.finish(result, error=in_a_word(error))
         say(f"{result.updates} updates up to the {summary['status']} end are in {folder.saved_in}")
     if not isinstance(error, KeyboardInterrupt):
-        error.add_note(note_traceback(error, folder.saved_in / "error.txt"))
+        note(error, note_traceback(error, folder.saved_in / "error.txt"))
 
 
 class _Signals(Observer):

@@ -28,8 +28,8 @@ from jax_ssp.controller.events import (
     WorkerJoined,
 )
 from jax_ssp.delays import CALL, DelayModel, check_delay
+from jax_ssp.failures import note
 from jax_ssp.runtimes.base import Message, Push, Runtime, Waiting, World
-from jax_ssp.runtimes.observing import note
 from jax_ssp.runtimes.places import checked_devices
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.virtual import DelayDraws

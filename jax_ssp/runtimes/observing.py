@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax_ssp.failures import joined, note
 from jax_ssp.runtimes.base import Observer
 
 
@@ -58,17 +59,3 @@ class Observers:
         self.telling = None
         if first is not None:
             raise first
-
-
-def note(error: BaseException, text: str) -> None:
-    """Add a note, once."""
-    if text not in getattr(error, "__notes__", ()):
-        error.add_note(text)
-
-
-def joined(first: BaseException, later: BaseException) -> BaseException:
-    """The first of two errors, with a note of the later one."""
-    if later is not first:
-        where = "; ".join(getattr(later, "__notes__", ()))
-        note(first, f"and then {type(later).__name__}: {later}" + (f" ({where})" if where else ""))
-    return first

@@ -508,3 +508,50 @@ def test_a_negative_seed_of_delays_is_refused(runtime):
 def test_parameters_without_an_array_are_refused():
     with pytest.raises(ValueError, match="`params` must hold at least one array"):
         train(params={})
+
+
+@dataclasses.dataclass(frozen=True)
+class Stubborn(Exception):
+    """An error that takes neither notes nor attributes, and cannot be printed."""
+
+    def __str__(self):
+        raise LookupError
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("fault", ["data", "policy", "delay", "on_clock", "on_entry"])
+def test_an_error_that_takes_no_attribute_ends_a_run_all_the_same(fault, world):
+    runtime, change = WORLDS[world], FAULTS[fault](Stubborn())
+    if "delay" in change:
+        runtime = dataclasses.replace(runtime, delay=change.pop("delay"))
+    with pytest.raises(RuntimeError, match="ended by Stubborn") as caught:
+        train(**{"num_clocks": 100, "runtime": runtime, **change})
+    assert type(caught.value.__cause__) is Stubborn
+    assert caught.value.result.updates >= 10
+    assert caught.value.result.status == "failed"
+
+
+def exits(code):
+    def leave(*_):
+        raise SystemExit(code)
+
+    return leave
+
+
+@pytest.mark.parametrize("code", [None, 0, False, 256])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda leave: {"data": leave},
+        lambda leave: {"evaluate": leave},
+        lambda leave: {"step": ssp.make_step(leave, optax.sgd(0.1))},
+        lambda leave: {"server_tx": optax.GradientTransformation(leave, leave)},
+        lambda leave: {"data": lambda worker: (leave() for _ in range(1))},
+    ],
+    ids=["data", "evaluate", "step", "transform", "batch"],
+)
+def test_sys_exit_before_the_first_clock_is_no_success_either(change, code):
+    with pytest.raises(RuntimeError, match="sys.exit"):
+        train(**change(exits(code)))
+    with pytest.raises(SystemExit):
+        train(**change(exits(3)))

@@ -1,0 +1,78 @@
+"""What is said of an exception, whatever kind of object the user's code has raised.
+
+One may be a frozen dataclass, which takes no note and no attribute, or fail to print itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a note, once, if the exception takes any."""
+    if text not in notes(error):
+        with contextlib.suppress(Exception):
+            error.add_note(text)
+
+
+def notes(error: BaseException) -> list[str]:
+    """The notes of an exception."""
+    found = getattr(error, "__notes__", None)
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
+def told(error: BaseException) -> str:
+    """An exception's kind and message.
+
+    Example:
+        >>> told(ValueError("no such file")), told(MemoryError())
+        ('ValueError: no such file', 'MemoryError')
+    """
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception as broken:
+        return f"{type(error).__name__} (whose text cannot be had: {type(broken).__name__})"
+
+
+def joined(first: BaseException, later: BaseException) -> BaseException:
+    """The first of two errors, with a note of the later one."""
+    if later is not first:
+        where = "; ".join(notes(later))
+        note(first, f"and then {told(later)}" + (f" ({where})" if where else ""))
+    return first
+
+
+def failed(error: BaseException) -> BaseException:
+    """The same exception; but a RuntimeError for a `sys.exit` that would end in a success."""
+    if not isinstance(error, SystemExit):
+        return error
+    code = error.code
+    # Of a number the system keeps 8 bits: 256 is a success to whoever waits for the process.
+    if code is not None and not (isinstance(code, int) and code & 0xFF == 0):
+        return error
+    where = "; ".join(notes(error) or ["by what it was given"])
+    failure = RuntimeError(
+        f"`sys.exit` was called in a run ({where}), with the code of a success; the run has "
+        "failed. Raise an error there, or let an observer or a target end it."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def never_succeeding(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a `sys.exit` in what a function calls end nothing as a success; see `failed`."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except SystemExit as error:
+            raise failed(error)  # noqa: B904
+
+    return called
