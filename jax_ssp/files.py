@@ -56,7 +56,8 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
             _write_all(file.fileno(), content)
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        _name(error, path)
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
@@ -105,7 +106,8 @@ class AppendedFile:
         try:
             _write_all(self._fd, content)
             self._kept = (size + len(content), mark)
-        except BaseException:
+        except BaseException as error:
+            _name(error, self.path)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._kept[0])
             raise
@@ -224,6 +226,12 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Have an error of writing say which file it was; the system knows only its number."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def _write_all(fd: int, content: Any) -> None:

@@ -475,7 +475,7 @@ MISTAKES = {
     "not a target": (["--target", "distance"], "`target` must read like"),
     "no evaluation": (["--eval-every", "0"], "eval_every=...)` must be at least 1, got 0"),
     "an empty shard": (["--runtime.num-workers", "65"], "leaves worker 64 with 0 of the 64"),
-    "a small shard": (["--workload.batch-size", "99"], "lower batch_size to at most 16"),
+    "a small shard": (["--workload.batch-size", "99"], "lower `batch_size` to at most 16"),
     "no delay": (["--runtime.delay", "None"], "`Virtual(delay=...)` must be a function"),
     "a vector for a loss": (["--workload.mistake", "vector"], "must return a scalar loss"),
 }

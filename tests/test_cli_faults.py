@@ -93,6 +93,24 @@ def is_whole(run: Path, merges: int = 80) -> None:
     assert jax_ssp("replay", run, "--file", run.parent / "line.py") == DONE
 
 
+@pytest.mark.parametrize("where", ["build", "data", "evaluation"])
+def test_a_folder_stays_where_it_is_whatever_directory_is_changed_to(eventful, tmp_path, where):
+    words = eventful("os.chdir(HERE / 'tmp')", where)
+    assert jax_ssp(*words[:2], "--workdir", "run") == DONE
+    assert os.listdir(tmp_path / "tmp") == []
+    is_whole(tmp_path / "run")
+
+
+@pytest.mark.parametrize("where", ["config", "build", "data", "evaluation"])
+def test_an_exception_that_is_no_error_is_told_like_one(eventful, capsys, where):
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in eventful("raise GeneratorExit", where)])
+    assert ended.value.code == BUG
+    shown = capsys.readouterr().err
+    assert "error: GeneratorExit" in shown
+    assert "Traceback" not in shown
+
+
 # --- two runs, one folder -----------------------------------------------------------------------
 
 

@@ -131,7 +131,7 @@ def _code_of(
     except UsageError as error:
         say(f"error: {error}")
         return USAGE, False
-    except (Exception, KeyboardInterrupt, SystemExit) as error:
+    except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or interrupts.count:
             say("interrupted")
             return INTERRUPTED, True

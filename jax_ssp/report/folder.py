@@ -279,6 +279,7 @@ class Claim:
     """
 
     def __init__(self, path: Path, unique: bool) -> None:
+        path = path.absolute()  # the user's code may change the directory
         for number in itertools.count(1):
             self.path = path if number == 1 else path.with_name(f"{path.name}-{number}")
             self._made = [each for each in (self.path, *self.path.parents) if not each.exists()]

@@ -551,7 +551,7 @@ def exits(code):
     ids=["data", "evaluate", "step", "transform", "batch"],
 )
 def test_sys_exit_before_the_first_clock_is_no_success_either(change, code):
-    with pytest.raises(RuntimeError, match="sys.exit"):
+    with pytest.raises(RuntimeError, match=r"sys\.exit"):
         train(**change(exits(code)))
     with pytest.raises(SystemExit):
         train(**change(exits(3)))
