@@ -32,9 +32,9 @@ def test_a_piece_that_does_not_fit_is_taken_back_and_may_be_tried_again(tmp_path
     file = AppendedFile(tmp_path / "file")
     file.append(b"one\n", mark=1)
     full_disk(2)
-    with pytest.raises(OSError, match="No space left.*/file"):  # it says which file
+    with pytest.raises(OSError, match=r"No space left.*/file"):  # it says which file
         file.append(b"two\n", mark=2)
-    with pytest.raises(OSError, match="No space left.*/whole"):
+    with pytest.raises(OSError, match=r"No space left.*/whole"):
         replace_file(tmp_path / "whole", b"two\n")
     assert (tmp_path / "file").read_bytes() == b"one\n"
     assert file.mark == 1
