@@ -11,7 +11,7 @@ import jax_ssp
 
 PACKAGE = Path(jax_ssp.__file__).parent
 FLOORS = {
-    0: ("checks", "controller", "policies", "records"),
+    0: ("checks", "controller", "failures", "policies", "records"),
     1: (
         *("mitigations", "compression"),
         *("shapes", "layout", "clock", "steps", "server", "merging", "tape", "data", "wire"),
