@@ -100,6 +100,8 @@ def check_metrics(whose: str, metrics: Any, taken: Collection[str]) -> None:
         if name in taken:
             raise ValueError(f"{whose} metric {name!r} needs another name: {taken} are taken.")
         if isinstance(value, Real):
+            if isinstance(value, int) and abs(value) >= 2**1024:
+                raise ValueError(f"{whose} metric {name!r} must be a number that a float can hold.")
             continue
         shape, dtype = (getattr(value, each, None) for each in ("shape", "dtype"))
         if shape is None:
@@ -112,7 +114,7 @@ def check_metrics(whose: str, metrics: Any, taken: Collection[str]) -> None:
                 f"{whose} metric {name!r} must be a scalar, got shape {tuple(shape)}; reduce it, "
                 "or give each number in it a name of its own."
             )
-        if isinstance(value, (jax.Array, np.ndarray)) and not _is_real(dtype):
+        if isinstance(value, (jax.Array, np.ndarray, np.generic)) and not _is_real(dtype):
             raise TypeError(f"{whose} metric {name!r} must be a real number, got {dtype}.")
 
 

@@ -590,6 +590,15 @@ def test_a_bug_ends_a_process_with_1_and_says_where_it_is_and_where_its_tracebac
     assert not (tmp_path / "run").exists()
 
 
+def test_a_config_file_whose_name_cannot_be_ends_a_replay_with_2(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert jax_ssp("run", config, "--num-clocks", "2", "--workdir", run) == DONE
+    about = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**about, "file": "a" * 5000}))
+    assert jax_ssp("replay", run) == USAGE
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_a_mistake_ends_a_process_with_2_and_no_traceback(tmp_path):
     process = fresh_process("run", tmp_path / "missing.py")
     _, shown = process.communicate(timeout=120)

@@ -111,6 +111,15 @@ def test_an_exception_that_is_no_error_is_told_like_one(eventful, capsys, where)
     assert "Traceback" not in shown
 
 
+def test_an_interrupt_while_the_folder_is_begun_leaves_none(eventful, tmp_path, monkeypatch):
+    def interrupted(self, info):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder.MetricsWriter, "on_start", interrupted)
+    assert jax_ssp(*eventful("pass")) == INTERRUPTED
+    assert not (tmp_path / "run").exists()
+
+
 # --- two runs, one folder -----------------------------------------------------------------------
 
 

@@ -99,12 +99,13 @@ class RunFolder(Observer):
             claim.close()
 
     def on_start(self, info: Mapping[str, Any]) -> None:
+        before = {*self.path.iterdir()}
         try:
             self._open(info)
         except BaseException:  # before the run: nothing is lost, and nothing is left behind
-            for name in (CONFIG, TAPE):
-                with contextlib.suppress(OSError):
-                    (self.path / name).unlink()
+            with contextlib.suppress(OSError):
+                for each in {*self.path.iterdir()} - before:
+                    each.unlink()
             raise
         self._info = info
 

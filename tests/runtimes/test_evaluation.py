@@ -70,6 +70,8 @@ NO_SCALARS = [
     ("key", jax.random.key(0), TypeError, r"must be a real number, got key"),
     ("words", np.array("a"), TypeError, r"must be a real number, got <U1"),
     ("object", np.array(None), TypeError, r"must be a real number, got object"),
+    ("day", np.datetime64("2026-01-01"), TypeError, r"must be a real number, got datetime64"),
+    ("large", 10**400, ValueError, r"must be a number that a float can hold"),
     (0, 1.0, TypeError, r"must have a string as its name"),
     (("a", 1), 1.0, TypeError, r"must have a string as its name"),
 ]  # fmt: skip
