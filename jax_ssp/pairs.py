@@ -104,7 +104,8 @@ def on_pairs(transform: optax.GradientTransformation) -> optax.GradientTransform
     ) -> tuple[Tree, Any]:
         extra_args = {name: _split_argument(value) for name, value in extra_args.items()}
         given, state = transform.update(split(updates), state, split(params), **extra_args)
-        return join(given), state
+        # Pairs that came in, from an `on_pairs` around this one, go out as pairs.
+        return join(given) if any(map(is_complex, jax.tree.leaves(updates))) else given, state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -292,3 +292,32 @@ def test_a_transform_asked_for_a_value_gets_the_parameters_themselves():
     params = {"z": jnp.asarray(TARGET)}
     on_pairs(Asking()).update(params, (), params, value_fn=lambda p: p["z"].dtype)
     assert seen == [np.complex64]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    "chain",
+    [
+        lambda: (ssp.outer(optax.sgd(0.5, momentum=0.9)), ssp.mitigations.elastic_average(0.5)),
+        lambda: (ssp.mitigations.clip_outliers(), ssp.outer(optax.adam(0.1)), optax.clip(0.05)),
+        lambda: (ssp.mitigations.skip_nonfinite(), optax.clip(1.0)),
+    ],
+)
+def test_what_knows_of_pairs_itself_may_be_part_of_a_chain(chain):
+    """In a chain it is given pairs, and what comes after it has to get pairs too."""
+    servers = [
+        ssp.Server({"w": start}, optax.chain(*chain()))
+        for start in (jnp.zeros(3, jnp.complex64), jnp.zeros((3, 2)))
+    ]
+    delta = np.array([[1.0, -2.0], [0.5, 0.0], [-3.0, 4.0]], np.float32)
+    for _ in range(3):
+        for server, each in zip(servers, (delta[:, 0] + 1j * delta[:, 1], delta), strict=True):
+            server.merge([{"w": each}], stale_params=[server.params])
+    found, expected = (np.asarray(server.params["w"]) for server in servers)
+    np.testing.assert_allclose(found, expected[:, 0] + 1j * expected[:, 1], rtol=1e-6)
+
+
+def test_an_optimizer_after_a_mitigation_is_refused_for_complex_numbers_too():
+    tx = optax.chain(ssp.mitigations.clip_outliers(), optax.adam(0.1))
+    with pytest.raises(ValueError, match="`server_tx` goes uphill"):
+        ssp.Server({"w": jnp.zeros(3, jnp.complex64)}, tx)
