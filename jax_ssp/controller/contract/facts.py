@@ -267,6 +267,8 @@ def _made(kinds: Sequence[type[Any]], recorded: Mapping[str, Any], what: str) ->
     """One of our parts, made from its recorded fields and checked by itself; None if not ours."""
     kind = next((each for each in kinds if each.__name__ == recorded["type"]), None)
     if kind is None:
+        if any(each.__name__ == recorded["type"] for each in (*ALL_POLICIES, *ALL_SCHEDULES)):
+            raise ValueError(f"the header's {what} cannot be {short(recorded)}.")
         return None
     given = {name: value for name, value in recorded.items() if name != "type"}
     names = {column.name for column in fields(kind) if column.init}
