@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "BSP, bfloat16": {"policy": ssp.BSP(), "dtype": "bfloat16"},
     "SSP(3), bfloat16": {"policy": ssp.SSP(bound=3), "dtype": "bfloat16"},
 }
-TRIED = (0.025, 0.05, 0.1, 0.2, 0.4)
+TRIED = (0.05, 0.1, 0.2, 0.4)
 TRIED_ON = 7  # the seed
 PLAIN = "plain loop"
 RATES = {PLAIN: 0.1, **dict.fromkeys(METHODS, 0.1)}
