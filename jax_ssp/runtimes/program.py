@@ -46,6 +46,7 @@ class Program:
 
         def reporting(*arguments: Any) -> Any:
             delta, state, metrics = run(*arguments)
+            delta = jax.lax.optimization_barrier(delta)  # made once, whoever looks at it
             return delta, state, metrics, all_finite(self.layout.trained(delta))
 
         return reporting
