@@ -111,7 +111,13 @@ def model_loss(model, batch):
     return jnp.mean((model(batch) - 1) ** 2), {}
 
 
-@pytest.mark.parametrize("name", ["plateau", "lbfgs", "several steps", "sam", "sophia"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("plateau", "several steps", "sam"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lbfgs", "sophia")),
+    ],
+)
 def test_so_is_that_of_a_model(name):
     graph, state = nnx.split(Model())
     result = train(ssp.make_nnx_step(Model(), model_loss, OPTIMIZERS[name]), num_clocks=STEPS)
@@ -133,7 +139,9 @@ def _state(params):
     return nnx.from_flat_state([(path, nnx.Param(leaf)) for path, leaf in flat.items()])
 
 
-@pytest.mark.parametrize("runtime", [ssp.Virtual(3, batch=3), ssp.Virtual(3)])
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(ssp.Virtual(3, batch=3), marks=pytest.mark.slow), ssp.Virtual(3)]
+)
 def test_a_line_search_goes_on_where_others_have_moved_the_parameters(runtime):
     rng = np.random.default_rng(1)
     result = ssp.train(

@@ -388,7 +388,10 @@ def test_a_delta_or_metric_that_does_not_fit_is_named(change, message):
     [
         (Handmade(lambda d, s, m: (d, m)), r"`step` must return \(delta, worker_state, metrics\)"),
         (Handmade(lambda d, s, m: [d, s, m]), r"`step` must return \(delta, worker_state, metr"),
-        (lambda p, s, b, k: (p, s, {}), r"must be callable and have an `init\(params\)`, got <fun"),
+        (
+            lambda p, s, b, k: (p, s, {}),
+            r"must be callable and have an `init\(params\)`, got <lambda>",
+        ),
         (optax.sgd(0.1), r"`ssp\.make_step\(loss_fn, optimizer\)` makes one"),
         (None, r"must be callable and have an `init\(params\)`, got None"),
     ],

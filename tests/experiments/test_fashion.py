@@ -65,6 +65,7 @@ def test_a_damaged_file_is_named(fashion, folder, damage):
         fashion.load_fashion(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_network_trains_on_them(fashion, folder, dtype, standard_promotion):
     workload = fashion.Fashion(width=2, dtype=dtype, folder=folder)
@@ -76,6 +77,7 @@ def test_the_network_trains_on_them(fashion, folder, dtype, standard_promotion):
     assert np.isfinite(result.metrics["test_loss"])
 
 
+@pytest.mark.slow
 def test_the_plain_loop_is_bsp_of_one_worker(fashion, folder, standard_promotion):
     workload = fashion.Fashion(width=2, folder=folder)
     plain = fashion.plain_loop(workload, batch_size=16, samples=64, seed=0)

@@ -234,8 +234,10 @@ def test_evaluation_stops_nobody():
         evaluate=evaluate, eval_every=1, num_clocks=12, observers=[Call("on_clock", on_clock)]
     )
     zeroth, first, *_, last = result.evaluations
-    assert (zeroth["updates"], first["updates"]) == (0, 4)
-    # What came while the first was under way was passed over, but for the newest.
+    # What is due every 4 deltas is passed over if a newer version comes before its turn.
+    assert zeroth["updates"] == 0
+    assert first["updates"] in range(4, 41, 4)
+    assert sum(row["passed_over"] for row in result.evaluations) > 0
     assert 3 <= len(result.evaluations) <= 6
     assert last["version"] == result.version == 48
 

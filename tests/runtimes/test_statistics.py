@@ -515,8 +515,11 @@ def test_without_a_base_they_are_measured_from_the_newest_version():
 @pytest.mark.parametrize(
     ("averaged", "message"),
     [
-        ({"w": False}, "`averaged` must be a tree of booleans with the structure of `params`"),
-        ({"w": False, "mean": 1}, r"`averaged\['mean'\]` must be True or False, got 1"),
+        ({"w": False}, r"`Server\(averaged=\.\.\.\)` must be a tree of True and False"),
+        (
+            {"w": False, "mean": 1},
+            r"`Server\(averaged=\.\.\.\)\['mean'\]` must be True or False, got 1",
+        ),
         ({"w": True, "mean": True}, r"`params\['w'\]` is complex64, but only real numbers"),
     ],
 )
