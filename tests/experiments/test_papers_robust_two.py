@@ -27,8 +27,8 @@ WORSE: dict[str, dict[str, tuple[str, ...]]] = {
     "dssp": dict.fromkeys(
         ("BSP", "SSP(3)"),
         (
-            "2 mixed devices: it converges faster",
-            "2 mixed devices, Algorithm 1 as printed: it converges faster",
+            "2 mixed devices: Algorithm 1 converges faster",
+            "2 mixed devices: our DSSP converges faster",
         ),
     ),
     "essp": {"SSP(15)": ("from the smallest to the largest bound", "at one rate for all")},

@@ -63,11 +63,12 @@ TRACKER = Tracker()
 PARAMS = {name: np.zeros(SIZE, np.float32) for name in ("w", "mean", "z")}
 
 
-def thinned(table, every):
-    """The rows of a table, all but each so many-th for the slow loop."""
+def thinned(table, every, slow=1):
+    """Each so many-th row of a table, and each so many-th for the slow loop, by default all."""
     return [
         pytest.param(*row, marks=[] if place % every == 0 else [pytest.mark.slow])
         for place, row in enumerate(table)
+        if place % every == 0 or place % slow == 0
     ]
 
 
@@ -136,7 +137,7 @@ def in_hull(rows):
     return bool(rows)
 
 
-TABLE = thinned(itertools.product(POLICIES, WEIGHTS, WIRES), 37)
+TABLE = thinned(itertools.product(POLICIES, WEIGHTS, WIRES), 37, slow=6)
 
 
 @pytest.mark.parametrize(("policy", "weight", "wire"), TABLE, ids=repr)
