@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.checks import INT32, integer, put, share
+from jax_ssp.checks import INT32, integer, put, share, shown
 from jax_ssp.compression.base import Compressor
 
 DEFAULT = 0.1
@@ -23,8 +23,8 @@ class Sparse(Compressor):
         name = type(self).__name__
         if self.fraction is not None and self.k is not None:
             raise ValueError(
-                f"`{name}` takes `fraction` or `k`, not both, got {self.fraction} and {self.k}; "
-                "set the other to None."
+                f"`{name}` takes `fraction` or `k`, not both, got {shown(self.fraction)} and "
+                f"{shown(self.k)}; set the other to None."
             )
         if self.k is not None:
             object.__setattr__(self, "k", integer(f"{name}(k=...)", self.k, least=1, most=INT32))
