@@ -230,7 +230,7 @@ if hasattr(os, "register_at_fork"):
 
 def _name(error: BaseException, path: Path) -> None:
     """Have an error of writing say which file it was; the system knows only its number."""
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         error.filename = str(path)
 
 

@@ -118,11 +118,11 @@ def _check_end(run: Path, tape: Tape) -> None:
 
 def _source_of(run: Path, config: dict[str, Any], file: Path, trusted: bool) -> bytes:
     """What the config file says, if it may be executed."""
-    with usage_errors():  # a name may be one that no file can have
-        there, within = file.is_file(), _within(file, run)
+    with usage_errors():  # a name may be too long for any file
+        there = file.is_file()
     if not there:
         raise UsageError(f"there is no config file {file}; name it by --file FILE")
-    if not trusted and within:
+    if not trusted and _within(file, run):
         raise UsageError(
             f"{file} lies in the run's own folder, and what a folder brings is not executed; if "
             f"you trust it, name it: --file {file}"
