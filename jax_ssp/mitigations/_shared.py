@@ -30,14 +30,6 @@ def squared_norm(tree: Tree) -> jax.Array:
     return sum(squares, start=jnp.float32(0))
 
 
-def all_finite(tree: Tree) -> jax.Array:
-    """Whether every number of a tree is finite."""
-    finite = jnp.array(True)
-    for leaf in jax.tree.leaves(tree):
-        finite &= jnp.all(jnp.isfinite(leaf))
-    return finite
-
-
 def chosen(condition: jax.Array, tree: Tree, other: Tree) -> Tree:
     """One tree where a scalar condition holds, else the other."""
     return jax.tree.map(lambda one, two: jnp.where(condition, one, two), tree, other)

@@ -6,7 +6,8 @@ from typing import Any
 
 import optax
 
-from jax_ssp.mitigations._shared import all_finite, check_transform, update_if
+from jax_ssp.layout import all_finite
+from jax_ssp.mitigations._shared import check_transform, update_if
 from jax_ssp.pairs import on_pairs
 from jax_ssp.uphill import as_given
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import LEAST, MOST, choice, flag, number, share
+from jax_ssp.layout import all_finite
 from jax_ssp.mitigations._shared import (
     Tree,
-    all_finite,
     chosen,
     given,
     squared_norm,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import INT32, LEAST, MOST, integer, number, share
+from jax_ssp.layout import all_finite
 from jax_ssp.mitigations._shared import (
     Tree,
-    all_finite,
     chosen,
     wide,
     zeros,
