@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp.shapes import shapes_of
+from jax_ssp.trees import shapes_of
 
 Params: TypeAlias = Any
 Delta: TypeAlias = Any  # like parameters, with a `Statistic` for each leaf that is averaged

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from jax_ssp.shapes import check_like, shapes_of
+from jax_ssp.trees import check_like, shapes_of
 
 # Parameters -> the trees that an optimizer may see in their place; the first that suits it is used.
 Views: TypeAlias = Callable[[Any], Sequence[Any]]

@@ -11,15 +11,12 @@ import jax_ssp
 
 PACKAGE = Path(jax_ssp.__file__).parent
 FLOORS = {
-    0: ("checks", "controller", "failures", "policies", "records"),
-    1: (
-        *("mitigations", "compression"),
-        *("shapes", "layout", "clock", "steps", "server", "merging", "tape", "data", "wire"),
-        *("delays", "checkpoint", "files", "pairs", "uphill", "nnx_steps", "nnx_parts", "views"),
-    ),
-    2: ("runtimes",),
-    3: ("arguments", "training", "experiment", "config_file", "report"),
-    4: ("cli",),
+    0: ("checks", "controller", "failures", "policies", "records", "files"),
+    1: ("trees", "layout", "pairs", "views", "data", "mitigations", "compression"),
+    2: ("server", "worker", "delays"),
+    3: ("runtimes", "checkpoint"),
+    4: ("training", "report"),
+    5: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Every module but the lazy list of public names.

@@ -26,8 +26,8 @@ from typing import Any
 from experiments.benchmarks.common import arguments, report
 from jax_ssp.controller import Controller, StartClock, WorkerJoined
 from jax_ssp.controller.events import Event
+from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import SSP
-from jax_ssp.tape import Tape
 
 WORKERS = (8, 64, 512, 4096, 65536)
 COLUMNS = ("workers", "us_per_event", "bytes_per_worker")

@@ -45,9 +45,9 @@ import optax
 import jax_ssp as ssp
 from experiments.benchmarks.common import arguments, report
 from jax_ssp.controller import DeltaReady, Merge, StartClock
-from jax_ssp.server import Server, Snapshot
-from jax_ssp.training import train
-from jax_ssp.wire import Memory
+from jax_ssp.server.server import Server, Snapshot
+from jax_ssp.server.wire import Memory
+from jax_ssp.training.train import train
 
 COLUMNS = ("model", "mode", "worker_multiple", "server_multiple", "versions_alive")
 WORKERS = 4
@@ -229,12 +229,12 @@ def accelerators(ledger: Ledger, host: bool) -> Iterator[None]:
 
     stand_ins = {
         "jax.jit": ledger.jit,
-        "jax_ssp.runtimes.crew.Server": ledger.server,
-        "jax_ssp.runtimes.crew.Memory": nothing,
-        "jax_ssp.runtimes.worker.transfer": ledger.to_server,
-        "jax_ssp.server.Memory": Memory if host else nothing,
-        "jax_ssp.server.Snapshot": ledger.snapshot,
-        "jax_ssp.server.transfer": ledger.to_worker,
+        "jax_ssp.runtimes.session.Server": ledger.server,
+        "jax_ssp.runtimes.session.Memory": nothing,
+        "jax_ssp.worker.worker.transfer": ledger.to_server,
+        "jax_ssp.server.server.Memory": Memory if host else nothing,
+        "jax_ssp.server.server.Snapshot": ledger.snapshot,
+        "jax_ssp.server.server.transfer": ledger.to_worker,
     }
     with contextlib.ExitStack() as patches:
         for name, stand_in in stand_ins.items():

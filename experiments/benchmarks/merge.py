@@ -31,9 +31,9 @@ import optax
 
 import jax_ssp as ssp
 from experiments.benchmarks.common import alternating, arguments, median_ratio, report, seconds
-from jax_ssp.merging import About
-from jax_ssp.server import Server
-from jax_ssp.wire import transfer
+from jax_ssp.server.merging import About
+from jax_ssp.server.server import Server
+from jax_ssp.server.wire import transfer
 
 COLUMNS = ("bytes", "placement", "server", "ratio_to_numpy")
 LEAVES = 4

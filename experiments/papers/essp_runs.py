@@ -14,8 +14,8 @@ from experiments.papers import common, ssp_runs
 from experiments.papers.ssp_runs import CLOCKS, WORKERS
 from experiments.workloads.classical import LogisticRegression
 from jax_ssp.controller.commands import Merge, StartClock
+from jax_ssp.controller.tape import Tape
 from jax_ssp.report.papers import Row, Rows, Size
-from jax_ssp.tape import Tape
 
 BOUNDS: dict[Size, tuple[int, ...]] = {
     "smoke": (1, 15),

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jax_ssp.cli.config_file import parser_ends
 from jax_ssp.cli.exits import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, ended
-from jax_ssp.config_file import parser_ends
 
 __all__ = ["BUG", "DIVERGED", "DONE", "INTERRUPTED", "UNREAD", "USAGE", "main"]
 _ABOUT = "Stale-synchronous parallel training for JAX."

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jax_ssp.config_file import UsageError, digest_of, parsed, usage_errors
+from jax_ssp.cli.config_file import UsageError, digest_of, parsed, usage_errors
 from jax_ssp.records import (
     RECORD,
     TEXT,
@@ -29,8 +29,8 @@ from jax_ssp.records import (
 )
 
 if TYPE_CHECKING:
-    from jax_ssp.experiment import Experiment
-    from jax_ssp.tape import Tape
+    from jax_ssp.controller.tape import Tape
+    from jax_ssp.training.experiment import Experiment
 
 CONFIG = {"file": TEXT, "sha256": TEXT, "overrides": TEXTS, "index": whole(0), "experiment": RECORD}
 SUMMARY = {"status": TEXT, "tape": RECORD}
@@ -40,7 +40,7 @@ SUMMARY_OF_TAPE = {"rows": whole(0), "complete": TRUTH}
 def tape_of(run: Path) -> Tape:
     """The tape in a run's folder, or in a file; it must come as far as the folder says."""
     from jax_ssp.controller.contract import check_header
-    from jax_ssp.tape import read_tape
+    from jax_ssp.controller.tape import read_tape
 
     with usage_errors():
         path = run if run.is_file() else _tape_in(run)

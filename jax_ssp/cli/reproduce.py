@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jax_ssp.cli import exits
+from jax_ssp.cli.config_file import UsageError, imported, usage_errors
 from jax_ssp.cli.exits import DONE
-from jax_ssp.config_file import UsageError, imported, usage_errors
 
 
 def reproduce(options: argparse.Namespace) -> int:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp.cli import exits
+from jax_ssp.cli.config_file import digest_of, parsed, usage_errors
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
-from jax_ssp.config_file import digest_of, parsed, usage_errors
 from jax_ssp.failures import note
 from jax_ssp.files import say
 from jax_ssp.runtimes.base import Observer
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
 if TYPE_CHECKING:
-    from jax_ssp.experiment import Experiment
     from jax_ssp.report.folder import RunFolder
-    from jax_ssp.training import Result
+    from jax_ssp.training.experiment import Experiment
+    from jax_ssp.training.train import Result
 
 
 def run(file: Path, overrides: list[str]) -> int:
@@ -170,7 +170,7 @@ class _Signals(Observer):
 def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
     """Train; what is wrong with the arguments is the user's mistake until the run has begun."""
     from jax_ssp.runtimes.base import Observer
-    from jax_ssp.training import train
+    from jax_ssp.training.train import train
 
     class Begun(Observer):
         begun = False
@@ -186,7 +186,7 @@ def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
 
 def _dry_run(experiment: Experiment) -> int:
     from jax_ssp.report.tables import print_table
-    from jax_ssp.runtimes.crew import rehearse
+    from jax_ssp.runtimes.session import rehearse
 
     with usage_errors():
         arguments = experiment.arguments()

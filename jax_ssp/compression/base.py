@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jax_ssp.checks import instance, shown
 from jax_ssp.pairs import join, split
-from jax_ssp.shapes import shapes_of
+from jax_ssp.trees import shapes_of
 
 Tree: TypeAlias = Any
 Message: TypeAlias = Any

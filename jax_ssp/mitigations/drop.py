@@ -10,8 +10,8 @@ import optax
 
 from jax_ssp.checks import INT32, integer
 from jax_ssp.mitigations._shared import check_transform, update_if
+from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
-from jax_ssp.uphill import as_given
 
 
 def drop_stale(

@@ -9,7 +9,7 @@ import optax
 
 from jax_ssp.checks import share
 from jax_ssp.mitigations._shared import given, wide
-from jax_ssp.uphill import as_given
+from jax_ssp.mitigations.as_given import as_given
 
 
 def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs:

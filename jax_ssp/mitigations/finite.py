@@ -8,8 +8,8 @@ import optax
 
 from jax_ssp.layout import all_finite
 from jax_ssp.mitigations._shared import check_transform, update_if
+from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
-from jax_ssp.uphill import as_given
 
 
 def skip_nonfinite(

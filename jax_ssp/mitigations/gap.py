@@ -18,8 +18,8 @@ from jax_ssp.mitigations._shared import (
     wide,
     zeros,
 )
+from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
-from jax_ssp.uphill import as_given
 
 
 class ScaleByGapState(NamedTuple):

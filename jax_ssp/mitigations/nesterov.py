@@ -16,7 +16,7 @@ from jax_ssp.mitigations._shared import (
     wide,
     zeros,
 )
-from jax_ssp.uphill import as_given
+from jax_ssp.mitigations.as_given import as_given
 
 
 class DelayedNesterovState(NamedTuple):

@@ -13,8 +13,8 @@ from jax_ssp.mitigations._shared import (
     squared_norm,
     wide,
 )
+from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
-from jax_ssp.uphill import as_given
 
 Action: TypeAlias = Literal["shrink", "reject"]
 

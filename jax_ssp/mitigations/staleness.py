@@ -10,7 +10,7 @@ import optax
 
 from jax_ssp.checks import INT32, MOST, choice, integer, number
 from jax_ssp.mitigations._shared import wide
-from jax_ssp.uphill import as_given
+from jax_ssp.mitigations.as_given import as_given
 
 Shape: TypeAlias = Literal["inverse", "polynomial", "exponential", "threshold"]
 

@@ -26,15 +26,15 @@ from types import TracebackType
 from typing import Any
 
 from jax_ssp import checks
-from jax_ssp.checkpoint import save_params
+from jax_ssp.checkpoint.params import save_params
 from jax_ssp.controller import check_contract
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
+from jax_ssp.controller.tape import TapeWriter, write_tape
 from jax_ssp.files import FolderInUse, FolderLock, replace_file, say
 from jax_ssp.report.metrics import MetricsWriter, encode_row
 from jax_ssp.runtimes.base import Observer
-from jax_ssp.tape import TapeWriter, write_tape
-from jax_ssp.training import Result
+from jax_ssp.training.train import Result
 
 FLUSH_SECONDS = 2.0
 CONFIG, TAPE, METRICS, SUMMARY = "config.json", "tape.jsonl.gz", "metrics.jsonl", "summary.json"

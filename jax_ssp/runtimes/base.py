@@ -6,7 +6,6 @@ events; the loop (`loop.py`) stands between it and the controller.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,54 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
-from jax_ssp.controller.events import DeltaReady, Event
+from jax_ssp.controller.events import Event
+from jax_ssp.worker.outbox import Push
+from jax_ssp.worker.waits import Waiting
 
 if TYPE_CHECKING:
     import jax
 
     from jax_ssp.controller import Controller
-    from jax_ssp.runtimes.worker import Worker
-    from jax_ssp.server import Snapshot
-    from jax_ssp.tape import Tape
+    from jax_ssp.controller.tape import Tape
+    from jax_ssp.server.server import Snapshot
+    from jax_ssp.worker.worker import Worker
 
 
 EVAL_COLUMNS = ("version", "updates", "time", "passed_over")
 """What the row of an evaluation holds beside its metrics."""
-
-
-class Push(NamedTuple):
-    """What a worker hands over with its `DeltaReady`.
-
-    Attributes:
-        version: the version the worker holds, which is what the delta is measured from.
-        payload: the delta as it travels, one message on each of the server's devices.
-        metrics: the clock's metrics as host floats.
-        steps: local steps that were made.
-        samples: examples in their batches.
-        finite: whether every number of the delta is finite, before it is compressed.
-        norm: the delta's l2 norm, if the policy needs it; else 0.
-        base: what the delta is measured from, in pieces as the server's devices have it, if a
-            transform asks for it.
-    """
-
-    version: int
-    payload: list[Any]
-    metrics: Mapping[str, float]
-    steps: int
-    samples: int
-    finite: bool = True
-    norm: float = 0.0
-    base: list[Any] | None = None
-
-    def event(self, start: StartClock) -> DeltaReady:
-        """What is reported with it."""
-        return start.finished(
-            version=self.version,
-            steps=self.steps,
-            samples=self.samples,
-            finite=self.finite,
-            norm=self.norm,
-        )
 
 
 class Message(NamedTuple):
@@ -72,31 +38,6 @@ class Message(NamedTuple):
 
     what: Event | Future[Any]
     push: Push | None = None
-
-
-class Waiting(NamedTuple):
-    """What a run waits for: somebody, what they are doing, and since when.
-
-    Attributes:
-        worker: who; None if it is no worker, but an observer or an evaluation.
-        doing: what, to be read after a name: "computes clock 3".
-        seconds: of real time for which that has gone on.
-        limit: seconds that this may take before it looks like a hang; infinity for what takes
-            as long as it takes, such as compilation and evaluation.
-
-    Example:
-        >>> str(Waiting(2, "waits for batch 3 of its data", 9.2, 8.0))
-        'worker 2 waits for batch 3 of its data (9 s)'
-    """
-
-    worker: int | None
-    doing: str
-    seconds: float
-    limit: float = math.inf
-
-    def __str__(self) -> str:
-        who = "" if self.worker is None else f"worker {self.worker} "
-        return f"{who}{self.doing} ({self.seconds:.0f} s)"
 
 
 class Observer:
@@ -252,7 +193,7 @@ class Runtime(ABC):
 
     def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         """Where the server lives if nobody says so, given the devices of the workers."""
-        from jax_ssp.server import host_device
+        from jax_ssp.server.server import host_device
 
         return [host_device()]
 

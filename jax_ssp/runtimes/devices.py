@@ -29,13 +29,14 @@ from jax_ssp.controller.events import (
 )
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.failures import note
-from jax_ssp.runtimes.base import Message, Push, Runtime, Waiting, World
+from jax_ssp.runtimes.base import Message, Runtime, World
 from jax_ssp.runtimes.places import checked_devices
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.virtual import DelayDraws
-from jax_ssp.runtimes.watch import COMPUTING_SECONDS, QUIET_SECONDS
-from jax_ssp.runtimes.worker import Worker
-from jax_ssp.server import Snapshot
+from jax_ssp.server.server import Snapshot
+from jax_ssp.worker.outbox import Push
+from jax_ssp.worker.waits import COMPUTING_SECONDS, QUIET_SECONDS, Waiting
+from jax_ssp.worker.worker import Worker
 
 MOST_THREADS = 4096  # workers of a process, or of a device
 SIGNAL_SECONDS = 1.0  # Python is deaf to a Ctrl-C that comes just before a wait without an end

@@ -17,12 +17,12 @@ import jax
 from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.runtimes.base import EVAL_COLUMNS
-from jax_ssp.runtimes.crew import Crew, device_at
 from jax_ssp.runtimes.places import check_is_here
+from jax_ssp.runtimes.session import Crew, device_at
 from jax_ssp.runtimes.settings import Settings
-from jax_ssp.server import host_device
-from jax_ssp.shapes import check_metrics
-from jax_ssp.steps import Params
+from jax_ssp.server.server import host_device
+from jax_ssp.trees import check_metrics
+from jax_ssp.worker.step import Params
 
 SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
 CLOSE_SECONDS = 2.0  # for an evaluation to end, once a run has failed

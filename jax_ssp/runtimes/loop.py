@@ -30,15 +30,17 @@ from jax_ssp.controller.commands import (
     StopWorker,
 )
 from jax_ssp.controller.events import DeltaReady, Event, TimerFired, Token, WorkerDone, WorkerLost
-from jax_ssp.merging import About
-from jax_ssp.runtimes.base import Push, Waiting, World
-from jax_ssp.runtimes.crew import digest
+from jax_ssp.controller.tape import Tape
+from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import Observers
-from jax_ssp.runtimes.watch import QUIET_SECONDS, Watch
-from jax_ssp.server import Server, all_finite
-from jax_ssp.tape import Tape
+from jax_ssp.runtimes.session import digest
+from jax_ssp.runtimes.watch import Watch
+from jax_ssp.server.merging import About
+from jax_ssp.server.server import Server, all_finite
+from jax_ssp.worker.outbox import Push
+from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
 LOCK_SECONDS = 2.0  # for what an observer is doing, once the run has failed
 

@@ -10,12 +10,13 @@ import jax
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, Token, WorkerDone
-from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
-from jax_ssp.runtimes.crew import device_at
-from jax_ssp.runtimes.deferred import Deferred
-from jax_ssp.runtimes.worker import Worker
-from jax_ssp.server import Snapshot
-from jax_ssp.tape import Entry, Tape
+from jax_ssp.controller.tape import Entry, Tape
+from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.session import device_at
+from jax_ssp.server.server import Snapshot
+from jax_ssp.worker.lazy import Deferred
+from jax_ssp.worker.waits import Waiting
+from jax_ssp.worker.worker import Worker
 
 
 class TapeMismatch(ValueError):

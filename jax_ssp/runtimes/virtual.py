@@ -27,12 +27,13 @@ from jax_ssp.controller.events import (
     WorkerDone,
     WorkerJoined,
 )
+from jax_ssp.controller.tape import Tape
 from jax_ssp.delays import CALL, LONGEST, Constant, DelayModel, check_delay
-from jax_ssp.runtimes.base import Message, Runtime, Waiting, World
-from jax_ssp.runtimes.deferred import Deferred
-from jax_ssp.runtimes.worker import Worker
-from jax_ssp.server import Snapshot
-from jax_ssp.tape import Tape
+from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.server.server import Snapshot
+from jax_ssp.worker.lazy import Deferred
+from jax_ssp.worker.waits import Waiting
+from jax_ssp.worker.worker import Worker
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from jax_ssp.runtimes.base import Observer, Waiting
+from jax_ssp.runtimes.base import Observer
+from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
-QUIET_SECONDS = 8.0  # after which something that should be quick looks like a hang
-COMPUTING_SECONDS = 60.0  # the same for a clock, of which nobody knows how long it takes
 GRACE_SECONDS = 1.0  # for a run to end by itself, once it is asked to
 CLOSE_SECONDS = 1.0  # for an observer to be told
 LOOK_SECONDS = 1.0  # between two looks

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jax_ssp.cli import BUG, DONE, USAGE, main
-from jax_ssp.tape import read_tape, write_tape
+from jax_ssp.controller.tape import read_tape, write_tape
 
 CLOCKWORK = '''"""The clockwork alone."""
 import jax_ssp as ssp
@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.experiment import Task
+from jax_ssp.training.experiment import Task
 
 def loss_fn(params, batch, key):
     return (params["w"] @ batch - 1.0) ** 2, {}

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pytest
-from harness import Run, commands_of, random_run
 
 from jax_ssp.controller import (
     Merge,
@@ -24,6 +23,7 @@ from jax_ssp.policies import (
     Policy,
     PostLocal,
 )
+from tests.helpers.harness import Run, commands_of, random_run
 
 
 def answer(commands):

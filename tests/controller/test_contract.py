@@ -4,7 +4,6 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from harness import MOST_WORKERS, Forgetful, Run, random_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
+from jax_ssp.controller.tape import Entry, Tape
 from jax_ssp.policies import (
     ASP,
     BSP,
@@ -35,7 +35,7 @@ from jax_ssp.policies import (
     Policy,
     Ringmaster,
 )
-from jax_ssp.tape import Entry, Tape
+from tests.helpers.harness import MOST_WORKERS, Forgetful, Run, random_run
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 
 import jax_ssp.controller
 from jax_ssp.controller import Controller, StartClock, WorkerJoined, WorkerLost
+from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import ASP, BSP, SSP, Policy
-from jax_ssp.tape import Tape
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from jax_ssp.controller import (
     WorkerJoined,
     check_contract,
 )
+from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import ASP
-from jax_ssp.tape import Tape
 
 
 def with_last(tape, **fields):

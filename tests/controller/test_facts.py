@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from harness import Run
-from test_mutations import POLICIES, WORKERS, finish, header_of
 
 from jax_ssp.controller import (
     Cancel,
@@ -18,6 +16,7 @@ from jax_ssp.controller import (
     WorkerJoined,
     check_contract,
 )
+from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import (
     ALL_POLICIES,
     ASP,
@@ -31,8 +30,9 @@ from jax_ssp.policies import (
     PostLocal,
     Quorum,
 )
-from jax_ssp.tape import Tape
-from jax_ssp.training import describe
+from jax_ssp.training.train import describe
+from tests.controller.test_mutations import POLICIES, WORKERS, finish, header_of
+from tests.helpers.harness import Run
 
 
 def whole_run(policy=None, known=True, **options):

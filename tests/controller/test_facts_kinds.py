@@ -3,7 +3,7 @@
 import pytest
 
 from jax_ssp.controller import ContractViolation, check_contract
-from jax_ssp.tape import Tape
+from jax_ssp.controller.tape import Tape
 
 
 @pytest.mark.parametrize(

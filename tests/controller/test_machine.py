@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from harness import MOST_WORKERS, Forgetful, Run, done
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -49,6 +48,7 @@ from jax_ssp.policies import (
     Ringmaster,
     Softsync,
 )
+from tests.helpers.harness import MOST_WORKERS, Forgetful, Run, done
 
 
 @dataclass(frozen=True)

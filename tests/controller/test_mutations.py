@@ -9,8 +9,6 @@ import math
 import random
 
 import pytest
-from harness import Forgetful, Run, random_run
-from judge import COMMANDS, EVENTS, Plain, verdict
 
 from jax_ssp.controller import (
     Cancel,
@@ -54,7 +52,9 @@ from jax_ssp.policies import (
     Ringmaster,
     Softsync,
 )
-from jax_ssp.training import describe
+from jax_ssp.training.train import describe
+from tests.helpers.harness import Forgetful, Run, random_run
+from tests.helpers.judge import COMMANDS, EVENTS, Plain, verdict
 
 WORKERS = 4
 POLICIES = [

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import pytest
-from harness import Forgetful, random_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_ssp.controller import StartAhead
 from jax_ssp.policies import ASP, BSP, SSP, Policy
 from jax_ssp.policies.base import merges_on_arrival
+from tests.helpers.harness import Forgetful, random_run
 
 
 class Asked:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pytest
-from harness import Run, commands_of, random_run
 
 from jax_ssp.controller import (
     Controller,
@@ -19,6 +18,7 @@ from jax_ssp.controller import (
     check_contract,
 )
 from jax_ssp.policies import ASP, BSP, SSP, Decision, Delta, Policy, Wait
+from tests.helpers.harness import Run, commands_of, random_run
 
 BUILT_IN = [ASP(), BSP(), SSP(2), SSP(2, "lazy")]
 ON_ARRIVAL = [ASP(), SSP(1), SSP(3, "lazy")]

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from harness import Run, promises, random_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
+from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.weight import weight_of
 from jax_ssp.policies import (
     ALL_POLICIES,
@@ -32,7 +32,7 @@ from jax_ssp.policies import (
     Policy,
     Quorum,
 )
-from jax_ssp.tape import Tape
+from tests.helpers.harness import Run, promises, random_run
 
 POLICIES = [*(policy() for policy in ALL_POLICIES), SSP(0), SSP(2, "lazy"), KBatchSync(2)]
 

@@ -6,13 +6,13 @@ import random
 import subprocess
 import sys
 
-import oracle
 import pytest
-from pool import NAMES, pool
-from subjects import PARAMS, RUN, computing, subjects
 
 import jax_ssp as ssp
 from jax_ssp.report.metrics import MetricsWriter
+from tests.helpers import oracle
+from tests.helpers.pool import NAMES, pool
+from tests.helpers.subjects import PARAMS, RUN, computing, subjects
 
 SUBJECTS = subjects()
 
@@ -124,7 +124,7 @@ print(*filter(None, problems), sep="\\n")
 
 @pytest.mark.slow
 def test_without_assertions_it_is_the_same():
-    program = SAMPLE.replace("FOLDER", repr(str(pathlib.Path(__file__).parent)))
+    program = SAMPLE.replace("FOLDER", repr(str(pathlib.Path(__file__).parents[2])))
     program = program.replace("COUNT", "20")
     command = [sys.executable, "-O", "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True)

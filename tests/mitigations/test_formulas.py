@@ -1,12 +1,10 @@
 """Each mitigation against its paper: the formula in a few lines of NumPy, over several merges."""
 
-import deltas
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from deltas import assert_close, assert_same
 
 from jax_ssp.mitigations import (
     clip_outliers,
@@ -19,6 +17,8 @@ from jax_ssp.mitigations import (
     scale_by_staleness,
     skip_nonfinite,
 )
+from tests.helpers import deltas
+from tests.helpers.deltas import assert_close, assert_same
 
 SHAPE = (7,)
 

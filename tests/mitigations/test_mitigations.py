@@ -5,17 +5,17 @@ import inspect
 import subprocess
 import sys
 
-import deltas
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from deltas import assert_close, assert_same, layout
 
 import jax_ssp as ssp
 from jax_ssp import mitigations
 from jax_ssp.mitigations import ALL_MITIGATIONS, _shared
+from tests.helpers import deltas
+from tests.helpers.deltas import assert_close, assert_same, layout
 
 # The defaults of all, and what else takes another way through the code.
 TRANSFORMS = {

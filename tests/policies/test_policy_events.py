@@ -8,7 +8,11 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from papers import (
+
+import jax_ssp as ssp
+from jax_ssp.controller import Controller, DeltaReady, Merge, StartClock, WorkerJoined, WorkerLost
+from jax_ssp.policies.dssp import extra_clocks
+from tests.helpers.papers import (
     ORACLES,
     PARAMS,
     RATE,
@@ -24,10 +28,6 @@ from papers import (
     until_last_merge,
     virtual,
 )
-
-import jax_ssp as ssp
-from jax_ssp.controller import Controller, DeltaReady, Merge, StartClock, WorkerJoined, WorkerLost
-from jax_ssp.policies.dssp import extra_clocks
 
 NAMES = [repr(policy) for policy, _, _ in ORACLES]
 

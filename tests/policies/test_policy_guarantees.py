@@ -5,10 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from papers import clockwork, exponential, heavy, log_of, unequal
 
 import jax_ssp as ssp
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
+from tests.helpers.papers import clockwork, exponential, heavy, log_of, unequal
 
 EVERY = list(
     dict.fromkeys(

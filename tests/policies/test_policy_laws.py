@@ -8,9 +8,9 @@ is seen in the slow tests, of 8000 iterations, and one that is wrong by 16 % in 
 
 import numpy as np
 import pytest
-from papers import clockwork, exponential, heavy, log_of, unequal
 
 import jax_ssp as ssp
+from tests.helpers.papers import clockwork, exponential, heavy, log_of, unequal
 
 RATE = 2.0  # mu: clocks a second of a worker
 

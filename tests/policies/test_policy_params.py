@@ -4,7 +4,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from papers import (
+
+import jax_ssp as ssp
+from jax_ssp.policies import ALL_POLICIES
+from jax_ssp.worker.lazy import Deferred
+from tests.helpers.papers import (
     DIMENSION,
     ORACLES,
     PARAMS,
@@ -18,10 +22,6 @@ from papers import (
     simulated,
     virtual,
 )
-
-import jax_ssp as ssp
-from jax_ssp.policies import ALL_POLICIES
-from jax_ssp.runtimes.deferred import Deferred
 
 # One of each policy that is simulated, with arguments that make it do what is its own.
 TRAINED = {type(policy): (policy, *rest) for policy, *rest in ORACLES}

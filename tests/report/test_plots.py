@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from jax_ssp.policies import ALL_POLICIES
 from jax_ssp.report.plots import MAX_WORKERS, STYLES, Curve, comparison, run_summary, style
-from jax_ssp.tape import SCHEDULE_DTYPE
+from jax_ssp.runtimes.schedule import SCHEDULE_DTYPE
 
 CORE = ["BSP", "SSP(1)", "SSP(3)", "SSP(7)", "ASP"]
 

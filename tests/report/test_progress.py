@@ -23,7 +23,7 @@ from jax_ssp.controller.events import (
     WorkerLost,
 )
 from jax_ssp.report.progress import Progress
-from jax_ssp.runtimes.base import Waiting
+from jax_ssp.worker.waits import Waiting
 
 
 class Clock:

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from problems import PARAMS, batches, bits, linear, loss_fn
 
 import jax_ssp as ssp
 from jax_ssp import delays
+from tests.helpers.problems import PARAMS, batches, bits, linear, loss_fn
 
 CLOCKS = 50
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.001)

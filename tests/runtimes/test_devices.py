@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import optax
 import pytest
-from problems import DIMENSION, PARAMS, batches, bits, linear, loss_fn, merges
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import WorkerJoined
 from jax_ssp.policies import Decision, Wait
 from jax_ssp.runtimes.devices import _DeviceWorld
-from jax_ssp.runtimes.worker import Worker
+from jax_ssp.worker.worker import Worker
+from tests.helpers.problems import DIMENSION, PARAMS, batches, bits, linear, loss_fn, merges
 
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
 PATIENCE = 60.0  # seconds after which something that must happen did not

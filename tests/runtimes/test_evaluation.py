@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.runtimes.crew import Crew
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
+from jax_ssp.runtimes.session import Crew
 
 CPU = jax.devices()
 RUNTIMES = {"virtual": ssp.Virtual(num_workers=2), "devices": ssp.Devices(num_workers=2)}

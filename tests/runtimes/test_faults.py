@@ -17,7 +17,7 @@ from flax import nnx
 import jax_ssp as ssp
 from jax_ssp.policies import Decision
 from jax_ssp.runtimes import devices as devices_module
-from jax_ssp.runtimes.worker import Worker
+from jax_ssp.worker.worker import Worker
 
 
 def loss_fn(params, batch, key):

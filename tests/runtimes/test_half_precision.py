@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from problems import bits
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.checkpoint import load_params, save_params
 from jax_ssp.policies import ALL_POLICIES
+from tests.helpers.problems import bits
 
 HALF = [jnp.bfloat16, jnp.float16]
 JITTER = delays.Exponential()

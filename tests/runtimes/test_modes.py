@@ -8,13 +8,23 @@ import jax
 import numpy as np
 import optax
 import pytest
-from problems import DIMENSION, PARAMS, STEP, TOLD, batches, bits, distance, linear, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.commands import Merge, StartAhead, StartClock
-from jax_ssp.server import Snapshot
-from jax_ssp.wire import Memory
+from jax_ssp.server.server import Snapshot
+from jax_ssp.server.wire import Memory
+from tests.helpers.problems import (
+    DIMENSION,
+    PARAMS,
+    STEP,
+    TOLD,
+    batches,
+    bits,
+    distance,
+    linear,
+    numbers,
+)
 
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
 SLOW = optax.sgd(0.01)
@@ -220,7 +230,7 @@ def test_what_was_run_ahead_when_the_run_ends_is_nobodys():
 
 
 def test_the_next_clock_is_dispatched_before_the_last_is_waited_for(monkeypatch):
-    from jax_ssp.runtimes.worker import Worker
+    from jax_ssp.worker.worker import Worker
 
     log = []
     for name in ("begin", "go_ahead", "finish"):
@@ -430,7 +440,7 @@ def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps, over
 
 
 def test_it_is_a_batch(monkeypatch):
-    from jax_ssp.runtimes.deferred import Deferred
+    from jax_ssp.worker.lazy import Deferred
 
     sizes = []
     compute = Deferred._compute

@@ -8,14 +8,24 @@ import jax
 import numpy as np
 import optax
 import pytest
-from problems import DIMENSION, PARAMS, TOLD, batches, bits, distance, linear, loss_fn, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import Cancel, DeltaReady, Fence, TimerFired
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
 from jax_ssp.runtimes.devices import _DeviceWorld
-from jax_ssp.runtimes.worker import Worker
+from jax_ssp.worker.worker import Worker
+from tests.helpers.problems import (
+    DIMENSION,
+    PARAMS,
+    TOLD,
+    batches,
+    bits,
+    distance,
+    linear,
+    loss_fn,
+    numbers,
+)
 
 RUNTIMES = {
     "devices": ssp.Devices(num_workers=4, delay=delays.ShiftedExponential(shift=0.0, mean=0.002)),

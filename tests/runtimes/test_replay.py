@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from problems import PARAMS, STEP, batches, bits, linear, loss_fn, merges
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.commands import Merge, StartClock
+from tests.helpers.problems import PARAMS, STEP, batches, bits, linear, loss_fn, merges
 
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.003)
 
@@ -189,8 +189,9 @@ def test_batches_that_depend_on_the_other_workers_are_found_out(tmp_path, from_f
 
 ELSEWHERE = """
 import sys
-sys.path[:0] = [{here!r}, {tests!r}]
-import conftest, test_replay as t
+sys.path[:0] = [{root!r}]
+from tests import conftest
+from tests.runtimes import test_replay as t
 t.jax.config.update("jax_numpy_dtype_promotion", "standard")
 tape = t.ssp.read_tape({path!r})
 result = t.ssp.train(runtime=t.ssp.Replay(tape), **t.net(t.ssp.SSP(2), 3, t.scaled()))
@@ -206,9 +207,9 @@ def fingerprint(params):
 @pytest.mark.usefixtures("standard_promotion")
 def test_another_process_gives_the_same_bits(tmp_path):
     result = ssp.train(runtime=ssp.Devices(delay=JITTER), **net(ssp.SSP(2), 3, scaled()))
-    path, here = tmp_path / "tape.jsonl.gz", Path(__file__).parent
+    path, root = tmp_path / "tape.jsonl.gz", Path(__file__).parents[2]
     ssp.write_tape(path, result.tape)
-    program = ELSEWHERE.format(here=str(here), tests=str(here.parent), path=str(path))
+    program = ELSEWHERE.format(root=str(root), path=str(path))
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import PARAMS, STEP, batches, bits, linear
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import DeltaReady, Fence
-from jax_ssp.merging import About
 from jax_ssp.runtimes.virtual import _VirtualWorld
+from jax_ssp.server.merging import About
+from tests.helpers.problems import PARAMS, STEP, batches, bits, linear
 
 RUNTIMES = {
     "virtual": ssp.Virtual(3, delays.Exponential()),

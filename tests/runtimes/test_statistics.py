@@ -8,15 +8,15 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from problems import bits, merges
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.clock import entered
 from jax_ssp.compression import ALL_COMPRESSORS
 from jax_ssp.layout import Layout, Statistic
 from jax_ssp.policies import ALL_POLICIES
-from jax_ssp.runtimes.worker import Worker
+from jax_ssp.worker.clock import entered
+from jax_ssp.worker.worker import Worker
+from tests.helpers.problems import bits, merges
 
 SIZE = 6
 WEIGHTS = ["mean", "sum", "merged", 3.0, 0.05]

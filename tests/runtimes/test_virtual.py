@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import TOLD, batches, linear, numbers
 
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import DeltaReady
 from jax_ssp.policies import Decision
+from tests.helpers.problems import TOLD, batches, linear, numbers
 
 QUICK = settings(deadline=None, max_examples=60)
 

@@ -14,8 +14,8 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.runtimes import watch as watch_module
-from jax_ssp.runtimes.base import Waiting
 from jax_ssp.runtimes.watch import Watch, describe
+from jax_ssp.worker.waits import Waiting
 
 PATIENCE = 30.0  # for what takes no time at all (seconds)
 
@@ -180,7 +180,7 @@ def test_an_injected_delay_is_named_and_an_interrupt_cuts_it_short():
 @pytest.mark.usefixtures("soon")
 def test_an_interrupt_says_what_the_end_waits_for_and_the_second_does_not_wait(monkeypatch):
     monkeypatch.setattr("jax_ssp.runtimes.devices.CLOSE_SECONDS", 0.1)
-    monkeypatch.setattr("jax_ssp.runtimes.worker.QUIET_SECONDS", math.inf)  # till it is asked
+    monkeypatch.setattr("jax_ssp.worker.worker.QUIET_SECONDS", math.inf)  # till it is asked
     release, hangs, watcher = threading.Event(), threading.Event(), Hears()
 
     def data(worker):

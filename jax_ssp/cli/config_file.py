@@ -1,0 +1,295 @@
+"""From a config file and the words after it on the command line to experiments.
+
+A config file is imported as a module; tyro types the overrides of its fields, and names such as
+`--policy KSync` put one part in place of another. What is wrong with any of it is a `UsageError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from jax_ssp import checks
+
+if TYPE_CHECKING:
+    from jax_ssp.training.experiment import Experiment
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class UsageError(Exception):
+    """What the user gave cannot be run; the message says what to change."""
+
+
+class Ended(Exception):
+    """The parser has said all there is to say, as after `--help`."""
+
+    def __init__(self, code: object) -> None:
+        self.code = code if isinstance(code, int) else int(code is not None)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `run` that are not the experiment's."""
+
+    workdir: Path | None = None
+    """The run's folder; by default runs/<name>-<time>."""
+    dry_run: bool = False
+    """Compile one clock on each device, print its memory and time, and stop."""
+
+
+def parsed(
+    file: Path, overrides: list[str], source: bytes | None = None
+) -> tuple[list[Experiment], RunOptions]:
+    """The experiments of a config file with the overrides applied to each, and `run`'s options.
+
+    Args:
+        file: the config file.
+        overrides: the words after it.
+        source: what it says, where that has been read already.
+    """
+    import tyro
+
+    from jax_ssp.training.experiment import Experiment
+
+    bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
+    parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
+    arguments: Any = make_dataclass("arguments", parts, frozen=True)
+    module = _loaded(file, source)
+    configs = _configs(file, module)
+    about = str(module.__doc__ or "").split("\n\n")[0]
+    parsed: list[Any] = []
+    for config in configs:
+        chosen, words = _with_kinds(config, overrides)
+        with parser_ends(), usage_errors():
+            parsed.append(
+                tyro.cli(
+                    arguments,
+                    prog=f"jax-ssp run {file}",
+                    description=f"{about}\n\n{_KINDS}",
+                    default=arguments(chosen, RunOptions()),
+                    args=words,
+                    config=(tyro.conf.AvoidSubcommands,),
+                )
+            )
+    experiments = [each.experiment for each in parsed]
+    _check_distinct(configs, experiments)
+    return experiments, parsed[0].options
+
+
+def _configs(file: Path, module: ModuleType) -> Sequence[Experiment]:
+    """What a config file gives, at least one experiment."""
+    from jax_ssp.training.experiment import Experiment
+
+    name = "get_sweep" if hasattr(module, "get_sweep") else "get_config"
+    get = getattr(module, name)
+    if not callable(get) or not _takes_nothing(get):
+        got = checks.shown(get)
+        raise UsageError(f"{file}: `{name}` must be a function without arguments, got {got}")
+    with _their_errors(file):
+        configs = get() if name == "get_sweep" else [get()]
+    if not isinstance(configs, list | tuple):
+        got = checks.shown(configs)
+        raise UsageError(f"{file}: `get_sweep()` must give a list of Experiments, got {got}")
+    if not configs:
+        raise UsageError(f"{file}: `get_sweep()` gives no experiments")
+    for config in configs:
+        if not isinstance(config, Experiment):
+            raise UsageError(f"{file} must give a jax_ssp.Experiment, got {checks.shown(config)}")
+        with usage_errors():
+            config.check()
+    return configs
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # nobody knows
+        return True
+    return True
+
+
+_KINDS = (
+    "--policy, --runtime, --runtime.delay, --local-steps, --server-tx, --delta-tx, --delta-wire, "
+    "--snapshot-wire and --adopt take a name too: --policy KSync puts that policy in place of the "
+    "file's, at its defaults (but --runtime Virtual keeps the file's num_workers, delay and seed); "
+    "--policy.k 2 after it sets a field of it."
+)
+
+
+def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
+    """The experiment with the kinds of parts that the overrides name, and the other overrides."""
+    from jax_ssp.training.experiment import alternatives
+
+    kinds = alternatives(config.runtime)
+    parts = {f"--{part.replace('_', '-')}": part for part in kinds}
+    chosen: dict[str, Any] = {}
+    rest: list[str] = []
+    words = iter(overrides)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag not in parts:
+            rest.append(word)
+            continue
+        part = parts[flag]
+        chosen[part] = _kind(flag, value if equals else next(words, ""), kinds[part])
+    for part in kinds:  # in this order: a runtime before its delay
+        if part in chosen:
+            with usage_errors():
+                config = _replaced(config, part, chosen[part])
+    return config, rest
+
+
+def _kind(flag: str, value: str, named: Mapping[str, Callable[[], Any]]) -> Any:
+    """What this word stands for after this flag."""
+    names = {name.lower(): name for name in named}
+    if value.lower() in names:
+        return named[names[value.lower()]]()
+    if flag == "--local-steps" and value.isdecimal():
+        return int(value)
+    if not value or value.startswith("--"):
+        got = repr(value) if value else "nothing"
+        raise UsageError(f"{flag} needs a name after it, one of {', '.join(named)}; got {got}")
+    near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {names[near[0]]}?" if near else ""
+    raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
+
+
+def _replaced(whole: Any, path: str, part: Any) -> Any:
+    """A dataclass with another part at a path such as `policy` or `runtime.delay`."""
+    name, _, rest = path.partition(".")
+    return replace(whole, **{name: _replaced(getattr(whole, name), rest, part) if rest else part})
+
+
+def _check_distinct(before: Sequence[Experiment], after: Sequence[Experiment]) -> None:
+    """Raise `UsageError` if overrides made runs of a sweep the same, but for their names."""
+    same: dict[str, list[int]] = {}
+    for index, experiment in enumerate(after):
+        same.setdefault(_facts(experiment), []).append(index)
+    for runs in same.values():
+        if len({_facts(before[index]) for index in runs}) > 1:
+            named = [f"{i} ({after[i].name!r}, seed {after[i].seed})" for i in runs]
+            raise UsageError(
+                f"with these overrides runs {' and '.join(named)} are the same experiment; a "
+                "sweep's own fields cannot be overridden for all: edit the file"
+            )
+
+
+def _facts(experiment: Experiment) -> str:
+    return repr({**experiment.describe(), "name": None})
+
+
+def digest_of(source: bytes) -> str:
+    """The SHA-256 of a config file, as `config.json` of a run's folder holds it."""
+    return hashlib.sha256(source).hexdigest()
+
+
+def _loaded(file: Path, source: bytes | None) -> ModuleType:
+    """The module of a config file."""
+    with _their_errors(file):
+        module = imported(file, source)
+    if not hasattr(module, "get_config") and not hasattr(module, "get_sweep"):
+        raise UsageError(
+            f"{file} has no `get_config()`; a config file defines `def get_config() -> "
+            "jax_ssp.Experiment` (or `get_sweep() -> list[Experiment]`)"
+        )
+    return module
+
+
+def imported(file: Path, source: bytes | None = None) -> ModuleType:
+    """The module of a file; what it imports is found from the folder of its package.
+
+    It is compiled from `source`, or from what the file says now: never from a compiled copy.
+    """
+    if not file.is_file():
+        raise UsageError(f"there is no config file {file}")
+    root = file.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    sys.path.insert(0, str(root))
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
+    source = file.read_bytes() if source is None else source
+    exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+@contextmanager
+def parser_ends() -> Iterator[None]:
+    """What a parser ends with, `--help` or a typo, in place of the process's end."""
+    try:
+        yield
+    except SystemExit as end:
+        raise Ended(end.code) from end
+
+
+@contextmanager
+def _their_errors(file: Path) -> Iterator[None]:
+    """Turn whatever the config file raises while it is read into a `UsageError` that says where."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError | TypeError) and _is_ours(error):
+            raise UsageError(str(error)) from error
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        where = "".join(f"\n  at {frame}" for frame in user_frames(error))
+        raise UsageError(f"{file} cannot be read: {what}{where}") from error
+
+
+def user_frames(error: BaseException, most: int = 3) -> list[str]:
+    """The innermost places in the user's own code that an error went through, the last one first.
+
+    Not those in jax_ssp, in Python's own library or in what is installed.
+    """
+    others = [PACKAGE, Path(os.__file__).parent]
+    others += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    frames = [
+        f"{frame.filename}:{frame.lineno} in {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename[:1] != "<"
+        and not any(other in Path(frame.filename).parents for other in others)
+    ]
+    return frames[::-1][:most]
+
+
+@contextmanager
+def usage_errors(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Turn an error that jax_ssp raises about what it was given into a `UsageError`.
+
+    An error from anywhere else, the user's own code say, keeps its traceback.
+    """
+    try:
+        yield
+    except (ImportError, OSError, SyntaxError) as error:
+        if unless() or isinstance(error, BrokenPipeError):
+            raise
+        raise UsageError(f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError) as error:
+        if unless() or not _is_ours(error):
+            raise
+        raise UsageError(str(error)) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether jax_ssp raised it."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return PACKAGE in raised_in.parents

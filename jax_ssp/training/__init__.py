@@ -1,0 +1,1 @@
+"""A run as its user sees it: `train`, its result, and experiments."""

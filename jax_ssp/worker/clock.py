@@ -1,0 +1,233 @@
+"""A clock: some local steps on a worker, one program, whatever it is trained with.
+
+A step sees parameters of the user's dtypes; what it has made so far is kept beside the base, in the
+masters' dtypes, so that a clock loses none of its low bits (see `layout.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_ssp.layout import Delta, Layout, Moved, Params, Statistic, all_finite
+
+if TYPE_CHECKING:
+    from jax_ssp.worker.step import Batch, Step, WorkerState
+
+
+def clock_fn(
+    step: Step, steps: int, first: int = 0, layout: Layout | None = None
+) -> Callable[..., tuple[Delta, WorkerState, Mapping[str, jax.Array]]]:
+    """The function of a clock, or of a part of it, not jitted.
+
+    It takes `(params, worker_state, batch, key, clock, carried=None)`.
+
+    Args:
+        step: what to repeat.
+        steps: how many; with more than one, every leaf of `batch` has a leading axis of that size.
+        first: the number of the first of them in its clock.
+        layout: of the parameters, where those it takes are masters; by default what they are.
+
+    Returns:
+        A function giving the delta, the new worker state, and the metrics' means over the steps.
+        `key` is the worker's; clock and number are folded in to give each step its own. With
+        `carried`, progress made before (a delta), steps begin at `params + carried` and the delta
+        contains it. The delta is summed up beside the parameters rather than subtracted from them
+        at the end, which would cost it its low bits. A step that is not finite, or that its
+        optimizer says it skips, leaves statistics as they were; of a clock whose delta is
+        not finite they have no value.
+    """
+
+    def run(
+        params: Params,
+        state: WorkerState,
+        batch: Batch,
+        key: jax.Array,
+        clock: Any,
+        carried: Delta | None = None,
+    ) -> tuple[Delta, WorkerState, Mapping[str, jax.Array]]:
+        kinds = Layout.of(params, averaged_leaves(step, params)) if layout is None else layout
+        base = kinds.masters(params)
+        key = jax.random.fold_in(key, clock)
+
+        def one(
+            progress: Params | None, state: WorkerState, batch: Batch, number: Any
+        ) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
+            local = kinds.rounded(base if progress is None else _reached(kinds, base, progress))
+            key_of_step = jax.random.fold_in(key, number)
+            delta, state, metrics = step(local, state, batch, key_of_step)
+            delta = kinds.masters(delta)
+            if kinds.has_averaged:
+                before = _begun(kinds, base, None) if progress is None else progress
+                good = _good(kinds, delta, state, metrics)
+                delta = _with_values(kinds, before, kinds.masters(local), delta, good)
+            return _further(kinds, progress, delta), state, metrics
+
+        if steps == 1 and carried is None:
+            progress, state, metrics = one(None, state, batch, first)
+            return _finished(kinds, base, progress), state, metrics
+
+        progress = _begun(kinds, base, carried)
+        if steps == 1:
+            progress, state, metrics = one(progress, state, batch, jnp.int32(first))
+            return _finished(kinds, base, progress), state, metrics
+
+        def body(carry: tuple[Params, WorkerState], each: tuple[Batch, jax.Array]) -> Any:
+            progress, state, metrics = one(*carry, *each)
+            return (progress, state), metrics
+
+        numbers = jnp.arange(first, first + steps, dtype=jnp.int32)
+        (progress, state), metrics = jax.lax.scan(body, (progress, state), (batch, numbers))
+        metrics = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+        return _finished(kinds, base, progress), state, metrics
+
+    return run
+
+
+def averaged_leaves(step: Step, params: Params) -> Any:
+    """Tree of booleans like `params`: which leaves the step says are averaged; None if none are."""
+    named = getattr(step, "averaged", None)
+    return None if named is None else named(params)
+
+
+def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:
+    """Progress made on another base, as a delta from this one: statistics enter it by their rule.
+
+    What has no value keeps none, and beside what is not finite nothing has one.
+    """
+    good = all_finite(kinds.trained(carried))
+
+    def leaf(averaged: bool, base: jax.Array, carried: Any) -> Any:
+        if not averaged:
+            return carried
+        value = Moved.by(base, carried, jnp.ones((), base.dtype)).into(base)
+        there = good & jnp.isfinite(carried.value)
+        return _statistic(base, jnp.where(there, value, jnp.nan))
+
+    return kinds.map(leaf, base, carried)
+
+
+def mixed(kinds: Layout, alpha: jax.Array, old: Params, base: Params, *moves: Delta) -> Delta:
+    """What to carry over to `base` for local = alpha * local + (1 - alpha) * base.
+
+    Before, local is `old` plus the moves made since.
+    """
+
+    def leaf(averaged: bool, old: Any, base: Any, *moves: Any) -> Any:
+        factor = alpha.astype(base.dtype)
+        if not averaged:
+            return factor * ((old - base) + sum(moves[1:], start=moves[0]))
+        local = old
+        for move in moves:
+            local = jnp.where(jnp.isfinite(move.value), move.value, local)
+        value = factor * local + (1 - factor) * base
+        value = jnp.clip(value, jnp.minimum(local, base), jnp.maximum(local, base))
+        return _statistic(base, value)
+
+    moves = tuple(if_finite(kinds, each) for each in moves)
+    return kinds.map(leaf, old, base, *moves)
+
+
+def if_finite(kinds: Layout, delta: Delta) -> Delta:
+    """The delta, or zeros if a number that is trained is not finite: a bad clock spoils no other.
+
+    Its statistics then have no value anyhow.
+    """
+    finite = all_finite(kinds.trained(delta))
+
+    def leaf(averaged: bool, leaf: Any) -> Any:
+        return leaf if averaged else jnp.where(finite, leaf, jnp.zeros_like(leaf))
+
+    return kinds.map(leaf, delta)
+
+
+def gone_on(kinds: Layout, base: Params, delta: Delta) -> Params:
+    """Where a worker is at the end of a clock from this base; at the base, if it was a bad one."""
+
+    def leaf(averaged: bool, base: jax.Array, leaf: Any) -> jax.Array:
+        if averaged:
+            return jnp.where(jnp.isfinite(leaf.value), leaf.value, base)
+        return base + leaf
+
+    return kinds.map(leaf, base, if_finite(kinds, delta))
+
+
+# Progress within a clock: of what is trained the sum of the deltas, of what is averaged its value.
+
+
+def _begun(kinds: Layout, base: Params, carried: Delta | None) -> Params:
+    if carried is None:
+        return kinds.map(lambda averaged, base: base if averaged else jnp.zeros_like(base), base)
+    one = jnp.ones((), jnp.float32)
+
+    def leaf(averaged: bool, base: jax.Array, carried: Any) -> jax.Array:
+        return Moved.by(base, carried, one).into(base) if averaged else carried
+
+    return kinds.map(leaf, base, carried)
+
+
+def _reached(kinds: Layout, base: Params, progress: Params) -> Params:
+    return kinds.map(
+        lambda averaged, base, progress: progress if averaged else jnp.add(base, progress),
+        base,
+        progress,
+    )
+
+
+def _with_values(
+    kinds: Layout, before: Params, local: Params, delta: Params, good: jax.Array
+) -> Params:
+    """A step's delta, but of what is averaged the value that it has come to."""
+
+    def leaf(averaged: bool, before: jax.Array, local: jax.Array, delta: jax.Array) -> jax.Array:
+        return jnp.where(good, local + delta, before) if averaged else delta
+
+    return kinds.map(leaf, before, local, delta)
+
+
+def _further(kinds: Layout, progress: Params | None, delta: Params) -> Params:
+    if progress is None:
+        return delta
+    return kinds.map(
+        lambda averaged, progress, delta: delta if averaged else jnp.add(progress, delta),
+        progress,
+        delta,
+    )
+
+
+def _finished(kinds: Layout, base: Params, progress: Params) -> Delta:
+    """The delta of a clock that has come to this."""
+    if not kinds.has_averaged:
+        return progress
+    good = all_finite(kinds.trained(progress))
+
+    def leaf(averaged: bool, base: jax.Array, progress: jax.Array) -> Any:
+        if not averaged:
+            return progress
+        return _statistic(base, jnp.where(good, progress, jnp.nan))
+
+    return kinds.map(leaf, base, progress)
+
+
+def _statistic(base: jax.Array, value: jax.Array) -> Statistic:
+    there = jnp.isfinite(value)
+    return Statistic(value, jnp.where(there, value - base, jnp.zeros_like(base)))
+
+
+def _good(kinds: Layout, delta: Params, state: Any, metrics: Mapping[str, Any]) -> jax.Array:
+    """Whether a step is to be seen in the statistics: it is finite, and nobody has skipped it."""
+    good = all_finite([delta, metrics.get("loss", ())])
+    for node in jax.tree.leaves(state, is_leaf=_judges):
+        if isinstance(node, optax.ApplyIfFiniteState):
+            good &= jnp.all(node.last_finite)
+        elif _judges(node) and isinstance(node.skip_state, dict):
+            good &= ~jnp.any(node.skip_state.get("should_skip", False))
+    return good
+
+
+def _judges(node: Any) -> bool:
+    return isinstance(node, optax.ApplyIfFiniteState | optax.MultiStepsState)

@@ -1,0 +1,142 @@
+"""Clocks that are computed when their delta is needed, one after the other or several at once.
+
+For the worlds in which a schedule, not the computing, says when a clock ends. What is computed
+together depends on the order of events alone, so a replay computes the same together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_ssp.controller import StartAhead, StartClock
+from jax_ssp.server.server import Snapshot
+from jax_ssp.worker.outbox import Push
+from jax_ssp.worker.waits import COMPUTING_SECONDS, Waiting
+from jax_ssp.worker.worker import Worker, part_of
+
+
+class _Job(NamedTuple):
+    start: StartClock
+    snapshot: Snapshot | None
+    ahead: StartAhead | None
+
+
+class Deferred:
+    """Computes for workers that share a device.
+
+    Args:
+        workers: by number.
+        batch: so many clocks at most are computed in one program, each with its own parameters;
+            always a power of 2 of them, so that few programs are compiled.
+    """
+
+    def __init__(self, workers: Sequence[Worker], batch: int = 1) -> None:
+        self._workers = workers
+        self._batch = batch
+        self._granted: dict[int, StartAhead] = {}
+        self._jobs: dict[int, _Job] = {}  # not computed yet, in the order of their starts
+        self._computing: tuple[int, float] | None = None  # whose clock just now, since when
+
+    def go_ahead(self, grant: StartAhead) -> None:
+        """A worker may start this clock as soon as it has finished the one before."""
+        self._granted[grant.worker] = grant
+
+    def has_data(self, worker: int) -> bool:
+        """Whether there is data for the next clock of this worker."""
+        return self._workers[worker].has_data()
+
+    def done(self, worker: int) -> None:
+        """The clock that this worker was to run has no data."""
+        self._jobs.pop(worker, None)
+        self._granted.pop(worker, None)
+
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        """A worker is to run this clock."""
+        ahead = self._granted.pop(start.worker, None)
+        self._jobs[start.worker] = _Job(start, snapshot, ahead)
+
+    def cancel(self, worker: int) -> None:
+        """The clock that this worker was to run is not wanted any more, computed or not."""
+        job = self._jobs.pop(worker, None)
+        if job is None:
+            self._workers[worker].cancel()
+        else:
+            self._workers[worker].skip(job.start.local_steps)
+
+    def push(self, worker: int) -> Push:
+        """What the clock that this worker was to run gives."""
+        self._computing = worker, time.monotonic()
+        self._compute_for(worker)
+        push = self._workers[worker].finish()
+        self._computing = None
+        return push
+
+    def waits(self) -> list[Waiting]:
+        """What is waited for just now."""
+        for_data = [waits for each in self._workers if (waits := each.waits()) is not None]
+        computing = self._computing
+        if for_data or computing is None:
+            return for_data
+        worker, since = computing
+        seconds = time.monotonic() - since
+        return [Waiting(worker, "computes a clock", seconds, COMPUTING_SECONDS)]
+
+    def _compute_for(self, worker: int) -> None:
+        if worker in self._jobs:
+            together = self._together(worker)
+            if len(together) > 1:
+                self._compute(together)
+            else:
+                start, snapshot, ahead = self._jobs.pop(worker)
+                if ahead is not None:
+                    self._workers[worker].go_ahead(ahead)
+                self._workers[worker].begin(start, snapshot)
+
+    def _together(self, worker: int) -> list[int]:
+        """This worker and others whose clocks can be computed in the same program."""
+        alone = self._jobs[worker].ahead is not None or self._workers[worker].carries
+        if self._batch == 1 or alone:
+            return [worker]
+        kind = self._kind(worker)
+        others = (
+            other
+            for other, job in self._jobs.items()
+            if other != worker and job.ahead is None and self._kind(other) == kind
+        )
+        steps = self._steps(worker)
+        alike = [each for each in islice(others, self._batch - 1) if self._steps(each) == steps]
+        alike.insert(0, worker)
+        return alike[: 1 << (len(alike).bit_length() - 1)]
+
+    def _steps(self, worker: int) -> int:
+        return self._workers[worker].ready(self._jobs[worker].start)
+
+    def _kind(self, worker: int) -> tuple[object, ...]:
+        return self._jobs[worker].start.local_steps, self._workers[worker].kind
+
+    def _compute(self, together: list[int]) -> None:
+        workers = [self._workers[worker] for worker in together]
+        jobs = [self._jobs.pop(worker) for worker in together]
+        starts = [job.start for job in jobs]
+        steps = workers[0].ready(starts[0])
+        bases = [w.read(job.start, job.snapshot) for w, job in zip(workers, jobs, strict=True)]
+        each = [
+            worker.arguments(base, steps, start.clock)
+            for worker, base, start in zip(workers, bases, starts, strict=True)
+        ]
+        _, states, batches, keys, clocks = zip(*each, strict=True)
+        deltas, states, metrics, finite = workers[0].program.together(steps)(
+            tuple(bases), states, batches, keys, np.array(clocks)
+        )
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        flags = np.asarray(finite)
+        for number, worker in enumerate(workers):
+            worker.state = states[number]
+            own = {name: value[number] for name, value in values.items()}
+            part = part_of(each[number], steps, flags[number], own)
+            worker.dispatched(starts[number], bases[number], deltas[number], [part])

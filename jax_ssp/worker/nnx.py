@@ -1,0 +1,218 @@
+"""Training steps of flax.nnx models.
+
+What a model holds is told apart once, when the step is made: what is trained, what is averaged,
+what stays the worker's, and the random streams.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jax_ssp.layout import all_finite
+from jax_ssp.pairs import on_pairs
+from jax_ssp.views import seeing
+from jax_ssp.worker.nnx_parts import like_before, parts_of, seeded, trains
+from jax_ssp.worker.step import (
+    Batch,
+    Metrics,
+    WorkerState,
+    check_optimizer,
+    loss_and_metrics,
+    name_of,
+    no_loss,
+    updates_of,
+)
+
+
+class NnxState(NamedTuple):
+    """What a worker of an nnx model has for itself.
+
+    Attributes:
+        optimizer: the optimizer's state.
+        kept: what of the model is neither trained nor averaged, by dotted path.
+    """
+
+    optimizer: optax.OptState
+    kept: dict[str, jax.Array]
+
+
+class NnxStep:
+    """A step of a flax.nnx model. Made by `make_nnx_step`.
+
+    Attributes:
+        params: the model's arrays, as a flat dict from dotted path to array: what is trained, and
+            what is averaged over the workers (BatchNorm statistics).
+        optimizer: as it was given.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+        optimizer: optax.GradientTransformation,
+    ) -> None:
+        model = nnx.clone(model)
+        model.train()
+        nnx.pop(model, nnx.Intermediate)
+        self._graph, trained, self._rngs, rest = nnx.split(model, trains, nnx.RngState, ...)
+        self._trained = parts_of(trained)
+        self._parts = [*self._trained, *parts_of(rest)]
+        self._loss = loss
+        self.optimizer = optimizer
+        values = {name: value for part in self._parts for name, value in part.arrays.items()}
+        count = Counter(name for part in self._parts for name in part.arrays)
+        repeated = [name for name in count if count[name] > 1]
+        if repeated:
+            raise ValueError(f"`make_nnx_step(model=...)` has several variables named {repeated}.")
+        self._paths = {name: path for part in self._trained for name, path in part.paths.items()}
+        kept = {name for part in parts_of(rest) for name in part.arrays if part.stays(name)}
+        self._kept = {name: jnp.asarray(values[name]) for name in kept}
+        self.params: dict[str, jax.Array] = {
+            name: jnp.asarray(value) for name, value in values.items() if name not in kept
+        }
+        self._tx = seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
+
+    def init(self, params: dict[str, jax.Array]) -> NnxState:
+        return NnxState(self._tx.init(params), self._kept)
+
+    def averaged(self, params: Mapping[str, jax.Array]) -> dict[str, bool]:
+        """Which parameters are not trained, but averaged over the workers."""
+        return {name: name not in self._paths for name in params}
+
+    def views(self, params: Mapping[str, Any]) -> list[Any]:
+        """What is trained as optimizers may see it: dicts in dicts, nnx states, the flat dict."""
+        nested: dict[Any, Any] = {}
+        for name, path in self._paths.items():
+            inner = nested
+            for key in path[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[path[-1]] = params[name]
+        variables, arrays = (
+            nnx.from_flat_state([part.filled(params, bare) for part in self._trained])
+            for bare in (False, True)
+        )
+        return [nested, arrays, variables, {name: params[name] for name in self._paths}]
+
+    def model(self, params: Mapping[str, jax.Array], state: NnxState | None = None) -> Any:
+        """The model with these parameters, in evaluation mode (no dropout, running statistics).
+
+        Args:
+            params: such as a run's result.
+            state: of a worker, to have its counters and the like; by default they are as they were
+                in the model that the step was made of.
+        """
+        kept = self._kept if state is None else state.kept
+        model = self._merge({**params, **kept}, self._rngs)
+        model.eval()
+        return model
+
+    def __call__(
+        self,
+        params: dict[str, jax.Array],
+        worker_state: NnxState,
+        batch: Batch,
+        key: jax.Array,
+    ) -> tuple[dict[str, jax.Array], WorkerState, Metrics]:
+        trained = {name: params[name] for name in self._paths}
+        rest = {name: value for name, value in params.items() if name not in trained}
+        state, kept = worker_state
+
+        def loss_fn(trained: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
+            model = self._merge({**rest, **kept, **trained}, seeded(self._rngs, key))
+            loss, metrics = loss_and_metrics(self._loss(model, batch))
+            return loss, (metrics, self._read(model, {**rest, **kept}))
+
+        (loss, (metrics, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        still = {name: jnp.zeros_like(value) for name, value in rest.items()}
+        updates, state = updates_of(
+            self._tx, {**grads, **still}, state, params, loss,
+            lambda params: loss_fn({name: params[name] for name in self._paths})[0],
+        )  # fmt: skip
+        # Of a step that is not finite nothing stays, though its optimizer may have skipped it.
+        good = all_finite([grads, loss]) if rest else True
+        moved = {
+            name: jnp.where(good, new[name] - old, jnp.zeros_like(old))
+            for name, old in rest.items()
+        }
+        kept = {name: new[name] for name in kept}
+        return {**updates, **moved}, NnxState(state, kept), {**metrics, "loss": loss}
+
+    def _merge(self, values: Mapping[str, jax.Array], rngs: Any) -> Any:
+        state = nnx.from_flat_state([part.filled(values) for part in self._parts])
+        return nnx.merge(self._graph, state, rngs)
+
+    def _read(self, model: Any, before: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """These values as they are now; what a call adds to the model (`sow`) is left out."""
+        now = {name: v for part in parts_of(nnx.state(model)) for name, v in part.arrays.items()}
+        return {name: like_before(now.get(name, value), value) for name, value in before.items()}
+
+
+def make_nnx_step(
+    model: nnx.Module,
+    loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+    optimizer: optax.GradientTransformation,
+) -> NnxStep:
+    r"""Make a training step from a flax.nnx model.
+
+    Of what the model holds,
+
+    - `nnx.Param` variables of floating point are trained by the optimizer;
+    - all other arrays of floating point (BatchNorm's mean and variance, say, and plain attributes)
+      are averaged over the workers, whatever weight and transform the server has for what is
+      trained: they stay in the range of what workers came to, and a step that is not finite leaves
+      them alone;
+    - what cannot be averaged stays the worker's own: integers, booleans, keys and untrained
+      complex numbers (a counter, a mask), what is not finite from the start, and `nnx.Cache`. The
+      evaluated model has it as it was in the beginning;
+    - random streams (dropout) are seeded anew for each worker, clock and step;
+    - what a call adds to the model (`sow`) is gone after it; the loss may read it.
+
+    The optimizer, and the server's transforms too, see what is trained as nested dicts by path,
+    `{"layers": {0: {"kernel": ...}}}`, so that masks and labels can be written for that: functions
+    of it, or a tree, which may as well be an `nnx.State` as `nnx.state(model, nnx.Param)` gives it,
+    or flat like `step.params`. They are told the loss, as `make_step` says.
+
+    The model itself is copied, not changed.
+
+    Args:
+        model: the model; train it from `step.params`, use it as `step.model(result.params)`.
+        loss: `(model, batch) -> (loss, metrics)`, called with the model in training mode; a metric
+            named "loss" gives way to the loss.
+        optimizer: any optax optimizer; its state belongs to the worker.
+
+    Returns:
+        A step with `params`, the model's initial arrays by dotted path (a dot within a name is
+        written as `\\.`), and `model(params)`.
+
+    Raises:
+        TypeError: if `model` is no flax.nnx module, `loss` no function, or `optimizer` no optax
+            optimizer.
+
+    Example:
+        >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+        >>> def loss(model, batch):
+        ...     return jnp.mean(model(batch) ** 2), {}
+        >>> def mask(params):
+        ...     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+        >>> step = make_nnx_step(model, loss, optax.adamw(0.1, mask=mask))
+        >>> sorted(step.params)
+        ['bias', 'kernel']
+        >>> step.model(step.params)(jnp.ones((3, 2))).shape
+        (3, 1)
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"`make_nnx_step(model=...)` must be a flax.nnx module, got {name_of(model)}; the "
+            "order is (model, loss, optimizer)."
+        )
+    if not callable(loss):
+        raise no_loss("make_nnx_step(loss=...)", "(model, batch)", loss)
+    check_optimizer("make_nnx_step", optimizer)
+    return NnxStep(model, loss, optimizer)

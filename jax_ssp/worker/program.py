@@ -1,0 +1,116 @@
+"""The programs that workers run, each jitted once for all workers of a step."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_ssp.layout import Delta, Layout, all_finite
+from jax_ssp.pairs import split
+from jax_ssp.server.merging import weighted
+from jax_ssp.worker.clock import clock_fn, entered, gone_on, mixed
+from jax_ssp.worker.step import Params, Step
+
+
+class Program:
+    """The jitted functions that all workers of a run share.
+
+    Parameters are masters throughout (see `layout.py`). Those that make a delta take over (donate)
+    the worker state and, last, memory to put it in; and say, last, whether every number of the
+    delta is finite.
+    """
+
+    def __init__(self, step: Step, layout: Layout) -> None:
+        self._step = step
+        self.layout = layout
+        self.init = jax.jit(self._init)
+        self.add = jax.jit(layout.added)
+        self.mixed = jax.jit(functools.partial(mixed, layout))
+        self.entered = jax.jit(functools.partial(entered, layout))
+        self.norm = jax.jit(self._norm)
+        self.clock = functools.cache(self._clock)
+        self.ahead = functools.cache(self._ahead)
+        self.rest = functools.cache(self._rest)
+        self.together = functools.cache(self._together)
+
+    def _init(self, params: Params) -> Any:
+        return self._step.init(self.layout.rounded(params))
+
+    def _run(self, steps: int, first: int = 0) -> Any:
+        """See `clock_fn`; gives too whether the delta is finite."""
+        run = clock_fn(self._step, steps, first, self.layout)
+
+        def reporting(*arguments: Any) -> Any:
+            delta, state, metrics = run(*arguments)
+            delta = jax.lax.optimization_barrier(delta)  # made once, whoever looks at it
+            return delta, state, metrics, all_finite(self.layout.trained(delta))
+
+        return reporting
+
+    def _clock(self, steps: int) -> Any:
+        """A whole clock: (base, state, batch, key, clock, free)."""
+        run = self._run(steps)
+
+        def clock(*arguments: Any) -> Any:
+            return run(*arguments[:-1])
+
+        return jax.jit(clock, donate_argnums=(1, 5), keep_unused=True)
+
+    def _ahead(self, steps: int) -> Any:
+        """A clock's first steps on what the last left: (base, state, ..., clock, delta, free)."""
+        run = self._run(steps)
+
+        def ahead(base: Params, *others: Any) -> Any:
+            *others, delta, _ = others
+            return run(gone_on(self.layout, base, delta), *others)
+
+        return jax.jit(ahead, donate_argnums=(1, 6), keep_unused=True)
+
+    def _rest(self, first: int, steps: int) -> Any:
+        """The steps of a clock from number `first` on: (base, state, ..., clock, carried)."""
+        return jax.jit(self._run(steps - first, first), donate_argnums=(1, 5))
+
+    def _together(self, steps: int) -> Any:
+        """A whole clock of several workers in one program, each with its own base and state."""
+        run = self._run(steps)
+
+        def together(bases: Any, states: Any, batches: Any, keys: Any, clocks: Any) -> Any:
+            each = [_stacked(trees) for trees in (bases, states, batches, keys)]
+            deltas, states, metrics, finite = jax.vmap(run)(*each, clocks)
+            count = len(bases)
+            return _unstacked(deltas, count), _unstacked(states, count), metrics, finite
+
+        return jax.jit(together, donate_argnums=1)
+
+    def _norm(self, delta: Delta) -> jax.Array:
+        """The l2 norm of what is trained, summed in at least float32."""
+        one = np.float32(1)
+        trained = jax.tree.leaves(split(self.layout.trained(delta)))
+        squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in trained]
+        return jnp.sqrt(sum((s.astype(jnp.float32) for s in squares), start=jnp.float32(0)))
+
+
+def _stacked(trees: tuple[Any, ...]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unstacked(tree: Any, count: int) -> tuple[Any, ...]:
+    leaves, structure = jax.tree.flatten(tree)
+    return tuple(structure.unflatten([leaf[number] for leaf in leaves]) for number in range(count))
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(step: Step, layout: Layout) -> Program:
+    return Program(step, layout)
+
+
+def program_of(step: Step, layout: Layout) -> Program:
+    """The program of a step, the same one as the last time if that is not long ago."""
+    try:
+        return _kept(step, layout)
+    except TypeError:  # a step that cannot be hashed
+        return Program(step, layout)

@@ -1,0 +1,236 @@
+"""Training steps; a clock is made of them (see `clock.py`).
+
+A step is a pure function `(params, worker_state, batch, key) -> (delta, worker_state, metrics)`
+with an `init(params) -> worker_state`. One can jit, scan and test it alone; `make_step` makes one
+from a loss and an optimizer, `make_nnx_step` from a flax.nnx model, and any object of that shape
+will do. A clock of H local steps is one `lax.scan` over such a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_ssp.checks import function, shown
+from jax_ssp.pairs import descent, on_pairs
+from jax_ssp.trees import check_like, check_metrics, check_params, shapes_of
+
+Params: TypeAlias = Any
+WorkerState: TypeAlias = Any
+Batch: TypeAlias = Any
+Metrics: TypeAlias = Mapping[str, jax.Array]
+
+# What a row of a run's history holds beside a clock's metrics.
+CLOCK_COLUMNS = ("worker", "clock", "start", "finish", "base_version", "merge_version")
+CLOCK_COLUMNS += ("staleness", "lag", "updates", "weight", "finite", "kind", "nonfinite")
+
+
+class Step(Protocol):
+    """What a worker repeats: one local step.
+
+    It is traced when it is first used, so it must not change after that. Parameters that are not
+    trained but only averaged (running statistics) can be named by a method
+    `averaged(params) -> tree of booleans` (they stay among the values that workers come to); if the
+    server's transforms, with their masks, are to see parameters otherwise arranged, a method
+    `views(params) -> list of trees` says how (see `jax_ssp.views`).
+    """
+
+    def init(self, params: Params) -> WorkerState:
+        """The worker's own state (optimizer state, say) before its first step."""
+        ...
+
+    def __call__(
+        self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
+    ) -> tuple[Params, WorkerState, Metrics]:
+        """One step; the delta is what is to be added to `params`, with their structure."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LossStep:
+    """A step by the gradient of a loss. Made by `make_step`."""
+
+    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+    optimizer: optax.GradientTransformation
+
+    def init(self, params: Params) -> WorkerState:
+        return on_pairs(self.optimizer).init(params)
+
+    def __call__(
+        self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
+    ) -> tuple[Params, WorkerState, Metrics]:
+        def loss_fn(params: Params) -> tuple[jax.Array, Metrics]:
+            return loss_and_metrics(self.loss_fn(params, batch, key))
+
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        optimizer = on_pairs(self.optimizer)
+        delta, worker_state = updates_of(
+            optimizer, grads, worker_state, params, loss, lambda params: loss_fn(params)[0]
+        )
+        return delta, worker_state, {**metrics, "loss": loss}
+
+
+def make_step(
+    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]],
+    optimizer: optax.GradientTransformation,
+) -> LossStep:
+    """Make a training step from a loss and an optimizer.
+
+    The optimizer's state belongs to the worker and never leaves it. As a plain loop would, the step
+    tells the optimizer `value`, `grad` and `value_fn` (the loss, its gradient, and parameters ->
+    loss on the same batch and key), so one that wants them works:
+    `optax.contrib.reduce_on_plateau`, `optax.polyak_sgd`, `optax.lbfgs`, whose line search takes
+    more gradients a step.
+
+    A complex parameter is trained as two real ones, its real and its imaginary part (what
+    `optax.contrib.split_real_and_imaginary` does). Its gradient is conjugated before: what
+    `jax.grad` gives is the conjugate of the ascent.
+
+    Args:
+        loss_fn: pure, `(params, batch, key) -> (loss, metrics)`; `loss` a scalar, `metrics` a
+            dict of scalars, `key` a PRNG key of this worker, clock and step.
+        optimizer: any optax optimizer; its updates are the delta.
+
+    Returns:
+        A step whose metrics are `{**metrics, "loss": loss}`: a metric named "loss" gives way.
+
+    Raises:
+        TypeError: if `loss_fn` is no function, or `optimizer` no optax optimizer; from the step, if
+            the optimizer needs an argument that a step does not have.
+
+    Example:
+        >>> def loss_fn(params, batch, key):
+        ...     return jnp.sum((params["w"] - batch) ** 2), {}
+        >>> step = make_step(loss_fn, optax.sgd(0.25))
+        >>> params = {"w": jnp.zeros(2)}
+        >>> delta, _, metrics = step(params, step.init(params), jnp.ones(2), jax.random.key(0))
+        >>> delta["w"].tolist(), float(metrics["loss"])
+        ([0.5, 0.5], 2.0)
+    """
+    if not callable(loss_fn):
+        raise no_loss("make_step(loss_fn=...)", "(params, batch, key)", loss_fn)
+    function("make_step(loss_fn=...)", loss_fn, "(params, batch, key) -> (loss, metrics)")
+    check_optimizer("make_step", optimizer)
+    return LossStep(loss_fn, optimizer)
+
+
+def updates_of(
+    optimizer: optax.GradientTransformation,
+    grads: Params,
+    state: WorkerState,
+    params: Params,
+    loss: jax.Array,
+    value_fn: Callable[[Params], jax.Array],
+) -> tuple[Params, WorkerState]:
+    """The optimizer's updates and new state; it is told what a step knows, if it wants that.
+
+    `grads` are as `jax.grad` gives them.
+
+    Raises:
+        TypeError: if it needs an argument that a step does not have.
+    """
+    if isinstance(optimizer, optax.GradientTransformation):
+        optimizer = optax.with_extra_args_support(optimizer)
+    grads = descent(grads)
+    told: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn}
+    # By other names, for who asks: optax's line searches refuse what they do not know.
+    others: dict[str, Any] = {
+        "obj_fn": value_fn,  # optax.contrib.sophia
+        "grad_fn": lambda params, *_: descent(jax.grad(value_fn)(params)),  # optax.contrib.sam
+    }
+    known = [*told, *others]
+    while True:
+        try:
+            return optimizer.update(grads, state, params, **told)
+        except (TypeError, ValueError) as error:
+            said = str(error)
+            asked = [name for name in others if name in said]
+            refused = [name for name in told if f"unexpected keyword argument '{name}'" in said]
+            if refused:
+                del told[refused[0]]
+            elif asked:
+                told[asked[0]] = others.pop(asked[0])
+            elif "required keyword-only argument" in said:
+                raise TypeError(
+                    f"the optimizer needs more than a step has, which is {known}: {error}"
+                ) from error
+            else:
+                raise
+
+
+def no_loss(argument: str, signature: str, value: Any) -> TypeError:
+    return TypeError(
+        f"`{argument}` must be a function {signature} -> (loss, metrics), got {name_of(value)}; "
+        "the optimizer comes after it."
+    )
+
+
+def check_optimizer(function: str, optimizer: Any) -> None:
+    if not (callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"`{function}(optimizer=...)` must be an optax optimizer, such as `optax.sgd(0.1)`, "
+            f"got {name_of(optimizer)}; call a function that makes one, and of an "
+            "`nnx.Optimizer` give its `tx`."
+        )
+
+
+def name_of(value: Any) -> str:
+    """A short name for what may have a long repr."""
+    return getattr(value, "__name__", None) or f"a {type(value).__name__}"
+
+
+def check_step(step: Step, params: Params, batch: Batch) -> None:
+    """Check by shapes alone that a step fits its parameters; nothing is computed.
+
+    Raises:
+        TypeError: if a step has no `init`, or gives something other than three values; if a leaf of
+            the parameters or of the batch is no array; if the metrics are no flat dict.
+        ValueError: if parameters are not floating point; if a delta differs from them in structure
+            or shape (any floating-point type will do, as for `optax.apply_updates`), or the worker
+            state from the one before also in dtype (both paths are named); if a metric is no scalar
+            or has the name of a column.
+    """
+    if not callable(step) or not callable(getattr(step, "init", None)):
+        raise TypeError(
+            f"`step` must be callable and have an `init(params)`, got {shown(step)}; "
+            "`ssp.make_step(loss_fn, optimizer)` makes one."
+        )
+    shapes = check_params(params)
+    shapes_of("batch", batch)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def first(params: Params, batch: Batch, key: jax.Array) -> tuple[WorkerState, Any]:
+        state = step.init(params)
+        result = step(params, state, batch, key)
+        if isinstance(result, tuple) and len(result) == 3:
+            check_metrics("the step's", result[2], CLOCK_COLUMNS)
+        return state, result
+
+    before, result = jax.eval_shape(first, params, batch, key)
+    if not (isinstance(result, tuple) and len(result) == 3):
+        raise TypeError("`step` must return (delta, worker_state, metrics).")
+    delta, state, _ = result
+    check_like("the step's", "delta", delta, "params", shapes, any_float=True)
+    check_like("the step's", "worker_state", state, "init(params)", before)
+
+
+def loss_and_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+        raise TypeError(
+            "a loss function must return (loss, metrics), metrics a dict of scalars "
+            f"(or an empty one), got {type(result).__name__}."
+        )
+    if jnp.shape(result[0]):
+        raise TypeError(
+            f"a loss function must return a scalar loss, got shape {jnp.shape(result[0])}; "
+            "take the mean over the batch."
+        )
+    # Here, since the gradient of the loss is taken of what it returns beside it too.
+    named = {name: value for name, value in result[1].items() if name != "loss"}
+    check_metrics("the step's", named, CLOCK_COLUMNS)
+    return result

@@ -1,0 +1,307 @@
+"""An experiment says all that decides a run, and is what runs."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tyro
+
+import jax_ssp as ssp
+from jax_ssp.mitigations import scale_by_staleness
+from jax_ssp.training.experiment import Configured, Task
+
+
+@dataclass(frozen=True)
+class Line(ssp.Workload):
+    """A line through points."""
+
+    slope: float = 2.0
+    rate: float = 0.2
+
+    def build(self, num_workers: int, seed: int) -> Task:
+        x = np.random.default_rng(seed).normal(size=32).astype(np.float32)
+
+        def loss_fn(params, batch, key):
+            return jnp.mean((batch * (params["slope"] - self.slope)) ** 2), {}
+
+        return Task(
+            step=ssp.make_step(loss_fn, optax.sgd(self.rate)),
+            params={"slope": jnp.zeros(())},
+            data=ssp.data.Shards(x, 4, num_workers, seed),
+            evaluate=lambda params: {"error": abs(params["slope"] - self.slope)},
+        )
+
+
+CLOCKWORK = ssp.Virtual(num_workers=4, compute=False)
+
+
+def test_it_runs_the_clockwork_alone_without_a_workload():
+    result = ssp.Experiment(runtime=CLOCKWORK, num_clocks=7, target="error <= 1").run()
+    assert (result.status, result.updates, result.params) == ("done", 28, None)
+    assert ssp.check_contract(result.tape).bound == 3
+
+
+def test_it_trains_what_its_fields_say():
+    experiment = ssp.Experiment(
+        name="line",
+        workload=Line(slope=3.0),
+        policy=ssp.SSP(bound=1),
+        server_tx=ssp.configured(optax.scale, step_size=0.5),
+        runtime=ssp.Virtual(num_workers=2),
+        num_clocks=40,
+        max_updates=60,
+        local_steps=2,
+        weight="sum",
+        eval_every=10,
+        seed=3,
+    )
+    result = experiment.run()
+    assert result.updates == 60
+    assert result.metrics["error"] < 0.01
+    assert [row["updates"] for row in result.evaluations] == [0, 20, 40, 60]
+    # And it is what `train` does with the same parts.
+    task = Line(slope=3.0).build(2, 3)
+    by_hand = ssp.train(
+        task.step,
+        params=task.params,
+        data=task.data,
+        policy=ssp.SSP(bound=1),
+        runtime=ssp.Virtual(num_workers=2),
+        server_tx=optax.scale(0.5),
+        num_clocks=40,
+        max_updates=60,
+        local_steps=2,
+        weight="sum",
+        seed=3,
+    )
+    assert by_hand.params["slope"] == result.params["slope"]
+
+
+def test_the_target_ends_it():
+    experiment = ssp.Experiment(
+        workload=Line(), num_clocks=500, eval_every=1, target="error <= 0.1"
+    )
+    result = experiment.run()
+    assert result.status == "target"
+    assert result.updates < 2000
+
+
+def test_a_replay_takes_the_place_of_its_runtime():
+    experiment = ssp.Experiment(
+        workload=Line(),
+        runtime=ssp.Virtual(num_workers=3, delay=ssp.delays.Exponential()),
+        num_clocks=10,
+    )
+    result = experiment.run()
+    again = experiment.run(runtime=ssp.Replay(result.tape))
+    assert again.params["slope"].tobytes() == result.params["slope"].tobytes()
+    other = dataclasses.replace(experiment, workload=Line(rate=0.1))
+    with pytest.raises(ssp.TapeMismatch, match="step"):
+        other.run(runtime=ssp.Replay(result.tape))
+
+
+def test_observers_are_told():
+    class Counting(ssp.Observer):
+        clocks = 0
+
+        def on_clock(self, row):
+            self.clocks += 1
+
+    counting = Counting()
+    ssp.Experiment(runtime=CLOCKWORK, num_clocks=5).run([counting])
+    assert counting.clocks == 20
+
+
+# --- describe -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Odd(ssp.Workload):
+    """Fields that JSON has no words for."""
+
+    clip: float = math.inf
+    sizes: tuple[int, ...] = (3, 4)
+    inner: Line = field(default_factory=Line)
+    rates: Any = field(default_factory=lambda: {"dense": 0.5, 1: None})
+    call: Any = scale_by_staleness
+
+    def build(self, num_workers: int, seed: int) -> Task:
+        raise NotImplementedError
+
+
+def a_delay(worker, clock, steps, rng):
+    return 1.0
+
+
+EXPERIMENTS = [
+    ssp.Experiment(),
+    ssp.Experiment(workload=Odd(), policy=ssp.SSP(bound=2, adopt="lazy"), weight=0.5),
+    ssp.Experiment(
+        runtime=ssp.Virtual(delay=a_delay), server_tx=ssp.configured(optax.scale, step_size=2.0)
+    ),
+    ssp.Experiment(
+        policy=ssp.BSP(),
+        runtime=ssp.Devices(delay=ssp.delays.Straggler(base=ssp.delays.Pareto(1.0, 2.0))),
+    ),
+]
+
+
+def assert_describes(facts, config):
+    """Every field, however deep, is there."""
+    assert set(facts) == {"type", *(each.name for each in dataclasses.fields(config))}
+    assert facts["type"] == type(config).__name__
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            assert_describes(facts[each.name], value)
+        elif isinstance(value, (str, int)):
+            assert facts[each.name] == value
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_its_description_is_complete_strict_json_and_the_same_in_every_process(experiment):
+    facts = experiment.describe()
+    text = json.dumps(facts, allow_nan=False)
+    assert json.loads(text) == facts
+    assert " at 0x" not in text
+    assert_describes({"type": "Experiment", **facts}, experiment)
+
+
+def test_descriptions_differ_where_experiments_do():
+    def described(**fields):
+        return ssp.Experiment(**fields).describe()
+
+    assert described(policy=ssp.SSP(2))["policy"] != described(policy=ssp.SSP(3))["policy"]
+    assert described(policy=ssp.BSP())["policy"] != described(policy=ssp.ASP())["policy"]
+    one, other = (ssp.configured(scale_by_staleness, exponent=each) for each in (1.0, 2.0))
+    assert described(server_tx=one) != described(server_tx=other)
+    assert described(workload=Odd())["workload"] == {
+        "type": "Odd",
+        "clip": "inf",
+        "sizes": [3, 4],
+        "inner": {"type": "Line", "slope": 2.0, "rate": 0.2},
+        "rates": {"dense": 0.5, "1": None},
+        "call": "<function scale_by_staleness>",
+    }
+
+
+# --- configured ---------------------------------------------------------------------------------
+
+
+def test_a_configured_transform_has_the_functions_parameters_as_fields():
+    transform = ssp.configured(optax.sgd, learning_rate=0.5)
+    assert isinstance(transform, Configured)
+    assert [each.name for each in dataclasses.fields(transform)] == [
+        "learning_rate",
+        "momentum",
+        "nesterov",
+        "accumulator_dtype",
+    ]
+    assert (transform.learning_rate, transform.momentum, transform.nesterov) == (0.5, None, False)
+    half = ssp.configured(scale_by_staleness, exponent=0.5)
+    assert repr(half) == "scale_by_staleness(exponent=0.5, shape='inverse', threshold=4)"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        transform.momentum = 0.9
+
+
+def test_it_builds_the_transform():
+    transform = ssp.configured(optax.sgd, learning_rate=0.5).build()
+    updates, _ = transform.update(jnp.ones(2), transform.init(jnp.ones(2)))
+    assert updates.tolist() == [-0.5, -0.5]
+
+
+def test_equal_arguments_make_equal_transforms():
+    half, default = ssp.configured(scale_by_staleness, exponent=0.5), scale_by_staleness
+    assert half == ssp.configured(default, exponent=0.5)
+    assert hash(half) == hash(ssp.configured(default, exponent=0.5))
+    assert half != ssp.configured(default)
+    assert ssp.configured(optax.identity) == ssp.Experiment().server_tx
+    assert dataclasses.replace(half, exponent=1.0) == ssp.configured(default)
+
+
+def test_its_arguments_are_checked_at_once():
+    with pytest.raises(TypeError, match="learning_rate"):
+        ssp.configured(optax.sgd)
+    with pytest.raises(TypeError, match="lr"):
+        ssp.configured(optax.sgd, lr=0.5)
+
+
+def overridden(experiment: ssp.Experiment, *words: str) -> ssp.Experiment:
+    avoid = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(ssp.Experiment, default=experiment, args=words, config=avoid)
+
+
+def test_the_command_line_overrides_its_arguments():
+    experiment = ssp.Experiment(
+        server_tx=ssp.configured(scale_by_staleness), runtime=CLOCKWORK, num_clocks=1
+    )
+    changed = overridden(experiment, "--server-tx.exponent", "0.25")
+    assert changed.server_tx == ssp.configured(scale_by_staleness, exponent=0.25)
+    assert dataclasses.replace(changed, server_tx=experiment.server_tx) == experiment
+
+
+A_SCHEDULE = optax.linear_schedule(0.5, 0.0, 10)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, A_SCHEDULE, jnp.ones(())])
+def test_a_number_of_optax_is_one_on_the_command_line(rate):
+    """Whatever else it may be."""
+    experiment = ssp.Experiment(server_tx=ssp.configured(optax.sgd, learning_rate=rate))
+    assert overridden(experiment).server_tx == experiment.server_tx
+    words = ("--server-tx.learning-rate", "0.25", "--server-tx.momentum", "0.9")
+    changed = overridden(experiment, *words)
+    assert changed.server_tx == ssp.configured(optax.sgd, learning_rate=0.25, momentum=0.9)
+    none = overridden(changed, "--server-tx.momentum", "None", "--server-tx.nesterov")
+    assert none.server_tx == ssp.configured(optax.sgd, learning_rate=0.25, nesterov=True)
+
+
+@pytest.mark.parametrize("word", ["fast", "None"])
+def test_what_is_no_number_is_refused(word, capsys):
+    experiment = ssp.Experiment(server_tx=ssp.configured(optax.sgd, learning_rate=0.5))
+    with pytest.raises(SystemExit):
+        overridden(experiment, "--server-tx.learning-rate", word)
+    assert "could not convert string to float" in capsys.readouterr().err
+
+
+def test_an_optimizer_whose_types_cannot_be_resolved_is_configured_too():
+    """Those of optax with a mask: it is of a type that their module does not know."""
+    experiment = ssp.Experiment(server_tx=ssp.configured(optax.adamw, learning_rate=A_SCHEDULE))
+    words = ("--server-tx.learning-rate", "0.25", "--server-tx.weight-decay", "0")
+    changed = overridden(experiment, *words).server_tx
+    assert changed == ssp.configured(optax.adamw, learning_rate=0.25, weight_decay=0.0)
+    changed.build()
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+MISTAKES = {
+    "no workload": ({}, ValueError, r"`Experiment\(workload=...\)` is missing"),
+    "not a workload": ({"workload": 3}, TypeError, "must be an `ssp.Workload`, got 3"),
+    "a bare transform": ({"server_tx": optax.sgd(0.1)}, TypeError, "`ssp.configured"),
+    "no end": ({"workload": Line(), "num_clocks": None}, ValueError, "`num_clocks` or `max_up"),
+    "a target of no kind": ({"workload": Line(), "target": "error"}, ValueError, "must read like"),
+    "no such weight": ({"workload": Line(), "weight": "median"}, ValueError, "got 'median'"),
+}
+
+
+@pytest.mark.parametrize(("fields", "kind", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_name_the_field_and_the_remedy(fields, kind, message):
+    with pytest.raises(kind, match=message):
+        ssp.Experiment(**{"num_clocks": 3, **fields}).run()
+
+
+def test_a_target_needs_something_that_evaluates():
+    @dataclass(frozen=True)
+    class Silent(Line):
+        def build(self, num_workers: int, seed: int) -> Task:
+            return dataclasses.replace(super().build(num_workers, seed), evaluate=None)
+
+    with pytest.raises(ValueError, match="`eval_every` and `target` need `evaluate`"):
+        ssp.Experiment(workload=Silent(), num_clocks=3, target="error <= 1").run()
+    assert ssp.Experiment(workload=Silent(), num_clocks=3).run().evaluations == []
