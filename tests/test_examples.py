@@ -16,6 +16,7 @@ import pytest
 import jax_ssp
 import jax_ssp as ssp
 from jax_ssp import delays
+from tests.helpers.harness import random_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -117,16 +118,12 @@ def policy_of_the_readme(tmp_path, monkeypatch):
     del sys.modules["added_policy"]
 
 
-def test_the_policy_in_the_readme_keeps_the_contract_on_any_schedule(
-    policy_of_the_readme, monkeypatch
-):
-    monkeypatch.syspath_prepend(ROOT / "tests" / "controller")
-    harness = importlib.import_module("harness")
+def test_the_policy_in_the_readme_keeps_the_contract_on_any_schedule(policy_of_the_readme):
     policy = policy_of_the_readme()
     assert repr(policy) == "MergeInPairs()"
     for seed in range(20):
         for limits in ({}, {"num_clocks": 5}, {"max_updates": 15}):
-            run = harness.random_run(policy, seed, losses=True, **limits)  # its model judges too
+            run = random_run(policy, seed, losses=True, **limits)  # its model judges too
             assert ssp.check_contract(run.drain()).merged == len(run.model.stalenesses)
 
 
