@@ -13,7 +13,7 @@ import optax
 
 import jax_ssp as ssp
 from experiments.workloads.digits import load_digits
-from jax_ssp.training.experiment import Task
+from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 import jax_ssp as ssp
-from jax_ssp.training.experiment import Task
+from jax_ssp.training.workload import Task
 
 TEST_IMAGES = 360
 

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 import jax_ssp as ssp
-from jax_ssp.training.experiment import Task
+from jax_ssp.training.workload import Task
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PARTS = 20  # in which the test images are evaluated

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.experiment import Task
+from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ _KINDS = (
 
 def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
     """The experiment with the kinds of parts that the overrides name, and the other overrides."""
-    from jax_ssp.training.experiment import alternatives
+    from jax_ssp.training.alternatives import alternatives
 
     kinds = alternatives(config.runtime)
     parts = {f"--{part.replace('_', '-')}": part for part in kinds}

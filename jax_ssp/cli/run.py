@@ -22,7 +22,7 @@ from jax_ssp.runtimes.interrupts import Interrupts, listening
 if TYPE_CHECKING:
     from jax_ssp.report.folder import RunFolder
     from jax_ssp.training.experiment import Experiment
-    from jax_ssp.training.train import Result
+    from jax_ssp.training.result import Result
 
 
 def run(file: Path, overrides: list[str]) -> int:

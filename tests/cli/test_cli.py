@@ -25,7 +25,7 @@ from jax_ssp.cli import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, main
 from jax_ssp.cli.config_file import parsed
 from jax_ssp.report.metrics import read_metrics
 from jax_ssp.runtimes.base import Runtime
-from jax_ssp.training.experiment import alternatives
+from jax_ssp.training.alternatives import alternatives
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 COMMAND = "from jax_ssp.cli import main; main()"
@@ -50,7 +50,7 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.experiment import Task
+from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)

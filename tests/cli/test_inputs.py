@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.experiment import Task
+from jax_ssp.training.workload import Task
 
 def loss_fn(params, batch, key):
     return (params["w"] @ batch - 1.0) ** 2, {}

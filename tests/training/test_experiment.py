@@ -14,7 +14,8 @@ import tyro
 
 import jax_ssp as ssp
 from jax_ssp.mitigations import scale_by_staleness
-from jax_ssp.training.experiment import Configured, Task
+from jax_ssp.training.configured import Configured
+from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""What a run gives: parameters, tape, and what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jax_ssp.controller import WorkerDone
+from jax_ssp.controller.tape import Tape
+from jax_ssp.runtimes.base import EVAL_COLUMNS
+from jax_ssp.runtimes.schedule import schedule
+from jax_ssp.runtimes.session import States
+from jax_ssp.worker.step import Params
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives.
+
+    Attributes:
+        params: the last version's parameters, in the dtypes that they were given in; None if
+            nothing was computed.
+        masters: the same as the server has them, in at least float32, of which `params` are the
+            rounded ones; the same object where nothing is in half precision.
+        tape: the record from which the run can be replayed and its contract checked.
+        history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
+            merge_version` (-1: dropped), `staleness, lag, weight, finite, updates` and the clock's
+            metrics. Clocks that were cancelled, or computed nothing, have none; they are in
+            `schedule`.
+        residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
+        evaluations: one row an evaluation: `version, updates, time` (seconds), `passed_over` (due
+            versions since the one before, not evaluated since they waited still) and the metrics.
+        states: of the optimizers, at the end; None if nothing was computed.
+        status: "done", "target", "stopped", "interrupted" or "diverged"; of a result that an error
+            carries, "failed" or "interrupted".
+        version: merges applied.
+        updates: deltas merged.
+        seconds: from the first clock's start to the last merge, virtual or wall as the world has
+            it; compilation not included.
+        wall_seconds: that the whole call took.
+    """
+
+    params: Params | None = field(repr=False)
+    masters: Params | None = field(repr=False)
+    tape: Tape = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
+    evaluations: list[dict[str, Any]] = field(repr=False)
+    residuals: list[Params] = field(repr=False)
+    states: States | None = field(repr=False)
+    status: str
+    version: int
+    updates: int
+    seconds: float
+    wall_seconds: float
+
+    @cached_property
+    def schedule(self) -> np.ndarray:
+        """One row a settled clock, as a structured array; see `jax_ssp.runtimes.schedule`."""
+        return schedule(self.tape)
+
+    @property
+    def not_finite(self) -> int:
+        """Clocks whose delta was not finite, whether it was merged, dropped or kept out."""
+        return int((~self.schedule["finite"]).sum())
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last evaluation's metrics; empty if there was none."""
+        last = self.evaluations[-1] if self.evaluations else {}
+        return {name: value for name, value in last.items() if name not in EVAL_COLUMNS}
+
+    @property
+    def computing(self) -> float:
+        """Share of the workers' time, up to the last finish, in which they computed (0 to 1)."""
+        rows = self.schedule
+        busy = float((rows["finish"] - rows["start"]).sum())
+        total = self.tape.header["num_workers"] * float(rows["finish"].max(initial=0.0))
+        return busy / total if total else 0.0
+
+    @cached_property
+    def ended_by_data(self) -> dict[int, int]:
+        """The workers whose data ended before the run did, and the clocks that each finished."""
+        ends = (event for _, event, _ in self.tape if isinstance(event, WorkerDone))
+        return dict(sorted((end.worker, end.clock) for end in ends))
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        rows = self.schedule
+        merged = rows[rows["merge_version"] >= 0]
+        workers = self.tape.header["num_workers"]
+        stale = merged["staleness"]
+        lines = [
+            f"{self.tape.header['policy']} on {workers} workers: {self.status}",
+            f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped "
+            "or cancelled",
+            f"{self.seconds:.3g} {self.tape.header['time']} seconds, "
+            f"{100 * self.computing:.0f} % of the workers' time computing",
+            f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "
+            f"{stale.max(initial=0)}",
+        ]
+        if self.not_finite:
+            lines.append(f"{self.not_finite} clocks gave a delta that is not finite")
+        passed_over = sum(row.get("passed_over", 0) for row in self.evaluations)
+        if passed_over:
+            lines.append(f"{passed_over} versions that were due passed over by evaluation")
+        if self.ended_by_data:
+            ends = [f"{worker} after {clock}" for worker, clock in self.ended_by_data.items()]
+            more = ", ..." if len(ends) > 8 else ""
+            lines.append(f"data ended, worker after clocks: {', '.join(ends[:8])}{more}")
+        if self.metrics:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+            lines.append(f"last evaluation: {shown}")
+        return "\n".join(lines)
