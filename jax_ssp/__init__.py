@@ -40,7 +40,7 @@ _NAMES = {
     "Controller": "controller",
     "Devices": "runtimes.devices",
     "Experiment": "training.experiment",
-    "Mix": "worker.worker",
+    "Mix": "worker.adopt",
     "Observer": "runtimes.base",
     "Progress": "report.progress",
     "Replay": "runtimes.replay",

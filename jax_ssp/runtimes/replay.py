@@ -14,7 +14,7 @@ from jax_ssp.controller.tape import Entry, Tape
 from jax_ssp.runtimes.base import Message, Runtime, World
 from jax_ssp.runtimes.session import device_at
 from jax_ssp.server.server import Snapshot
-from jax_ssp.worker.lazy import Deferred
+from jax_ssp.worker.lazy import Lazy
 from jax_ssp.worker.waits import Waiting
 from jax_ssp.worker.worker import Worker
 
@@ -95,7 +95,7 @@ class _ReplayWorld(World):
     def __init__(self, tape: Tape, workers: Sequence[Worker], batch: int) -> None:
         self._tape = tape
         self._entries = iter(tape)
-        self._computing = Deferred(workers, batch) if workers else None
+        self._computing = Lazy(workers, batch) if workers else None
         self._entry: Entry | None = None
         self._running: dict[int, Token] = {}
         self._interrupted = False

@@ -23,10 +23,13 @@ from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.places import check_is_here, check_no_mesh, check_one_process
 from jax_ssp.server.server import Server, host_device
 from jax_ssp.server.wire import Memory
+from jax_ssp.worker.adopt import Adopt
+from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
+from jax_ssp.worker.needs import Needs
 from jax_ssp.worker.program import program_of
-from jax_ssp.worker.step import Params, Step, check_step
-from jax_ssp.worker.worker import Adopt, Wanted, Worker
+from jax_ssp.worker.step import Params, Step
+from jax_ssp.worker.worker import Worker
 
 Placement: TypeAlias = str | jax.Device | None
 
@@ -138,7 +141,7 @@ def make_crew(
     program = program_of(step, server.layout)
     if type(policy).local_steps is not Policy.local_steps or local_steps.at(0) is None:
         overlap = min(overlap, 1)  # H of the next clock is not known before it starts
-    wanted = Wanted(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
+    needs = Needs(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
     delta = jax.eval_shape(server.layout.delta_like, server.masters)
     memory = {device: Memory(delta, device) for device in devices}
     workers = [
@@ -155,7 +158,7 @@ def make_crew(
             server.devices,
             memory[device],
             local_steps.usual,
-            wanted,
+            needs,
             num_clocks,
             overlap,
             adopt,

@@ -31,7 +31,7 @@ from jax_ssp.controller.tape import Tape
 from jax_ssp.delays import CALL, LONGEST, Constant, DelayModel, check_delay
 from jax_ssp.runtimes.base import Message, Runtime, World
 from jax_ssp.server.server import Snapshot
-from jax_ssp.worker.lazy import Deferred
+from jax_ssp.worker.lazy import Lazy
 from jax_ssp.worker.waits import Waiting
 from jax_ssp.worker.worker import Worker
 
@@ -131,7 +131,7 @@ class _VirtualWorld(World):
     def __init__(
         self, num_workers: int, workers: Sequence[Worker], delay: DelayModel, seed: int, batch: int
     ) -> None:
-        self._computing = Deferred(workers, batch) if workers else None
+        self._computing = Lazy(workers, batch) if workers else None
         self._delays = DelayDraws(delay, seed, num_workers)
         self._now = 0.0
         self._timer: float | None = None

@@ -14,7 +14,7 @@ from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.training.configured import configured
-from jax_ssp.worker.worker import Mix
+from jax_ssp.worker.adopt import Mix
 
 
 def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable[[], Any]]]:

@@ -16,7 +16,7 @@ from jax_ssp.runtimes.base import Observer, Runtime
 from jax_ssp.runtimes.evaluation import Target, check_evaluate_on
 from jax_ssp.runtimes.session import check_placement
 from jax_ssp.trees import check_params
-from jax_ssp.worker.worker import check_adopt
+from jax_ssp.worker.adopt import check_adopt
 
 
 def _step(field: str, value: Any) -> Any:

@@ -29,8 +29,8 @@ from jax_ssp.runtimes.session import Crew, Placement, make_crew, place_of
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.training.arguments import check_each, check_together
 from jax_ssp.training.result import Result
+from jax_ssp.worker.adopt import Adopt
 from jax_ssp.worker.step import Params, Step
-from jax_ssp.worker.worker import Adopt
 
 MOST_DELTAS = 256  # in a merge that is compiled before the start
 

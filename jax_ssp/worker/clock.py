@@ -94,68 +94,6 @@ def averaged_leaves(step: Step, params: Params) -> Any:
     return None if named is None else named(params)
 
 
-def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:
-    """Progress made on another base, as a delta from this one: statistics enter it by their rule.
-
-    What has no value keeps none, and beside what is not finite nothing has one.
-    """
-    good = all_finite(kinds.trained(carried))
-
-    def leaf(averaged: bool, base: jax.Array, carried: Any) -> Any:
-        if not averaged:
-            return carried
-        value = Moved.by(base, carried, jnp.ones((), base.dtype)).into(base)
-        there = good & jnp.isfinite(carried.value)
-        return _statistic(base, jnp.where(there, value, jnp.nan))
-
-    return kinds.map(leaf, base, carried)
-
-
-def mixed(kinds: Layout, alpha: jax.Array, old: Params, base: Params, *moves: Delta) -> Delta:
-    """What to carry over to `base` for local = alpha * local + (1 - alpha) * base.
-
-    Before, local is `old` plus the moves made since.
-    """
-
-    def leaf(averaged: bool, old: Any, base: Any, *moves: Any) -> Any:
-        factor = alpha.astype(base.dtype)
-        if not averaged:
-            return factor * ((old - base) + sum(moves[1:], start=moves[0]))
-        local = old
-        for move in moves:
-            local = jnp.where(jnp.isfinite(move.value), move.value, local)
-        value = factor * local + (1 - factor) * base
-        value = jnp.clip(value, jnp.minimum(local, base), jnp.maximum(local, base))
-        return _statistic(base, value)
-
-    moves = tuple(if_finite(kinds, each) for each in moves)
-    return kinds.map(leaf, old, base, *moves)
-
-
-def if_finite(kinds: Layout, delta: Delta) -> Delta:
-    """The delta, or zeros if a number that is trained is not finite: a bad clock spoils no other.
-
-    Its statistics then have no value anyhow.
-    """
-    finite = all_finite(kinds.trained(delta))
-
-    def leaf(averaged: bool, leaf: Any) -> Any:
-        return leaf if averaged else jnp.where(finite, leaf, jnp.zeros_like(leaf))
-
-    return kinds.map(leaf, delta)
-
-
-def gone_on(kinds: Layout, base: Params, delta: Delta) -> Params:
-    """Where a worker is at the end of a clock from this base; at the base, if it was a bad one."""
-
-    def leaf(averaged: bool, base: jax.Array, leaf: Any) -> jax.Array:
-        if averaged:
-            return jnp.where(jnp.isfinite(leaf.value), leaf.value, base)
-        return base + leaf
-
-    return kinds.map(leaf, base, if_finite(kinds, delta))
-
-
 # Progress within a clock: of what is trained the sum of the deltas, of what is averaged its value.
 
 
@@ -208,12 +146,13 @@ def _finished(kinds: Layout, base: Params, progress: Params) -> Delta:
     def leaf(averaged: bool, base: jax.Array, progress: jax.Array) -> Any:
         if not averaged:
             return progress
-        return _statistic(base, jnp.where(good, progress, jnp.nan))
+        return statistic(base, jnp.where(good, progress, jnp.nan))
 
     return kinds.map(leaf, base, progress)
 
 
-def _statistic(base: jax.Array, value: jax.Array) -> Statistic:
+def statistic(base: jax.Array, value: jax.Array) -> Statistic:
+    """A statistic that has come to this value; where that is not finite, it has moved nowhere."""
     there = jnp.isfinite(value)
     return Statistic(value, jnp.where(there, value - base, jnp.zeros_like(base)))
 

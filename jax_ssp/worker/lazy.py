@@ -26,7 +26,7 @@ class _Job(NamedTuple):
     ahead: StartAhead | None
 
 
-class Deferred:
+class Lazy:
     """Computes for workers that share a device.
 
     Args:

@@ -12,7 +12,8 @@ import numpy as np
 from jax_ssp.layout import Delta, Layout, all_finite
 from jax_ssp.pairs import split
 from jax_ssp.server.merging import weighted
-from jax_ssp.worker.clock import clock_fn, entered, gone_on, mixed
+from jax_ssp.worker.adopt import entered, gone_on, mixed
+from jax_ssp.worker.clock import clock_fn
 from jax_ssp.worker.step import Params, Step
 
 

@@ -15,14 +15,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp import checks
 from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.controller.weight import Weight, weight_of
@@ -30,64 +28,11 @@ from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.layout import Delta, Params
 from jax_ssp.server.server import Snapshot, as_weight, factors_of
 from jax_ssp.server.wire import Memory, Wire, transfer
+from jax_ssp.worker.adopt import Adopt, Mix
+from jax_ssp.worker.needs import Needs
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.program import Program
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Adopt by mixing: local = alpha * local + (1 - alpha) * snapshot.
-
-    Args:
-        alpha: 0 takes the snapshot alone and forgets the steps run ahead; 1 stays where it is.
-
-    Raises:
-        ValueError: if `alpha` is not in [0, 1].
-
-    Example:
-        >>> Mix(0.5)
-        Mix(alpha=0.5)
-
-    Reference:
-        Douillard et al. 2025, "Streaming DiLoCo with overlapping communication", arXiv:2501.18512.
-    """
-
-    alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        checks.put(self, "alpha", checks.share)
-
-
-Adopt: TypeAlias = Literal["rebase"] | Mix
-
-
-def check_adopt(adopt: Any, field: str = "adopt") -> Adopt:
-    """The rule of adoption, if it is one.
-
-    Raises:
-        ValueError: if it is neither "rebase" nor a `Mix`.
-    """
-    if isinstance(adopt, Mix):
-        return adopt
-    checks.choice(field, adopt, ("rebase",), otherwise="or `ssp.Mix(alpha)`")
-    return "rebase"
-
-
-class Wanted(NamedTuple):
-    """What the policy and the server want of workers, beside deltas.
-
-    Attributes:
-        own: that they read their own deltas before those are merged.
-        norm: the norms of their deltas.
-        base: what their deltas are measured from.
-        undo: that a clock which was begun can be cancelled.
-    """
-
-    own: bool = True
-    norm: bool = False
-    base: bool = False
-    undo: bool = False
 
 
 class Part(NamedTuple):
@@ -150,7 +95,7 @@ class Worker:
         push_to: the server's devices.
         memory: for deltas, shared by the workers of a device.
         local_steps: the numbers of steps that most clocks have.
-        wanted: of it, beside deltas.
+        needs: what is wanted of it, beside deltas.
         num_clocks: clocks it will run, if that is known; no batch is drawn ahead after the last.
         overlap: local steps to run ahead, where a clock is granted ahead.
         adopt: what then becomes of them.
@@ -170,7 +115,7 @@ class Worker:
         push_to: tuple[jax.Device, ...],
         memory: Memory,
         local_steps: tuple[int, ...],
-        wanted: Wanted = Wanted(),  # noqa: B008 (immutable)
+        needs: Needs = Needs(),  # noqa: B008 (immutable)
         num_clocks: int | None = None,
         overlap: int = 0,
         adopt: Adopt = "rebase",
@@ -185,7 +130,7 @@ class Worker:
         self._wire = wire
         self._push_to = push_to
         self._local_steps = local_steps
-        self._wanted = wanted
+        self._needs = needs
         self._num_clocks = num_clocks
         self._overlap = overlap
         self._mix = as_weight(adopt.alpha) if isinstance(adopt, Mix) else None
@@ -350,7 +295,7 @@ class Worker:
 
     def read(self, start: StartClock, snapshot: Snapshot | None) -> Params:
         """Adopt, and give the parameters that the clock is to start from."""
-        if self._wanted.undo:
+        if self._needs.undo:
             copies = jax.tree.map(jnp.copy, (self.state, self._residual))
             carried = (self._base, self._delta) if self.carries else (None, None)
             self._before = _Before(start.clock, *copies, *carried)
@@ -384,8 +329,8 @@ class Worker:
     ) -> None:
         """Have a clock's delta sent, which may still be under way on the device."""
         self._base, self._delta = base, delta
-        norm = self.program.norm(delta) if self._wanted.norm else None
-        origin = self._wire.split(base) if self._wanted.base else None
+        norm = self.program.norm(delta) if self._needs.norm else None
+        origin = self._wire.split(base) if self._needs.base else None
         if self._wire.packs:
             payload, sent, self._residual = self._wire.pack(
                 delta, self._residual, self.key, np.int32(start.clock)
@@ -398,7 +343,7 @@ class Worker:
                 origin = list(map(jax.device_put, origin, self._push_to))
             for value in jax.tree.leaves([(part.finite, part.metrics) for part in parts]):
                 value.copy_to_host_async()
-        if self._wanted.own:
+        if self._needs.own:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
             kept = delta if sent is None or self._memory.reuses else None
             self._own[start.clock] = delta if sent is None else sent, kept
@@ -411,14 +356,14 @@ class Worker:
         """Let other deltas be put where the settled ones were."""
         while self._settled:
             settled = self._settled.pop()
-            if not self._wanted.undo:  # else it may be needed again
+            if not self._needs.undo:  # else it may be needed again
                 self._memory.give(settled)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self._version = snapshot.version
         # Where it is not copied it is held, so that its memory stays what it is.
         self._snapshot = snapshot if self.device.platform == "cpu" else None
-        if self._wanted.base or (self._wanted.undo and self.carries):
+        if self._needs.base or (self._needs.undo and self.carries):
             snapshot.keep()  # the server reads it after the worker, or the worker once more
         pieces = snapshot.to(self.device)
         self._held: Params = self._wire.unpack(pieces) if self._wire.unpacks else pieces[0]
@@ -431,9 +376,9 @@ class Worker:
         for steps in self._local_steps:
             delta, _, _, _ = self.program.clock(steps)(*self._example(steps), self._memory.take())
             self._compile_parts(steps, delta)
-        if self._wanted.norm:
+        if self._needs.norm:
             jax.block_until_ready(self.program.norm(delta))
-        if self._wanted.base:
+        if self._needs.base:
             jax.block_until_ready(self._wire.split(self._held))
         if self._wire.packs:
             residual = jax.tree.map(jnp.copy, self._residual)

@@ -440,16 +440,16 @@ def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps, over
 
 
 def test_it_is_a_batch(monkeypatch):
-    from jax_ssp.worker.lazy import Deferred
+    from jax_ssp.worker.lazy import Lazy
 
     sizes = []
-    compute = Deferred._compute
+    compute = Lazy._compute
 
     def spy(self, together):
         sizes.append(len(together))
         compute(self, together)
 
-    monkeypatch.setattr(Deferred, "_compute", spy)
+    monkeypatch.setattr(Lazy, "_compute", spy)
     runtime = ssp.Virtual(9, delays.Exponential(), batch=8)
     starts = sum(
         type(command) is StartClock

@@ -14,7 +14,7 @@ from jax_ssp import delays
 from jax_ssp.compression import ALL_COMPRESSORS
 from jax_ssp.layout import Layout, Statistic
 from jax_ssp.policies import ALL_POLICIES
-from jax_ssp.worker.clock import entered
+from jax_ssp.worker.adopt import entered
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import bits, merges
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import jax_ssp as ssp
-from jax_ssp.worker.step import check_step
+from jax_ssp.worker.check import check_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import jax_ssp as ssp
+from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import clock_fn
-from jax_ssp.worker.step import check_step
 
 KEY = jax.random.key(0)
 
