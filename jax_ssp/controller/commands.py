@@ -17,9 +17,9 @@ class StartClock(NamedTuple):
         version: the snapshot to run on. It is either the newest version, to be adopted now, or the
             version the worker already holds.
         pending: stamps of the worker's own deltas that `version` does not contain. The worker adds
-            them to the snapshot, each with the weight 1 / num_workers (or whatever the server's
-            weight is), so that it reads its own writes.
+            them to the snapshot, each times `weight`, so that it reads its own writes.
         num_workers: live workers now.
+        weight: the factor of a delta that is merged alone now (see `jax_ssp.controller.weight`).
         token: what the push of this clock is to quote.
     """
 
@@ -29,6 +29,7 @@ class StartClock(NamedTuple):
     version: int
     pending: tuple[int, ...]
     num_workers: int
+    weight: float
     token: Token
 
     def finished(

@@ -537,7 +537,8 @@ class Controller:
         self._running += 1
         record.token = token = _new(Token, (self.term, self._grants))
         self._grants += 1
-        start = (worker, clock, steps, record.version, record.unread, len(self._workers), token)
+        here, alone = len(self._workers), self._alone
+        start = (worker, clock, steps, record.version, record.unread, here, alone, token)
         commands.append(_new(StartClock, start))
         if self._grant_ahead and clock + 1 < self._limit:
             commands.append(_new(StartAhead, (worker, clock + 1, self._sure_steps(clock + 1))))

@@ -43,7 +43,7 @@ from jax_ssp.records import (
     whole,
 )
 
-FORMAT = 3  # since pushes quote a token, and report
+FORMAT = 4  # since a start says the weight of own deltas; 3 since pushes quote a token
 
 
 class Entry(NamedTuple):
@@ -248,7 +248,7 @@ def read_tape(path: str | Path) -> Tape:
         named = str(path) in str(error)
         raise error if named else ValueError(f"{path} is not a tape: {error}.") from error
     if tape_format != FORMAT:
-        older = tape_format in (1, 2)
+        older = tape_format in range(1, FORMAT)
         remedy = "record the run again with it" if older else "read it with the one that wrote it"
         raise ValueError(
             f"{path} is a tape of format {short(tape_format)}, and this version reads format "

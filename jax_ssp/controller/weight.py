@@ -1,12 +1,15 @@
-"""The weight of a delta in a merge: 1 / workers, 1, 1 / deltas of the merge, or a number.
+"""The weight of a delta in a merge, and the share of its statistics: the one rule of both.
 
-The controller says it once, in `Merged.weight`; who adds own deltas before they are merged uses the
-same rule.
+A weight is 1 / workers, 1, 1 / deltas of the merge, or a number. The controller says it: for a
+merge in `Merged.weight`, and for own deltas that are read before they are merged in
+`StartClock.weight`. What is only averaged (BatchNorm statistics) enters by shares, which come to 1
+at most.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 from jax_ssp.checks import MOST, choice, number
@@ -35,6 +38,28 @@ def weight_of(weight: Weight, num_workers: int, merged: int = 1) -> float:
             return 1.0 / merged
         case _:
             return float(weight)
+
+
+def shares_of(weight: Weight, weights: Sequence[float], num_workers: int) -> list[float]:
+    """The share that each delta of a merge has in what is only averaged.
+
+    Args:
+        weight: the rule.
+        weights: what it gave for each delta of the merge.
+        num_workers: of the merge.
+
+    Returns:
+        Under "mean" and "merged" each weight, over their sum where that is more than 1; under "sum"
+        and a number, which may be anything, 1 / the larger of workers and deltas.
+
+    Example:
+        >>> shares_of("mean", [0.5, 0.5, 0.5, 0.5], num_workers=2), shares_of("sum", [1.0], 4)
+        ([0.25, 0.25, 0.25, 0.25], [0.25])
+    """
+    if weight in ("mean", "merged"):
+        total = max(1.0, sum(weights))
+        return [each / total for each in weights]
+    return [1.0 / max(num_workers, len(weights))] * len(weights)
 
 
 def check_weight(weight: Any, field: str = "weight") -> Weight:

@@ -204,7 +204,7 @@ class _VirtualWorld(World):
                 if self._cancelled and self._passed_over(start):
                     continue
                 self._now = now
-                worker, clock, steps, version, _, _, token = start
+                worker, clock, steps, version, _, _, _, token = start
                 event = new(DeltaReady, (worker, clock, version, token, steps, 0, True, 0.0))
             commands = handle(event, now)
             append(now, event, commands)

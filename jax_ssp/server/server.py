@@ -24,7 +24,7 @@ import optax
 
 from jax_ssp.checks import flag, function, instance, integer, optional, several, shown
 from jax_ssp.compression import Compressor
-from jax_ssp.controller.weight import Weight, check_weight, weight_of
+from jax_ssp.controller.weight import Weight, check_weight, shares_of, weight_of
 from jax_ssp.data.shards import owned
 from jax_ssp.layout import Layout, Params
 from jax_ssp.server.merging import About, MergePrograms, Merging, numbers_of
@@ -455,12 +455,7 @@ def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np
         num_workers: live workers.
         weight: the server's.
     """
-    if weight == "sum" or not isinstance(weight, str):
-        shares = [1.0 / max(num_workers, len(weights))] * len(weights)
-    else:
-        total = max(1.0, sum(weights))
-        shares = [each / total for each in weights]
-    return as_weight([weights, shares]).T
+    return as_weight([weights, shares_of(weight, weights, num_workers)]).T
 
 
 def as_weight(factor: Any) -> np.ndarray:

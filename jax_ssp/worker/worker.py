@@ -23,7 +23,7 @@ import numpy as np
 
 from jax_ssp.compression import nbytes
 from jax_ssp.controller import StartAhead, StartClock
-from jax_ssp.controller.weight import Weight, weight_of
+from jax_ssp.controller.weight import Weight
 from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.layout import Delta, Params
 from jax_ssp.server.server import Snapshot, as_weight, factors_of
@@ -90,7 +90,7 @@ class Worker:
         snapshot: the first version, to shape the worker state.
         feed: its batches.
         key: the run's PRNG key; the worker folds in itself, the clock and the step.
-        weight: the server's, for its own deltas that are not merged yet.
+        weight: the run's rule, for the share of statistics in own deltas that are not merged yet.
         wire: how deltas and snapshots travel.
         push_to: the server's devices.
         memory: for deltas, shared by the workers of a device.
@@ -142,7 +142,7 @@ class Worker:
         self._base = self._held
         self._delta: Delta = None  # of the clock dispatched last
         self._own: dict[int, tuple[Delta, Delta]] = {}  # by stamp: what was sent, the delta
-        self._known_factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._known_factors: dict[tuple[float, int], tuple[np.ndarray, np.ndarray]] = {}
         self._settled: list[Delta] = []  # deltas whose memory is to be given back
         self._ahead: _Ahead | None = None
         self._before: _Before | None = None
@@ -305,16 +305,16 @@ class Worker:
         self._settled = [self._own.pop(stamp)[1] for stamp in settled]
         local = self._held
         for sent, _ in self._own.values():
-            local = self.program.add(local, sent, *self._factors(start.num_workers))
+            local = self.program.add(local, sent, *self._factors(start))
         return local
 
-    def _factors(self, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+    def _factors(self, start: StartClock) -> tuple[np.ndarray, np.ndarray]:
         """The weight of an own delta, and the share of its statistics, in a merge of it alone."""
-        if num_workers not in self._known_factors:
-            weight = weight_of(self._weight, num_workers)
-            both = factors_of([weight], num_workers, self._weight)[0]
-            self._known_factors[num_workers] = as_weight(both[0]), as_weight(both[1])
-        return self._known_factors[num_workers]
+        said = start.weight, start.num_workers
+        if said not in self._known_factors:
+            both = factors_of([start.weight], start.num_workers, self._weight)[0]
+            self._known_factors[said] = as_weight(both[0]), as_weight(both[1])
+        return self._known_factors[said]
 
     def arguments(self, base: Params, steps: int, clock: int) -> tuple[Any, ...]:
         """What a program of so many steps takes: base, state, batches, key and clock."""

@@ -294,7 +294,7 @@ def as_stale_as(allowed):
     return tape
 
 
-NEXT = {"local_steps": 1, "pending": (), "num_workers": 2, "token": Token(0, 3)}
+NEXT = {"local_steps": 1, "pending": (), "num_workers": 2, "weight": 0.5, "token": Token(0, 3)}
 OLD, NEWEST, TERM = Token(0, 0), Token(0, 2), Token(1, 2)  # of worker 0 in row 3 of EAGER
 EARLY = StartClock(worker=0, clock=2, version=2, **NEXT)
 LATE = StartClock(worker=0, clock=5, version=9, **NEXT)
@@ -351,7 +351,8 @@ BROKEN = [
     (4, "backwards from 1.0", "time", edited(EAGER, [e._replace(now=1 - e.now) for e in EAGER])),
     (4, "lost but not here", "loss of a stranger", edited(EAGER, [*EAGER, LOSS])),
     (2, "neither the newest", "version neither newest nor held", between(EAGER)),
-    (3, "there are 2 workers", "wrong weight of own deltas", start(EAGER, 2, num_workers=3)),
+    (3, "there are 2 workers", "wrong number of workers", start(EAGER, 2, num_workers=3)),
+    (3, r"has the weight 0\.5", "wrong weight of own deltas", start(EAGER, 2, weight=1.0)),
     (3, "there are 2 workers", "clock without steps", start(EAGER, 2, local_steps=0)),
     (4, "of nothing", "merge of nothing", added(EAGER, 3, Merge(3, (), num_workers=2))),
     (5, "is not waiting", "stop of a stranger", added(EAGER, 2, StopWorker(9))),
@@ -416,7 +417,7 @@ def mutated(command, rng, policy):
             # Who does not read its own may keep a version as well as adopt the newest, and of a
             # clock that is cancelled nobody says what was read.
             told = policy.reads_own and not policy.cancels
-            fields = ("worker", "clock", "token") + ("version",) * told
+            fields = ("worker", "clock", "weight", "token") + ("version",) * told
             return moved(command, rng.choice(fields), other)
         case Merge():
             field = rng.choice(("version", "num_workers", *command.deltas[0]._fields))

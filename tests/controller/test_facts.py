@@ -119,8 +119,8 @@ def test_a_header_that_contradicts_itself_is_refused(changes, why):
         ({"experiment__num_clocks": 3}, "each has 3 clocks"),
         ({"experiment__max_updates": 5}, "5 deltas are merged"),
         ({"experiment__local_steps": 2}, "clocks have 2 steps"),
-        ({"experiment__weight": "sum"}, "weight are"),
-        ({"experiment__weight": 0.5}, "weight are"),
+        ({"experiment__weight": "sum"}, "merged alone has the weight 1.0"),
+        ({"experiment__weight": 0.5}, "merged alone has the weight 0.5"),
         ({"num_workers": 3, "experiment__num_workers": 3, "max_staleness": 6}, "the header says 3"),
         (
             {"num_workers": 5, "experiment__num_workers": 5, "max_staleness": 12},

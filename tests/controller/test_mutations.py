@@ -214,7 +214,7 @@ def any_command(rng):
     delta = Merged(worker, count, version, 0, 0, 0.25, token)
     return rng.choice(
         (
-            StartClock(worker, count, 1, version, (), WORKERS, token),
+            StartClock(worker, count, 1, version, (), WORKERS, 0.25, token),
             StartAhead(worker, count, 1),
             Merge(version, (delta,), WORKERS),
             Drop(worker, count, "why not", token),
@@ -242,7 +242,7 @@ def exchanged(rng, command):
             return rng.choice((StartAhead(*command[:3]), StopWorker(command.worker)))
         case StartAhead(worker, clock, steps):
             token = Token(0, rng.randrange(30))
-            return StartClock(worker, clock, steps, rng.randrange(9), (), WORKERS, token)
+            return StartClock(worker, clock, steps, rng.randrange(9), (), WORKERS, 0.25, token)
         case StopWorker(worker):
             return StartAhead(worker, 1, 1)
     return any_command(rng)

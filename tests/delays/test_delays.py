@@ -211,6 +211,6 @@ def test_a_subclass_that_changes_a_delay_is_not_drawn_ahead():
         def __call__(self, worker, clock, steps, rng):
             return 2 * super().__call__(worker, clock, steps, rng)
 
-    start = StartClock(0, 0, 1, 0, (), 1, Token(0, 0))
+    start = StartClock(0, 0, 1, 0, (), 1, 1.0, Token(0, 0))
     once, twice = (DelayDraws(model(), 0, 1).draw(start) for model in (Exponential, Twice))
     assert twice == 2 * once

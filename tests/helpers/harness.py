@@ -250,6 +250,7 @@ class Model:
         assert start.clock == stay.clock, (start, stay.clock)
         assert start.local_steps >= 1, start
         assert start.num_workers == len(self.live), start
+        assert start.weight == self._weight(len(self.live), merged=1), start
         assert start.version in (self.version, stay.held), f"{start} is neither new nor held"
         assert not stay.ahead or stay.ahead.local_steps <= start.local_steps, (start, stay.ahead)
         if self.policy.waits_for_own:
@@ -304,8 +305,7 @@ class Model:
             lost += [] if here else [stay]
             told = (delta.base, delta.staleness, delta.lag, delta.weight)
             base = push.delta.version
-            each = {"mean": 1 / merge.num_workers, "sum": 1.0, "merged": 1 / len(merge.deltas)}
-            weight = each.get(self.weight, self.weight)
+            weight = self._weight(merge.num_workers, len(merge.deltas))
             assert told == (base, self.version - base, lag, weight), delta
             push.merged_in = merge.version
             self.stalenesses.append(delta.staleness)
@@ -313,6 +313,10 @@ class Model:
             assert allowed is None or delta.staleness <= allowed, (delta, allowed)
         self.version = merge.version
         assert merge.num_workers == len(self.live) + len(set(lost)), merge
+
+    def _weight(self, num_workers: int, merged: int) -> float:
+        each = {"mean": 1 / num_workers, "sum": 1.0, "merged": 1 / merged}
+        return each.get(self.weight, self.weight)
 
     def _under_way(self, worker: int, clock: int, token: Token) -> Push:
         """The one delta that is to be settled now; a live worker's own go in order."""

@@ -80,7 +80,7 @@ FIELDS = {
     WorkerDone: "aak",
     TimerFired: "t",
     StopRequested: "s",
-    StartClock: "aaaapak",
+    StartClock: "aaaapawk",
     StartAhead: "aaa",
     Merge: "ama",
     Merged: "aaaaawk",

@@ -72,7 +72,7 @@ class Run:
             self.progress.on_entry(0.0, WorkerJoined(worker), [self.start(worker, 0)])
 
     def start(self, worker: int, clock: int) -> StartClock:
-        return StartClock(worker, clock, 1, self.updates, (), self.workers, TOKEN)
+        return StartClock(worker, clock, 1, self.updates, (), self.workers, 1 / self.workers, TOKEN)
 
     def finish(self, now: float, worker: int, clock: int, go_on: bool = True) -> None:
         self.updates += 1

@@ -150,7 +150,7 @@ def test_schedule_and_history_read_the_weight_off_the_tape(weight):
     assert [row["weight"] for row in result.history] == result.schedule["weight"].tolist()
     assert ssp.check_contract(result.tape).merged == 12
     result.tape.header["experiment"]["weight"] = 0.7
-    with pytest.raises(ssp.ContractViolation, match="weight are"):
+    with pytest.raises(ssp.ContractViolation, match=r"has the weight 0\.7"):
         ssp.check_contract(result.tape)
 
 

@@ -8,9 +8,9 @@ The clauses (bound s; a delta computed in clock c is stamped c):
 2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
    stamped below c - s of every live worker; and the version read is the one that was granted. No
    delta is merged that is staler than the policy allows.
-3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones; or, where
-   the policy says so, none of those that the version lacks. Under a policy that says so, a worker
-   starts no clock before its own deltas are settled.
+3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones: those
+   that the version lacks have the weight of a delta that is merged alone. Where the policy says so,
+   it reads none that the version lacks, or starts no clock before all of its own are settled.
 4. *Nothing lost, nothing twice.* Each pushed delta is merged once, or dropped once with a reason,
    and is merged with the staleness, the lag and the weight that it has. A clock may be cancelled,
    with a reason, while it runs and no delta of its worker waits; nothing is pushed of it. A push
@@ -262,6 +262,9 @@ class Clauses:
             raise self._violation(3, f"{start}, but its own delta {stay.log[-1][0]} waits still")
         if start.pending != own:
             raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
+        if self.weight is not None and start.weight != weight_of(self.weight, start.num_workers):
+            weight = weight_of(self.weight, start.num_workers)
+            raise self._violation(3, f"{start}, but a delta merged alone has the weight {weight}")
         if version not in (self.version, stay.held):
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
         if start.token != Token(0, self.grants):
