@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -80,25 +80,22 @@ def shapes_of(name: str, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(shape, tree)
 
 
-def check_metrics(whose: str, metrics: Any, taken: Collection[str]) -> None:
+def check_metrics(whose: str, metrics: Any) -> None:
     """Check that metrics are a dict of scalars: real numbers, or arrays of shape ().
 
     Args:
         whose: gave them, for messages: "the step's".
         metrics: what was given; arrays may be traced.
-        taken: names that they cannot have.
 
     Raises:
         TypeError: if they are no dict, a name is no string, or a value is no number.
-        ValueError: if a name is taken, or an array has more dimensions than 0.
+        ValueError: if an array has more dimensions than 0.
     """
     if not isinstance(metrics, Mapping):
         raise TypeError(f"{whose} metrics must be a dict, got a {type(metrics).__name__}.")
     for name, value in metrics.items():
         if not isinstance(name, str):
             raise TypeError(f"{whose} metric {name!r} must have a string as its name.")
-        if name in taken:
-            raise ValueError(f"{whose} metric {name!r} needs another name: {taken} are taken.")
         if isinstance(value, Real):
             if isinstance(value, int) and abs(value) >= 2**1024:
                 raise ValueError(f"{whose} metric {name!r} must be a number that a float can hold.")

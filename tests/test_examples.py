@@ -74,7 +74,7 @@ def test_the_example_in_the_readme_runs_as_it_is(capsys):
     # It learns what it is about: the answer is 0, 1, .., 7.
     for result in (names["result"], names["rehearsal"]):
         np.testing.assert_allclose(result.params["w"], np.arange(8), atol=0.05)
-        assert result.history[-1].keys() >= {"loss", "mse"}
+        assert result.history[-1]["metrics"].keys() == {"loss", "mse"}
 
 
 def test_adding_a_policy_as_the_readme_says_is_one_file_and_one_row(tmp_path):

@@ -122,7 +122,7 @@ def test_training_is_that_of_real_and_imaginary_part(name):
     assert_pairs(got.params, expected.params)
     assert list(got.tape) == list(expected.tape)
     # And it goes downhill in both parts.
-    assert got.history[-1]["loss"] < 0.7 * got.history[0]["loss"]
+    assert got.history[-1]["metrics"]["loss"] < 0.7 * got.history[0]["metrics"]["loss"]
 
 
 def test_plain_sgd_reaches_the_target():

@@ -58,7 +58,7 @@ def run_row(label: str, experiment: ssp.Experiment, rate: float, metric: str) ->
     result = run(experiment)
     merged = result.schedule[result.schedule["merge_version"] >= 0]
     stale = merged["staleness"]
-    values = [row[metric] for row in result.evaluations]
+    values = [row["metrics"][metric] for row in result.evaluations]
     return {
         "kind": "run",
         "label": label,

@@ -55,7 +55,9 @@ def needed(
         seed=seed,
     )
     run = common.run(experiment)
-    reached = (row["updates"] for row in run.evaluations if row["test_accuracy"] >= ACCURACY)
+    reached = (
+        row["updates"] for row in run.evaluations if row["metrics"]["test_accuracy"] >= ACCURACY
+    )
     return next(reached, None), float(run.schedule["staleness"].mean())
 
 

@@ -66,7 +66,7 @@ def needed(workers: int, b: int, rate: float, seed: int, size: Size) -> int | No
         seed=seed,
     )
     run = common.run(experiment)
-    reached = (row["version"] for row in run.evaluations if row["test_loss"] <= TARGET)
+    reached = (row["version"] for row in run.evaluations if row["metrics"]["test_loss"] <= TARGET)
     return next(reached, None)
 
 

@@ -45,7 +45,7 @@ def ran(
 
 def _ended(make: Make, rate: float, seed: int) -> Row:
     run = common.run(make(rate, seed))
-    end, diverged = run.evaluations[-1], run.status == "diverged"
+    end, diverged = run.metrics, run.status == "diverged"
     merged = run.schedule["staleness"][run.schedule["merge_version"] >= 0]
     return {
         "rate": rate,

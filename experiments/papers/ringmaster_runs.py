@@ -110,7 +110,8 @@ def run_row(
     rows, size = result.schedule, policy.usual_merge(workers)
     bases = {(row["worker"], row["clock"]): int(row["base_version"]) for row in rows}
     reads = sorted(
-        (row["start"], bases[row["worker"], row["clock"]], row["gap"]) for row in result.history
+        (row["start"], bases[row["worker"], row["clock"]], row["metrics"]["gap"])
+        for row in result.history
     )
     times = horizon(kind, scale) * np.linspace(0, 1, POINTS) ** 2  # denser at the start
     which = np.searchsorted([start for start, _, _ in reads], times, "right") - 1

@@ -19,7 +19,7 @@ from jax_ssp.report.folder import summarize, write_json
 from jax_ssp.report.plots import PAPER, Curve, draw_curves, legend_below, new_figure
 from jax_ssp.report.tables import markdown_table
 
-COLUMNS = ("status", "test_loss", "test_accuracy", "mean_staleness", "max_staleness")
+COLUMNS = ("status", "mean_staleness", "max_staleness")
 
 
 def main(
@@ -63,7 +63,7 @@ def differences(
     """Each method minus its reference at the end of training, seed by seed: mean and deviation."""
     last: dict[str, dict[int, Any]] = {}
     for run in runs:
-        last.setdefault(run["name"], {})[run["seed"]] = run["summary"]
+        last.setdefault(run["name"], {})[run["seed"]] = run["summary"]["metrics"]
     rows: list[dict[str, Any]] = []
     for name, reference in pairs:
         row: dict[str, Any] = {"method": name, "minus": reference, "seeds": len(last[name])}
@@ -123,6 +123,7 @@ def _run(experiment: ssp.Experiment) -> dict[str, Any]:
         "name": experiment.name,
         "learning_rate": workload.learning_rate,
         "seed": experiment.seed,
+        **{metric: summary["metrics"][metric] for metric in ("test_loss", "test_accuracy")},
         **{column: summary[column] for column in COLUMNS},
     }
 
@@ -154,5 +155,6 @@ def _draw(
 
 def _columns(run: Mapping[str, Any]) -> list[np.ndarray]:
     rows = run["evaluations"][1:]
-    names = ("updates", "time", "test_accuracy")
-    return [np.array([row[name] for row in rows], dtype=float) for name in names]
+    columns = [[row[name] for row in rows] for name in ("updates", "time")]
+    columns.append([row["metrics"]["test_accuracy"] for row in rows])
+    return [np.array(column, dtype=float) for column in columns]

@@ -358,7 +358,7 @@ def summarize(result: Result) -> dict[str, Any]:
     report = check_contract(result.tape)
     return {
         "status": result.status,
-        **result.metrics,
+        "metrics": result.metrics,
         "policy": result.tape.header["policy"],
         "num_workers": result.tape.header["num_workers"],
         "updates": result.updates,
@@ -366,7 +366,7 @@ def summarize(result: Result) -> dict[str, Any]:
         "dropped": report.dropped,
         "cancelled": report.cancelled,
         "not_finite": result.not_finite,
-        "passed_over": sum(row.get("passed_over", 0) for row in result.evaluations),
+        "passed_over": sum(row["passed_over"] for row in result.evaluations),
         "time": result.tape.header["time"],
         "seconds": result.seconds,
         "wall_seconds": result.wall_seconds,

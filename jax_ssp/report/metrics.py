@@ -1,12 +1,13 @@
 """A run's numbers, written down while it goes: JSON Lines for programs, TensorBoard for people.
 
 `metrics.jsonl` holds every row: one JSON object a line, `"kind"` first (`"clock"`: a settled delta;
-`"eval"`: an evaluation). JSON has no NaN and no infinity: such a value is written as null, and its
-name goes into the row's `"nonfinite"` object, as `{"loss": "nan"}`; `read_metrics` puts it back.
+`"eval"`: an evaluation), what was measured in its `"metrics"`. JSON has no NaN and no infinity: a
+metric of such a value is written as null, and its name goes into the row's `"nonfinite"` object, as
+`{"loss": "nan"}`; `read_metrics` puts it back.
 
-TensorBoard gets evaluations as they are and the rest thinned: a point of `train/...` or `ssp/...`
-is the mean over the deltas of the last tenth of a second, against updates. With up to 16 workers
-each has curves of its own too.
+TensorBoard gets evaluations as they are (`eval/...`) and the rest thinned: a point of `train/...`
+(metrics) or `ssp/...` is the mean over the deltas of the last tenth of a second, against updates.
+With up to 16 workers each has curves of its own too, such as `train_by_worker/loss/3`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,12 @@ from typing import Any
 
 from jax_ssp import checks
 from jax_ssp.files import AppendedFile, say
-from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
+from jax_ssp.runtimes.base import Observer
 
 POINT_SECONDS = 0.1  # of real time in one TensorBoard point
 EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk
 MAX_WORKER_CURVES = 16
 MOST_WAITING = 64 << 20  # bytes that wait for a disk that is full
-
-_CLOCK_COLUMNS = frozenset(
-    ("worker", "clock", "start", "finish", "base_version", "merge_version", "staleness", "lag")
-) | {"weight", "updates"}
 
 
 class MetricsWriter(Observer):
@@ -82,23 +79,19 @@ class MetricsWriter(Observer):
 
     def on_clock(self, row: Mapping[str, Any]) -> None:
         self._write("clock", row)
-        shown = {f"train/{name}": row[name] for name in row if name not in _CLOCK_COLUMNS}
-        shown["ssp/clock_seconds"] = row["finish"] - row["start"]
+        own = {"clock_seconds": row["finish"] - row["start"]}
         if row["merge_version"] >= 0:  # a dropped delta has neither
-            shown["ssp/staleness"] = row["staleness"]
-            shown["ssp/lag"] = row["lag"]
-        self._events.add(shown, row["updates"])
-        if self._by_worker:
-            worker = row["worker"]
-            own = {f"{tag.partition('/')[2]}_by_worker/{worker}": shown[tag] for tag in shown}
-            self._events.add(own, row["updates"])
+            own |= {"staleness": row["staleness"], "lag": row["lag"]}
+        for group, values in (("train", row["metrics"]), ("ssp", own)):
+            self._events.add(group, values, row["updates"])
+            if self._by_worker:
+                self._events.add(f"{group}_by_worker", values, row["updates"], f"/{row['worker']}")
         self._flush_what_is_due()
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
         self._write("eval", row)
         self._events.emit()
-        shown = {f"eval/{name}": row[name] for name in row if name not in EVAL_COLUMNS}
-        self._events.add(shown, row["updates"])
+        self._events.add("eval", row["metrics"], row["updates"])
         self._events.emit()
         self._flush_what_is_due()
 
@@ -151,7 +144,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {line!r}.") from error
-        row |= {name: float(value) for name, value in row.pop("nonfinite", {}).items()}
+        for name, value in row.pop("nonfinite", {}).items():
+            row["metrics"][name] = float(value)
         rows.append(row)
     return rows
 
@@ -231,14 +225,14 @@ class _Events:
         checksums = [struct.pack("<I", self._checksum(part)) for part in (length, data)]
         self._file.add(length + checksums[0] + data + checksums[1])
 
-    def add(self, values: Mapping[str, Any], step: int) -> None:
+    def add(self, group: str, values: Mapping[str, Any], step: int, end: str = "") -> None:
         self._step = step
-        for tag, value in values.items():
+        for name, value in values.items():
             try:
                 number = float(value)
             except (TypeError, ValueError):
                 continue  # no curve can be drawn of it
-            entry = self._sums.setdefault(tag, [0.0, 0])
+            entry = self._sums.setdefault(f"{group}/{name}{end}", [0.0, 0])
             entry[0] += number
             entry[1] += 1
 
@@ -262,16 +256,22 @@ class _Events:
 
 def encode_row(kind: str, row: Mapping[str, Any]) -> bytes:
     """A line of `metrics.jsonl`; what JSON has no form for is written as text."""
-    row = {"kind": kind, **row}
-    nonfinite: dict[str, str] = {}
-    for name, value in row.items():
-        if type(value) is not float and getattr(value, "ndim", None) == 0:
-            row[name] = value = value.item()
-        if type(value) is float and not math.isfinite(value):
-            nonfinite[name] = str(value)
+    metrics = {name: _plain(value) for name, value in row["metrics"].items()}
+    row = {"kind": kind, **{name: _plain(value) for name, value in row.items()}}
+    nonfinite = {
+        name: str(value)
+        for name, value in metrics.items()
+        if type(value) is float and not math.isfinite(value)
+    }
+    row["metrics"] = {**metrics, **dict.fromkeys(nonfinite)}
     if nonfinite:
-        row = {**row, **dict.fromkeys(nonfinite), "nonfinite": nonfinite}
+        row["nonfinite"] = nonfinite
     return json.dumps(row, allow_nan=False, default=repr).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """The Python number that a scalar array holds; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _whole_lines(path: Path) -> int:

@@ -24,8 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from jax_ssp.runtimes.base import EVAL_COLUMNS
-
 WIDTH = 6.8  # inches: the text of a page
 MAX_POINTS = 500  # of a drawn curve
 MAX_BARS = 40  # clocks of a worker in a timeline
@@ -296,7 +294,7 @@ def run_summary(
 
     Args:
         schedule: one row a clock, of `jax_ssp.controller.tape.SCHEDULE_DTYPE`.
-        evaluations: rows with `time` and metrics, as observers are given them; the first two
+        evaluations: rows with `time` and `metrics`, as observers are given them; the first two
             metrics are drawn.
         path: of the file to write.
         unit: of all times.
@@ -309,8 +307,7 @@ def run_summary(
     """
     if not len(schedule):
         raise ValueError("`schedule` is empty: no clock of this run was merged or dropped.")
-    names = dict.fromkeys(name for row in evaluations for name in row)
-    metrics = [name for name in names if name not in EVAL_COLUMNS][:2]
+    metrics = list(dict.fromkeys(name for row in evaluations for name in row["metrics"]))[:2]
     workers = np.unique(schedule["worker"])
     height = float(np.clip(0.5 + 0.13 * len(workers), 1.3, 4.5))
     with mpl.rc_context(PAPER):
@@ -320,7 +317,11 @@ def run_summary(
         _staleness(figure.add_subplot(grid[1, 0]), schedule)
         for column, metric in enumerate(metrics, start=1):
             axis = figure.add_subplot(grid[1, column])
-            rows = [(row["time"], row[metric]) for row in evaluations if metric in row]
+            rows = [
+                (row["time"], row["metrics"][metric])
+                for row in evaluations
+                if metric in row["metrics"]
+            ]
             marker = "o" if len(rows) <= 30 else None
             axis.plot(*zip(*rows, strict=True), color=DARK, marker=marker, markersize=2.5)
             axis.set(xlabel=f"time ({unit})", ylabel=metric.replace("_", " "))

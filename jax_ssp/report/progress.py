@@ -33,7 +33,7 @@ from jax_ssp.controller.events import (
 from jax_ssp.files import say
 from jax_ssp.report.screen import RunState, Seen, line, screen, title
 from jax_ssp.report.tables import format_number, format_seconds
-from jax_ssp.runtimes.base import EVAL_COLUMNS, Observer
+from jax_ssp.runtimes.base import Observer
 from jax_ssp.runtimes.watch import describe
 from jax_ssp.worker.waits import Waiting
 
@@ -171,7 +171,7 @@ class Progress(Observer):
     def _settle(self, row: Mapping[str, Any]) -> None:
         run = self._run
         run.updates = row["updates"]
-        loss = row.get("loss")
+        loss = row["metrics"].get("loss")
         if loss is not None:
             run.losses.append(loss)
         staleness = row["staleness"] if row["merge_version"] >= 0 else None
@@ -187,9 +187,9 @@ class Progress(Observer):
             self._shown(lambda: self._evaluated(row))
 
     def _evaluated(self, row: Mapping[str, Any]) -> None:
-        names = [name for name in row if name not in EVAL_COLUMNS]
-        metrics = " ".join(f"{name} {format_number(row[name], 3)}" for name in names)
-        count = row.get("passed_over", 0)
+        shown = (f"{name} {format_number(each, 3)}" for name, each in row["metrics"].items())
+        metrics = " ".join(shown)
+        count = row["passed_over"]
         passed = f" ({count} passed over)" if count else ""
         self._run.evaluation = f"eval at update {row['updates']}: {metrics}{passed}"
         self._print(self._run.evaluation)

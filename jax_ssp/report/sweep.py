@@ -14,7 +14,6 @@ from jax_ssp.report.environment import environment
 from jax_ssp.report.folder import write_json
 from jax_ssp.report.plots import Curve, comparison
 from jax_ssp.report.tables import markdown_table
-from jax_ssp.runtimes.base import EVAL_COLUMNS
 
 _SHOWN = ("seconds", "updates", "computing", "mean_staleness", "max_staleness", "max_lag")
 
@@ -35,11 +34,8 @@ def compare(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, A
     content = {"meta": environment(), "rows": rows, "runs": list(runs)}
     write_json(folder / "comparison.json", content, indent=1)
     (folder / "comparison.md").write_text(markdown_table(rows) + "\n")
-    metrics = [name for run in runs for row in run["evaluations"] for name in row]
-    metric = next(
-        (name for name in metrics if "loss" in name),
-        next((name for name in metrics if name not in EVAL_COLUMNS), None),
-    )
+    metrics = [name for run in runs for row in run["evaluations"] for name in row["metrics"]]
+    metric = next((name for name in metrics if "loss" in name), metrics[0] if metrics else None)
     if metric is not None:
         unit = f"{runs[0]['summary']['time']} seconds"
         comparison([_curve(run, metric) for run in runs], folder / "comparison.png", metric, unit)
@@ -57,19 +53,20 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "runs": len(runs)}
     for column in _SHOWN:
         row[column] = statistics.fmean(run["summary"][column] for run in runs)
-    last = [run["evaluations"][-1] for run in runs if run["evaluations"]]
+    last = [run["evaluations"][-1]["metrics"] for run in runs if run["evaluations"]]
     for metric in dict.fromkeys(metric for each in last for metric in each):
-        if metric not in EVAL_COLUMNS:
-            values = [math.nan if each[metric] is None else each[metric] for each in last]
-            row[metric] = statistics.median(values)
-            row[f"{metric} range"] = f"{min(values):.3g} to {max(values):.3g}"
+        values = [math.nan if each[metric] is None else each[metric] for each in last]
+        column = f"last {metric}" if metric in (*row, "status") else metric
+        row[column] = statistics.median(values)
+        row[f"{column} range"] = f"{min(values):.3g} to {max(values):.3g}"
     row["status"] = ", ".join(sorted({run["summary"]["status"] for run in runs}))
     return row
 
 
 def _curve(run: Mapping[str, Any], metric: str) -> Curve:
-    rows = [row for row in run["evaluations"] if metric in row]
-    updates, seconds, values = (
-        np.array([row[name] for row in rows], dtype=float) for name in ("updates", "time", metric)
+    rows = [row for row in run["evaluations"] if metric in row["metrics"]]
+    updates, seconds = (
+        np.array([row[name] for row in rows], float) for name in ("updates", "time")
     )
+    values = np.array([row["metrics"][metric] for row in rows], float)
     return Curve(run["name"], run["seed"], updates, seconds, values)

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from jax_ssp.worker.worker import Worker
 
 
-EVAL_COLUMNS = ("version", "updates", "time", "passed_over")
-"""What the row of an evaluation holds beside its metrics."""
-
-
 class Message(NamedTuple):
     """What a world reports: an event, or a finished evaluation; with `DeltaReady`, what is pushed.
 
@@ -58,13 +54,11 @@ class Observer:
     def on_clock(self, row: Mapping[str, Any]) -> None:
         """A delta was merged; or dropped, or its clock cancelled (then `merge_version` is -1).
 
-        See `Result.history` for what is in the row.
-
-        With the clock's metrics, but of a cancelled one there are none.
+        See `Result.history` for what is in the row. The metrics of a cancelled clock are empty.
         """
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
-        """A version was evaluated: `version, updates, time, passed_over` and the metrics.
+        """A version was evaluated: `version, updates, time` (seconds), `passed_over, metrics`.
 
         `passed_over` counts the versions that were due since the evaluation before, and waited when
         this one came.

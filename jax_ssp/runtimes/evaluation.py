@@ -16,7 +16,6 @@ import jax
 
 from jax_ssp import checks
 from jax_ssp.checks import shown
-from jax_ssp.runtimes.base import EVAL_COLUMNS
 from jax_ssp.runtimes.places import check_is_here
 from jax_ssp.runtimes.session import Crew, device_at
 from jax_ssp.runtimes.settings import Settings
@@ -76,7 +75,7 @@ class Target:
         if self.metric not in metrics:
             raise ValueError(
                 f"`target` asks for {self.metric!r}, which is not among what `evaluate` gives: "
-                f"{sorted(set(metrics) - set(EVAL_COLUMNS))}."
+                f"{sorted(metrics)}."
             )
         value = metrics[self.metric]
         if not math.isfinite(value):
@@ -186,7 +185,7 @@ class Evaluator:
 
     Raises:
         TypeError: if `fn` does not give a dict of numbers.
-        ValueError: if it gives an array, a name that is taken, or not the target's metric.
+        ValueError: if it gives an array, or not the target's metric.
     """
 
     def __init__(
@@ -269,7 +268,7 @@ class Evaluator:
 
     def reached(self, row: Mapping[str, Any]) -> bool:
         """Does this row reach the target?"""
-        return self._target is not None and self._target.reached(row)
+        return self._target is not None and self._target.reached(row["metrics"])
 
     def close(self) -> None:
         """Let go of the thread, and of what waits for it."""
@@ -281,5 +280,5 @@ class Evaluator:
         metrics = self._fn(jax.device_put(params, self._device, may_alias=False))
         if not isinstance(metrics, Mapping):
             raise TypeError(f"`evaluate` must return a dict of scalars, got {shown(metrics)}.")
-        check_metrics("`evaluate`'s", metrics, (*EVAL_COLUMNS, "kind", "nonfinite"))
-        return {**about, **{name: float(value) for name, value in metrics.items()}}
+        check_metrics("`evaluate`'s", metrics)
+        return {**about, "metrics": {name: float(value) for name, value in metrics.items()}}

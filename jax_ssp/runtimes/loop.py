@@ -276,7 +276,7 @@ class Loop:
             "weight": delta.weight,
             "finite": event.finite,
             "updates": self.updates,
-            **(push.metrics if push is not None else {}),
+            "metrics": {} if push is None else dict(push.metrics),
         }
         if push is not None:
             self.history.append(row)

@@ -50,7 +50,7 @@ class Observers:
         first: BaseException | None = None
         for observer in observers:
             self.telling = f"{type(observer).__name__}.{method}"
-            own = [dict(each) if isinstance(each, dict) else each for each in what]
+            own = [_copy(each) if isinstance(each, dict) else each for each in what]
             try:
                 getattr(observer, method)(*own)
             except BaseException as error:  # raised below
@@ -59,3 +59,11 @@ class Observers:
         self.telling = None
         if first is not None:
             raise first
+
+
+def _copy(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of its own, its metrics too."""
+    own = dict(row)
+    if "metrics" in own:
+        own["metrics"] = dict(own["metrics"])
+    return own

@@ -10,7 +10,6 @@ import numpy as np
 
 from jax_ssp.controller import WorkerDone
 from jax_ssp.controller.tape import Tape
-from jax_ssp.runtimes.base import EVAL_COLUMNS
 from jax_ssp.runtimes.schedule import schedule
 from jax_ssp.runtimes.session import States
 from jax_ssp.worker.step import Params
@@ -27,12 +26,13 @@ class Result:
             rounded ones; the same object where nothing is in half precision.
         tape: the record from which the run can be replayed and its contract checked.
         history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
-            merge_version` (-1: dropped), `staleness, lag, weight, finite, updates` and the clock's
-            metrics. Clocks that were cancelled, or computed nothing, have none; they are in
-            `schedule`.
+            merge_version` (-1: dropped), `staleness, lag, weight, finite, updates` and `metrics`,
+            a dict of what the step gave, the means over the clock's steps. Clocks that were
+            cancelled, or computed nothing, have none; they are in `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
         evaluations: one row an evaluation: `version, updates, time` (seconds), `passed_over` (due
-            versions since the one before, not evaluated since they waited still) and the metrics.
+            versions since the one before, not evaluated since they waited still) and `metrics`, a
+            dict of what `evaluate` gave.
         states: of the optimizers, at the end; None if nothing was computed.
         status: "done", "target", "stopped", "interrupted" or "diverged"; of a result that an error
             carries, "failed" or "interrupted".
@@ -69,8 +69,7 @@ class Result:
     @property
     def metrics(self) -> dict[str, float]:
         """The last evaluation's metrics; empty if there was none."""
-        last = self.evaluations[-1] if self.evaluations else {}
-        return {name: value for name, value in last.items() if name not in EVAL_COLUMNS}
+        return dict(self.evaluations[-1]["metrics"]) if self.evaluations else {}
 
     @property
     def computing(self) -> float:
@@ -103,7 +102,7 @@ class Result:
         ]
         if self.not_finite:
             lines.append(f"{self.not_finite} clocks gave a delta that is not finite")
-        passed_over = sum(row.get("passed_over", 0) for row in self.evaluations)
+        passed_over = sum(row["passed_over"] for row in self.evaluations)
         if passed_over:
             lines.append(f"{passed_over} versions that were due passed over by evaluation")
         if self.ended_by_data:

@@ -11,10 +11,6 @@ import jax.numpy as jnp
 from jax_ssp.checks import shown
 from jax_ssp.trees import check_like, check_metrics, check_params, shapes_of
 
-# What a row of a run's history holds beside a clock's metrics.
-CLOCK_COLUMNS = ("worker", "clock", "start", "finish", "base_version", "merge_version")
-CLOCK_COLUMNS += ("staleness", "lag", "updates", "weight", "finite", "kind", "nonfinite")
-
 
 def no_loss(argument: str, signature: str, value: Any) -> TypeError:
     return TypeError(
@@ -45,8 +41,8 @@ def check_step(step: Any, params: Any, batch: Any) -> None:
             the parameters or of the batch is no array; if the metrics are no flat dict.
         ValueError: if parameters are not floating point; if a delta differs from them in structure
             or shape (any floating-point type will do, as for `optax.apply_updates`), or the worker
-            state from the one before also in dtype (both paths are named); if a metric is no scalar
-            or has the name of a column.
+            state from the one before also in dtype (both paths are named); if a metric is no
+            scalar.
     """
     if not callable(step) or not callable(getattr(step, "init", None)):
         raise TypeError(
@@ -61,7 +57,7 @@ def check_step(step: Any, params: Any, batch: Any) -> None:
         state = step.init(params)
         result = step(params, state, batch, key)
         if isinstance(result, tuple) and len(result) == 3:
-            check_metrics("the step's", result[2], CLOCK_COLUMNS)
+            check_metrics("the step's", result[2])
         return state, result
 
     before, result = jax.eval_shape(first, params, batch, key)
@@ -85,5 +81,5 @@ def loss_and_metrics(result: Any) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         )
     # Here, since the gradient of the loss is taken of what it returns beside it too.
     named = {name: value for name, value in result[1].items() if name != "loss"}
-    check_metrics("the step's", named, CLOCK_COLUMNS)
+    check_metrics("the step's", named)
     return result

@@ -238,7 +238,7 @@ def test_a_run_writes_its_folder(finished):
     assert [row["kind"] for row in rows].count("clock") == 80
     evaluations = [row for row in rows if row["kind"] == "eval"]
     assert [row["updates"] for row in evaluations] == [0, 20, 40, 60, 80]
-    assert summary["distance"] == evaluations[-1]["distance"]
+    assert summary["metrics"] == evaluations[-1]["metrics"]
 
     (events,) = finished.glob("events.out.tfevents.*")
     assert b"eval/distance" in events.read_bytes()

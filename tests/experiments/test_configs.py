@@ -82,5 +82,5 @@ def test_linear_ssp_gives_what_it_promises():
 def test_digits_ssp_gives_what_it_promises(tmp_path):
     summary = run("digits_ssp.py", tmp_path / "run")
     assert summary["status"] == "done"
-    assert summary["test_accuracy"] >= 0.97
+    assert summary["metrics"]["test_accuracy"] >= 0.97
     assert summary["max_lag"] <= 4

@@ -5,6 +5,10 @@ import math
 from experiments.workloads.grid import differences, table
 
 
+def run(name, seed, **metrics):
+    return {"name": name, "seed": seed, "summary": {"metrics": metrics}}
+
+
 def test_the_best_rate_is_one_at_which_no_seed_diverged():
     losses = {(0.1, 0): 0.3, (0.1, 1): 0.5, (0.2, 0): 0.1, (0.2, 1): math.nan}
     runs = [
@@ -22,7 +26,7 @@ def test_no_rate_is_best_where_all_diverged():
 def test_differences_are_of_equal_seeds():
     ends = {("a", 0): (1.0, 0.5), ("a", 1): (3.0, 0.5), ("b", 1): (2.0, 0.75), ("b", 0): (2.0, 0.5)}
     runs = [
-        {"name": name, "seed": seed, "summary": {"test_loss": loss, "test_accuracy": accuracy}}
+        run(name, seed, test_loss=loss, test_accuracy=accuracy)
         for (name, seed), (loss, accuracy) in ends.items()
     ]
     (row,) = differences(runs, [("a", "b")])
@@ -34,7 +38,7 @@ def test_differences_are_of_equal_seeds():
 
 def test_a_seed_that_diverged_is_named():
     runs = [
-        {"name": name, "seed": seed, "summary": {"test_loss": loss, "test_accuracy": 0.5}}
+        run(name, seed, test_loss=loss, test_accuracy=0.5)
         for name, loss in (("a", None), ("b", 1.0))
         for seed in (0, 1)
     ]

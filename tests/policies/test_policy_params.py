@@ -149,7 +149,7 @@ def test_of_deltas_that_are_powers_of_two_each_read_tells_what_is_in_it(policy):
         if policy.reads_own:
             own = [(worker, before) for before in range(clock) if (worker, before) in merged]
             expected += sum(bit(*at) for at in own if pushed[at]["merge_version"] > base)
-        assert pushed[worker, clock]["read"] == expected, (worker, clock)
+        assert pushed[worker, clock]["metrics"]["read"] == expected, (worker, clock)
 
 
 @pytest.mark.parametrize(

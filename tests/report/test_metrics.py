@@ -28,7 +28,9 @@ class Clock:
         return self.now
 
 
-def clock_row(updates: int, worker: int = 0, **more: Any) -> dict[str, Any]:
+def clock_row(
+    updates: int, worker: int = 0, metrics: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     return {
         "worker": worker,
         "clock": updates,
@@ -39,12 +41,12 @@ def clock_row(updates: int, worker: int = 0, **more: Any) -> dict[str, Any]:
         "staleness": 2,
         "lag": 1,
         "updates": updates,
-        "loss": 1 / updates,
+        "metrics": {"loss": 1 / updates} if metrics is None else metrics,
     } | more
 
 
-def eval_row(updates: int, **metrics: float) -> dict[str, Any]:
-    return {"version": updates, "updates": updates, "time": float(updates), **metrics}
+def eval_row(updates: int, **metrics: Any) -> dict[str, Any]:
+    return {"version": updates, "updates": updates, "time": float(updates), "metrics": metrics}
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -76,28 +78,28 @@ def test_rows_come_back_in_order(tmp_path: Path) -> None:
     writer.on_start({"num_workers": 2})
     writer.on_clock(clock_row(1))
     writer.on_eval(eval_row(1, test_accuracy=0.5))
-    writer.on_clock(clock_row(2, worker=np.int32(1), loss=np.float32(0.25)))
+    writer.on_clock(clock_row(2, worker=np.int32(1), metrics={"loss": np.float32(0.25)}))
     writer.on_end("done")
     assert read_metrics(tmp_path) == [
         {"kind": "clock", **clock_row(1)},
         {"kind": "eval", **eval_row(1, test_accuracy=0.5)},
-        {"kind": "clock", **clock_row(2, worker=1, loss=0.25)},
+        {"kind": "clock", **clock_row(2, worker=1, metrics={"loss": 0.25})},
     ]
 
 
 def test_what_is_not_finite_is_valid_json_and_comes_back(tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path)
-    writer.on_clock(clock_row(1, loss=math.nan, norm=np.float32(math.inf)))
+    writer.on_clock(clock_row(1, metrics={"loss": math.nan, "norm": np.float32(math.inf)}))
     writer.on_eval(eval_row(1, test_loss=-math.inf))
     writer.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [strict(line) for line in lines]
-    assert rows[0]["loss"] is None
+    assert rows[0]["metrics"] == {"loss": None, "norm": None}
     assert rows[0]["nonfinite"] == {"loss": "nan", "norm": "inf"}
     first, second = read_metrics(tmp_path / "metrics.jsonl")
-    assert math.isnan(first["loss"])
-    assert first["norm"] == math.inf
-    assert second["test_loss"] == -math.inf
+    assert math.isnan(first["metrics"]["loss"])
+    assert first["metrics"]["norm"] == math.inf
+    assert second["metrics"] == {"test_loss": -math.inf}
     assert "nonfinite" not in first
 
 
@@ -114,8 +116,20 @@ def test_tensorboard_has_the_scalars(tmp_path: Path) -> None:
     assert found["ssp/lag"] == [(1, 1.0), (2, 1.0)]
     assert found["ssp/clock_seconds"] == [(1, 0.5), (2, 0.5)]
     assert found["eval/test_accuracy"] == [(2, 0.75)]
-    assert found["staleness_by_worker/1"] == [(2, 4.0)]
-    assert found["loss_by_worker/0"] == [(1, 1.0)]
+    assert found["ssp_by_worker/staleness/1"] == [(2, 4.0)]
+    assert found["train_by_worker/loss/0"] == [(1, 1.0)]
+
+
+def test_curves_of_metrics_and_of_the_schedule_do_not_mix(tmp_path: Path) -> None:
+    """Whatever a metric is called."""
+    writer = MetricsWriter(tmp_path)
+    writer.on_start({"num_workers": 2})
+    writer.on_clock(clock_row(1, metrics={"staleness": 7.0, "staleness/0": 8.0}, staleness=2))
+    writer.close()
+    found = scalars(tmp_path)
+    assert found["train/staleness"] == found["train_by_worker/staleness/0"] == [(1, 7.0)]
+    assert found["ssp/staleness"] == found["ssp_by_worker/staleness/0"] == [(1, 2.0)]
+    assert found["train/staleness/0"] == found["train_by_worker/staleness/0/0"] == [(1, 8.0)]
 
 
 def test_tensorboard_points_are_means_and_jsonl_is_whole(tmp_path: Path) -> None:
@@ -124,8 +138,8 @@ def test_tensorboard_points_are_means_and_jsonl_is_whole(tmp_path: Path) -> None
     writer.on_start({"num_workers": 2})
     for updates in (1, 2, 3):
         clock.now += 0.04
-        writer.on_clock(clock_row(updates, loss=float(updates)))
-    writer.on_clock(clock_row(4, loss=7.0))
+        writer.on_clock(clock_row(updates, metrics={"loss": float(updates)}))
+    writer.on_clock(clock_row(4, metrics={"loss": 7.0}))
     writer.on_end("done")
     assert scalars(tmp_path)["train/loss"] == [(3, 2.0), (4, 7.0)]
     assert len(read_metrics(tmp_path)) == 4
@@ -236,7 +250,7 @@ def test_a_disk_that_stays_full_costs_no_end_of_memory(
 
 def test_what_json_has_no_form_for_is_written_as_text(tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path)
-    writer.on_eval({**eval_row(1), "shape": {1, 2}, "many": np.arange(3)})
+    writer.on_eval(eval_row(1, shape={1, 2}, many=np.arange(3)))
     writer.close()
     (row,) = read_metrics(tmp_path)
-    assert (row["shape"], row["many"]) == ("{1, 2}", "array([0, 1, 2])")
+    assert row["metrics"] == {"shape": "{1, 2}", "many": "array([0, 1, 2])"}

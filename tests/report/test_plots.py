@@ -2,6 +2,7 @@
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,14 @@ def schedule(workers: int, clocks: int) -> np.ndarray:
     return rows
 
 
-def evaluations(*metrics: str) -> list[dict[str, float]]:
+def evaluations(*metrics: str) -> list[dict[str, Any]]:
     return [
-        {"version": i, "updates": i, "time": float(i), **dict.fromkeys(metrics, 1 / (i + 1))}
+        {
+            "version": i,
+            "updates": i,
+            "time": float(i),
+            "metrics": dict.fromkeys(metrics, 1 / (i + 1)),
+        }
         for i in range(10)
     ]
 

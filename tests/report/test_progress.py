@@ -78,11 +78,15 @@ class Run:
         self.updates += 1
         row = {"worker": worker, "clock": clock, "start": now - 1, "finish": now, "lag": 0}
         row |= {"base_version": 0, "merge_version": self.updates, "staleness": 10 + worker}
-        self.progress.on_clock({**row, "updates": self.updates, "loss": 0.5 + worker})
+        self.progress.on_clock({**row, "updates": self.updates, "metrics": {"loss": 0.5 + worker}})
         delta = Merged(worker, clock, 0, 10 + worker, 0, 1 / self.workers, TOKEN)
         merge = Merge(self.updates, (delta,), self.workers)
         commands = [merge, self.start(worker, clock + 1)] if go_on else [merge]
         self.progress.on_entry(now, DeltaReady(worker, clock, 0, TOKEN), commands)
+
+    def evaluate(self, updates: int, **metrics: float) -> None:
+        row = {"version": updates, "updates": updates, "time": 0.5 + updates, "passed_over": 0}
+        self.progress.on_eval({**row, "metrics": metrics})
 
 
 def table_row(screen: list[str], worker: int) -> list[str]:
@@ -99,7 +103,7 @@ def test_the_table_shows_every_worker() -> None:
     run.finish(3.0, 1, 0)
     run.progress.on_entry(3.5, WorkerLost(2), [StopWorker(3)])
     run.progress.on_entry(3.5, WorkerDone(1, 2, TOKEN), [Fence(1, 2, TOKEN)])  # late
-    run.progress.on_eval({"version": 3, "updates": 3, "time": 3.5, "test_accuracy": 0.9375})
+    run.evaluate(3, test_accuracy=0.9375)
     clock.now += 1
     run.finish(4.0, 1, 1)
     screen = last_screen(console)
@@ -228,7 +232,7 @@ def test_plain_lines_come_every_few_seconds() -> None:
     for number in range(120):
         run.finish(float(number), number % 2, number // 2)
         clock.now += 0.125
-    run.progress.on_eval({"version": 120, "updates": 120, "time": 9.0, "acc": 0.94, "loss": 0.2131})
+    run.evaluate(120, acc=0.94, loss=0.2131)
     run.progress.on_end("done")
     assert written(console).splitlines() == [
         "demo · SSP(bound=3) · 2 workers · 200 updates",
@@ -265,7 +269,7 @@ def test_losses_that_are_no_numbers_do_no_harm(loss: float | None) -> None:
     run = Run(Progress(console, clock=clock), 1)
     run.join()
     row = {"worker": 0, "clock": 0, "updates": 1, "merge_version": -1, "staleness": 0}
-    run.progress.on_clock(row if loss is None else {**row, "loss": loss})
+    run.progress.on_clock({**row, "metrics": {} if loss is None else {"loss": loss}})
     run.progress.on_end("diverged")
     assert table_row(last_screen(console), 0)[-1] == ("s" if loss is None else str(loss))
 
@@ -317,7 +321,7 @@ def test_a_display_that_fails_ends_nothing_and_leaves_the_output_alone(
     run.join()
     for clock in range(4):
         run.finish(1.0, 0, clock)
-        run.progress.on_eval({"version": 1, "updates": 1, "time": 1.0, "accuracy": 0.5})
+        run.evaluate(1, accuracy=0.5)
     run.progress.on_wait([Waiting(1, "computes clock 0", 9.0)])
     run.progress.on_entry(1.0, StopRequested("interrupted"), [])
     run.progress.on_end("done")

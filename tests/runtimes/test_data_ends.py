@@ -136,7 +136,7 @@ def test_a_smaller_last_batch_is_a_step_as_it_is(world, local_steps, steps):
     assert result.status == "done"
     for worker in range(2):
         rows = [row for row in result.history if row["worker"] == worker]
-        assert [row["examples"] for row in rows] == [2.0] * (len(steps) - 1) + [1.0]
+        assert [row["metrics"]["examples"] for row in rows] == [2.0] * (len(steps) - 1) + [1.0]
     events = [event for _, event, _ in result.tape]
     made = [e.steps for e in events if type(e) is ssp.controller.DeltaReady and e.worker == 0]
     assert made == steps
@@ -150,7 +150,9 @@ def test_what_a_worker_with_little_data_brings_is_what_it_computed():
     for batch in (1.0, 2.0, 3.0):
         w += 0.2 * (batch - w)
     np.testing.assert_allclose(result.params["w"], w, rtol=1e-6)
-    assert [row["loss"] for row in result.history] == pytest.approx([2.12, (3 - 0.56) ** 2])
+    assert [row["metrics"]["loss"] for row in result.history] == pytest.approx(
+        [2.12, (3 - 0.56) ** 2]
+    )
 
 
 def test_weights_are_of_those_who_are_left():

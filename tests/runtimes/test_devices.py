@@ -274,7 +274,7 @@ def distance(params):
 def test_a_target_ends_the_run():
     result = train(evaluate=distance, eval_every=1, target="distance <= 2.0", num_clocks=100_000)
     assert result.status == "target"
-    assert any(row["distance"] <= 2 for row in result.evaluations)
+    assert any(row["metrics"]["distance"] <= 2 for row in result.evaluations)
     assert result.updates < 400_000
     assert result.tape.complete
     assert ssp.check_contract(result.tape).merged == result.updates
@@ -354,7 +354,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(runtime):
     assert result.status == "diverged"
     assert result.tape.complete
     assert ssp.check_contract(result.tape).merged == result.updates < 4 * 300
-    first = next(row for row in result.history if not math.isfinite(row["loss"]))
+    first = next(row for row in result.history if not math.isfinite(row["metrics"]["loss"]))
     assert (first["worker"], first["clock"]) == (1, 3)
 
 

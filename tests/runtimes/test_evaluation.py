@@ -1,6 +1,7 @@
 """What `evaluate` is given, where, what it may give, and which versions it passes over."""
 
 import functools
+import math
 import threading
 
 import jax
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
 from jax_ssp.runtimes.session import Crew
 
@@ -129,7 +131,35 @@ def test_any_real_number_is_a_metric(value):
     assert result.metrics == {"m": float(value)}
     if type(value) is not int or value < 2**31:
         step = ssp.make_step(lambda p, b, k: (loss_fn(p, b, k)[0], {"m": value}), SGD)
-        assert run(step=step).history[0]["m"] == float(value)
+        assert run(step=step).history[0]["metrics"]["m"] == float(value)
+
+
+COLUMNS = ("loss", "worker", "clock", "updates", "version", "time", "metrics", "kind", "nonfinite")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
+def test_a_metric_may_have_any_name_also_that_of_a_column(runtime, tmp_path):
+    metrics = {name: float(number) for number, name in enumerate(COLUMNS)}
+    seen = []
+    observer, writer = ssp.Observer(), MetricsWriter(tmp_path)
+    observer.on_clock = observer.on_eval = seen.append
+    result = run(
+        runtime,
+        step=Handmade({**metrics, "kind": jnp.float32(jnp.inf)}),
+        evaluate=lambda params: metrics,
+        target="version >= 5",  # the metric is 4, the column comes to 6
+        observers=[observer, writer],
+    )
+    assert result.metrics == metrics
+    assert result.status == "done"
+    assert all(row["metrics"] == metrics for row in result.evaluations)
+    assert all(row["metrics"] == {**metrics, "kind": math.inf} for row in result.history)
+    assert [row["updates"] for row in result.history] == sorted([*range(2, 14, 2)] * 2)
+    rows = read_metrics(tmp_path)
+    assert [row.pop("kind") for row in rows] == [
+        "clock" if "lag" in row else "eval" for row in seen
+    ]
+    assert rows == seen
 
 
 # Where.

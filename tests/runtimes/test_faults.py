@@ -391,9 +391,11 @@ def test_what_observers_are_given_is_theirs():
             info.clear()
 
         def on_clock(self, row):
+            row.pop("metrics").clear()
             row.clear()
 
         def on_eval(self, row):
+            row.pop("metrics").clear()
             row.clear()
 
         def on_entry(self, now, event, commands):

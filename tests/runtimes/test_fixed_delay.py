@@ -48,7 +48,7 @@ def descend(tau, gain, num_merges):
         num_clocks=num_merges // workers,
         weight="sum",
     )
-    return result, np.array([row["w"] for row in result.history])
+    return result, np.array([row["metrics"]["w"] for row in result.history])
 
 
 @pytest.mark.parametrize("tau", [0, 1, 3, 7])

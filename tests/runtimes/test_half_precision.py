@@ -166,7 +166,7 @@ def test_a_step_sees_the_rounded_sum_and_the_sum_keeps_the_rest():
         policy=ssp.BSP(),
         num_clocks=5,
     )
-    read = [row["read"] for row in result.history]
+    read = [row["metrics"]["read"] for row in result.history]
     assert read == [1, 1, 1 + 2 / 256, 1 + 4 / 256, 1 + 4 / 256]
     assert float(result.masters["w"]) == 1 + 5 / 256
 
@@ -182,7 +182,7 @@ def test_deltas_that_are_not_merged_yet_are_read_unrounded():
         num_clocks=6,
         weight="sum",
     )
-    read = [row["read"] for row in result.history if row["worker"] == 0]
+    read = [row["metrics"]["read"] for row in result.history if row["worker"] == 0]
     assert read == [1, 1, 1 + 2 / 256, 1 + 4 / 256, 1 + 4 / 256, 1 + 4 / 256]
 
 
@@ -207,7 +207,7 @@ def test_an_optimizer_with_moments_in_float32_is_taken(dtype):
     for others in ({}, {"local_steps": 3}):
         result = fit(dtype, step=InFloat32(), **others)
         assert result.params["w"].dtype == dtype
-        losses = [row["loss"] for row in result.history]
+        losses = [row["metrics"]["loss"] for row in result.history]
         assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8])
 
 

@@ -309,7 +309,7 @@ def test_a_worker_reads_of_its_own_what_the_server_will_read():
         weight="sum",
         delta_wire=BF16,
     )
-    read = {(row["worker"], row["clock"]): row["read"] for row in result.history}
+    read = {(row["worker"], row["clock"]): row["metrics"]["read"] for row in result.history}
     assert read[0, 1] == 1.0
     assert float(result.params["w"]) == 1 + 2**-9  # the rest went with the second delta
 
@@ -436,7 +436,7 @@ def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps, over
     )
     np.testing.assert_allclose(alone.params["w"], together.params["w"], rtol=1e-4)
     assert list(alone.tape) == list(together.tape)
-    assert alone.history[0].keys() == together.history[0].keys()
+    assert alone.history[0]["metrics"].keys() == together.history[0]["metrics"].keys()
 
 
 def test_it_is_a_batch(monkeypatch):

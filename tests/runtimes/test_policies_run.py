@@ -242,7 +242,7 @@ def test_a_bad_batch_costs_the_clock_that_has_it_and_no_other(adopt, overlap):
         adopt=adopt,
         delta_tx=ssp.mitigations.skip_nonfinite(),
     )
-    bad = [row["clock"] for row in result.history if not np.isfinite(row["loss"])]
+    bad = [row["clock"] for row in result.history if not np.isfinite(row["metrics"]["loss"])]
     assert result.status == "done"
     assert len(bad) <= 2  # the clock, and with overlap perhaps the one it was begun for
     assert distance(result.params) < 0.8 * distance(PARAMS)

@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_is_no_divergence():
         num_clocks=4,
         runtime=ssp.Virtual(2),
     )
-    assert np.isnan([row["loss"] for row in result.history]).all()
+    assert np.isnan([row["metrics"]["loss"] for row in result.history]).all()
     assert (result.status, result.not_finite, result.updates) == ("done", 0, 8)
 
 

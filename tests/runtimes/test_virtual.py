@@ -257,7 +257,7 @@ def test_what_a_worker_reads_is_decided_by_the_schedule_alone():
         num_clocks=3,
         weight="sum",
     )
-    read = {(row["worker"], row["clock"]): row["read"] for row in result.history}
+    read = {(row["worker"], row["clock"]): row["metrics"]["read"] for row in result.history}
     # At 2 s worker 1 pushes before worker 0: it started its clock earlier.
     assert read == {(0, 0): 0, (1, 0): 0, (0, 1): 1, (1, 1): 9, (0, 2): 11, (1, 2): 31}
     assert float(result.params["w"]) == 63

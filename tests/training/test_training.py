@@ -241,7 +241,10 @@ def test_the_steps_of_a_worker_see_its_batches_in_order_and_a_key_of_their_own()
     def run(seed, policy=SPEC["policy"], clocks=3):
         spec = {**SPEC, "step": seen, "data": data, "num_clocks": clocks, "policy": policy}
         history = ssp.train(**spec, runtime=virtual(1, 3), seed=seed).history
-        return {(row["worker"], row["clock"]): (row["batch"], row["drawn"]) for row in history}
+        return {
+            (row["worker"], row["clock"]): (row["metrics"]["batch"], row["metrics"]["drawn"])
+            for row in history
+        }
 
     seen = Seen()
     rows = run(seed=0)
@@ -293,15 +296,16 @@ def test_the_history_has_the_same_and_the_metrics():
     for number, (row, expected) in enumerate(zip(result.history, ROWS, strict=True)):
         assert tuple(row[name] for name in COLUMNS) == expected
         assert row["updates"] == number + 1
-        assert set(row) == {*COLUMNS, "finite", "updates", "loss", "distance"}
+        assert set(row) == {*COLUMNS, "finite", "updates", "metrics"}
+        assert set(row["metrics"]) == {"loss", "distance"}
     # SGD at 0.25 on the mean of two squares: w goes a quarter of the way to 1, times the weight.
     read = [0.0]  # the parameter at version 0, 1, ..
     for _, _, _, _, base, _, _, _, weight in ROWS:
         read.append(read[-1] + weight * 0.25 * (1 - read[base]))
     for row in result.history:
         w = read[row["base_version"]]
-        assert row["loss"] == pytest.approx((1 - w) ** 2, rel=1e-6)
-        assert row["distance"] == pytest.approx(2 * w, rel=1e-6)
+        assert row["metrics"]["loss"] == pytest.approx((1 - w) ** 2, rel=1e-6)
+        assert row["metrics"]["distance"] == pytest.approx(2 * w, rel=1e-6)
     np.testing.assert_allclose(result.params["w"], [read[-1]] * 2, rtol=1e-6)
 
 
@@ -469,7 +473,7 @@ def test_a_worker_reads_its_own_writes_on_top_of_an_old_snapshot(weight, factor)
         weight=weight,
     )
     read, averaged = (
-        {(row["worker"], row["clock"]): row[name] for row in result.history}
+        {(row["worker"], row["clock"]): row["metrics"][name] for row in result.history}
         for name in ("trained", "averaged")
     )
     base = {(row["worker"], row["clock"]): row["base_version"] for row in result.history}
@@ -506,7 +510,7 @@ def test_a_worker_reads_its_own_writes_that_are_still_on_their_way(weight, facto
         weight=weight,
     )
     read, averaged = (
-        {(row["worker"], row["clock"]): row[name] for row in result.history}
+        {(row["worker"], row["clock"]): row["metrics"][name] for row in result.history}
         for name in ("trained", "averaged")
     )
     expected = {
@@ -558,7 +562,7 @@ def test_the_servers_transform_is_told_of_the_stalest_delta_in_a_merge():
         evaluate=lambda params: dict(zip(names, params["told"], strict=True)),
         eval_every=1,
     )
-    told = {row["version"]: tuple(row[name] for name in names) for row in result.evaluations}
+    told = {row["version"]: tuple(row["metrics"].values()) for row in result.evaluations}
     merges = [c for _, _, commands in result.tape for c in commands if hasattr(c, "deltas")]
     for merge in merges:
         stalest = max(merge.deltas, key=lambda delta: delta.staleness)

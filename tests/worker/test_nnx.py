@@ -271,7 +271,7 @@ def test_a_model_that_holds_other_things_trains(name, local_steps):
     )
     trained = step.model(result.params)
     assert trained(INPUT).shape == (6, 1)
-    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert result.history[-1]["metrics"]["loss"] < result.history[0]["metrics"]["loss"]
     # All of the same kind and shape as it was.
     before, after = (jax.tree.leaves(nnx.state(each)) for each in (model, trained))
     assert [jnp.shape(leaf) for leaf in before] == [jnp.shape(leaf) for leaf in after]
@@ -326,7 +326,7 @@ def test_what_a_call_adds_to_the_model_is_for_the_loss_alone():
             runtime=ssp.Virtual(num_workers=2),
             num_clocks=3,
         )
-        assert result.history[0]["seen"] == pytest.approx(INPUT[:2].mean(), rel=1e-5)
+        assert result.history[0]["metrics"]["seen"] == pytest.approx(INPUT[:2].mean(), rel=1e-5)
         assert not hasattr(step.model(result.params), "seen")
 
 

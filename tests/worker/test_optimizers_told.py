@@ -155,7 +155,7 @@ def test_a_line_search_goes_on_where_others_have_moved_the_parameters(runtime):
         overlap=1,
     )
     assert result.status == "done"
-    losses = [row["loss"] for row in result.history]
+    losses = [row["metrics"]["loss"] for row in result.history]
     assert np.mean(losses[-3:]) < 0.8 * losses[0]
 
 

@@ -373,8 +373,6 @@ PARAMS = {"w": jnp.zeros(2), "inner": [jnp.zeros(())]}
         (lambda d, s, m: (d, {"n": s}, m), r"the step's `worker_state` has no leaf for `init\(par"),
         (lambda d, s, m: (d, s, {"loss": jnp.zeros(3)}),
          r"metric 'loss' must be a scalar, got shape \(3,\)"),
-        (lambda d, s, m: (d, s, {"staleness": jnp.float32(0)}),
-         r"metric 'staleness' needs another name: .* are taken"),
     ],
 )  # fmt: skip
 def test_a_delta_or_metric_that_does_not_fit_is_named(change, message):

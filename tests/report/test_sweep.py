@@ -1,0 +1,34 @@
+"""What is made of the runs of a sweep."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jax_ssp.report.sweep import compare
+
+SUMMARY = {"computing": 1.0, "mean_staleness": 0.5, "max_staleness": 1, "max_lag": 2}
+SUMMARY |= {"seconds": 4.0, "updates": 8, "time": "virtual"}
+
+
+def run(seed: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    evaluations = [
+        {"version": at, "updates": at, "time": float(at), "passed_over": 0, "metrics": metrics}
+        for at in (0, 8)
+    ]
+    summary = {"status": "done", **SUMMARY, "metrics": metrics}
+    return {"name": "SSP(3)", "seed": seed, "summary": summary, "evaluations": evaluations}
+
+
+def test_a_row_a_name_with_the_median_and_range_of_its_metrics(tmp_path: Path) -> None:
+    (row,) = compare([run(seed, {"loss": float(seed)}) for seed in (3, 1, 2)], tmp_path)
+    assert (row["name"], row["runs"], row["status"]) == ("SSP(3)", 3, "done")
+    assert (row["loss"], row["loss range"]) == (2.0, "1 to 3")
+    assert json.loads((tmp_path / "comparison.json").read_text())["rows"] == [row]
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_metric_that_has_the_name_of_a_column_stands_beside_it(tmp_path: Path) -> None:
+    (row,) = compare([run(0, {"seconds": 0.25, "status": 7.0, "updates": 9.0})], tmp_path)
+    assert (row["seconds"], row["last seconds"]) == (4.0, 0.25)
+    assert (row["status"], row["last status"]) == ("done", 7.0)
+    assert (row["updates"], row["last updates"]) == (8, 9.0)
