@@ -41,7 +41,7 @@ _NAMES = {
     "Devices": "runtimes.devices",
     "Experiment": "training.experiment",
     "Mix": "worker.adopt",
-    "Observer": "runtimes.base",
+    "Observer": "runtimes.observer",
     "Progress": "report.progress",
     "Replay": "runtimes.replay",
     "Result": "training.result",

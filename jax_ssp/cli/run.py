@@ -16,8 +16,8 @@ from jax_ssp.cli.config_file import digest_of, parsed, usage_errors
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.failures import note
 from jax_ssp.files import say
-from jax_ssp.runtimes.base import Observer
 from jax_ssp.runtimes.interrupts import Interrupts, listening
+from jax_ssp.runtimes.observer import Observer
 
 if TYPE_CHECKING:
     from jax_ssp.report.folder import RunFolder
@@ -169,7 +169,7 @@ class _Signals(Observer):
 
 def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
     """Train; what is wrong with the arguments is the user's mistake until the run has begun."""
-    from jax_ssp.runtimes.base import Observer
+    from jax_ssp.runtimes.observer import Observer
     from jax_ssp.training.train import train
 
     class Begun(Observer):

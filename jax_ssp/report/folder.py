@@ -33,7 +33,7 @@ from jax_ssp.controller.events import Event
 from jax_ssp.controller.tape import TapeWriter, write_tape
 from jax_ssp.files import FolderInUse, FolderLock, replace_file, say
 from jax_ssp.report.metrics import MetricsWriter, encode_row
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.training.result import Result
 
 FLUSH_SECONDS = 2.0

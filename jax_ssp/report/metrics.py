@@ -24,7 +24,7 @@ from typing import Any
 
 from jax_ssp import checks
 from jax_ssp.files import AppendedFile, say
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.observer import Observer
 
 POINT_SECONDS = 0.1  # of real time in one TensorBoard point
 EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk

@@ -33,7 +33,7 @@ from jax_ssp.controller.events import (
 from jax_ssp.files import say
 from jax_ssp.report.screen import RunState, Seen, line, screen, title
 from jax_ssp.report.tables import format_number, format_seconds
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.watch import describe
 from jax_ssp.worker.waits import Waiting
 

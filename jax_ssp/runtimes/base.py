@@ -1,7 +1,11 @@
-"""What a world is, and what it says to the loop.
+"""What a world is: a clock times an executor.
 
-A *world* is where workers live: real threads, virtual time, a tape. It starts clocks and reports
-events; the loop (`loop.py`) stands between it and the controller.
+A *clock* says what time it is and what happens next: real time, virtual time, a tape. An *executor*
+lets workers run their clocks: in threads, one after the other, in other processes. The loop
+(`loop.py`) stands between the two and the controller. Whichever clock it is, an executor of one of
+two kinds goes with it: an *eager* one begins a clock as soon as it is told to, and reports when it
+is finished; a *lazy* one computes a clock when it is asked what came of it, so that a schedule can
+say when clocks end.
 """
 
 from __future__ import annotations
@@ -10,10 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
-from jax_ssp.controller.events import Event
+from jax_ssp.controller.events import Event, TimerFired
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import Waiting
 
@@ -27,79 +31,74 @@ if TYPE_CHECKING:
 
 
 class Message(NamedTuple):
-    """What a world reports: an event, or a finished evaluation; with `DeltaReady`, what is pushed.
+    """What happened: an event, or an evaluation is finished; with `DeltaReady`, what is pushed.
 
-    `push` is None where nothing is computed.
+    Attributes:
+        what: None says that some time has passed, so that the timer may be due.
+        push: None where nothing is computed.
     """
 
-    what: Event | Future[Any]
+    what: Event | Future[Any] | None
     push: Push | None = None
 
 
-class Observer:
-    """Watches a run. Every method does nothing; override what you need.
+LOOK = Message(None)
 
-    Calls never overlap (but for `on_wait`), but on real devices they come from the workers'
-    threads, and everybody else waits meanwhile: they should return soon. What is given to them is
-    theirs to keep and to change. One that raises ends the run with its error, which carries what
-    there is of the result; the others are told all the same.
+Report: TypeAlias = "Callable[[Event, Push | None], None]"
+
+
+class Clock(ABC):
+    """Says what time it is, and what happens next.
+
+    Attributes:
+        timer: when `TimerFired` is due (seconds); None if it is not set.
+        joining: how many workers have not joined yet, where others might report before they have.
+        real: whether time passes while this thread computes: then evaluation runs beside it.
+        decides: whether a reached target or a divergence ends the run, or a tape says where it
+            ends.
     """
 
-    def on_start(self, info: Mapping[str, Any]) -> None:
-        """The run begins: `name, num_workers, num_clocks, max_updates, policy, time`."""
-
-    def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
-        """A row of the tape; `now` in seconds."""
-
-    def on_clock(self, row: Mapping[str, Any]) -> None:
-        """A delta was merged; or dropped, or its clock cancelled (then `merge_version` is -1).
-
-        See `Result.history` for what is in the row. The metrics of a cancelled clock are empty.
-        """
-
-    def on_eval(self, row: Mapping[str, Any]) -> None:
-        """A version was evaluated: `version, updates, time` (seconds), `passed_over, metrics`.
-
-        `passed_over` counts the versions that were due since the evaluation before, and waited when
-        this one came.
-        """
-
-    def on_wait(self, waits: Sequence[Waiting]) -> None:
-        """Nothing happens any more, as far as can be seen, and these are waited for.
-
-        It comes from a thread of its own, perhaps while another call is under way. If no observer
-        of a run overrides this, it is said on standard error.
-        """
-
-    def on_end(self, status: str) -> None:
-        """The run is over: done, target, stopped, interrupted, diverged or failed."""
-
-
-class World(ABC):
-    """Where workers live: has them join and start clocks, reports what happens."""
+    timer: float | None = None
+    joining: int = 0
+    real: bool = False
+    decides: bool = True
 
     @abstractmethod
     def now(self) -> float:
         """The time (seconds since the run began)."""
 
     @abstractmethod
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        """Let a worker run a clock; `snapshot` is None if it keeps the one it holds."""
-
-    def go_ahead(self, grant: StartAhead) -> None:
-        """Let a worker go on with this clock once the one it runs is finished."""
-
-    def cancel(self, cancel: Cancel) -> None:
-        """End a clock that runs, with nothing pushed."""
-        raise NotImplementedError
-
-    def outdated(self, event: Event) -> bool:
-        """Whether a timer that fires just now was set anew by another thread, and never fired."""
-        return False
+    def next_event(self) -> Message | None:
+        """The next thing that happens; None if nothing can happen any more."""
 
     @abstractmethod
-    def receive(self) -> Message | None:
-        """The next thing that happens; None if nothing can happen any more."""
+    def request_stop(self, reason: str) -> None:
+        """Have `StopRequested(reason)` reported; a signal handler may call this."""
+
+    def begin(self) -> None:
+        """The run begins now: have the workers join."""
+
+    def set_timer(self, at: float | None) -> None:
+        """Have the timer due then, instead of when it was due before."""
+        self.timer = at
+
+    def due(self) -> TimerFired | None:
+        """That the timer fires now, if it does. Asked under the loop's lock, so it is the last."""
+        at = self.timer
+        return None if at is None or at > self.now() else TimerFired(at)
+
+    def started(self, start: StartClock) -> None:
+        """A worker runs this clock from now on."""
+
+    def cancelled(self, cancel: Cancel) -> None:
+        """This clock will not finish."""
+
+    def post(self, what: Event | Future[Any], push: Push | None = None) -> None:
+        """Have this reported next; any thread may call it, of a clock that is `real`."""
+        raise NotImplementedError(f"nobody reports to a {type(self).__name__}.")
+
+    def wake(self) -> None:
+        """If somebody waits in `next_event`, have it return."""
 
     def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int] | None:
         """Run a whole run of which nothing is computed and nobody watches; None if it cannot.
@@ -108,6 +107,37 @@ class World(ABC):
         """
         return None
 
+    def answered(self, commands: Sequence[Command]) -> None:
+        """What the controller answered to the event reported last."""
+
+    def came_to(self, params: str) -> None:
+        """The run is complete, and this is the fingerprint of its last parameters."""
+
+
+class Executor(ABC):
+    """Lets workers run their clocks.
+
+    Attributes:
+        report: where one that is eager reports an event as it happens, in any thread; the loop
+            sets it before the first clock.
+    """
+
+    report: Report
+
+    @abstractmethod
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        """Let a worker run a clock; `snapshot` is None if it keeps the one it holds."""
+
+    def start_ahead(self, grant: StartAhead) -> None:
+        """Let a worker go on with this clock once the one it runs is finished."""
+
+    def cancel(self, cancel: Cancel) -> None:
+        """End a clock that runs, with nothing pushed."""
+        raise NotImplementedError(f"a {type(self).__name__} cannot cancel clocks.")
+
+    def stop(self, worker: int) -> None:
+        """This worker gets no more work."""
+
     def prepare(self) -> None:
         """Get ready for the first clock; called once. It returns early if a stop is requested."""
 
@@ -115,43 +145,48 @@ class World(ABC):
         """What workers are doing that others may wait for; called by another thread."""
         return []
 
-    alarm: Callable[[], None] = staticmethod(lambda: None)
-    """Called now and then by who waits in `receive`; what it raises ends the run."""
-
-    def connect(self, take: Callable[[Event, Push | None], None]) -> None:
-        """Where threads of the world may report events too, each for itself."""
-
-    @abstractmethod
-    def request_stop(self, reason: str) -> None:
-        """Have `StopRequested(reason)` reported; a signal handler may call this."""
-
-    def over(self) -> None:
-        """Nothing more is wanted: whoever waits in `receive` is to be given None."""
-
-    def set_timer(self, at: float | None) -> None:
-        """Have `TimerFired(at)` reported then, in place of the timer before."""
-
-    def stop(self, worker: int) -> None:
-        """This worker gets no more work."""
-
-    def answered(self, commands: Sequence[Command]) -> None:
-        """What the controller answered to the event reported last."""
-
-    def came_to(self, params: str) -> None:
-        """The run is complete, and this is the fingerprint of its last parameters."""
-
-    def post(self, evaluation: Future[Any]) -> None:
-        """Have a finished evaluation reported; only asked of a world that `evaluates_aside`."""
-        raise NotImplementedError
-
-    decides: bool = True
-    """Whether a reached target or a divergence ends the run, or a tape says where it ends."""
-
-    evaluates_aside: bool = False
-    """Whether evaluation runs beside the workers, or the world stands still for it."""
+    def interrupted(self) -> None:
+        """The run is interrupted: injected delays are cut short."""
 
     def close(self) -> None:
         """Let go of threads; one that is stuck in the user's code is left behind."""
+
+
+class LazyExecutor(Executor):
+    """Computes a clock when it is asked for what came of it."""
+
+    @abstractmethod
+    def has_data(self, worker: int) -> bool:
+        """Whether there is data for the clock that this worker is to run."""
+
+    @abstractmethod
+    def finished(self, start: StartClock) -> Message:
+        """What comes of a clock that was started: its `DeltaReady`, and what is pushed."""
+
+    def done(self, worker: int) -> None:
+        """The clock that this worker was to run has no data."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a run takes place.
+
+    Attributes:
+        clock: what happens when.
+        executor: who computes.
+    """
+
+    clock: Clock
+    executor: Executor
+
+    def prepare(self) -> None:
+        """Get ready, then let time begin."""
+        self.executor.prepare()
+        self.clock.begin()
+
+    def close(self) -> None:
+        """Let go of all it holds."""
+        self.executor.close()
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,17 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.events import DeltaReady, Event, TimerFired, Token, WorkerDone, WorkerLost
+from jax_ssp.controller.events import (
+    DeltaReady,
+    Event,
+    StopRequested,
+    TimerFired,
+    Token,
+    WorkerDone,
+    WorkerLost,
+)
 from jax_ssp.controller.tape import Tape
-from jax_ssp.runtimes.base import World
+from jax_ssp.runtimes.base import Clock, Executor, World
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import Observers
@@ -84,7 +92,8 @@ class Loop:
     ) -> None:
         self.controller = controller
         self.server = server
-        self.world: World  # since it was entered
+        self.clock: Clock  # since it entered a world, like the executor
+        self.executor: Executor
         self.tape = tape
         self.history: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
@@ -107,29 +116,38 @@ class Loop:
 
     def enter(self, world: World) -> None:
         """This is the world it will run in; from now on a signal requests an end there."""
-        self.world = world
-        world.alarm = self._held_back.check
+        self.clock, self.executor = world.clock, world.executor
+        self.executor.report = self.take
         self._held_back.when(self._interrupted)
 
     def run(self) -> None:
         """Run to the end."""
         if self._evaluator is not None:
             self._evaluated(self._evaluator.first)
-        self.world.connect(self.take)
         if self.server is None and not self._observers:
-            ran = self.world.run_clockwork(self.controller, self.tape)
+            ran = self.clock.run_clockwork(self.controller, self.tape)
             if ran is not None:
                 self._closed = True
                 self.seconds, self.updates = ran
-        while not self._closed and (message := self.world.receive()) is not None:
-            self.take(*message)
-            self._held_back.check()
+        with self._lock:  # nobody reports anything before all have joined
+            while self.clock.joining and self._take_next():
+                pass
+        while not self._closed and self._take_next():
+            pass
         self._over = True
         self._evaluate_last()
         if self.server is not None and self.tape.complete:
             self.tape.params = digest(*jax.tree.leaves(self.server.masters))
-            self.world.came_to(self.tape.params)
+            self.clock.came_to(self.tape.params)
         self.status = self._final_status()
+
+    def _take_next(self) -> bool:
+        """Take what happens next; gives whether anything can."""
+        message = self.clock.next_event()
+        if message is not None:
+            self.take(*message)
+        self._held_back.check()
+        return message is not None
 
     def waits(self) -> list[Waiting]:
         """What everybody else may wait for just now; any thread may call this."""
@@ -140,17 +158,26 @@ class Loop:
         taking, observer = self._taking, self._observers.telling
         if taking is not None and observer is not None:
             return [Waiting(None, f"{observer} runs", now - taking, QUIET_SECONDS)]
-        return self.world.waits()
+        return self.executor.waits()
 
     def _interrupted(self) -> None:
         """Ask for the end; called in a signal handler."""
-        self.world.request_stop("interrupted")
+        self.clock.request_stop("interrupted")
         self._watch.asked_to_end()
 
-    def take(self, what: Event | Future[Any], push: Push | None = None) -> None:
-        """Take in what happened just now; any thread may call this."""
+    def take(self, what: Event | Future[Any] | None, push: Push | None = None) -> None:
+        """Take in what happened just now; any thread may call this.
+
+        Args:
+            what: None says that the timer may be due.
+            push: what came with a delta.
+        """
+        if what is None and self.clock.due() is None:
+            return
         with self._lock:
-            if self._closed or (not isinstance(what, Future) and self.world.outdated(what)):
+            if what is None:
+                what = self.clock.due()  # by now it may be set anew
+            if what is None or self._closed:
                 return
             self._closed = True  # should something be raised, nothing more is taken
             self._taking = time.monotonic()
@@ -160,12 +187,12 @@ class Loop:
                 if row is not None:  # it was not passed over for a newer version
                     self._evaluated(row)
             else:
-                self._event(self.world.now(), what, push)
+                self._event(self.clock.now(), what, push)
             self._closed = self.tape.complete = self.controller.done
             self._taking = None
             self._watch.happened()
             if self._closed:
-                self.world.over()
+                self.clock.wake()
 
     def fail(self, error: BaseException) -> None:
         """The run ends with an error: take nothing more, and say how it ended."""
@@ -188,10 +215,12 @@ class Loop:
 
     def _event(self, now: float, event: Event, push: Push | None) -> None:
         if type(event) is TimerFired:
-            self.world.set_timer(None)
+            self.clock.set_timer(None)
+        elif type(event) is StopRequested and event.reason == "interrupted":
+            self.executor.interrupted()
         commands = self.controller.handle(event, now)
         self.tape.append(now, event, commands)
-        self.world.answered(commands)
+        self.clock.answered(commands)
         late = any(type(command) is Fence for command in commands)
         if type(event) is DeltaReady:
             if not late:
@@ -214,25 +243,27 @@ class Loop:
                     assert snapshot.version == version, "only the newest version is adopted"
                 self._held[worker] = version
                 self._started[worker] = now
-                self.world.start(command, snapshot)
+                self.executor.start(command, snapshot)
+                self.clock.started(command)
             case StartAhead():
-                self.world.go_ahead(command)
+                self.executor.start_ahead(command)
             case Merge():
                 self._merge(command, now)
             case Cancel(worker=worker, clock=clock, token=token):
                 self._held.pop(worker, None)
                 event = DeltaReady(worker, clock, -1, token, steps=0)
                 self._pushes[token] = _Pushed(self._started.pop(worker), now, event, None)
-                self.world.cancel(command)
+                self.executor.cancel(command)
+                self.clock.cancelled(command)
                 self._settled(Merged(worker, clock, -1, 0, 0, 0.0, token), -1)
             case Drop(worker=worker, clock=clock, token=token):
                 self._settled(Merged(worker, clock, -1, 0, 0, 0.0, token), -1)
             case Fence():
                 pass  # nobody keeps the payload of a late push
             case SetTimer(at):
-                self.world.set_timer(at)
+                self.clock.set_timer(at)
             case StopWorker(worker):
-                self.world.stop(worker)
+                self.executor.stop(worker)
 
     def _merge(self, merge: Merge, now: float) -> None:
         if self.server is not None:
@@ -320,7 +351,7 @@ class Loop:
             self._end("target")
 
     def _end(self, verdict: str) -> None:
-        if self._verdict is None and (self._over or self.world.decides):
+        if self._verdict is None and (self._over or self.clock.decides):
             self._verdict = verdict
             if not self._over:
-                self.world.request_stop(verdict)
+                self.clock.request_stop(verdict)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_ssp.failures import joined, note
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.observer import Observer
 
 
 class Observers:

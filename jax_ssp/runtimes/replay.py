@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 
-from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
-from jax_ssp.controller.events import DeltaReady, Token, WorkerDone
+from jax_ssp.controller.commands import Cancel, Command, StartClock
+from jax_ssp.controller.events import DeltaReady, TimerFired, WorkerDone, WorkerLost
 from jax_ssp.controller.tape import Entry, Tape
-from jax_ssp.runtimes.base import Message, Runtime, World
+from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Runtime, World
+from jax_ssp.runtimes.lazy import Nothing, OnDemand
 from jax_ssp.runtimes.session import device_at
-from jax_ssp.server.server import Snapshot
-from jax_ssp.worker.lazy import Lazy
-from jax_ssp.worker.waits import Waiting
+from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.worker import Worker
 
 
@@ -76,7 +75,8 @@ class Replay(Runtime):
         return [device_at(*place, who) for place in self.tape.header[places]]
 
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
-        return _ReplayWorld(self.tape, workers, self.batch)
+        executor = OnDemand(workers, self.batch) if workers else Nothing()
+        return World(TapeClock(self.tape, executor), executor)
 
     def check(self, header: Mapping[str, Any]) -> None:
         recorded, here = self.tape.header["experiment"], header["experiment"]
@@ -89,56 +89,71 @@ class Replay(Runtime):
             raise TapeMismatch(f"the tape is of another experiment. They differ in {differences}.")
 
 
-class _ReplayWorld(World):
+class TapeClock(Clock):
+    """Has happen again what a tape says, and sees that all comes as it came.
+
+    Args:
+        tape: of a run in any world.
+        executor: computes the clocks that it says were finished.
+    """
+
     decides = False
 
-    def __init__(self, tape: Tape, workers: Sequence[Worker], batch: int) -> None:
+    def __init__(self, tape: Tape, executor: LazyExecutor) -> None:
         self._tape = tape
         self._entries = iter(tape)
-        self._computing = Lazy(workers, batch) if workers else None
+        self._executor = executor
         self._entry: Entry | None = None
-        self._running: dict[int, Token] = {}
+        self._running: dict[int, StartClock] = {}
         self._interrupted = False
 
     def now(self) -> float:
         assert self._entry is not None
         return self._entry.now
 
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        self._running[start.worker] = start.token
-        if self._computing is not None:
-            self._computing.start(start, snapshot)
+    def due(self) -> TimerFired | None:
+        return None  # the tape says when it fired
 
-    def go_ahead(self, grant: StartAhead) -> None:
-        if self._computing is not None:
-            self._computing.go_ahead(grant)
+    def started(self, start: StartClock) -> None:
+        self._running[start.worker] = start
 
-    def cancel(self, cancel: Cancel) -> None:
+    def request_stop(self, reason: str) -> None:
+        # The tape says where the run stopped; only the user can end a replay before that.
+        if reason == "interrupted":
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def cancelled(self, cancel: Cancel) -> None:
         self._running.pop(cancel.worker, None)
-        if self._computing is not None:
-            self._computing.cancel(cancel.worker)
 
-    def receive(self) -> Message | None:
+    def next_event(self) -> Message | None:
         if self._interrupted:  # and what was raised for it got lost
             raise KeyboardInterrupt
         self._entry = next(self._entries, None)
         if self._entry is None:
             return None
         event = self._entry.event
-        push = None
-        if isinstance(event, DeltaReady) and self._running.get(event.worker) == event.token:
-            del self._running[event.worker]
-            if self._computing is not None:
-                push = self._computing.push(event.worker)
-                if push.steps != event.steps:
-                    self._other_data(event, f"it gives {push.steps} of its steps")
-        elif isinstance(event, WorkerDone) and self._running.get(event.worker) == event.token:
-            del self._running[event.worker]
-            if self._computing is not None:
-                if self._computing.has_data(event.worker):
-                    self._other_data(event, "it gives more")
-                self._computing.done(event.worker)
-        return Message(event, push)
+        if isinstance(event, WorkerLost):
+            self._running.pop(event.worker, None)
+        elif isinstance(event, (DeltaReady, WorkerDone)):
+            start = self._running.get(event.worker)
+            if start is not None and start.token == event.token:  # else it was late
+                del self._running[event.worker]
+                return Message(event, self._computed(event, start))
+        return Message(event)
+
+    def _computed(self, event: DeltaReady | WorkerDone, start: StartClock) -> Push | None:
+        """What is pushed with this event."""
+        if isinstance(event, WorkerDone):
+            if self._executor.has_data(event.worker):
+                self._other_data(event, "it gives more")
+            self._executor.done(event.worker)
+            return None
+        here, push = self._executor.finished(start)
+        assert isinstance(here, DeltaReady)
+        if here.steps != event.steps:
+            self._other_data(event, f"it gives {here.steps} of its steps")
+        return push
 
     def _other_data(self, event: DeltaReady | WorkerDone, here: str) -> None:
         raise TapeMismatch(
@@ -146,9 +161,6 @@ class _ReplayWorld(World):
             f"was recorded: {event}, but here {here}. It must give a worker the same batches each "
             "time."
         )
-
-    def waits(self) -> list[Waiting]:
-        return [] if self._computing is None else self._computing.waits()
 
     def answered(self, commands: Sequence[Command]) -> None:
         assert self._entry is not None
@@ -172,9 +184,3 @@ class _ReplayWorld(World):
             f"at {self._entry.now} s, to {self._entry.event}, the recording answers {recorded} "
             f"and this run {here}: the tape was recorded by another version of the code."
         )
-
-    def request_stop(self, reason: str) -> None:
-        # The tape says where the run stopped; only the user can end a replay before that.
-        if reason == "interrupted":
-            self._interrupted = True
-            raise KeyboardInterrupt

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from jax_ssp.runtimes.base import Observer
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
 GRACE_SECONDS = 1.0  # for a run to end by itself, once it is asked to
@@ -45,7 +45,7 @@ class Watch:
         self._patience = 1.0  # how many times the limits
         self._asked: float | None = None  # when the run was asked to end
         self._again = GRACE_SECONDS  # after which to say what its end waits for
-        self._mail: queue.SimpleQueue[None] = queue.SimpleQueue()  # fit for signal handlers
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # fit for signal handlers
         self._over = False
         self._thread: threading.Thread | None = None
 
@@ -63,12 +63,12 @@ class Watch:
         """The run is to end; if it does not soon, say what it waits for."""
         if self._asked is None:
             self._asked = self._clock()
-            self._mail.put(None)
+            self._wake.put(None)
 
     def close(self) -> None:
         """Look no more."""
         self._over = True
-        self._mail.put(None)
+        self._wake.put(None)
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
 
@@ -105,7 +105,7 @@ class Watch:
     def _run(self) -> None:
         while not self._over:
             with contextlib.suppress(queue.Empty):
-                self._mail.get(timeout=LOOK_SECONDS)
+                self._wake.get(timeout=LOOK_SECONDS)
             waits = [] if self._over else self.look()
             if waits and not self._over:
                 self.say(waits)

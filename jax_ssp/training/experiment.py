@@ -16,7 +16,8 @@ import optax
 from jax_ssp.checks import instance
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import SSP, Policy
-from jax_ssp.runtimes.base import Observer, Runtime
+from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.training.arguments import RULES, check_each
 from jax_ssp.training.configured import Configured, configured

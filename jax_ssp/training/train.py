@@ -19,11 +19,12 @@ from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.weight import Weight
 from jax_ssp.failures import failed, joined, never_succeeding, note, told
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
-from jax_ssp.runtimes.base import Observer, Runtime
+from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn, Evaluator, Target, evaluation_device
 from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.session import Crew, Placement, make_crew, place_of
 from jax_ssp.runtimes.watch import Watch
@@ -276,8 +277,8 @@ def _run(
         world.prepare()
         if evaluator is not None:
             closing.append(evaluator.close)
-            if world.evaluates_aside:
-                evaluator.go_aside(world.post)
+            if world.clock.real:
+                evaluator.go_aside(world.clock.post)
         closing.append(lambda: observers.end(loop.status))
         observers.start(info)
         loop.run()

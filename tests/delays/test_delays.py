@@ -20,7 +20,7 @@ from jax_ssp.delays import (
     ShiftedExponential,
     Straggler,
 )
-from jax_ssp.runtimes.virtual import DelayDraws
+from jax_ssp.delays.draws import DelayDraws
 
 MODELS = [
     Constant(0.5),

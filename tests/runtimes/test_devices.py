@@ -16,7 +16,9 @@ import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import WorkerJoined
 from jax_ssp.policies import Decision, Wait
-from jax_ssp.runtimes.devices import _DeviceWorld
+from jax_ssp.runtimes.base import World
+from jax_ssp.runtimes.threads import Threads
+from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import DIMENSION, PARAMS, batches, bits, linear, loss_fn, merges
 
@@ -434,24 +436,32 @@ def test_workers_compute_at_the_same_time(monkeypatch):
     assert not np.array_equal(result.params["w"], PARAMS["w"])
 
 
-def test_nothing_is_pushed_before_all_have_joined(monkeypatch):
+def test_nothing_is_pushed_before_all_have_joined():
     """Or its delta would count more, and the clock at which the others join would be later."""
-    receive, wait_for_all = _DeviceWorld.receive, _DeviceWorld._wait_for_all
-    events, waits = [], threading.Event()
+    finished, events = threading.Event(), []
 
-    def waiting(self):
-        waits.set()
-        wait_for_all(self)
+    class Slowly(WallClock):
+        def next_event(self):
+            if self.joining == 3:  # one has joined; its first clock ends before the next one does
+                assert finished.wait(PATIENCE)
+            return super().next_event()
 
-    def slowly(self):
-        if len(events) == 1:  # one has joined; its first clock ends before the next one does
-            assert waits.wait(PATIENCE)
-        return receive(self)
+    class Noticed(Threads):
+        @property
+        def report(self):
+            return self.noticed
 
-    monkeypatch.setattr(_DeviceWorld, "receive", slowly)
-    monkeypatch.setattr(_DeviceWorld, "_wait_for_all", waiting)
+        @report.setter
+        def report(self, take):
+            self.noticed = lambda *what: (finished.set(), take(*what))
+
+    class Slow(ssp.Devices):
+        def open(self, num_workers, workers):
+            clock = Slowly(num_workers)
+            return World(clock, Noticed(workers, clock))
+
     seen = Call("on_entry", lambda now, event, commands: events.append(event))
-    result = train(ssp.Devices(), ssp.ASP(), num_clocks=3, observers=[seen])
+    result = train(Slow(), ssp.ASP(), num_clocks=3, observers=[seen])
     assert [type(event) for event in events[:4]] == [WorkerJoined] * 4
     assert result.updates == 12
     assert set(result.schedule["weight"]) == {0.25}

@@ -16,7 +16,7 @@ from flax import nnx
 
 import jax_ssp as ssp
 from jax_ssp.policies import Decision
-from jax_ssp.runtimes import devices as devices_module
+from jax_ssp.runtimes import threads as threads_module
 from jax_ssp.worker.worker import Worker
 
 
@@ -132,7 +132,7 @@ def test_an_iterator_that_waits_after_the_last_batch_does_not_hold_the_run_up():
 
 
 def test_an_error_is_raised_though_another_worker_is_stuck(monkeypatch):
-    monkeypatch.setattr(devices_module, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(threads_module, "CLOSE_SECONDS", 0.1)
     release = threading.Event()
 
     def data(worker):

@@ -13,7 +13,8 @@ import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import Cancel, DeltaReady, Fence, TimerFired
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
-from jax_ssp.runtimes.devices import _DeviceWorld
+from jax_ssp.runtimes.base import LOOK
+from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import (
     DIMENSION,
@@ -207,12 +208,16 @@ def test_timers_and_deltas_that_come_at_one_time_on_devices(grace):
 
 
 def test_a_timer_set_anew_while_the_old_one_fires_is_kept():
-    world = _DeviceWorld([], None, 0)
-    world.set_timer(world.now() - 1)
-    assert isinstance(world.receive().what, TimerFired)
-    world.set_timer(world.now() - 0.5)  # before the loop has taken the old one
-    assert world.outdated(TimerFired(-1.0))
-    assert not world.outdated(world.receive().what)
+    clock = WallClock(0)
+    clock.set_timer(clock.now() - 1)
+    assert clock.next_event() is LOOK  # that it may be due, no more
+    anew = clock.now() - 0.5
+    clock.set_timer(anew)  # before the loop asks, under its lock
+    assert clock.due() == TimerFired(anew)
+    clock.set_timer(clock.now() + 3600)
+    assert clock.due() is None
+    clock.set_timer(None)
+    assert clock.due() is None
 
 
 def test_mixing_and_cancelling_share_no_memory_that_is_used_again():

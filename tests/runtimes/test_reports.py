@@ -10,7 +10,10 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller import DeltaReady, Fence
-from jax_ssp.runtimes.virtual import _VirtualWorld
+from jax_ssp.delays.draws import DelayDraws
+from jax_ssp.runtimes.base import World
+from jax_ssp.runtimes.clockwork import VirtualClock
+from jax_ssp.runtimes.lazy import OnDemand
 from jax_ssp.server.merging import About
 from tests.helpers.problems import PARAMS, STEP, batches, bits, linear
 
@@ -157,25 +160,34 @@ def test_schedule_and_history_read_the_weight_off_the_tape(weight):
 # Pushes that come twice.
 
 
-@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.BSP(), ssp.KSync(2)], ids=repr)
-@pytest.mark.parametrize("overlap", [0, 1])
-def test_a_push_that_comes_again_is_on_the_tape_and_nowhere_else(policy, overlap, monkeypatch):
-    spec = linear(policy=policy, num_clocks=6, overlap=overlap)
-    once = ssp.train(runtime=RUNTIMES["virtual"], **spec)
-    receive, seen = _VirtualWorld.receive, []
+class Again(VirtualClock):
+    """Each push comes once more, after three others."""
 
-    def twice(self):
-        """Each push comes once more, after three others."""
-        if len(seen) > 3:
-            return seen.pop(0)
-        message = receive(self)
+    seen = ()
+
+    def next_event(self):
+        if len(self.seen) > 3:
+            again, *self.seen = self.seen
+            return again
+        message = super().next_event()
         if message is not None and message.push is not None:
-            seen.append(message)
+            self.seen = [*self.seen, message]
         return message
 
-    monkeypatch.setattr(_VirtualWorld, "receive", twice)
-    result = ssp.train(runtime=RUNTIMES["virtual"], **spec)
-    monkeypatch.undo()
+
+class Twice(ssp.Virtual):
+    def open(self, num_workers, workers):
+        executor = OnDemand(workers)
+        delays = DelayDraws(self.delay, self.seed, num_workers)
+        return World(Again(num_workers, executor, delays), executor)
+
+
+@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.BSP(), ssp.KSync(2)], ids=repr)
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_push_that_comes_again_is_on_the_tape_and_nowhere_else(policy, overlap):
+    spec = linear(policy=policy, num_clocks=6, overlap=overlap)
+    once = ssp.train(runtime=RUNTIMES["virtual"], **spec)
+    result = ssp.train(runtime=Twice(3, delays.Exponential()), **spec)
     assert ssp.check_contract(result.tape).late > 5
     assert bits(result.params) == bits(once.params)
     assert result.history == once.history

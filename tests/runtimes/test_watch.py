@@ -97,7 +97,7 @@ def test_many_are_summed_up():
 def soon(monkeypatch):
     for name in ("QUIET_SECONDS", "GRACE_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(watch_module, name, 0.01)
-    for module in ("worker.worker", "runtimes.devices", "runtimes.loop"):
+    for module in ("worker.worker", "runtimes.threads", "runtimes.loop"):
         monkeypatch.setattr(f"jax_ssp.{module}.QUIET_SECONDS", 0.01)
 
 
@@ -179,7 +179,7 @@ def test_an_injected_delay_is_named_and_an_interrupt_cuts_it_short():
 
 @pytest.mark.usefixtures("soon")
 def test_an_interrupt_says_what_the_end_waits_for_and_the_second_does_not_wait(monkeypatch):
-    monkeypatch.setattr("jax_ssp.runtimes.devices.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("jax_ssp.runtimes.threads.CLOSE_SECONDS", 0.1)
     monkeypatch.setattr("jax_ssp.worker.worker.QUIET_SECONDS", math.inf)  # till it is asked
     release, hangs, watcher = threading.Event(), threading.Event(), Hears()
 

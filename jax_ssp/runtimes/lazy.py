@@ -1,0 +1,62 @@
+"""Executors for the clocks that say themselves when something is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
+from jax_ssp.runtimes.base import LazyExecutor, Message
+from jax_ssp.server.server import Snapshot
+from jax_ssp.worker.lazy import Lazy
+from jax_ssp.worker.waits import Waiting
+from jax_ssp.worker.worker import Worker
+
+
+class OnDemand(LazyExecutor):
+    """Computes a clock when its delta is needed, in the thread that asks for it.
+
+    Args:
+        workers: by number; they share a device.
+        batch: so many clocks at most are computed in one program.
+    """
+
+    def __init__(self, workers: Sequence[Worker], batch: int = 1) -> None:
+        self._computing = Lazy(workers, batch)
+
+    def has_data(self, worker: int) -> bool:
+        return self._computing.has_data(worker)
+
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        self._computing.start(start, snapshot)
+
+    def start_ahead(self, grant: StartAhead) -> None:
+        self._computing.go_ahead(grant)
+
+    def done(self, worker: int) -> None:
+        self._computing.done(worker)
+
+    def waits(self) -> list[Waiting]:
+        return self._computing.waits()
+
+    def cancel(self, cancel: Cancel) -> None:
+        self._computing.cancel(cancel.worker)
+
+    def finished(self, start: StartClock) -> Message:
+        push = self._computing.push(start.worker)
+        return Message(push.event(start), push)
+
+
+class Nothing(LazyExecutor):
+    """Computes nothing: the clockwork runs alone."""
+
+    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        pass
+
+    def cancel(self, cancel: Cancel) -> None:
+        pass
+
+    def has_data(self, worker: int) -> bool:
+        return True
+
+    def finished(self, start: StartClock) -> Message:
+        return Message(start.finished())
