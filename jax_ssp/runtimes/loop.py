@@ -124,22 +124,28 @@ class Loop:
         """Run to the end."""
         if self._evaluator is not None:
             self._evaluated(self._evaluator.first)
+        ran = None
         if self.server is None and not self._observers:
             ran = self.clock.run_clockwork(self.controller, self.tape)
-            if ran is not None:
-                self._closed = True
-                self.seconds, self.updates = ran
-        with self._lock:  # nobody reports anything before all have joined
-            while self.clock.joining and self._take_next():
-                pass
-        while not self._closed and self._take_next():
-            pass
+        if ran is None:
+            self._run()
+        else:
+            self.seconds, self.updates = ran
+        self._closed = True
         self._over = True
         self._evaluate_last()
         if self.server is not None and self.tape.complete:
             self.tape.params = digest(*jax.tree.leaves(self.server.masters))
             self.clock.came_to(self.tape.params)
         self.status = self._final_status()
+
+    def _run(self) -> None:
+        with self._lock:  # nobody reports anything before all have joined
+            while self.clock.joining and self._take_next():
+                pass
+        # Not `_closed`, which it is for a moment while another thread takes something.
+        while not self.tape.complete and self._take_next():
+            pass
 
     def _take_next(self) -> bool:
         """Take what happens next; gives whether anything can."""
