@@ -210,6 +210,11 @@ class Feed:
             return None
         return self._taken + len(self._batches), time.monotonic() - since
 
+    @property
+    def taken(self) -> int:
+        """How many batches were taken, or passed over."""
+        return self._taken
+
     def peek(self) -> PyTree:
         """The next batch as the iterator gave it, without taking it.
 

@@ -26,10 +26,12 @@ from jax_ssp.server.wire import Memory
 from jax_ssp.worker.adopt import Adopt
 from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
+from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.needs import Needs
 from jax_ssp.worker.program import program_of
 from jax_ssp.worker.step import Params, Step
-from jax_ssp.worker.worker import Worker
+from jax_ssp.worker.warmup import first_replica
+from jax_ssp.worker.worker import Seat, Worker
 
 Placement: TypeAlias = str | jax.Device | None
 
@@ -80,7 +82,7 @@ class Crew:
     def states(self) -> States:
         """What the optimizers have come to."""
         server, deltas = map(_whole, self.server.states)
-        return States([_whole(worker.state) for worker in self.workers], server, deltas)
+        return States([_whole(worker.replica.state) for worker in self.workers], server, deltas)
 
 
 def _whole(state: Any) -> Any:
@@ -144,24 +146,20 @@ def make_crew(
     needs = Needs(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
     delta = jax.eval_shape(server.layout.delta_like, server.masters)
     memory = {device: Memory(delta, device) for device in devices}
+    exchange = Exchange(local_steps.usual, weight, needs, num_clocks, overlap, adopt)
+    key = jax.random.key(seed)
     workers = [
         Worker(
             index,
+            Seat(place, device, server.devices),
             program,
-            place,
-            device,
-            server.publish(),
             feed,
-            jax.random.key(seed),
-            weight,
+            exchange,
             server.wire,
-            server.devices,
             memory[device],
-            local_steps.usual,
-            needs,
-            num_clocks,
-            overlap,
-            adopt,
+            first_replica(
+                program, server.wire, server.publish(), jax.random.fold_in(key, index), device
+            ),
         )
         for index, (place, device, feed) in enumerate(zip(places, devices, feeds, strict=True))
     ]

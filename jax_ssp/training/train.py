@@ -243,7 +243,9 @@ def train(
             tape=tape,
             history=loop.history,
             evaluations=loop.evaluations,
-            residuals=[worker.residual for worker in crew.workers] if crew and delta_wire else [],
+            residuals=[worker.replica.residual for worker in crew.workers]
+            if crew and delta_wire
+            else [],
             states=crew.states() if crew else None,
             status=loop.status,
             version=controller.version if server is None else server.version,

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from jax_ssp import checks
 from jax_ssp.layout import Delta, Layout, Moved, Params, all_finite
+from jax_ssp.server.server import Snapshot
+from jax_ssp.server.wire import Wire
 from jax_ssp.worker.clock import statistic
 
 
@@ -54,6 +56,12 @@ def check_adopt(adopt: Any, field: str = "adopt") -> Adopt:
         return adopt
     checks.choice(field, adopt, ("rebase",), otherwise="or `ssp.Mix(alpha)`")
     return "rebase"
+
+
+def opened(snapshot: Snapshot, wire: Wire, device: jax.Device) -> Params:
+    """The parameters of a snapshot, on this device."""
+    pieces = snapshot.to(device)
+    return wire.unpack(pieces) if wire.unpacks else pieces[0]
 
 
 def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
-
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.server.server import Snapshot
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import COMPUTING_SECONDS, Waiting
-from jax_ssp.worker.worker import Worker, part_of
+from jax_ssp.worker.worker import Worker
 
 
 class _Job(NamedTuple):
@@ -120,23 +118,15 @@ class Lazy:
         return self._jobs[worker].start.local_steps, self._workers[worker].kind
 
     def _compute(self, together: list[int]) -> None:
+        """Run the clocks of these workers in one program, which stacks what each gives it."""
         workers = [self._workers[worker] for worker in together]
         jobs = [self._jobs.pop(worker) for worker in together]
-        starts = [job.start for job in jobs]
-        steps = workers[0].ready(starts[0])
-        bases = [w.read(job.start, job.snapshot) for w, job in zip(workers, jobs, strict=True)]
-        each = [
-            worker.arguments(base, steps, start.clock)
-            for worker, base, start in zip(workers, bases, starts, strict=True)
+        steps = workers[0].ready(jobs[0].start)
+        inputs = [
+            worker.whole(worker.read(start, snapshot), steps, start.clock)
+            for worker, (start, snapshot, _) in zip(workers, jobs, strict=True)
         ]
-        _, states, batches, keys, clocks = zip(*each, strict=True)
-        deltas, states, metrics, finite = workers[0].program.together(steps)(
-            tuple(bases), states, batches, keys, np.array(clocks)
-        )
-        values = {name: np.asarray(value) for name, value in metrics.items()}
-        flags = np.asarray(finite)
-        for number, worker in enumerate(workers):
-            worker.state = states[number]
-            own = {name: value[number] for name, value in values.items()}
-            part = part_of(each[number], steps, flags[number], own)
-            worker.dispatched(starts[number], bases[number], deltas[number], [part])
+        outcomes = workers[0].program.run_together(steps, inputs)
+        for worker, job, given, outcome in zip(workers, jobs, inputs, outcomes, strict=True):
+            parts = [outcome.part(steps, given)]
+            worker.dispatched(job.start, given.base, outcome.delta, outcome.state, parts)

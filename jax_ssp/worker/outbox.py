@@ -1,12 +1,22 @@
-"""What a worker hands over with a finished clock."""
+"""What a worker hands over with a finished clock, and how it is sent and waited for.
+
+A delta is on its way as soon as it is dispatched, though the device computes it still.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady
+from jax_ssp.layout import Delta, Params
+from jax_ssp.server.wire import Wire, transfer
+from jax_ssp.worker.replica import Part
 
 
 class Push(NamedTuple):
@@ -42,3 +52,95 @@ class Push(NamedTuple):
             finite=self.finite,
             norm=self.norm,
         )
+
+
+class Report(NamedTuple):
+    """What is said of a delta that computes still.
+
+    Attributes:
+        clock: its stamp.
+        version: what it is measured from.
+        parts: of its clock.
+        norm: its l2 norm, if that is asked for.
+    """
+
+    clock: int
+    version: int
+    parts: Sequence[Part]
+    norm: jax.Array | None
+
+
+class _Sent(NamedTuple):
+    report: Report
+    payload: list[Any]
+    base: list[Any] | None
+
+
+class Outbox:
+    """Deltas on their way to the server, in the order of their clocks.
+
+    Args:
+        device: where they are computed.
+        to: the server's devices.
+        wire: how deltas travel.
+    """
+
+    def __init__(self, device: jax.Device, to: Sequence[jax.Device], wire: Wire) -> None:
+        self._device = device
+        self._to = to
+        self._wire = wire
+        self._sent: deque[_Sent] = deque()
+
+    def pack(
+        self, delta: Delta, residual: list[Any], key: jax.Array, clock: int
+    ) -> tuple[list[Any], Delta, list[Any]]:
+        """A delta as it travels, what the server will read of it, what the wire loses of it."""
+        if not self._wire.packs:
+            return [delta], delta, residual
+        payload, sent, residual = self._wire.pack(delta, residual, key, np.int32(clock))
+        return payload, delta if sent is None else sent, residual
+
+    def send(self, report: Report, payload: list[Any], base: Params = None) -> None:
+        """Start the copies, where there are any to make; `base` goes with it if it is given."""
+        pieces = None if base is None else self._wire.split(base)
+        if self._device.platform != "cpu":
+            payload = list(map(jax.device_put, payload, self._to))
+            if pieces is not None:
+                pieces = list(map(jax.device_put, pieces, self._to))
+            for value in jax.tree.leaves([(part.finite, part.metrics) for part in report.parts]):
+                value.copy_to_host_async()
+        self._sent.append(_Sent(report, payload, pieces))
+
+    def wait(self) -> Push:
+        """Wait for the oldest delta; it is then with the server."""
+        report, payload, base = self._sent.popleft()
+        if self._device.platform == "cpu":  # what one program makes is ready at one time
+            jax.tree.leaves(payload)[0].block_until_ready()
+        else:
+            jax.block_until_ready(payload)
+        parts, norm = report.parts, report.norm
+        return Push(
+            report.version,
+            list(map(transfer, payload, self._to)),
+            _means(parts),
+            sum(part.steps for part in parts),
+            sum(part.samples for part in parts),
+            bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
+            0.0 if norm is None else float(np.asarray(norm)),
+            None if base is None else list(map(transfer, base, self._to)),
+        )
+
+    def forget(self, clock: int) -> None:
+        """The delta of this clock, if it was the last to be sent, is not wanted."""
+        if self._sent and self._sent[-1].report.clock == clock:
+            self._sent.pop()
+
+
+def _means(parts: Sequence[Part]) -> dict[str, float]:
+    """The metrics of a clock, each the mean over its steps."""
+    steps, means = sum(part.steps for part in parts), dict[str, float]()
+    for part in parts:
+        for name, value in part.metrics.items():
+            share = part.steps / steps * float(np.asarray(value))
+            means[name] = means.get(name, 0.0) + share
+    return means

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,46 @@ from jax_ssp.pairs import split
 from jax_ssp.server.merging import weighted
 from jax_ssp.worker.adopt import entered, gone_on, mixed
 from jax_ssp.worker.clock import clock_fn
+from jax_ssp.worker.replica import Part
 from jax_ssp.worker.step import Params, Step
+
+
+class Inputs(NamedTuple):
+    """What a program of a clock takes first.
+
+    Attributes:
+        base: parameters that the delta is measured from.
+        state: of the step; the program takes it over.
+        batch: of its steps, stacked if there are several.
+        key: of the worker.
+        clock: its number.
+    """
+
+    base: Params
+    state: Any
+    batch: Any
+    key: jax.Array
+    clock: np.int32
+
+
+class Outcome(NamedTuple):
+    """What a program of a clock gives.
+
+    Attributes:
+        delta: from the base.
+        state: of the step.
+        metrics: their means over the steps.
+        finite: whether every number of the delta is.
+    """
+
+    delta: Delta
+    state: Any
+    metrics: Any
+    finite: Any
+
+    def part(self, steps: int, inputs: Inputs) -> Part:
+        """What is to be said of so many steps, computed from these inputs."""
+        return Part(steps, samples_in(inputs.batch, steps), self.finite, self.metrics)
 
 
 class Program:
@@ -36,7 +76,20 @@ class Program:
         self.clock = functools.cache(self._clock)
         self.ahead = functools.cache(self._ahead)
         self.rest = functools.cache(self._rest)
-        self.together = functools.cache(self._together)
+        self._run_together = functools.cache(self._together)
+
+    def run_together(self, steps: int, inputs: Sequence[Inputs]) -> list[Outcome]:
+        """A whole clock of several workers in one program; what they report is there at once."""
+        bases, states, batches, keys, clocks = zip(*inputs, strict=True)
+        deltas, states, metrics, finite = self._run_together(steps)(
+            bases, states, batches, keys, np.array(clocks)
+        )
+        flags = np.asarray(finite)
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        reports = [
+            {name: value[number] for name, value in values.items()} for number in range(len(inputs))
+        ]
+        return list(map(Outcome, deltas, states, reports, flags))
 
     def _init(self, params: Params) -> Any:
         return self._step.init(self.layout.rounded(params))
@@ -115,3 +168,17 @@ def program_of(step: Step, layout: Layout) -> Program:
         return _kept(step, layout)
     except TypeError:  # a step that cannot be hashed
         return Program(step, layout)
+
+
+def samples_in(batch: Any, steps: int) -> int:
+    """Examples in the batches of so many steps, stacked if there are several.
+
+    The size of the first array that has an axis of examples; without one, one example a step.
+
+    Example:
+        >>> samples_in(np.zeros((3, 8, 2)), steps=3), samples_in(np.zeros((8, 2)), steps=1)
+        (24, 8)
+    """
+    axis = 0 if steps == 1 else 1
+    sizes = (leaf.shape[axis] for leaf in jax.tree.leaves(batch) if np.ndim(leaf) > axis)
+    return steps * next(sizes, 1)

@@ -120,8 +120,8 @@ def bases(monkeypatch):
 
     def spy(self, start, snapshot):
         base = read(self, start, snapshot)
-        own = [np.asarray(sent["mean"].value) for sent, _ in self._own.values()]
-        rows.append((np.asarray(self._held["mean"]), own, np.asarray(base["mean"])))
+        own = [np.asarray(sent["mean"].value) for sent, _ in self.replica.own.values()]
+        rows.append((np.asarray(self.replica.held["mean"]), own, np.asarray(base["mean"])))
         return base
 
     monkeypatch.setattr(Worker, "read", spy)

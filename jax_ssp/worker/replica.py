@@ -1,0 +1,192 @@
+"""A worker's state as a value, and what becomes of it.
+
+Everything that a worker has of its own is in its `Replica`, and the functions here make the next
+one of it: a snapshot is adopted, own deltas are settled, steps are run ahead, a clock is dispatched
+or cancelled. Whoever has the value has the worker: an undo is the value as it was, a checkpoint
+saves it, and a worker that comes again starts from a new one.
+
+Of a worker's parameters, `base` is the snapshot it adopted plus those of its own deltas that the
+snapshot lacks; all else is progress since then. All of these are masters (see `layout.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_ssp.layout import Delta, Params
+
+
+class Part(NamedTuple):
+    """Some steps of a clock, by one program.
+
+    Attributes:
+        steps: how many.
+        samples: examples in their batches.
+        finite: whether every number of the delta that they come to is.
+        metrics: their means.
+    """
+
+    steps: int
+    samples: int
+    finite: Any
+    metrics: Mapping[str, Any]
+
+
+class Ahead(NamedTuple):
+    """The first steps of a clock, dispatched before its `StartClock`."""
+
+    progress: Delta
+    part: Part
+
+
+class Own(NamedTuple):
+    """A delta that the worker has sent, and that its snapshot may lack.
+
+    Attributes:
+        sent: as the server will read it.
+        delta: the delta itself, whose memory may be used again once it is settled; None where
+            nothing is gained by keeping it.
+    """
+
+    sent: Delta
+    delta: Delta
+
+
+class Replica(NamedTuple):
+    """A worker's state between two clocks.
+
+    Attributes:
+        version: of the snapshot it holds.
+        held: the parameters of that snapshot; None from when a clock was cancelled to the next
+            adoption.
+        base: what `delta` is measured from; None if no later clock needs it.
+        delta: of the clock dispatched last; None if no later clock needs it.
+        state: of the step: the optimizer's, say.
+        residual: what the wire has lost of the worker's deltas so far, in pieces; it goes with the
+            next one.
+        own: deltas that it has sent, and adds to snapshots that lack them, by stamp.
+        ahead: what was run ahead of the next clock.
+        cursor: batches of its data that it has taken, or passed over.
+        key: its PRNG key; clock and step are folded in.
+    """
+
+    version: int
+    held: Params
+    base: Params
+    delta: Delta
+    state: Any
+    residual: list[Any]
+    own: Mapping[int, Own]
+    ahead: Ahead | None
+    cursor: int
+    key: jax.Array
+
+    @property
+    def ran(self) -> int:
+        """The steps of the next clock that are dispatched already."""
+        return 0 if self.ahead is None else self.ahead.part.steps
+
+
+def born(version: int, held: Params, state: Any, residual: list[Any], key: jax.Array) -> Replica:
+    """A worker before its first clock."""
+    return Replica(version, held, None, None, state, residual, {}, None, 0, key)
+
+
+def adopted(replica: Replica, version: int, held: Params) -> Replica:
+    """It holds another snapshot."""
+    return replica._replace(version=version, held=held)
+
+
+def settled(replica: Replica, pending: Sequence[int]) -> tuple[Replica, list[Delta]]:
+    """It keeps of its own deltas those that are pending still; gives too what it let go of.
+
+    Example:
+        >>> replica = born(0, 0.0, (), [], jax.random.key(0))
+        >>> replica = replica._replace(own={0: Own(1.0, 1.0), 1: Own(2.0, 2.0)})
+        >>> replica, gone = settled(replica, pending=(1,))
+        >>> list(replica.own), gone
+        ([1], [1.0])
+    """
+    gone = [stamp for stamp in replica.own if stamp not in pending]
+    if not gone:
+        return replica, []
+    own = {stamp: each for stamp, each in replica.own.items() if stamp in pending}
+    return replica._replace(own=own), [replica.own[stamp].delta for stamp in gone]
+
+
+def read(replica: Replica, added: Callable[..., Params], *factors: Any) -> Params:
+    """What it reads: the snapshot, and each own delta added as a merge of it alone would add it.
+
+    Args:
+        replica: with the snapshot adopted, and own deltas that are pending.
+        added: `(params, delta, *factors) -> params`.
+        factors: of a delta: its weight, and the share of its statistics.
+    """
+    local = replica.held
+    for own in replica.own.values():
+        local = added(local, own.sent, *factors)
+    return local
+
+
+def carried(
+    replica: Replica, base: Params, mixed: Callable[..., Delta] | None = None
+) -> Delta | None:
+    """The progress that a clock from `base` begins with; None if it begins at `base` itself.
+
+    Args:
+        replica: as it was before it adopted what `base` is made of.
+        base: new.
+        mixed: `(old, base, *moves) -> delta` for `Mix`; None to rebase, which is to carry over what
+            was run ahead as it is.
+    """
+    ahead = replica.ahead
+    if mixed is None:
+        return None if ahead is None else ahead.progress
+    if replica.delta is None:
+        return None
+    moves = (replica.delta,) if ahead is None else (replica.delta, ahead.progress)
+    return mixed(replica.base, base, *moves)
+
+
+def forgotten(replica: Replica) -> Replica:
+    """What the last clock left is not needed, and makes room."""
+    return replica._replace(base=None, delta=None)
+
+
+def ran_ahead(replica: Replica, ahead: Ahead, state: Any, cursor: int) -> Replica:
+    """The first steps of its next clock are dispatched."""
+    return replica._replace(ahead=ahead, state=state, cursor=cursor)
+
+
+def dispatched(
+    replica: Replica, base: Params, delta: Delta, state: Any, residual: list[Any], cursor: int
+) -> Replica:
+    """A clock is dispatched whole, and its delta sent."""
+    return replica._replace(
+        base=base, delta=delta, state=state, residual=residual, ahead=None, cursor=cursor
+    )
+
+
+def remembers(replica: Replica, stamp: int, own: Own) -> Replica:
+    """It will read this delta of its own until it is settled."""
+    return replica._replace(own={**replica.own, stamp: own})
+
+
+def undoable(replica: Replica, carries: bool) -> Replica:
+    """What to keep of a replica, so that the clock it begins now can be cancelled.
+
+    Programs take over optimizer state and residual, so these are copied. It will adopt before it
+    goes on, so it holds no snapshot; and needs what the last clock left only if it `carries` that.
+    """
+    state, residual = jax.tree.map(jnp.copy, (replica.state, replica.residual))
+    before = replica._replace(held=None, state=state, residual=residual)
+    return before if carries else forgotten(before)
+
+
+def cancelled(replica: Replica, before: Replica) -> Replica:
+    """As it was before its clock, but for its batches, which it does not get again."""
+    return before._replace(cursor=replica.cursor)
