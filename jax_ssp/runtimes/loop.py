@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import jax
 
@@ -23,7 +25,6 @@ from jax_ssp.controller.commands import (
     Drop,
     Fence,
     Merge,
-    Merged,
     SetTimer,
     StartAhead,
     StartClock,
@@ -38,6 +39,7 @@ from jax_ssp.controller.events import (
     WorkerDone,
     WorkerLost,
 )
+from jax_ssp.controller.rows import Fold, Row
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.base import Clock, Executor, World
 from jax_ssp.runtimes.evaluation import Evaluator
@@ -51,21 +53,6 @@ from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
 LOCK_SECONDS = 2.0  # for what an observer is doing, once the run has failed
-
-
-class _Pushed(NamedTuple):
-    """A delta that is not settled, or a clock that is cancelled just now.
-
-    Attributes:
-        start, finish: of its clock (seconds).
-        event: that reported it.
-        push: its payload; None where nothing is computed.
-    """
-
-    start: float
-    finish: float
-    event: DeltaReady
-    push: Push | None
 
 
 class Loop:
@@ -111,8 +98,8 @@ class Loop:
         self._over = False
         self._verdict: str | None = None
         self._held: dict[int, int] = {}  # the version each worker holds
-        self._started: dict[int, float] = {}
-        self._pushes: dict[Token, _Pushed] = {}  # not settled
+        self._fold = Fold()
+        self._payloads: dict[Token, Push] = {}  # of the deltas that are not settled
 
     def enter(self, world: World) -> None:
         """This is the world it will run in; from now on a signal requests an end there."""
@@ -227,20 +214,20 @@ class Loop:
         commands = self.controller.handle(event, now)
         self.tape.append(now, event, commands)
         self.clock.answered(commands)
+        rows = iter(self._fold.take(now, event, commands))
         late = any(type(command) is Fence for command in commands)
         if type(event) is DeltaReady:
-            if not late:
-                start = self._started.pop(event.worker)
-                self._pushes[event.token] = _Pushed(start, now, event, push)
+            if push is not None and not late:
+                self._payloads[event.token] = push
         elif type(event) is WorkerLost or (type(event) is WorkerDone and not late):
             self._held.pop(event.worker, None)
-            self._started.pop(event.worker, None)
         for command in commands:
-            self._carry_out(command, now)
+            self._carry_out(command, now, rows)
         if self._observers:
             self._observers.tell("on_entry", now, event, tuple(commands))
 
-    def _carry_out(self, command: Command, now: float) -> None:
+    def _carry_out(self, command: Command, now: float, rows: Iterator[Row]) -> None:
+        """Do what a command says; `rows` gives the clocks that it settles."""
         match command:
             case StartClock(worker=worker, version=version):
                 snapshot = None
@@ -248,22 +235,19 @@ class Loop:
                     snapshot = self.server.publish()
                     assert snapshot.version == version, "only the newest version is adopted"
                 self._held[worker] = version
-                self._started[worker] = now
                 self.executor.start(command, snapshot)
                 self.clock.started(command)
             case StartAhead():
                 self.executor.start_ahead(command)
             case Merge():
-                self._merge(command, now)
-            case Cancel(worker=worker, clock=clock, token=token):
-                self._held.pop(worker, None)
-                event = DeltaReady(worker, clock, -1, token, steps=0)
-                self._pushes[token] = _Pushed(self._started.pop(worker), now, event, None)
+                self._merge(command, now, list(islice(rows, len(command.deltas))))
+            case Cancel():
+                self._held.pop(command.worker, None)
                 self.executor.cancel(command)
                 self.clock.cancelled(command)
-                self._settled(Merged(worker, clock, -1, 0, 0, 0.0, token), -1)
-            case Drop(worker=worker, clock=clock, token=token):
-                self._settled(Merged(worker, clock, -1, 0, 0, 0.0, token), -1)
+                self._settled(next(rows))
+            case Drop():
+                self._settled(next(rows))
             case Fence():
                 pass  # nobody keeps the payload of a late push
             case SetTimer(at):
@@ -271,11 +255,9 @@ class Loop:
             case StopWorker(worker):
                 self.executor.stop(worker)
 
-    def _merge(self, merge: Merge, now: float) -> None:
+    def _merge(self, merge: Merge, now: float, rows: list[Row]) -> None:
         if self.server is not None:
-            pushed = [self._pushes[delta.token] for delta in merge.deltas]
-            pushes = [each.push for each in pushed if each.push is not None]
-            assert len(pushes) == len(pushed), "where there is a server, deltas have payloads"
+            pushes = [self._payloads[delta.token] for delta in merge.deltas]
             version = self.server.merge_sent(
                 [push.payload for push in pushes],
                 [About(d.staleness, d.lag, d.worker, d.weight) for d in merge.deltas],
@@ -285,10 +267,10 @@ class Loop:
             assert version == merge.version, "server and controller count the same merges"
         self.seconds = now
         self.updates += len(merge.deltas)
-        if not all(self._pushes[delta.token].event.finite for delta in merge.deltas):
+        if not all(row.finite for row in rows):
             self._look_at_server()
-        for delta in merge.deltas:
-            self._settled(delta, merge.version)
+        for row in rows:
+            self._settled(row)
         if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
             self._evaluate(now)
 
@@ -297,21 +279,22 @@ class Loop:
         if self.server is not None and not all_finite(self.server.params):
             self._end("diverged")
 
-    def _settled(self, delta: Merged, version: int) -> None:
-        start, finish, event, push = self._pushes.pop(delta.token)
+    def _settled(self, settled: Row) -> None:
+        push = self._payloads.pop(settled.token, None)
         if push is None and not self._observers:
             return
+        merged = settled.merge_version >= 0
         row = {
-            "worker": delta.worker,
-            "clock": delta.clock,
-            "start": start,
-            "finish": finish,
-            "base_version": delta.base,
-            "merge_version": version,
-            "staleness": delta.staleness,
-            "lag": delta.lag,
-            "weight": delta.weight,
-            "finite": event.finite,
+            "worker": settled.worker,
+            "clock": settled.clock,
+            "start": settled.start,
+            "finish": settled.finish,
+            "base_version": settled.base_version if merged else -1,
+            "merge_version": settled.merge_version,
+            "staleness": settled.staleness,
+            "lag": settled.lag,
+            "weight": settled.weight,
+            "finite": settled.finite,
             "updates": self.updates,
             "metrics": {} if push is None else dict(push.metrics),
         }

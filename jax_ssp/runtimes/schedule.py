@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import attrgetter
 
 import numpy as np
 
-from jax_ssp.controller.commands import Cancel, Drop, Fence, Merge, StartClock
-from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.controller.rows import Fold
 from jax_ssp.controller.tape import Tape
 
 SCHEDULE_DTYPE = np.dtype(
@@ -39,29 +38,7 @@ def schedule(tape: Tape) -> np.ndarray:
         (seconds), `base_version, merge_version` (-1: dropped or cancelled), `staleness` (versions),
         `lag` (clocks), `weight, samples, finite` (whether every number of the delta was).
     """
-    rows: list[tuple[Any, ...]] = []
-    running: dict[Token, tuple[float, StartClock]] = {}
-    pushed: dict[Token, tuple[float, float, DeltaReady]] = {}
-
-    def settle(token: Token, version: int, staleness: int, lag: int, weight: float) -> None:
-        start, finish, push = pushed.pop(token)
-        about = push.worker, push.clock, push.steps, start, finish, push.version, version
-        rows.append((*about, staleness, lag, weight, push.samples, push.finite))
-
-    for now, event, commands in tape:
-        if isinstance(event, DeltaReady) and not any(type(c) is Fence for c in commands):
-            pushed[event.token] = (running.pop(event.token)[0], now, event)
-        for command in commands:
-            if isinstance(command, StartClock):
-                running[command.token] = (now, command)
-            elif isinstance(command, Cancel):
-                start, clock = running.pop(command.token)
-                pushed[command.token] = (start, now, clock.finished(steps=0))
-                settle(command.token, -1, 0, 0, 0.0)
-            elif isinstance(command, Merge):
-                for delta in command.deltas:
-                    about = delta.staleness, delta.lag, delta.weight
-                    settle(delta.token, command.version, *about)
-            elif isinstance(command, Drop):
-                settle(command.token, -1, 0, 0, 0.0)
+    fold = Fold()
+    columns = attrgetter(*SCHEDULE_DTYPE.names)
+    rows = [columns(row) for entry in tape for row in fold.take(*entry)]
     return np.array(rows, dtype=SCHEDULE_DTYPE)
