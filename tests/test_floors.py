@@ -12,7 +12,7 @@ import jax_ssp
 PACKAGE = Path(jax_ssp.__file__).parent
 FLOORS = {
     0: ("checks", "controller", "failures", "policies", "records", "files"),
-    1: ("trees", "layout", "pairs", "views", "data", "mitigations", "compression"),
+    1: ("placement", "trees", "layout", "pairs", "views", "data", "mitigations", "compression"),
     2: ("server", "worker", "delays"),
     3: ("runtimes", "checkpoint"),
     4: ("training", "report"),

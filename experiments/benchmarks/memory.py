@@ -4,7 +4,7 @@
 
 The CPU backend counts no bytes, and workers on it share memory with the server, which those on
 accelerators cannot. So 4 CPU devices stand in for accelerators and a fifth one for the host: what
-travels between them is copied, as `jax.device_put` does (`transfer` gives a view instead), and
+travels between them is copied, as `jax.device_put` does (`Placement.receive` gives a view), and
 workers keep no old arrays for reuse (`Memory` keeps none on accelerators either). Then, whenever
 jax_ssp has started a program or a copy, all live arrays are added up by the device they are on,
 together with XLA's temporary bytes of that program (its `memory_analysis` for the CPU): what an
@@ -45,6 +45,7 @@ import optax
 import jax_ssp as ssp
 from experiments.benchmarks.common import arguments, report
 from jax_ssp.controller import DeltaReady, Merge, StartClock
+from jax_ssp.placement import Placement
 from jax_ssp.server.server import Server, Snapshot
 from jax_ssp.server.wire import Memory
 from jax_ssp.training.train import train
@@ -227,14 +228,20 @@ def accelerators(ledger: Ledger, host: bool) -> Iterator[None]:
     def nothing(like: Any, device: jax.Device) -> Memory:
         return Memory([], device)
 
+    def receive(place: Placement, tree: Any) -> Any:
+        return ledger.to_server(tree, place.device)
+
+    def to(snapshot: Snapshot, device: jax.Device) -> list[Any]:
+        return [ledger.to_worker(piece, device) for piece in snapshot.pieces]
+
     stand_ins = {
         "jax.jit": ledger.jit,
         "jax_ssp.runtimes.session.Server": ledger.server,
         "jax_ssp.runtimes.session.Memory": nothing,
-        "jax_ssp.worker.worker.transfer": ledger.to_server,
+        "jax_ssp.worker.outbox.Placement.receive": receive,
         "jax_ssp.server.server.Memory": Memory if host else nothing,
+        "jax_ssp.server.server.Snapshot.to": to,
         "jax_ssp.server.server.Snapshot": ledger.snapshot,
-        "jax_ssp.server.server.transfer": ledger.to_worker,
     }
     with contextlib.ExitStack() as patches:
         for name, stand_in in stand_ins.items():

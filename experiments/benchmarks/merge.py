@@ -31,9 +31,9 @@ import optax
 
 import jax_ssp as ssp
 from experiments.benchmarks.common import alternating, arguments, median_ratio, report, seconds
+from jax_ssp.placement import Placement
 from jax_ssp.server.merging import About
 from jax_ssp.server.server import Server
-from jax_ssp.server.wire import transfer
 
 COLUMNS = ("bytes", "placement", "server", "ratio_to_numpy")
 LEAVES = 4
@@ -62,7 +62,9 @@ class Merging:
         sent = [delta := jax.device_put(tree, devices[0], may_alias=False)]
         if wire.packs:
             sent, _, _ = wire.pack(delta, wire.residual())
-        self.delta = jax.block_until_ready(list(map(transfer, sent, devices)))
+        self.delta = jax.block_until_ready(
+            [Placement.of(d).receive(p) for p, d in zip(sent, devices, strict=True)]
+        )
         self.published = self.server.publish()
 
     def __call__(self, merges: int) -> None:

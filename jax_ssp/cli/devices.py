@@ -8,12 +8,13 @@ from jax_ssp.cli.exits import DONE
 def devices() -> int:
     import jax
 
+    from jax_ssp.placement import Placement
     from jax_ssp.report.tables import print_table
 
     rows = [
         {
             "id": device.id,
-            "platform": device.platform,
+            "platform": Placement.of(device).backend,
             "kind": device.device_kind,
             "process": device.process_index,
             "memory": (device.memory_stats() or {}).get("bytes_limit"),

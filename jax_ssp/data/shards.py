@@ -21,6 +21,7 @@ import numpy as np
 from jax_ssp import checks
 from jax_ssp.checks import instance, integer, shown
 from jax_ssp.failures import note
+from jax_ssp.placement import Placement
 
 __all__ = ["ShardIterator", "Shards"]
 
@@ -351,7 +352,7 @@ class Feed:
     def _put(self, batch: PyTree, device: Device = None) -> PyTree:
         """A batch on the device; NumPy arrays stay what they are where a program reads them so."""
         device = self._device if device is None else device
-        on_host = isinstance(device, jax.Device) and device.platform == "cpu"
+        on_host = isinstance(device, jax.Device) and Placement.of(device).on_host
         if on_host and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
             return batch
         return jax.device_put(batch, device)

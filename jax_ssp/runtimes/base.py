@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
 from jax_ssp.controller.events import Event, TimerFired
+from jax_ssp.placement import Placement
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import Waiting
 
@@ -222,9 +223,7 @@ class Runtime(ABC):
 
     def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         """Where the server lives if nobody says so, given the devices of the workers."""
-        from jax_ssp.server.server import host_device
-
-        return [host_device()]
+        return [Placement.host().device]
 
     @abstractmethod
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:

@@ -13,8 +13,8 @@ import tyro
 from jax_ssp.checks import function, integer, put, seed
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
+from jax_ssp.placement import checked_devices
 from jax_ssp.runtimes.base import Runtime, World
-from jax_ssp.runtimes.places import checked_devices
 from jax_ssp.runtimes.threads import Threads
 from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.worker.worker import Worker

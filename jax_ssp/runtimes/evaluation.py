@@ -16,10 +16,9 @@ import jax
 
 from jax_ssp import checks
 from jax_ssp.checks import shown
-from jax_ssp.runtimes.places import check_is_here
-from jax_ssp.runtimes.session import Crew, device_at
+from jax_ssp.placement import Placement, Where, check_where
+from jax_ssp.runtimes.session import Crew
 from jax_ssp.runtimes.settings import Settings
-from jax_ssp.server.server import host_device
 from jax_ssp.trees import check_metrics
 from jax_ssp.worker.step import Params
 
@@ -83,25 +82,13 @@ class Target:
         return value >= self.value if self.at_least else value <= self.value
 
 
-def check_evaluate_on(value: Any, field: str = "evaluate_on") -> str | jax.Device | None:
-    """Where to evaluate, if it reads like a place; whether there is such a device is not asked.
-
-    Raises:
-        TypeError: if it is neither a string, nor a device, nor None.
-        ValueError: if it is another string.
-    """
-    if value is None or isinstance(value, jax.Device):
-        return value
-    if not (isinstance(value, str) and re.fullmatch("host|[a-z]+:[0-9]{1,6}", value)):
-        kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(
-            f'`{field}` must be "host" (the CPU), or one device, such as "gpu:7" or a '
-            f"`jax.Device`, got {shown(value)}."
-        )
-    return str(value)
+def check_evaluate_on(value: Any, field: str = "evaluate_on") -> Where:
+    """Where to evaluate; see `check_where`."""
+    must = '"host" (the CPU), or one device, such as "gpu:7" or a `jax.Device`'
+    return check_where(value, field, must, "host")
 
 
-def evaluation_device(where: str | jax.Device | None, crew: Crew, aside: bool) -> jax.Device:
+def evaluation_device(where: Where, crew: Crew, aside: bool) -> jax.Device:
     """The device to evaluate on.
 
     Args:
@@ -109,20 +96,13 @@ def evaluation_device(where: str | jax.Device | None, crew: Crew, aside: bool) -
         crew: what computes.
         aside: whether evaluation runs while the workers do.
     """
-    if where == "host":
-        return host_device()
-    if isinstance(where, str):
-        platform, _, index = where.partition(":")
-        return device_at(platform, int(index), "`evaluate_on` names")
     if where is not None:
-        check_is_here("evaluate_on", where)
-        return where
+        return Placement.at(where, "evaluate_on").device
     first = crew.workers[0].device
-    if not aside or first.platform == "cpu":  # the cores are the same whatever the device
+    if not aside:
         return first
     busy = [*(worker.device for worker in crew.workers), *crew.server.devices]
-    spare = [each for each in jax.local_devices(backend=first.platform) if each not in busy]
-    return spare[0] if spare else first
+    return Placement.of(first).spare(busy).device
 
 
 class _Aside:

@@ -11,9 +11,9 @@ import jax
 from jax_ssp.controller.commands import Cancel, Command, StartClock
 from jax_ssp.controller.events import DeltaReady, TimerFired, WorkerDone, WorkerLost
 from jax_ssp.controller.tape import Entry, Tape
+from jax_ssp.placement import Placement
 from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Runtime, World
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
-from jax_ssp.runtimes.session import device_at
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.worker import Worker
 
@@ -72,7 +72,7 @@ class Replay(Runtime):
 
     def _recorded(self, places: str) -> list[jax.Device]:
         who = "the tape was recorded on"
-        return [device_at(*place, who) for place in self.tape.header[places]]
+        return [Placement.named(*place, who).device for place in self.tape.header[places]]
 
     def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
         executor = OnDemand(workers, self.batch) if workers else Nothing()

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from jax_ssp.checks import function, shown
+from jax_ssp.checks import function
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight
 from jax_ssp.data.shards import Feed, kind_of
+from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
-from jax_ssp.runtimes.places import check_is_here, check_no_mesh, check_one_process
-from jax_ssp.server.server import Server, host_device
+from jax_ssp.server.server import Server
 from jax_ssp.server.wire import Memory
 from jax_ssp.worker.adopt import Adopt
 from jax_ssp.worker.check import check_step
@@ -32,8 +31,6 @@ from jax_ssp.worker.program import program_of
 from jax_ssp.worker.step import Params, Step
 from jax_ssp.worker.warmup import first_replica
 from jax_ssp.worker.worker import Seat, Worker
-
-Placement: TypeAlias = str | jax.Device | None
 
 
 class States(NamedTuple):
@@ -107,7 +104,7 @@ def make_crew(
     num_clocks: int | None = None,
     overlap: int = 0,
     adopt: Adopt = "rebase",
-    placement: Placement = None,
+    placement: Where = None,
     delta_wire: Compressor | None = None,
     snapshot_wire: Compressor | None = None,
 ) -> Crew:
@@ -169,7 +166,7 @@ def make_crew(
         "step": digest(workers[0].lower().as_text()),
         "server_tx": digest(server.program()),
         "jax": jax.__version__,
-        "platforms": sorted({device.platform for device in devices}),
+        "platforms": sorted({Placement.of(device).backend for device in devices}),
     }
     return Crew(workers, server, identity)
 
@@ -194,43 +191,18 @@ def _feeds(data: Callable[[int], Iterable[Any]], devices: Sequence[jax.Device]) 
 
 
 def _server_devices(
-    placement: Placement, runtime: Runtime, devices: Sequence[jax.Device]
+    placement: Where, runtime: Runtime, devices: Sequence[jax.Device]
 ) -> list[jax.Device]:
     """The devices that a placement means."""
     if placement is None:
         return runtime.home(devices)
-    if placement == "host":
-        return [host_device()]
     if placement == "devices":
         return list(dict.fromkeys(devices))
-    if isinstance(placement, jax.Device):
-        check_is_here("placement", placement)
-        return [placement]
-    platform, _, index = placement.partition(":")
-    return [device_at(platform, int(index), "`placement` names")]
-
-
-def check_placement(placement: Any, field: str = "placement") -> Placement:
-    """The placement, if it reads like one; whether there is such a device is not asked.
-
-    Raises:
-        TypeError: if it is neither a string, nor a device, nor None.
-        ValueError: if it is another string.
-    """
-    if placement is None or isinstance(placement, jax.Device):
-        return placement
-    named = isinstance(placement, str) and re.fullmatch("host|devices|[a-z]+:[0-9]{1,6}", placement)
-    if not named:
-        kind = ValueError if isinstance(placement, str) else TypeError
-        raise kind(
-            f'`{field}` must be "host", "devices" (the parameters split over those of the '
-            f'workers), or one device, such as "gpu:7" or a `jax.Device`, got {shown(placement)}.'
-        )
-    return str(placement)
+    return [Placement.at(placement, "placement").device]
 
 
 def _computing_devices(
-    placement: Placement, places: Sequence[jax.Device], homes: Sequence[jax.Device]
+    placement: Where, places: Sequence[jax.Device], homes: Sequence[jax.Device]
 ) -> list[jax.Device]:
     """The JAX device that each worker's programs run on.
 
@@ -240,31 +212,8 @@ def _computing_devices(
     """
     if placement not in (None, "host"):
         return list(places)
-    return [homes[0] if place.platform == homes[0].platform == "cpu" else place for place in places]
-
-
-def place_of(device: jax.Device) -> tuple[str, int]:
-    """A device as a tape names it: platform, and place among its devices here."""
-    return device.platform, jax.local_devices(backend=device.platform).index(device)
-
-
-def device_at(platform: str, index: int, who: str) -> jax.Device:
-    """The device of that name; `who` names it, for the message.
-
-    Raises:
-        ValueError: if there is none here.
-    """
-    try:
-        devices = jax.local_devices(backend=platform)
-    except RuntimeError:
-        devices = []
-    if index >= len(devices):
-        remedy = f", or set JAX_NUM_CPU_DEVICES={index + 1}" if platform == "cpu" else ""
-        raise ValueError(
-            f"{who} {platform} device {index}, but there are {len(devices)} {platform} devices "
-            f"here. Use a machine like that{remedy}."
-        )
-    return devices[index]
+    home = Placement.of(homes[0])
+    return [homes[0] if Placement.of(place).shares_memory(home) else place for place in places]
 
 
 def digest(*parts: Any) -> str:

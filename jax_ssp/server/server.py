@@ -27,8 +27,9 @@ from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight, shares_of, weight_of
 from jax_ssp.data.shards import owned
 from jax_ssp.layout import Layout, Params
+from jax_ssp.placement import Placement
 from jax_ssp.server.merging import About, MergePrograms, Merging, numbers_of
-from jax_ssp.server.wire import Memory, Message, Wire, transfer
+from jax_ssp.server.wire import Memory, Message, Wire
 from jax_ssp.trees import check_like, check_params, shapes_of
 from jax_ssp.views import Views
 
@@ -55,7 +56,7 @@ class Snapshot:
 
     def to(self, device: jax.Device) -> list[Message]:
         """The pieces on a device, or on their way there."""
-        return [transfer(piece, device) for piece in self.pieces]
+        return list(map(Placement.of(device).receive, self.pieces))
 
     def __del__(self) -> None:
         for memory, piece in zip(self._memory, self.pieces, strict=False):
@@ -384,7 +385,10 @@ class Server:
         messages = map(
             example if self.wire.deltas is None else jax.jit(example), self._newest.pieces
         )
-        return list(map(transfer, messages, self.devices))
+        return [
+            Placement.of(device).receive(message)
+            for message, device in zip(messages, self.devices, strict=True)
+        ]
 
     def _cut(self, tree: Params) -> list[Params]:
         """A tree on the (first) device as pieces, each on its own."""
@@ -410,7 +414,7 @@ def _check_averaged(averaged: Any, params: Params) -> None:
 def _devices(device: Any) -> tuple[jax.Device, ...]:
     """One device or several, by default the host's."""
     if device is None:
-        return (host_device(),)
+        return (Placement.host().device,)
     must = "a JAX device, such as `jax.devices()[0]`, or a list of them"
     alone = isinstance(device, jax.Device)
     devices = (device,) if alone else several("Server(device=...)", device, must)
@@ -461,18 +465,3 @@ def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np
 def as_weight(factor: Any) -> np.ndarray:
     """A delta's factor, or several, in the widest float that JAX is set to."""
     return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
-
-
-def host_device() -> jax.Device:
-    """The first CPU device.
-
-    Raises:
-        RuntimeError: if JAX was told to leave the CPU backend out.
-    """
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError as error:
-        raise RuntimeError(
-            "the server merges on the CPU backend, which is not there; "
-            'add it to JAX_PLATFORMS (for example "cuda,cpu").'
-        ) from error

@@ -8,6 +8,7 @@ tree of the same structure with every axis cut to at most 2, and of many leaves 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -15,6 +16,8 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 import optax
+
+from jax_ssp.placement import Placement
 
 Tree: TypeAlias = Any
 
@@ -50,7 +53,7 @@ def check_downhill(
             is trained, or in one leaf of it.
     """
     try:
-        with warnings.catch_warnings(), jax.default_device(_cpu()):
+        with warnings.catch_warnings(), _on_host():
             warnings.simplefilter("ignore")
             cosines = _tried(tx, _Trial(params, averaged, dict(extras), wants_base))
     except Exception:  # whatever it does where arrays are small: it is only a trial
@@ -146,8 +149,9 @@ def _chosen(trained: list[bool], leaves: list[Any]) -> list[bool]:
     return [number in picked for number in range(len(leaves))]
 
 
-def _cpu() -> jax.Device | None:
+def _on_host() -> contextlib.AbstractContextManager[Any]:
+    """To compute on the host, where it is there."""
     try:
-        return jax.local_devices(backend="cpu")[0]
+        return jax.default_device(Placement.host().device)
     except RuntimeError:
-        return None
+        return contextlib.nullcontext()

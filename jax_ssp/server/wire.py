@@ -17,6 +17,7 @@ import numpy as np
 
 from jax_ssp.compression import Compressor, compress, nbytes, residual_of
 from jax_ssp.layout import Delta, Layout, Params, Statistic, all_finite
+from jax_ssp.placement import Placement
 
 Message: TypeAlias = Any  # a piece, or what a compressor makes of it
 
@@ -235,25 +236,6 @@ def _valued(pieces: list[list[Statistic]], good: jax.Array) -> list[list[Statist
     ]
 
 
-def transfer(tree: Any, device: jax.Device) -> Any:
-    """Bring what a program has made, or makes just now, to a device.
-
-    Between CPU devices it is not copied, as `jax.device_put` would, but given as NumPy arrays on
-    the same memory, once it is computed: any program on any CPU device reads those as they are.
-    While they live XLA does not use that memory again. Else the copy is started here.
-    """
-    first = next(iter(jax.tree.leaves(tree)), None)  # the others are where it is
-    if device.platform == "cpu" and isinstance(first, jax.Array):
-        (home,) = first.devices()
-        if home == device:
-            return tree
-        if home.platform == "cpu":
-            # Other threads can go on while this one waits here, but not in the next line.
-            first.block_until_ready()
-            return jax.tree.map(np.asarray, tree)
-    return jax.device_put(tree, device)
-
-
 class Memory:
     """Arrays that nobody needs any more, for results to be put where they were.
 
@@ -272,7 +254,8 @@ class Memory:
 
     def __init__(self, like: Any, device: jax.Device) -> None:
         self._device = device
-        self._shapes = jax.eval_shape(self._large, like) if device.platform == "cpu" else []
+        reuses = Placement.of(device).on_host
+        self._shapes = jax.eval_shape(self._large, like) if reuses else []
         self._free: deque[list[jax.Array]] = deque(maxlen=2)
 
     def _large(self, tree: Any) -> list[Any]:

@@ -11,11 +11,11 @@ import optax
 from jax_ssp.checks import function, instance, integer, optional, seed, several, shown, text
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import check_weight
+from jax_ssp.placement import check_placement
 from jax_ssp.policies import Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.evaluation import Target, check_evaluate_on
 from jax_ssp.runtimes.observer import Observer
-from jax_ssp.runtimes.session import check_placement
 from jax_ssp.trees import check_params
 from jax_ssp.worker.adopt import check_adopt
 

@@ -18,6 +18,7 @@ from jax_ssp.controller.contract import type_name
 from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.weight import Weight
 from jax_ssp.failures import failed, joined, never_succeeding, note, told
+from jax_ssp.placement import Placement, Where
 from jax_ssp.policies import SSP, Fixed, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
@@ -26,7 +27,7 @@ from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.observing import Observers
-from jax_ssp.runtimes.session import Crew, Placement, make_crew, place_of
+from jax_ssp.runtimes.session import Crew, make_crew
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.training.arguments import check_each, check_together
 from jax_ssp.training.result import Result
@@ -53,7 +54,7 @@ def train(
     weight: Weight = "mean",
     overlap: int = 0,
     adopt: Adopt = "rebase",
-    placement: Placement = None,
+    placement: Where = None,
     delta_wire: Compressor | None = None,
     snapshot_wire: Compressor | None = None,
     seed: int = 0,
@@ -207,8 +208,8 @@ def train(
         "waits_for_own": policy.waits_for_own,
         "num_workers": num_workers,
         "time": runtime.time,
-        "devices": [place_of(worker.place) for worker in crew.workers] if crew else [],
-        "server": [place_of(device) for device in crew.server.devices] if crew else [],
+        "devices": [Placement.of(worker.place).name for worker in crew.workers] if crew else [],
+        "server": [Placement.of(device).name for device in crew.server.devices] if crew else [],
         "batch": runtime.batch,
         "experiment": experiment,
     }

@@ -15,7 +15,8 @@ import numpy as np
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady
 from jax_ssp.layout import Delta, Params
-from jax_ssp.server.wire import Wire, transfer
+from jax_ssp.placement import Placement
+from jax_ssp.server.wire import Wire
 from jax_ssp.worker.replica import Part
 
 
@@ -86,8 +87,8 @@ class Outbox:
     """
 
     def __init__(self, device: jax.Device, to: Sequence[jax.Device], wire: Wire) -> None:
-        self._device = device
-        self._to = to
+        self._place = Placement.of(device)
+        self._to = list(map(Placement.of, to))
         self._wire = wire
         self._sent: deque[_Sent] = deque()
 
@@ -103,31 +104,26 @@ class Outbox:
     def send(self, report: Report, payload: list[Any], base: Params = None) -> None:
         """Start the copies, where there are any to make; `base` goes with it if it is given."""
         pieces = None if base is None else self._wire.split(base)
-        if self._device.platform != "cpu":
-            payload = list(map(jax.device_put, payload, self._to))
-            if pieces is not None:
-                pieces = list(map(jax.device_put, pieces, self._to))
-            for value in jax.tree.leaves([(part.finite, part.metrics) for part in report.parts]):
-                value.copy_to_host_async()
+        payload = list(map(self._place.send, payload, self._to))
+        if pieces is not None:
+            pieces = list(map(self._place.send, pieces, self._to))
+        self._place.fetch([(part.finite, part.metrics) for part in report.parts])
         self._sent.append(_Sent(report, payload, pieces))
 
     def wait(self) -> Push:
         """Wait for the oldest delta; it is then with the server."""
         report, payload, base = self._sent.popleft()
-        if self._device.platform == "cpu":  # what one program makes is ready at one time
-            jax.tree.leaves(payload)[0].block_until_ready()
-        else:
-            jax.block_until_ready(payload)
+        self._place.wait(payload)
         parts, norm = report.parts, report.norm
         return Push(
             report.version,
-            list(map(transfer, payload, self._to)),
+            list(map(Placement.receive, self._to, payload)),
             _means(parts),
             sum(part.steps for part in parts),
             sum(part.samples for part in parts),
             bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
             0.0 if norm is None else float(np.asarray(norm)),
-            None if base is None else list(map(transfer, base, self._to)),
+            None if base is None else list(map(Placement.receive, self._to, base)),
         )
 
     def forget(self, clock: int) -> None:

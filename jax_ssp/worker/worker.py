@@ -20,6 +20,7 @@ import numpy as np
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.layout import Delta, Params
+from jax_ssp.placement import Placement
 from jax_ssp.server.server import Snapshot
 from jax_ssp.server.wire import Memory, Wire
 from jax_ssp.worker import replica as of
@@ -253,7 +254,7 @@ class Worker:
         )
         # Where it is not copied it is held, so that its memory stays what it is.
         self._left, self._snapshot = self._snapshot, None
-        if self.device.platform == "cpu":
+        if Placement.of(self.device).on_host:
             self._snapshot = snapshot
 
     def _let_go(self) -> None:

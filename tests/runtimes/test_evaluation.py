@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.placement import separate_memory
 from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
 from jax_ssp.runtimes.session import Crew
@@ -181,12 +182,6 @@ def test_parameters_come_to_where_evaluation_is_to_be(where, device, runtime):
     assert result.params["w"].devices() == {CPU[0]}
 
 
-class Accelerator:
-    """As much of one as is looked at."""
-
-    platform = "gpu"
-
-
 class At:
     def __init__(self, device):
         self.device = device
@@ -196,21 +191,19 @@ class At:
 @pytest.mark.parametrize(
     ("workers", "server", "expected"),
     [
-        ([0, 1], "host", 2),  # one without a worker
+        ([0, 1], 3, 2),  # one without a worker
         ([0, 1], 2, 3),  # and not the server's
         ([0, 1, 2], 3, 0),  # there is none
-        ([2, 0, 1, 3], "host", 2),
+        ([2, 0, 1, 3], 3, 2),
     ],
 )
-def test_by_default_no_worker_is_slowed_down_where_a_device_is_free(
-    monkeypatch, workers, server, expected
-):
-    devices = [Accelerator() for _ in range(4)]
-    monkeypatch.setattr(jax, "local_devices", lambda backend: devices)
-    home = CPU[0] if server == "host" else devices[server]
-    crew = Crew([At(devices[number]) for number in workers], At(home), {})
-    assert evaluation_device(None, crew, aside=True) is devices[expected]
-    assert evaluation_device(None, crew, aside=False) is devices[workers[0]]
+def test_by_default_no_worker_is_slowed_down_where_a_device_is_free(workers, server, expected):
+    crew = Crew([At(CPU[number]) for number in workers], At(CPU[server]), {})
+    for aside, device in ((True, expected), (False, workers[0])):
+        with separate_memory():
+            assert evaluation_device(None, crew, aside=aside) is CPU[device]
+        # Devices on the host are the same cores, so none is freer.
+        assert evaluation_device(None, crew, aside=aside) is CPU[workers[0]]
 
 
 @pytest.mark.parametrize(

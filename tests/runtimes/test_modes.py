@@ -1,5 +1,6 @@
 """Every way of exchanging, in one table: it replays to the last bit, keeps the contract, trains."""
 
+import contextlib
 import gc
 import itertools
 import weakref
@@ -12,6 +13,7 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.commands import Merge, StartAhead, StartClock
+from jax_ssp.placement import separate_memory
 from jax_ssp.server.server import Snapshot
 from jax_ssp.server.wire import Memory
 from tests.helpers.problems import (
@@ -87,6 +89,30 @@ def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, 
     assert bits(again.params) == bits(result.params)
     assert list(again.tape) == list(result.tape)
     assert again.history == result.history
+
+
+# The same table where no two devices share memory, as it is with accelerators.
+APART = [
+    pytest.param(*each.values, id=each.id, marks=[] if number % 4 == 0 else [pytest.mark.slow])
+    for number, each in enumerate(TABLE)
+    if not each.marks
+] + [each for each in TABLE if each.marks]
+
+
+@pytest.mark.parametrize(("mode", "policy", "runtime"), APART)
+def test_with_memories_of_their_own_it_gives_the_same_bits(mode, policy, runtime):
+    spec = linear(policy=policy, num_clocks=20, **{"placement": "host", **mode})
+    with separate_memory():
+        result = ssp.train(runtime=runtime, **spec)
+    if spec["placement"] == "host":  # for which the last device stands
+        assert result.tape.header["server"] == [["cpu", 3]]
+    shared = ssp.train(runtime=runtime, **spec)
+    if runtime.time == "wall":  # the order in which workers finish is another one each time
+        header, other = result.tape.header["experiment"], shared.tape.header["experiment"]
+        header["step"] = other["step"]  # which says where the batches are
+        shared = ssp.train(runtime=ssp.Replay(result.tape), **spec)
+    assert bits(shared.params) == bits(result.params)
+    assert shared.history == result.history
 
 
 def virtual(mode=None, num_clocks=12, policy=None, runtime=None, **others):
@@ -404,7 +430,8 @@ def test_no_version_lives_that_nobody_needs(policy, mode, live_versions):
 
 @pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.SSP(2, "lazy"), ssp.BSP()], ids=repr)
 @pytest.mark.parametrize("mode", ["plain", "overlap 1 of 3", "mix", "mix at the end", "all"])
-def test_memory_is_not_used_again_too_soon(mode, policy, monkeypatch):
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
     """Large arrays are put where others were: the same bits as if each had memory of its own."""
     slope = np.linspace(0, 1, 70_000, dtype=np.float32)  # 280 kB
     spec = {
@@ -415,7 +442,8 @@ def test_memory_is_not_used_again_too_soon(mode, policy, monkeypatch):
         "num_clocks": 25,
         **MODES[mode],
     }
-    result = ssp.train(runtime=ssp.Devices(num_workers=4, delay=JITTER), **spec)
+    with separate_memory() if apart else contextlib.nullcontext():
+        result = ssp.train(runtime=ssp.Devices(num_workers=4, delay=JITTER), **spec)
     monkeypatch.setattr(Memory, "LARGE", 1 << 60)
     again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
     assert bits(again.params) == bits(result.params)

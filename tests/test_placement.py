@@ -1,4 +1,9 @@
-"""Which devices a run may use, and what is said where it may not."""
+"""Which devices a run may use, how arrays come to them, and what is said where they cannot."""
+
+import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +13,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jax_ssp as ssp
+from jax_ssp.placement import PINNED, Placement, separate_memory
 
 ALL = jax.devices()
 MESH = Mesh(np.array(ALL[:2]), ("x",))
@@ -108,3 +114,96 @@ def test_devices_of_another_process_are_refused():
 def test_a_flat_array_of_devices_is_a_list_of_them():
     assert ssp.Devices(devices=MESH.devices).place() == ALL[:2]
     assert ssp.Devices(devices=[ALL[1], ALL[1]]).count() == 2
+
+
+# How arrays come to a device.
+
+
+def places():
+    return [Placement.of(device) for device in ALL]
+
+
+def made(place):
+    """A tree of arrays that a program makes there."""
+    return jax.jit(lambda x: {"a": x + 1, "b": x * 2})(jax.device_put(np.float32(1), place.device))
+
+
+def addresses(tree):
+    return [
+        leaf.ctypes.data if isinstance(leaf, np.ndarray) else leaf.unsafe_buffer_pointer()
+        for leaf in jax.tree.leaves(tree)
+    ]
+
+
+def test_between_cpu_devices_nothing_is_copied():
+    first, second, *_ = places()
+    assert first.shares_memory(second)
+    tree = made(first)
+    assert first.send(tree, second) is tree
+    first.wait(tree)
+    assert first.receive(tree) is tree
+    views = second.receive(tree)
+    assert addresses(views) == addresses(tree)
+    assert jax.tree.map(float, views) == {"a": 2.0, "b": 2.0}
+
+
+def test_with_memory_of_its_own_a_device_sends_to_pinned_memory_of_the_host():
+    with separate_memory():
+        first, *_, last = places()
+        assert Placement.host() == last
+        assert (first.on_host, last.on_host, first.shares_memory(last)) == (False, True, False)
+        tree = made(first)
+        sent = first.send(tree, last)
+        assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(sent)} == {PINNED}
+        first.wait(sent)
+        views = last.receive(sent)
+        assert addresses(views) == addresses(sent) != addresses(tree)
+        assert jax.tree.map(float, views) == {"a": 2.0, "b": 2.0}
+
+
+def test_without_pinned_memory_it_sends_to_the_device():
+    with separate_memory():
+        *_, last = places()
+        first = dataclasses.replace(places()[0], pins=False)
+        sent = first.send(made(first), last)
+        assert {leaf.device for leaf in jax.tree.leaves(sent)} == {last.device}
+        assert last.receive(sent) is sent
+
+
+def test_devices_with_memory_of_their_own_copy_to_each_other():
+    with separate_memory():
+        first, second, *_ = places()
+        assert not first.shares_memory(second)
+        assert first.shares_memory(first)
+        for tree in (first.send(made(first), second), second.receive(made(first))):
+            assert {leaf.device for leaf in jax.tree.leaves(tree)} == {second.device}
+
+
+def test_numbers_are_fetched_from_a_device_with_memory_of_its_own(monkeypatch):
+    fetched = []
+    fetch = lambda leaf: fetched.append(leaf)  # noqa: E731
+    monkeypatch.setattr(type(jnp.ones(1)), "copy_to_host_async", fetch)
+    places()[0].fetch(made(places()[0]))
+    assert not fetched
+    with separate_memory():
+        places()[0].fetch(made(places()[0]))
+    assert len(fetched) == 2
+
+
+def test_the_switch_is_an_environment_variable_too():
+    program = (
+        "from jax_ssp.placement import Placement; import jax\n"
+        "print([Placement.of(each).on_host for each in jax.devices()], Placement.host().name)"
+    )
+    said = {}
+    for value in ("0", "1", "yes"):
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_SSP_SEPARATE_MEMORY": value}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        said[value] = done.stdout.strip() or done.stderr.splitlines()[-1]
+    assert said == {
+        "0": "[True, True] ('cpu', 0)",
+        "1": "[False, True] ('cpu', 1)",
+        "yes": 'ValueError: `JAX_SSP_SEPARATE_MEMORY` must be "0" or "1", got \'yes\'.',
+    }
