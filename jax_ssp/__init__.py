@@ -48,7 +48,7 @@ _NAMES = {
     "Server": "server.server",
     "Tape": "controller.tape",
     "TapeMismatch": "runtimes.replay",
-    "Task": "training.workload",
+    "Task": "runtimes.plan",
     "Virtual": "runtimes.virtual",
     "Workload": "training.workload",
     "as_given": "mitigations.as_given",

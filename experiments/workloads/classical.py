@@ -13,7 +13,6 @@ import optax
 
 import jax_ssp as ssp
 from experiments.workloads.digits import load_digits
-from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class MatrixFactorization(ssp.Workload):
     learning_rate: float = 10.0
     """Of SGD on the mean over a batch, which moves each row by about 1 / users of it."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         rng = np.random.default_rng([seed, 1])
         left = rng.normal(size=(self.users, self.rank)).astype(np.float32)
         right = rng.normal(size=(self.items, self.rank)).astype(np.float32)
@@ -54,7 +53,7 @@ class MatrixFactorization(ssp.Workload):
             return jnp.mean(error**2 + self.penalty * norms), {}
 
         shapes = {"left": left.shape, "right": right.shape}
-        return Task(
+        return ssp.Task(
             step=ssp.make_step(loss_fn, optax.sgd(self.learning_rate)),
             params={
                 name: jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32)
@@ -89,7 +88,7 @@ class Lasso(ssp.Workload):
     learning_rate: float = 0.1
     """Share of the way to the best value of each coordinate alone."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         rng = np.random.default_rng([seed, 2])
         own = rng.normal(size=(self.num_examples, self.dimension))
         common = rng.normal(size=(self.num_examples, 1))
@@ -107,7 +106,7 @@ class Lasso(ssp.Workload):
             return {"objective": jnp.mean(error**2) / 2 + self.penalty * size}
 
         coordinates = np.arange(self.dimension, dtype=np.int32)
-        return Task(
+        return ssp.Task(
             step=CoordinateStep(inputs, outputs, self.penalty, self.learning_rate),
             params={"w": jnp.zeros(self.dimension)},
             data=ssp.data.Shards(coordinates, self.batch_size, num_workers, seed),
@@ -153,7 +152,7 @@ class LogisticRegression(ssp.Workload):
     learning_rate: float = 0.3
     """Of SGD."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         images, labels = load_digits()[0]
         arrays = (images.reshape(len(images), -1), labels)
 
@@ -163,7 +162,7 @@ class LogisticRegression(ssp.Workload):
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
             return jnp.mean(losses) + self.penalty / 2 * jnp.sum(params["w"] ** 2), {}
 
-        return Task(
+        return ssp.Task(
             step=ssp.make_step(loss_fn, optax.sgd(self.learning_rate)),
             params={"w": jnp.zeros((arrays[0].shape[1], 10)), "b": jnp.zeros(10)},
             data=ssp.data.Shards(arrays, self.batch_size, num_workers, seed),

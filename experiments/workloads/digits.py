@@ -13,7 +13,6 @@ import optax
 from flax import nnx
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 TEST_IMAGES = 360
 
@@ -74,7 +73,7 @@ class Digits(ssp.Workload):
     momentum: float = 0.9
     """Of SGD, kept by each worker."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         train, (images, labels) = load_digits()
         model = CNN(self.width, self.dropout, rngs=nnx.Rngs(seed))
         optimizer = optax.sgd(self.learning_rate, momentum=self.momentum)
@@ -93,7 +92,7 @@ class Digits(ssp.Workload):
             return {"test_loss": test_loss, "test_accuracy": metrics["accuracy"]}
 
         data = ssp.data.Shards(train, self.batch_size, num_workers, seed)
-        return Task(step=step, params=step.params, data=data, evaluate=evaluate)
+        return ssp.Task(step=step, params=step.params, data=data, evaluate=evaluate)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class DigitsMLP(ssp.Workload):
     learning_rate: float = 0.1
     """Of SGD."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         (train_images, train_labels), (images, labels) = load_digits()
         sizes = [train_images[0].size, *self.hidden, 10]
         keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
@@ -135,7 +134,7 @@ class DigitsMLP(ssp.Workload):
             test_loss, metrics = loss_fn(params, (images, labels))
             return {"test_loss": test_loss, "test_accuracy": metrics["accuracy"]}
 
-        return Task(
+        return ssp.Task(
             step=ssp.make_step(loss_fn, optax.sgd(self.learning_rate)),
             params=params,
             data=ssp.data.Shards((train_images, train_labels), self.batch_size, num_workers, seed),

@@ -20,7 +20,6 @@ import optax
 from flax import nnx
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PARTS = 20  # in which the test images are evaluated
@@ -133,12 +132,12 @@ class Fashion(ssp.Workload):
     folder: Path = FOLDER
     """Where the four files are."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         train, _ = load_fashion(self.folder)
         step = self.step(seed)
         evaluate = self.evaluation(step)
         data = ssp.data.Shards(train, self.batch_size, num_workers, seed)
-        return Task(step=step, params=step.params, data=data, evaluate=evaluate)
+        return ssp.Task(step=step, params=step.params, data=data, evaluate=evaluate)
 
     def model(self, seed: int) -> ResNet:
         """The network, with parameters of the dtype asked for."""

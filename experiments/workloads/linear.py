@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class LeastSquares(ssp.Workload):
     learning_rate: float = 0.05
     """Of SGD."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         rng = np.random.default_rng(seed)
         inputs = rng.normal(size=(self.num_examples, self.dimension)).astype(np.float32)
         answer = rng.normal(size=self.dimension).astype(np.float32)
@@ -45,7 +44,7 @@ class LeastSquares(ssp.Workload):
             distance = jnp.linalg.norm(params["w"] - answer) / jnp.linalg.norm(answer)
             return {"loss": jnp.mean(residual**2) / 2, "distance": distance}
 
-        return Task(
+        return ssp.Task(
             step=ssp.make_step(loss_fn, optax.sgd(self.learning_rate)),
             params={"w": jnp.zeros(self.dimension)},
             data=ssp.data.Shards((inputs, outputs), self.batch_size, num_workers, seed),

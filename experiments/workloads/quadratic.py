@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class Quadratic(ssp.Workload):
     noise: float = 0.01
     """Standard deviation of the noise on each coordinate of a gradient."""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         return _task(self.dimension, self.noise)
 
 
 @functools.cache
-def _task(dimension: int, noise: float) -> Task:
+def _task(dimension: int, noise: float) -> ssp.Task:
     answer = jnp.asarray(np.arange(1, dimension + 1) / (dimension + 1) - 1, jnp.float32)
 
     def half_square(x: jax.Array) -> jax.Array:
@@ -50,7 +49,7 @@ def _task(dimension: int, noise: float) -> Task:
         tilt = noise * jax.random.normal(key, x.shape)
         return half_square(x) + x[0] / 4 + tilt @ x, evaluate(params)
 
-    return Task(
+    return ssp.Task(
         step=ssp.make_step(loss_fn, optax.sgd(1.0)),
         params={"x": jnp.zeros(dimension)},
         data=lambda worker: itertools.repeat(np.float32(0)),

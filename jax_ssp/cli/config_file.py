@@ -62,17 +62,16 @@ def parsed(
     """
     import tyro
 
-    from jax_ssp.training.experiment import Experiment
-
     bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
-    parts = [("experiment", Annotated[Experiment, bare]), ("options", Annotated[RunOptions, bare])]
-    arguments: Any = make_dataclass("arguments", parts, frozen=True)
     module = _loaded(file, source)
     configs = _configs(file, module)
     about = str(module.__doc__ or "").split("\n\n")[0]
     parsed: list[Any] = []
     for config in configs:
         chosen, words = _with_kinds(config, overrides)
+        kinds = {"experiment": type(config), "options": RunOptions}  # whose fields are options
+        parts = [(name, Annotated[kind, bare]) for name, kind in kinds.items()]
+        arguments: Any = make_dataclass("arguments", parts, frozen=True)
         with parser_ends(), usage_errors():
             parsed.append(
                 tyro.cli(
@@ -109,7 +108,7 @@ def _configs(file: Path, module: ModuleType) -> Sequence[Experiment]:
         if not isinstance(config, Experiment):
             raise UsageError(f"{file} must give a jax_ssp.Experiment, got {checks.shown(config)}")
         with usage_errors():
-            config.check()
+            config.checked_fields()
     return configs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def replay(run: Path, file: Path | None) -> int:
         here, there = experiment.runtime.count(), tape.header["num_workers"]
         if here != there:
             raise UsageError(f"the tape is of {there} workers, and the config file makes {here}")
-        arguments = experiment.arguments(Replay(tape))
+        plan, task = replace(experiment, runtime=Replay(tape)).ready()
     try:
-        result = trained(arguments, [Progress()])
+        result = trained(plan, task, [Progress()])
     except (TapeMismatch, ProtocolError, PolicyError) as error:
         print(f"the run does NOT repeat: {error}")
         return BUG

@@ -21,6 +21,7 @@ from jax_ssp.runtimes.observer import Observer
 
 if TYPE_CHECKING:
     from jax_ssp.report.folder import RunFolder
+    from jax_ssp.runtimes.plan import Plan, Task
     from jax_ssp.training.experiment import Experiment
     from jax_ssp.training.result import Result
 
@@ -115,11 +116,11 @@ def run_one(
         held.when(signals.told)
         print(f"{experiment.name}: building and compiling", file=sys.stderr)
         with usage_errors():
-            arguments = experiment.arguments()
+            plan, task = experiment.ready()
             about |= {"environment": environment(), "experiment": experiment.describe()}
         interrupts.check()  # if one was swallowed
         try:
-            result = trained(arguments, [run_folder, Progress(), signals])
+            result = trained(plan, task, [run_folder, Progress(), signals])
         except BaseException as error:
             _save_what_there_is(error, run_folder)
             raise
@@ -167,10 +168,10 @@ class _Signals(Observer):
         say("saving what the run has come to (interrupt again to give that up)")
 
 
-def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
-    """Train; what is wrong with the arguments is the user's mistake until the run has begun."""
+def trained(plan: Plan, task: Task, observers: list[Any]) -> Result:
+    """Train; what is wrong with what is given is the user's mistake until the run has begun."""
     from jax_ssp.runtimes.observer import Observer
-    from jax_ssp.training.train import train
+    from jax_ssp.training.run import run
 
     class Begun(Observer):
         begun = False
@@ -181,7 +182,7 @@ def trained(arguments: dict[str, Any], observers: list[Any]) -> Result:
 
     begun = Begun()
     with usage_errors(unless=lambda: begun.begun):
-        return train(**arguments, observers=[*observers, begun])
+        return run(plan, task, [*observers, begun])
 
 
 def _dry_run(experiment: Experiment) -> int:
@@ -189,7 +190,6 @@ def _dry_run(experiment: Experiment) -> int:
     from jax_ssp.runtimes.session import rehearse
 
     with usage_errors():
-        arguments = experiment.arguments()
         rows = [
             {
                 "device": row["device"],
@@ -201,7 +201,7 @@ def _dry_run(experiment: Experiment) -> int:
                 "outputs MB": row["output_bytes"] / 1e6,
                 "scratch MB": row["temporary_bytes"] / 1e6,
             }
-            for row in rehearse(**arguments)
+            for row in rehearse(*experiment.ready())
         ]
     print_table(rows, title=f"{experiment.name}: one clock on each device")
     return DONE

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
 from jax_ssp.controller.events import Event, TimerFired
@@ -190,6 +190,20 @@ class World:
         self.executor.close()
 
 
+class Parties(Protocol):
+    """What a runtime is given to open: of a `Session`, who takes part."""
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers there are."""
+        ...
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """All of them; none where nothing is computed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Runtime(ABC):
     """A kind of world, as a config names it."""
@@ -226,8 +240,8 @@ class Runtime(ABC):
         return [Placement.host().device]
 
     @abstractmethod
-    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
-        """The world with these workers in it; `workers` is empty if nothing is computed."""
+    def open(self, session: Parties) -> World:
+        """The world with a session's workers in it."""
 
     def check(self, header: Mapping[str, Any]) -> None:
         """Raise ValueError if a run with this tape header cannot be had here."""

@@ -14,10 +14,9 @@ from jax_ssp.checks import function, integer, put, seed
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.placement import checked_devices
-from jax_ssp.runtimes.base import Runtime, World
+from jax_ssp.runtimes.base import Parties, Runtime, World
 from jax_ssp.runtimes.threads import Threads
 from jax_ssp.runtimes.wall import WallClock
-from jax_ssp.worker.worker import Worker
 
 MOST_THREADS = 4096  # workers of a process, or of a device
 
@@ -97,7 +96,8 @@ class Devices(Runtime):
                 devices = jax.local_devices(backend="cpu")
         return devices
 
-    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
+    def open(self, session: Parties) -> World:
+        num_workers, workers = session.num_workers, session.workers
         clock = WallClock(num_workers)
         delays = None if self.delay is None else DelayDraws(self.delay, self.seed, num_workers)
         return World(clock, Threads(workers, clock, delays))

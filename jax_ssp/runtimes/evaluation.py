@@ -7,7 +7,7 @@ import math
 import queue
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,7 +17,6 @@ import jax
 from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.placement import Placement, Where, check_where
-from jax_ssp.runtimes.session import Crew
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.trees import check_metrics
 from jax_ssp.worker.step import Params
@@ -88,21 +87,21 @@ def check_evaluate_on(value: Any, field: str = "evaluate_on") -> Where:
     return check_where(value, field, must, "host")
 
 
-def evaluation_device(where: Where, crew: Crew, aside: bool) -> jax.Device:
+def evaluation_device(
+    where: Where, workers: Sequence[jax.Device], server: Sequence[jax.Device], aside: bool
+) -> jax.Device:
     """The device to evaluate on.
 
     Args:
         where: what the user said.
-        crew: what computes.
+        workers, server: the devices of each.
         aside: whether evaluation runs while the workers do.
     """
     if where is not None:
         return Placement.at(where, "evaluate_on").device
-    first = crew.workers[0].device
     if not aside:
-        return first
-    busy = [*(worker.device for worker in crew.workers), *crew.server.devices]
-    return Placement.of(first).spare(busy).device
+        return workers[0]
+    return Placement.of(workers[0]).spare([*workers, *server]).device
 
 
 class _Aside:

@@ -12,10 +12,9 @@ from jax_ssp.controller.commands import Cancel, Command, StartClock
 from jax_ssp.controller.events import DeltaReady, TimerFired, WorkerDone, WorkerLost
 from jax_ssp.controller.tape import Entry, Tape
 from jax_ssp.placement import Placement
-from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Runtime, World
+from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Parties, Runtime, World
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
 from jax_ssp.worker.outbox import Push
-from jax_ssp.worker.worker import Worker
 
 
 class TapeMismatch(ValueError):
@@ -74,8 +73,8 @@ class Replay(Runtime):
         who = "the tape was recorded on"
         return [Placement.named(*place, who).device for place in self.tape.header[places]]
 
-    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
-        executor = OnDemand(workers, self.batch) if workers else Nothing()
+    def open(self, session: Parties) -> World:
+        executor = OnDemand(session.workers, self.batch) if session.workers else Nothing()
         return World(TapeClock(self.tape, executor), executor)
 
     def check(self, header: Mapping[str, Any]) -> None:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from jax_ssp.checks import function
-from jax_ssp.compression import Compressor
-from jax_ssp.controller.weight import Weight
 from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
-from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
+from jax_ssp.policies import Policy
+from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.rules import maybe
 from jax_ssp.server.server import Server
 from jax_ssp.server.wire import Memory
-from jax_ssp.worker.adopt import Adopt
 from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
 from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.needs import Needs
 from jax_ssp.worker.program import program_of
-from jax_ssp.worker.step import Params, Step
 from jax_ssp.worker.warmup import first_replica
 from jax_ssp.worker.worker import Seat, Worker
 
@@ -69,15 +66,53 @@ class States(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Crew:
-    """What computes: the workers and the server, and what identifies their computation."""
+class Session:
+    """A run before its first clock: what is to be done, and what computes it.
 
-    workers: list[Worker]
-    server: Server
-    identity: dict[str, Any]
+    Attributes:
+        plan: what the run is, checked.
+        task: what is trained; its `params` are there.
+        num_workers: how many workers there are.
+        workers: all of them; none where nothing is computed.
+        server: None where nothing is computed.
+        identity: what a replay compares of the computation, beside the plan.
+    """
 
-    def states(self) -> States:
-        """What the optimizers have come to."""
+    plan: Plan
+    task: Task
+    num_workers: int
+    workers: Sequence[Worker] = ()
+    server: Server | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def header(self) -> dict[str, Any]:
+        """What the tape begins with."""
+        policy, runtime = self.plan.policy, self.plan.runtime
+        return {
+            "name": self.plan.name,
+            "policy": repr(policy),
+            "bound": policy.guaranteed_bound,
+            "max_staleness": policy.guaranteed_staleness(self.num_workers),
+            "reads_own": policy.reads_own,
+            "waits_for_own": policy.waits_for_own,
+            "num_workers": self.num_workers,
+            "time": runtime.time,
+            "devices": [Placement.of(worker.place).name for worker in self.workers],
+            "server": [Placement.of(each).name for each in self.server.devices]
+            if self.server
+            else [],
+            "batch": runtime.batch,
+            "experiment": {
+                **self.plan.identity(),
+                "num_workers": self.num_workers,
+                **self.identity,
+            },
+        }
+
+    def states(self) -> States | None:
+        """What the optimizers have come to; None where nothing is computed."""
+        if self.server is None:
+            return None
         server, deltas = map(_whole, self.server.states)
         return States([_whole(worker.replica.state) for worker in self.workers], server, deltas)
 
@@ -89,63 +124,89 @@ def _whole(state: Any) -> Any:
     return None if gone else state
 
 
-def make_crew(
-    step: Step | None,
-    params: Params | None,
-    data: Callable[[int], Iterable[Any]] | None,
-    runtime: Runtime,
-    *,
-    policy: Policy,
-    local_steps: LocalSteps,
-    weight: Weight = "mean",
-    seed: int = 0,
-    server_tx: optax.GradientTransformation | None = None,
-    delta_tx: optax.GradientTransformation | None = None,
-    num_clocks: int | None = None,
-    overlap: int = 0,
-    adopt: Adopt = "rebase",
-    placement: Where = None,
-    delta_wire: Compressor | None = None,
-    snapshot_wire: Compressor | None = None,
-) -> Crew:
-    """Check step, parameters and data by their shapes, then make workers and server."""
+def make_session(plan: Plan, task: Task) -> Session:
+    """Check plan and task, then make the workers and the server, where something is computed.
+
+    Raises:
+        TypeError, ValueError: naming what is wrong and the remedy, before any device computes.
+    """
+    plan = plan.checked()
+    task.check()
+    plan.check_evaluates(task)
+    runtime = plan.runtime
+    num_workers = runtime.count()
+    plan.policy.check(num_workers)
+    if not runtime.computes:
+        return Session(plan, task, num_workers)
     check_one_process()
     check_no_mesh()
-    params = getattr(step, "params", None) if params is None else params
-    for name, value in (("step", step), ("params", params), ("data", data)):
-        if value is None:
+    task = _whole_task(task)
+    places = runtime.place()
+    homes = _server_devices(plan.placement, runtime, places)
+    devices = _computing_devices(plan.placement, places, homes)
+    feeds = _feeds(task, devices)
+    server = _server(plan, task, homes)
+    workers = _workers(plan, task, server, places, devices, feeds)
+    identity = {
+        "params": digest(*jax.tree.leaves(task.params)),
+        "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
+        "step": digest(workers[0].lower().as_text()),
+        "server_tx": digest(server.program()),
+        "jax": jax.__version__,
+        "platforms": sorted({Placement.of(device).backend for device in devices}),
+    }
+    return Session(plan, task, num_workers, workers, server, identity)
+
+
+def _whole_task(task: Task) -> Task:
+    """The task, with nothing missing."""
+    if task.params is None:
+        task = replace(task, params=getattr(task.step, "params", None))
+    for name in ("step", "params", "data"):
+        if getattr(task, name) is None:
             raise ValueError(
                 f"`train({name}=...)` is missing; only `Virtual(compute=False)` goes without."
             )
-    assert step is not None  # as was seen just now
-    assert data is not None
-    function("data", data, "(worker) -> batches")
-    places = runtime.place()
-    homes = _server_devices(placement, runtime, places)
-    devices = _computing_devices(placement, places, homes)
-    feeds = _feeds(data, devices)
-    for feed in {kind_of(feed.peek()): feed for feed in reversed(feeds)}.values():
-        check_step(step, params, feed.peek())
-    server = Server(
-        params,
-        server_tx,
-        delta_tx=delta_tx,
-        weight=weight,
-        device=homes,
-        averaged=averaged_leaves(step, params),
-        views=getattr(step, "views", None),
-        delta_wire=delta_wire,
-        snapshot_wire=snapshot_wire,
+    return task
+
+
+def _server(plan: Plan, task: Task, devices: Sequence[jax.Device]) -> Server:
+    server_tx, delta_tx = plan.transforms()
+    assert task.step is not None  # as has been seen
+    return Server(
+        task.params,
+        maybe(rules.transform)("server_tx", server_tx),
+        delta_tx=maybe(rules.transform)("delta_tx", delta_tx),
+        weight=plan.weight,
+        device=devices,
+        averaged=averaged_leaves(task.step, task.params),
+        views=getattr(task.step, "views", None),
+        delta_wire=plan.delta_wire,
+        snapshot_wire=plan.snapshot_wire,
     )
-    program = program_of(step, server.layout)
-    if type(policy).local_steps is not Policy.local_steps or local_steps.at(0) is None:
+
+
+def _workers(
+    plan: Plan,
+    task: Task,
+    server: Server,
+    places: Sequence[jax.Device],
+    devices: Sequence[jax.Device],
+    feeds: Sequence[Feed],
+) -> list[Worker]:
+    assert task.step is not None  # as has been seen
+    program = program_of(task.step, server.layout)
+    policy, overlap = plan.policy, plan.overlap
+    if type(policy).local_steps is not Policy.local_steps or plan.schedule.at(0) is None:
         overlap = min(overlap, 1)  # H of the next clock is not known before it starts
     needs = Needs(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
     delta = jax.eval_shape(server.layout.delta_like, server.masters)
     memory = {device: Memory(delta, device) for device in devices}
-    exchange = Exchange(local_steps.usual, weight, needs, num_clocks, overlap, adopt)
-    key = jax.random.key(seed)
-    workers = [
+    exchange = Exchange(
+        plan.schedule.usual, plan.weight, needs, plan.num_clocks, overlap, plan.adopt
+    )
+    key = jax.random.key(plan.seed)
+    return [
         Worker(
             index,
             Seat(place, device, server.devices),
@@ -160,18 +221,13 @@ def make_crew(
         )
         for index, (place, device, feed) in enumerate(zip(places, devices, feeds, strict=True))
     ]
-    identity = {
-        "params": digest(*jax.tree.leaves(params)),
-        "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
-        "step": digest(workers[0].lower().as_text()),
-        "server_tx": digest(server.program()),
-        "jax": jax.__version__,
-        "platforms": sorted({Placement.of(device).backend for device in devices}),
-    }
-    return Crew(workers, server, identity)
 
 
-def _feeds(data: Callable[[int], Iterable[Any]], devices: Sequence[jax.Device]) -> list[Feed]:
+def _feeds(task: Task, devices: Sequence[jax.Device]) -> list[Feed]:
+    """The batches of each worker, with one of each kind tried on the step by its shapes."""
+    step, data = task.step, task.data
+    assert step is not None  # as has been seen
+    assert data is not None
     feeds = [Feed(data(worker), device, worker) for worker, device in enumerate(devices)]
     shards = getattr(data, "num_workers", len(devices))
     if shards != len(devices):
@@ -187,6 +243,8 @@ def _feeds(data: Callable[[int], Iterable[Any]], devices: Sequence[jax.Device]) 
                 "`data` must give each worker an iterator of its own, but workers "
                 f"{other} and {worker} got the same; make it anew in each call `data(worker)`."
             )
+    for feed in {kind_of(feed.peek()): feed for feed in reversed(feeds)}.values():
+        check_step(step, task.params, feed.peek())
     return feeds
 
 
@@ -229,19 +287,12 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-def rehearse(
-    step: Step | None,
-    *,
-    params: Params | None,
-    data: Callable[[int], Iterable[Any]] | None,
-    runtime: Runtime,
-    **others: Any,
-) -> list[dict[str, Any]]:
+def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:
     """Compile one clock on each device, run it, and train nothing.
 
     Args:
-        step, params, data, runtime: as for `train`.
-        **others: the rest of what `train` takes; what does not matter here is ignored.
+        plan: of the run.
+        task: what would be trained.
 
     Returns:
         One row a device: `device`, `workers` on it, and what `Worker.rehearse` measures.
@@ -249,16 +300,11 @@ def rehearse(
     Raises:
         ValueError: as `train` does, or if the runtime computes nothing.
     """
-    if not runtime.computes:
+    session = make_session(plan, task)
+    if not session.workers:
         raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
-    known = inspect.signature(make_crew).parameters
-    needed = {name: value for name, value in others.items() if name in known}
-    needed["policy"] = needed.get("policy") or SSP()
-    needed["local_steps"] = as_schedule(needed.get("local_steps", 1))
-    needed["policy"].check(runtime.count())
-    crew = make_crew(step, params, data, runtime, **needed)
-    first = {worker.device: worker for worker in reversed(crew.workers)}
-    count = Counter(worker.device for worker in crew.workers)
+    first = {worker.device: worker for worker in reversed(session.workers)}
+    count = Counter(worker.device for worker in session.workers)
     return [
         {"device": str(device), "workers": count[device], **worker.rehearse()}
         for device, worker in sorted(first.items(), key=lambda item: item[1].index)

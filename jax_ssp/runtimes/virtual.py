@@ -14,10 +14,9 @@ import jax
 from jax_ssp.checks import MOST_WORKERS, flag, function, integer, put, seed
 from jax_ssp.delays import CALL, Constant, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
-from jax_ssp.runtimes.base import Runtime, World
+from jax_ssp.runtimes.base import Parties, Runtime, World
 from jax_ssp.runtimes.clockwork import VirtualClock
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
-from jax_ssp.worker.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Virtual(Runtime):
     def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         return [devices[0]]  # with the workers, so that nothing travels
 
-    def open(self, num_workers: int, workers: Sequence[Worker]) -> World:
-        executor = OnDemand(workers, self.batch) if workers else Nothing()
-        delays = DelayDraws(self.delay, self.seed, num_workers)
-        return World(VirtualClock(num_workers, executor, delays), executor)
+    def open(self, session: Parties) -> World:
+        executor = OnDemand(session.workers, self.batch) if session.workers else Nothing()
+        delays = DelayDraws(self.delay, self.seed, session.num_workers)
+        return World(VirtualClock(session.num_workers, executor, delays), executor)

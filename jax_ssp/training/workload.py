@@ -4,30 +4,10 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from jax_ssp.checks import instance
-from jax_ssp.runtimes.evaluation import EvalFn
-from jax_ssp.worker.step import Params, Step
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a workload gives to train on.
-
-    Attributes:
-        step: the training step.
-        params: the first version.
-        data: worker -> its batches.
-        evaluate: `params -> metrics`, or None.
-    """
-
-    step: Step
-    params: Params
-    data: Callable[[int], Iterable[Any]]
-    evaluate: EvalFn | None = None
+from jax_ssp.runtimes.plan import Task
 
 
 @dataclass(frozen=True)

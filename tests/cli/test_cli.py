@@ -50,7 +50,6 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Line(ssp.Workload):
     scale: float = 1.0
     mistake: str = ""
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         x = np.random.default_rng(seed).normal(size=(self.num_examples, 3)).astype(np.float32)
         y = x @ np.arange(3, dtype=np.float32)
 
@@ -86,7 +85,7 @@ class Line(ssp.Workload):
 
         data = ssp.data.Shards((x, y), self.batch_size, num_workers, seed)
         step = ssp.make_step(loss_fn, optax.sgd(0.1))
-        return Task(step, {"w": jnp.zeros(3)}, data, evaluate)
+        return ssp.Task(step, {"w": jnp.zeros(3)}, data, evaluate)
 
 
 def get_config() -> ssp.Experiment:
@@ -437,7 +436,7 @@ def test_help_of_the_commands(capsys):
 
 def test_dry_run_shows_memory_and_time_and_trains_nothing(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jax_ssp.training.train.train", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("jax_ssp.training.run.run", lambda *_, **__: pytest.fail("it trained"))
     assert jax_ssp("run", config, "--dry-run") == DONE
     shown = capsys.readouterr().out
     for column in ("device", "workers", "compile s", "clock ms", "params MB", "scratch MB"):

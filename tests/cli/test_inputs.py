@@ -27,7 +27,6 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 def loss_fn(params, batch, key):
     return (params["w"] @ batch - 1.0) ** 2, {}
@@ -38,7 +37,7 @@ ROWS = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 @dataclass(frozen=True)
 class Sum(ssp.Workload):
     def build(self, num_workers, seed):
-        return Task(STEP, {"w": jnp.zeros(3)}, lambda worker: iter(ROWS[worker:]))
+        return ssp.Task(STEP, {"w": jnp.zeros(3)}, lambda worker: iter(ROWS[worker:]))
 
 def get_config():
     runtime = ssp.Virtual(num_workers=2, delay=ssp.delays.Exponential(1.0))

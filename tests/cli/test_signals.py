@@ -30,7 +30,6 @@ import numpy as np
 import optax
 
 import jax_ssp as ssp
-from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Line(ssp.Workload):
 
         step = ssp.make_step(loss_fn, optax.sgd(0.1))
         evaluate = lambda params: {"norm": jnp.linalg.norm(params["w"])}
-        return Task(step, {"w": jnp.zeros(3)}, data, evaluate)
+        return ssp.Task(step, {"w": jnp.zeros(3)}, data, evaluate)
 
 
 def get_config():

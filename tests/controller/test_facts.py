@@ -30,7 +30,7 @@ from jax_ssp.policies import (
     PostLocal,
     Quorum,
 )
-from jax_ssp.training.train import describe
+from jax_ssp.runtimes.plan import describe
 from tests.controller.test_mutations import POLICIES, WORKERS, finish, header_of
 from tests.helpers.harness import Run
 

@@ -52,7 +52,7 @@ from jax_ssp.policies import (
     Ringmaster,
     Softsync,
 )
-from jax_ssp.training.train import describe
+from jax_ssp.runtimes.plan import describe
 from tests.helpers.harness import Forgetful, Run, random_run
 from tests.helpers.judge import COMMANDS, EVENTS, Plain, verdict
 

@@ -25,7 +25,7 @@ from jax_ssp.policies import LocalSteps
 from jax_ssp.report.folder import RunFolder
 from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Target
-from jax_ssp.training.train import describe
+from jax_ssp.runtimes.plan import describe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ import jax_ssp as ssp
 from jax_ssp.placement import separate_memory
 from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
-from jax_ssp.runtimes.session import Crew
+from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.session import Session
 
 CPU = jax.devices()
 RUNTIMES = {"virtual": ssp.Virtual(num_workers=2), "devices": ssp.Devices(num_workers=2)}
@@ -182,12 +183,6 @@ def test_parameters_come_to_where_evaluation_is_to_be(where, device, runtime):
     assert result.params["w"].devices() == {CPU[0]}
 
 
-class At:
-    def __init__(self, device):
-        self.device = device
-        self.devices = (device,)
-
-
 @pytest.mark.parametrize(
     ("workers", "server", "expected"),
     [
@@ -198,12 +193,12 @@ class At:
     ],
 )
 def test_by_default_no_worker_is_slowed_down_where_a_device_is_free(workers, server, expected):
-    crew = Crew([At(CPU[number]) for number in workers], At(CPU[server]), {})
+    busy, home = [CPU[number] for number in workers], [CPU[server]]
     for aside, device in ((True, expected), (False, workers[0])):
         with separate_memory():
-            assert evaluation_device(None, crew, aside=aside) is CPU[device]
+            assert evaluation_device(None, busy, home, aside=aside) is CPU[device]
         # Devices on the host are the same cores, so none is freer.
-        assert evaluation_device(None, crew, aside=aside) is CPU[workers[0]]
+        assert evaluation_device(None, busy, home, aside=aside) is CPU[workers[0]]
 
 
 @pytest.mark.parametrize(
@@ -326,9 +321,10 @@ def test_a_state_that_is_gone_is_none():
         states = ((gone,), kept)
 
         def __init__(self, state):
-            self.state = state
+            self.state, self.replica = state, self
 
-    states = Crew([Has((kept,)), Has((kept, gone))], Has(None), {}).states()
+    workers = [Has((kept,)), Has((kept, gone))]
+    states = Session(Plan(), Task(), 2, workers, Has(None)).states()
     assert states.workers == [(kept,), None]
     assert states.server is None
     assert states.deltas is kept

@@ -15,7 +15,6 @@ import tyro
 import jax_ssp as ssp
 from jax_ssp.mitigations import scale_by_staleness
 from jax_ssp.training.configured import Configured
-from jax_ssp.training.workload import Task
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,13 @@ class Line(ssp.Workload):
     slope: float = 2.0
     rate: float = 0.2
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         x = np.random.default_rng(seed).normal(size=32).astype(np.float32)
 
         def loss_fn(params, batch, key):
             return jnp.mean((batch * (params["slope"] - self.slope)) ** 2), {}
 
-        return Task(
+        return ssp.Task(
             step=ssp.make_step(loss_fn, optax.sgd(self.rate)),
             params={"slope": jnp.zeros(())},
             data=ssp.data.Shards(x, 4, num_workers, seed),
@@ -132,7 +131,7 @@ class Odd(ssp.Workload):
     rates: Any = field(default_factory=lambda: {"dense": 0.5, 1: None})
     call: Any = scale_by_staleness
 
-    def build(self, num_workers: int, seed: int) -> Task:
+    def build(self, num_workers: int, seed: int) -> ssp.Task:
         raise NotImplementedError
 
 
@@ -300,7 +299,7 @@ def test_mistakes_name_the_field_and_the_remedy(fields, kind, message):
 def test_a_target_needs_something_that_evaluates():
     @dataclass(frozen=True)
     class Silent(Line):
-        def build(self, num_workers: int, seed: int) -> Task:
+        def build(self, num_workers: int, seed: int) -> ssp.Task:
             return dataclasses.replace(super().build(num_workers, seed), evaluate=None)
 
     with pytest.raises(ValueError, match="`eval_every` and `target` need `evaluate`"):

@@ -1,0 +1,245 @@
+"""What a run is, as one value: its plan, and the task that it is carried out on.
+
+All of a field stands in one place: its type, its default, its rule, what it means, and whether a
+replay compares it. Checks, descriptions, the tape's header and the command line are made from the
+fields, so one that a subclass adds is in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Self, TypeAlias
+
+import optax
+
+from jax_ssp import checks
+from jax_ssp.checks import shown
+from jax_ssp.controller.contract import type_name
+from jax_ssp.controller.weight import Weight
+from jax_ssp.placement import Where
+from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
+from jax_ssp.runtimes import rules
+from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.evaluation import EvalFn
+from jax_ssp.runtimes.rules import Rule, maybe
+from jax_ssp.runtimes.virtual import Virtual
+from jax_ssp.worker.step import Params, Step
+
+# A `Compressor` or None; "rebase" or a `Mix`; an integer or a `LocalSteps`. To a type checker
+# `Any`, as `DelayModel` is, so that the command line shows the fields of what a config names.
+WireFormat: TypeAlias = Any
+AdoptRule: TypeAlias = Any
+StepSchedule: TypeAlias = Any
+
+
+def plan_field(default: Any, rule: Rule | None = None, **metadata: Any) -> Any:
+    """A field of a plan.
+
+    Args:
+        default: its value where none is given.
+        rule: `(field, value) -> value`, which raises where the value will not do.
+        **metadata: `identity=False` for what a replay need not have in common with its recording.
+    """
+    told = metadata if rule is None else {**metadata, "rule": rule}
+    return field(default=default, metadata=told)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: a step, its first parameters, its data.
+
+    Attributes:
+        step: what a worker repeats; see `ssp.make_step`.
+        params: the first version; by default the step's own `params`, if it has them.
+        data: worker -> its batches.
+        evaluate: `params -> metrics`, or None.
+
+    Example:
+        >>> import optax, jax_ssp as ssp
+        >>> step = ssp.make_step(lambda params, batch, key: (params * batch, {}), optax.sgd(0.1))
+        >>> Task(step, params=1.0, data=lambda worker: [1.0, 2.0]).evaluate is None
+        True
+    """
+
+    step: Step | None = None
+    params: Params | None = None
+    data: Callable[[int], Iterable[Any]] | None = None
+    evaluate: EvalFn | None = None
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError, naming field and remedy, if a part cannot be one."""
+        for name in ("step", "params", "data", "evaluate"):
+            maybe(getattr(rules, name))(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that says what a run is, but what is trained: that is a `Task`.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> plan = Plan(policy=ssp.SSP(bound=1), num_clocks=8, seed=5)
+        >>> plan.identity()["policy"]
+        {'type': 'SSP', 'bound': 1, 'adopt': 'eager'}
+        >>> @dataclass(frozen=True)
+        ... class Dated(Plan):
+        ...     day: int = 0
+        >>> Dated(day=3).identity()["day"]
+        3
+    """
+
+    name: str | None = plan_field(None, maybe(checks.text), identity=False)
+    """Names the run for its observers and its folder; in a sweep, runs of one name are one
+    curve."""
+    policy: Policy = plan_field(SSP(), rules.policy)
+    """Who may run, what is merged, who adopts which version."""
+    server_tx: Any = plan_field(None, maybe(rules.transform), identity=False)
+    """Transform on the server, once a merge."""
+    delta_tx: Any = plan_field(None, maybe(rules.transform), identity=False)
+    """Transform on the server of each delta, before it is weighted and summed."""
+    runtime: Runtime = plan_field(Virtual(), rules.runtime, identity=False)
+    """The world: real devices or virtual time, with its delay model."""
+    num_clocks: int | None = plan_field(None, maybe(rules.count))
+    """Clocks each worker finishes."""
+    max_updates: int | None = plan_field(None, maybe(rules.count))
+    """Ends the run once this many deltas are merged in total."""
+    local_steps: StepSchedule = plan_field(1, rules.local_steps)
+    """H, optimizer steps a clock, or a schedule of it such as `ssp.DyLU(h=8)`."""
+    weight: Weight = plan_field("mean", rules.weight)
+    """Factor of a delta: mean (1 / workers), sum (1), merged (1 / deltas of a merge), a number."""
+    overlap: int = plan_field(0, rules.natural)
+    """Local steps a worker runs ahead while its delta travels."""
+    adopt: AdoptRule = plan_field("rebase", rules.adopt)
+    """What a worker makes of its own progress when it adopts: rebase, or a `Mix`."""
+    placement: Where = plan_field(None, rules.placement, identity=False)
+    """Where the server lives: host, devices (split over the workers'), or one such as gpu:7."""
+    delta_wire: WireFormat = plan_field(None, maybe(rules.wire))
+    """Compressor of the deltas, such as `ssp.compression.Int8()`."""
+    snapshot_wire: WireFormat = plan_field(None, maybe(rules.wire))
+    """Compressor of the snapshots."""
+    eval_every: int | None = plan_field(None, maybe(rules.count), identity=False)
+    """Clocks between evaluations; by default only the first and the last version are evaluated."""
+    evaluate_on: Where = plan_field(None, rules.evaluate_on, identity=False)
+    """Where to evaluate: host (the CPU), or a device such as gpu:7; by default one without a
+    worker, if there is one."""
+    target: str | None = plan_field(None, maybe(rules.target), identity=False)
+    """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with it
+    eval_every is 1 by default."""
+    seed: int = plan_field(0, checks.seed)
+    """Of the model, the shards, their order, and the keys of the steps."""
+
+    @property
+    def schedule(self) -> LocalSteps:
+        """Of the local steps."""
+        return as_schedule(self.local_steps)
+
+    def transforms(
+        self,
+    ) -> tuple[optax.GradientTransformation | None, optax.GradientTransformation | None]:
+        """Those on the server: of a merge, and of each delta."""
+        return self.server_tx, self.delta_tx
+
+    def describe(self) -> dict[str, Any]:
+        """All fields as JSON-able facts, with the class of each part."""
+        return {column.name: describe(getattr(self, column.name)) for column in fields(self)}
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that a replay compares, as JSON-able facts."""
+        told = _told(type(self))
+        return {
+            name: value
+            for name, value in self.describe().items()
+            if told[name].get("identity", True)
+        }
+
+    def checked_fields(self) -> Self:
+        """This plan with each value as Python has it.
+
+        Raises:
+            TypeError, ValueError: if one cannot be what it is; field, value and remedy are named.
+        """
+        given = {
+            name: told["rule"](self._called(name), getattr(self, name))
+            for name, told in _told(type(self)).items()
+            if "rule" in told
+        }
+        return replace(self, **given)
+
+    def checked(self) -> Self:
+        """This plan with each value as Python has it, and all of them right for each other.
+
+        Raises:
+            TypeError, ValueError: naming field, value and remedy.
+        """
+        plan = self.checked_fields()
+        if plan.num_clocks is None and plan.max_updates is None:
+            raise ValueError(
+                "give `num_clocks` or `max_updates` (or both), so that the run can end."
+            )
+        most = max(plan.schedule.usual)
+        if plan.overlap > most:
+            raise ValueError(
+                f"`overlap` must be between 0 and `local_steps`, which is {most}, got "
+                f"{plan.overlap}."
+            )
+        wire = plan.snapshot_wire
+        if wire is not None and not wire.for_snapshots:
+            raise ValueError(
+                f"`snapshot_wire={shown(wire)}` is right in the mean over many messages only, and "
+                "nobody can compute on such a snapshot; use Int8 or BFloat16, or `delta_wire`."
+            )
+        return plan
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError, naming field and remedy, if a run cannot be like that."""
+        self.checked()
+
+    def check_evaluates(self, task: Task) -> None:
+        """Raise ValueError if something is to be evaluated, and the task does not say how."""
+        if task.evaluate is not None:
+            return
+        if self.eval_every is not None or self.target is not None:
+            raise ValueError(
+                "`eval_every` and `target` need `evaluate`, a function params -> metrics."
+            )
+        if self.evaluate_on is not None:
+            raise ValueError("`evaluate_on` needs `evaluate`, a function params -> metrics.")
+
+    def _called(self, name: str) -> str:
+        """What messages call a field."""
+        return name
+
+
+def _told(kind: type[Plan]) -> dict[str, dict[str, Any]]:
+    """By field, what is told of it; a class that only gives it another default keeps that."""
+    told: dict[str, dict[str, Any]] = {column.name: {} for column in fields(kind)}
+    for each in reversed(kind.__mro__):
+        own: Mapping[str, Any] = vars(each).get("__dataclass_fields__", {})
+        for name in told.keys() & own.keys():
+            told[name].update(own[name].metadata)
+    return told
+
+
+def describe(config: Any) -> Any:
+    """A config as JSON-able facts: a dataclass as its fields, its class first.
+
+    Example:
+        >>> describe({"policy": SSP(bound=2), 1: (math.inf, None)})
+        {'policy': {'type': 'SSP', 'bound': 2, 'adopt': 'eager'}, '1': ['inf', None]}
+    """
+    if is_dataclass(config) and not isinstance(config, type):
+        columns = [column.name for column in fields(config) if column.init]
+        parts = {name: describe(getattr(config, name)) for name in columns}
+        return {"type": type_name(type(config)), **parts}
+    if isinstance(config, (list, tuple)):
+        return [describe(each) for each in config]
+    if isinstance(config, dict):
+        return {str(name): describe(each) for name, each in config.items()}
+    finite = not isinstance(config, float) or math.isfinite(config)
+    if type(config) in (str, int, bool, float, type(None)) and finite:
+        return config
+    # Addresses differ from process to process, and a replay compares.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(config))

@@ -1,0 +1,187 @@
+"""A run from its plan to its result: the session and the world are made, and the loop runs.
+
+`train` and `Experiment.run` both come here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import jax
+
+from jax_ssp.controller import Controller
+from jax_ssp.controller.tape import Tape
+from jax_ssp.failures import failed, joined, never_succeeding, note, told
+from jax_ssp.runtimes.evaluation import Evaluator, Target, evaluation_device
+from jax_ssp.runtimes.interrupts import current, deferring
+from jax_ssp.runtimes.loop import Loop
+from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.observing import Observers
+from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.rules import observers as check_observers
+from jax_ssp.runtimes.session import Session, make_session
+from jax_ssp.runtimes.watch import Watch
+from jax_ssp.training.result import Result
+
+MOST_DELTAS = 256  # in a merge that is compiled before the start
+
+
+@deferring
+@never_succeeding
+def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
+    """Run a plan on a task, to its end; see `train` for what is given and raised.
+
+    Args:
+        plan: what the run is.
+        task: what is trained; a `Task()` where nothing is computed.
+        observers: told what happens while it happens.
+    """
+    began = time.perf_counter()
+    observers = check_observers("observers", observers)
+    session = make_session(plan, task)
+    tape = Tape(session.header())
+    session.plan.runtime.check(tape.header)  # as JSON has it, like that of a tape to compare with
+    if not current().count:  # else it ends before the first clock
+        _compile(session)
+    evaluator = _evaluator(session)
+    telling, watch = Observers(observers), Watch(lambda: loop.waits(), observers)
+    loop = Loop(
+        _controller(session.plan),
+        session.server,
+        tape,
+        evaluator=evaluator,
+        observers=telling,
+        watch=watch,
+        held=current(),
+    )
+    error = _run(session, loop, evaluator, telling, watch)
+
+    def result() -> Result:
+        return _result(session, loop, time.perf_counter() - began)
+
+    if error is not None:
+        raise _carrying(error, result)
+    return result()
+
+
+def _controller(plan: Plan) -> Controller:
+    return Controller(
+        plan.policy,
+        local_steps=plan.schedule,
+        num_clocks=plan.num_clocks,
+        max_updates=plan.max_updates,
+        weight=plan.weight,
+        grant_ahead=plan.overlap > 0,
+    )
+
+
+def _compile(session: Session) -> None:
+    """Compile the merges that are to be expected."""
+    plan, workers = session.plan, session.num_workers
+    if session.server is not None:
+        ends = (plan.num_clocks and plan.num_clocks * workers, plan.max_updates, MOST_DELTAS)
+        most = min(end for end in ends if end)
+        session.server.compile(min(plan.policy.usual_merge(workers), most))
+
+
+def _evaluator(session: Session) -> Evaluator | None:
+    """What evaluates, the first version at once; None where nobody asks for it."""
+    plan, server, evaluate = session.plan, session.server, session.task.evaluate
+    if server is None or evaluate is None:
+        return None
+    goal = None if plan.target is None else Target.parse(plan.target)
+    every = 1 if plan.eval_every is None and goal is not None else plan.eval_every
+    busy = [worker.device for worker in session.workers]
+    aside = plan.runtime.time == "wall"
+    device = evaluation_device(plan.evaluate_on, busy, server.devices, aside)
+    return Evaluator(evaluate, every, device, server.params, goal)
+
+
+def _run(
+    session: Session,
+    loop: Loop,
+    evaluator: Evaluator | None,
+    observers: Observers,
+    watch: Watch,
+) -> BaseException | None:
+    """Run in a world to the end and close everything, whatever fails; gives what failed first."""
+    plan, header = session.plan, loop.tape.header
+    ends = {"num_clocks": plan.num_clocks, "max_updates": plan.max_updates}
+    closing: list[Callable[[], object]] = [watch.close]
+    error: BaseException | None = None
+    try:
+        world = plan.runtime.open(session)
+        closing.append(world.close)
+        loop.enter(world)
+        watch.start()
+        world.prepare()
+        if evaluator is not None:
+            closing.append(evaluator.close)
+            if world.clock.real:
+                evaluator.go_aside(world.clock.post)
+        closing.append(lambda: observers.end(loop.status))
+        observers.start({**header, **ends, "tape": loop.tape})
+        loop.run()
+    except BaseException as raised:  # given back
+        error = raised
+        loop.fail(error)
+    for close in reversed(closing):
+        try:
+            close()
+        except BaseException as raised:  # given back
+            error = raised if error is None else joined(error, raised)
+    return error
+
+
+def _result(session: Session, loop: Loop, wall_seconds: float) -> Result:
+    """What there is by now."""
+    workers, server = session.workers, session.server
+    params = masters = None
+    if server is not None:
+        params = masters = jax.device_put(server.params, workers[0].device)
+        if server.layout.has_half:
+            masters = server.masters
+    wire = session.plan.delta_wire
+    return Result(
+        params=params,
+        masters=masters,
+        tape=loop.tape,
+        history=loop.history,
+        evaluations=loop.evaluations,
+        residuals=[] if wire is None else [worker.replica.residual for worker in workers],
+        states=session.states(),
+        status=loop.status,
+        version=loop.controller.version if server is None else server.version,
+        updates=loop.updates,
+        seconds=loop.seconds,
+        wall_seconds=wall_seconds,
+    )
+
+
+def _carrying(error: BaseException, result: Callable[[], Result]) -> BaseException:
+    """An error that ended a run, with what there is of the result as its attribute `result`."""
+    error = failed(error)
+    try:
+        kept = result()
+        try:
+            jax.block_until_ready(kept.params)
+        except Exception as lost:
+            kept = replace(kept, params=None)
+            note(error, f"the parameters are lost: {told(lost)}")
+    except Exception as lost:
+        note(error, f"nothing is left of the run: {told(lost)}")
+        return error
+    try:
+        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception:  # such as a frozen dataclass
+        error, cause = RuntimeError(f"the run was ended by {told(error)}"), error
+        error.__cause__ = cause
+        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
+    note(
+        error,
+        f"the run ended {kept.status} after {kept.updates} updates; this error's `.result` is the "
+        f"`Result` up to there, at version {kept.version}",
+    )
+    return error
