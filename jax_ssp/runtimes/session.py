@@ -25,9 +25,10 @@ from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
 from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.needs import Needs
+from jax_ssp.worker.outbox import Seat
 from jax_ssp.worker.program import program_of
 from jax_ssp.worker.warmup import first_replica
-from jax_ssp.worker.worker import Seat, Worker
+from jax_ssp.worker.worker import Worker
 
 
 class States(NamedTuple):

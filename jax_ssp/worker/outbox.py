@@ -55,6 +55,20 @@ class Push(NamedTuple):
         )
 
 
+class Seat(NamedTuple):
+    """Where a worker is.
+
+    Attributes:
+        place: the device that it is said to be on.
+        device: where it computes.
+        server: the server's devices.
+    """
+
+    place: jax.Device
+    device: jax.Device
+    server: tuple[jax.Device, ...]
+
+
 class Report(NamedTuple):
     """What is said of a delta that computes still.
 
@@ -81,14 +95,13 @@ class Outbox:
     """Deltas on their way to the server, in the order of their clocks.
 
     Args:
-        device: where they are computed.
-        to: the server's devices.
+        seat: where the worker is.
         wire: how deltas travel.
     """
 
-    def __init__(self, device: jax.Device, to: Sequence[jax.Device], wire: Wire) -> None:
-        self._place = Placement.of(device)
-        self._to = list(map(Placement.of, to))
+    def __init__(self, seat: Seat, wire: Wire) -> None:
+        self._place = Placement.of(seat.device)
+        self._to = list(map(Placement.of, seat.server))
         self._wire = wire
         self._sent: deque[_Sent] = deque()
 
@@ -125,6 +138,11 @@ class Outbox:
             0.0 if norm is None else float(np.asarray(norm)),
             None if base is None else list(map(Placement.receive, self._to, base)),
         )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was sent was waited for."""
+        return not self._sent
 
     def forget(self, clock: int) -> None:
         """The delta of this clock, if it was the last to be sent, is not wanted."""

@@ -60,9 +60,8 @@ class Replica(NamedTuple):
     """A worker's state between two clocks.
 
     Attributes:
-        version: of the snapshot it holds.
-        held: the parameters of that snapshot; None from when a clock was cancelled to the next
-            adoption.
+        version: of the snapshot it holds; -1 if it holds none, since a clock was cancelled.
+        held: the parameters of that snapshot.
         base: what `delta` is measured from; None if no later clock needs it.
         delta: of the clock dispatched last; None if no later clock needs it.
         state: of the step: the optimizer's, say.
@@ -183,7 +182,7 @@ def undoable(replica: Replica, carries: bool) -> Replica:
     goes on, so it holds no snapshot; and needs what the last clock left only if it `carries` that.
     """
     state, residual = jax.tree.map(jnp.copy, (replica.state, replica.residual))
-    before = replica._replace(held=None, state=state, residual=residual)
+    before = replica._replace(version=-1, held=None, state=state, residual=residual)
     return before if carries else forgotten(before)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,25 +26,11 @@ from jax_ssp.server.wire import Memory, Wire
 from jax_ssp.worker import replica as of
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange
-from jax_ssp.worker.outbox import Outbox, Push, Report
+from jax_ssp.worker.outbox import Outbox, Push, Report, Seat
 from jax_ssp.worker.program import Inputs, Outcome, Program
 from jax_ssp.worker.replica import Ahead, Own, Part, Replica
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 from jax_ssp.worker.warmup import Warmup
-
-
-class Seat(NamedTuple):
-    """Where a worker is.
-
-    Attributes:
-        place: the device that it is said to be on.
-        device: where it computes.
-        server: the server's devices.
-    """
-
-    place: jax.Device
-    device: jax.Device
-    server: tuple[jax.Device, ...]
 
 
 class Worker:
@@ -62,8 +48,8 @@ class Worker:
             the feed is to pass over.
 
     Attributes:
-        replica: its state now. Between two clocks, when none is begun and not finished, it may be
-            taken out, and put into another worker like this one.
+        index, seat, program, feed, exchange, wire, memory: as given.
+        replica: its state now; see `take_out`.
     """
 
     def __init__(
@@ -78,15 +64,14 @@ class Worker:
         replica: Replica,
     ) -> None:
         self.index = index
-        self.place = seat.place
-        self.device = seat.device
+        self.seat = seat
         self.program = program
         self.exchange = exchange
         self.replica = replica
-        self._feed = feed
-        self._wire = wire
-        self._memory = memory
-        self._outbox = Outbox(seat.device, seat.server, wire)
+        self.feed = feed
+        self.wire = wire
+        self.memory = memory
+        self._outbox = Outbox(seat, wire)
         alpha = exchange.alpha
         self._mixed = None if alpha is None else functools.partial(program.mixed, alpha)
         self._factors = functools.cache(exchange.factors)
@@ -98,9 +83,19 @@ class Worker:
         feed.skip(replica.cursor - feed.taken)
 
     @property
+    def place(self) -> jax.Device:
+        """The device that it is said to be on."""
+        return self.seat.place
+
+    @property
+    def device(self) -> jax.Device:
+        """Where it computes."""
+        return self.seat.device
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         """What the next batches of two workers must have in common to be computed together."""
-        return kind_of(self._feed.peek())
+        return kind_of(self.feed.peek())
 
     @property
     def carries(self) -> bool:
@@ -109,7 +104,7 @@ class Worker:
 
     def waits(self) -> Waiting | None:
         """That it waits for its data, if it does; any thread may ask."""
-        waiting = self._feed.waiting()
+        waiting = self.feed.waiting()
         if waiting is None:
             return None
         batch, seconds = waiting
@@ -120,24 +115,24 @@ class Worker:
 
     def has_data(self) -> bool:
         """Whether there is a batch for the next clock, or some of it is run already."""
-        return self.replica.ran > 0 or self._feed.ready(1) > 0
+        return self.replica.ran > 0 or self.feed.ready(1) > 0
 
     def ready(self, start: StartClock) -> int:
         """How many steps the clock will have: its last one may have less than it was granted."""
         ran = self.replica.ran
-        return ran + self._feed.ready(start.local_steps - ran)
+        return ran + self.feed.ready(start.local_steps - ran)
 
     def go_ahead(self, grant: StartAhead) -> None:
         """Dispatch the first steps of a clock behind the clock that runs still, if it has data."""
-        steps = self._feed.ready(min(self.exchange.overlap, grant.local_steps))
+        steps = self.feed.ready(min(self.exchange.overlap, grant.local_steps))
         if not steps:
             return
         replica = self.replica
         inputs = self._inputs(replica.base, steps, grant.clock)
         run = self.program.ahead(steps)
-        outcome = Outcome(*run(*inputs, replica.delta, self._memory.take()))
+        outcome = Outcome(*run(*inputs, replica.delta, self.memory.take()))
         ahead = Ahead(outcome.delta, outcome.part(steps, inputs))
-        self.replica = of.ran_ahead(replica, ahead, outcome.state, self._feed.taken)
+        self.replica = of.ran_ahead(replica, ahead, outcome.state, self.feed.taken)
 
     def begin(self, start: StartClock, snapshot: Snapshot | None) -> None:
         """Dispatch a clock, or what is left of it.
@@ -160,7 +155,7 @@ class Worker:
             return
         del before
         inputs = self.whole(base, steps, start.clock)
-        outcome = Outcome(*self.program.clock(steps)(*inputs, self._memory.take()))
+        outcome = Outcome(*self.program.clock(steps)(*inputs, self.memory.take()))
         self.dispatched(start, base, outcome.delta, outcome.state, [outcome.part(steps, inputs)])
 
     def _begin_with(
@@ -192,8 +187,8 @@ class Worker:
 
     def skip(self, steps: int) -> None:
         """Pass over a clock of so many steps that was not begun."""
-        self._feed.skip(steps)
-        self.replica = self.replica._replace(cursor=self._feed.taken)
+        self.feed.skip(steps)
+        self.replica = self.replica._replace(cursor=self.feed.taken)
 
     def prefetch(self, start: StartClock) -> None:
         """Draw the next clock's batches, and start their copy to the device, if there is one."""
@@ -201,7 +196,17 @@ class Worker:
         left = start.local_steps - ran
         clock = start.clock + (1 if left else 2)
         if last is None or clock < last:
-            self._feed.prefetch(left or ran)
+            self.feed.prefetch(left or ran)
+
+    def take_out(self) -> Replica:
+        """Its state, for another worker to go on with; this one does nothing more.
+
+        Between two clocks: each that was begun is finished.
+        """
+        assert self._outbox.is_empty, "what is dispatched is this worker's to finish"
+        if self._snapshot is not None:
+            self._snapshot.keep()
+        return self.replica
 
     # The parts of `begin`, for whoever runs clocks of several workers in one program.
 
@@ -229,10 +234,10 @@ class Worker:
         before, needs = self.replica, self.exchange.needs
         norm = self.program.norm(delta) if needs.norm else None
         payload, sent, lost = self._outbox.pack(delta, before.residual, before.key, start.clock)
-        replica = of.dispatched(before, base, delta, state, lost, self._feed.taken)
+        replica = of.dispatched(before, base, delta, state, lost, self.feed.taken)
         if needs.own:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
-            kept = delta if sent is delta or self._memory.reuses else None
+            kept = delta if sent is delta or self.memory.reuses else None
             replica = of.remembers(replica, start.clock, Own(sent, kept))
         self.replica = replica
         report = Report(start.clock, replica.version, parts, norm)
@@ -241,7 +246,7 @@ class Worker:
 
     def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:
         replica = self.replica
-        return Inputs(base, replica.state, self._feed.take(steps), replica.key, np.int32(clock))
+        return Inputs(base, replica.state, self.feed.take(steps), replica.key, np.int32(clock))
 
     # Memory: what was read or sent may be overwritten once the worker has let go of it.
 
@@ -250,7 +255,7 @@ class Worker:
         if needs.base or (needs.undo and self.carries):
             snapshot.keep()  # the server reads it after the worker, or the worker once more
         self.replica = of.adopted(
-            self.replica, snapshot.version, opened(snapshot, self._wire, self.device)
+            self.replica, snapshot.version, opened(snapshot, self.wire, self.device)
         )
         # Where it is not copied it is held, so that its memory stays what it is.
         self._left, self._snapshot = self._snapshot, None
@@ -263,7 +268,7 @@ class Worker:
         while self._settled:
             gone = self._settled.pop()
             if not self.exchange.needs.undo:  # else it may be needed again
-                self._memory.give(gone)
+                self.memory.give(gone)
 
     # Before the first clock.
 
@@ -281,5 +286,5 @@ class Worker:
 
     @property
     def _warmup(self) -> Warmup:
-        wire, memory = self._wire, self._memory
-        return Warmup(self.program, self._feed, self.exchange, wire, memory, self.replica)
+        wire, memory = self.wire, self.memory
+        return Warmup(self.program, self.feed, self.exchange, wire, memory, self.replica)
