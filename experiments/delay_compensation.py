@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax_ssp as ssp
+from experiments.study.grid import main
 from experiments.workloads.digits import DigitsMLP
-from experiments.workloads.grid import main
 from jax_ssp.mitigations import delay_compensation
 
 UPDATES = 3000  # 33 epochs

@@ -17,8 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax_ssp as ssp
+from experiments.study.grid import main
 from experiments.workloads.digits import DigitsMLP
-from experiments.workloads.grid import main
 from jax_ssp.mitigations import scale_by_staleness
 
 WORKERS = 30

@@ -1,1 +1,1 @@
-"""Papers reproduced, one a file; `jax-ssp reproduce --list`."""
+"""Papers reproduced, one a folder; `jax-ssp reproduce --list`."""

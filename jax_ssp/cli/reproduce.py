@@ -69,15 +69,15 @@ def _reproduced(
 
 
 def _papers(folder: Path) -> dict[str, Any]:
-    """The papers in a folder by the names of their files, in the order of their numbers."""
+    """The papers in a folder, files or packages, by name and in the order of their numbers."""
     from jax_ssp.report.papers import Paper
 
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give it by --papers")
     papers: dict[str, Any] = {}
-    for file in sorted(folder.glob("[a-z]*.py")):
+    for file in sorted([*folder.glob("[a-z]*.py"), *folder.glob("[a-z]*/__init__.py")]):
         with usage_errors():
             paper = getattr(imported(file), "PAPER", None)
         if isinstance(paper, Paper):
-            papers[file.stem] = paper
+            papers[file.parent.name if file.stem == "__init__" else file.stem] = paper
     return dict(sorted(papers.items(), key=lambda item: item[1].number))

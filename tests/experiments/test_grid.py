@@ -2,7 +2,7 @@
 
 import math
 
-from experiments.workloads.grid import differences, table
+from experiments.study.grid import differences, table
 
 
 def run(name, seed, **metrics):

@@ -135,7 +135,7 @@ def test_table_and_figure_show_what_diverged(measured):
 @pytest.mark.parametrize("power", [5, 0, -3, 3.4])
 def test_the_best_step_size_lies_between_two_that_are_worse(monkeypatch, power):
     monkeypatch.syspath_prepend(ROOT)
-    runs = importlib.import_module("experiments.papers.ringmaster_runs")
+    runs = importlib.import_module("experiments.papers.ringmaster.runs")
     gaps = runs.refined(lambda rate: abs(math.log2(rate) + power), (1, 1 / 4, 1 / 16))
     best = min(gaps, key=gaps.get)
     assert abs(math.log2(best) + power) < 0.5

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 import jax_ssp as ssp
-from experiments.papers import common, ssp_runs
-from experiments.papers.ssp_runs import CLOCKS, WORKERS
+from experiments.papers import common
+from experiments.papers.ssp import runs as ssp_runs
+from experiments.papers.ssp.runs import CLOCKS, WORKERS
 from experiments.workloads.classical import LogisticRegression
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.tape import Tape

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
-
-from experiments.papers import mitigations_backup as backup
-from experiments.papers import mitigations_elastic as elastic
-from experiments.papers import mitigations_gap as gap
-from jax_ssp.report.papers import Claim, Paper, Row, Rows, Size
-
-STUDIES = (gap, elastic, backup)
+from experiments.papers.mitigations.backup import claims as backup
+from experiments.papers.mitigations.backup.runs import measure as measure_backup
+from experiments.papers.mitigations.elastic import claims as elastic
+from experiments.papers.mitigations.elastic.runs import measure as measure_elastic
+from experiments.papers.mitigations.figure import draw, table
+from experiments.papers.mitigations.gap import claims as gap
+from experiments.papers.mitigations.gap.runs import measure as measure_gap
+from jax_ssp.report.papers import Claim, Paper, Row, Size
 
 
 def measure(size: Size, seeds: int) -> list[Row]:
-    return [row for study in STUDIES for row in study.measure(size, seeds)]
-
-
-def table(rows: Rows) -> list[Row]:
-    return [row for study in STUDIES for row in study.table(rows)]
-
-
-def draw(figure: Figure, rows: Rows) -> None:
-    axes = figure.subplots(2, 2).flatten()
-    gap.draw(axes[0], rows)
-    elastic.draw(axes[1], rows)
-    backup.draw(axes[2], axes[3], rows)
-    titles = ("Gap-Aware", "EASGD", "backup workers: iterations", "backup workers: time")
-    for letter, title, axis in zip("abcd", titles, axes, strict=True):
-        axis.set_title(f"({letter}) {title}", loc="left")
-    figure.supxlabel("lines: median over the seeds; bands: their range", fontsize=8.5)
+    studies = (measure_gap, measure_elastic, measure_backup)
+    return [row for measured in studies for row in measured(size, seeds)]
 
 
 CLAIMS: tuple[Claim, ...] = (*gap.CLAIMS, *elastic.CLAIMS, *backup.CLAIMS)

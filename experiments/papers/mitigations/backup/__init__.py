@@ -1,0 +1,1 @@
+"""Backup workers: iterations and seconds to a target, as fewer are waited for."""

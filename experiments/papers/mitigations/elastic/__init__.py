@@ -1,0 +1,1 @@
+"""Elastic averaging (EASGD) against DOWNPOUR, as exchanges become rare."""

@@ -1,0 +1,1 @@
+"""Gap-Aware against staleness-aware and plain ASGD, as the number of workers grows."""
