@@ -6,11 +6,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
@@ -19,6 +18,7 @@ from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.plan import Plan, Task
 from jax_ssp.runtimes.rules import maybe
+from jax_ssp.runtimes.states import States
 from jax_ssp.server.server import Server
 from jax_ssp.server.wire import Memory
 from jax_ssp.worker.check import check_step
@@ -29,41 +29,6 @@ from jax_ssp.worker.outbox import Seat
 from jax_ssp.worker.program import program_of
 from jax_ssp.worker.warmup import first_replica
 from jax_ssp.worker.worker import Worker
-
-
-class States(NamedTuple):
-    """What the optimizers of a run have come to, from which parameters to evaluate may follow.
-
-    A version comes of all workers, so what follows from one's own state is taken of their mean. Of
-    a run that failed within a program, what that program had taken over is None.
-
-    Attributes:
-        workers: of each worker its own state, as the step's `init` gives it: the optimizer's; of
-            an nnx model, an `NnxState` with it.
-        server: of `server_tx`; where the parameters are split over devices, a tuple, one each.
-        deltas: of `delta_tx`, likewise.
-
-    Example:
-        >>> import jax.numpy as jnp, jax_ssp as ssp
-        >>> result = ssp.train(
-        ...     ssp.make_step(
-        ...         lambda params, batch, key: ((params["w"] - batch) ** 2, {}),
-        ...         optax.contrib.schedule_free_sgd(0.2),
-        ...     ),
-        ...     params={"w": jnp.float32(0)},
-        ...     data=lambda worker: iter([np.float32(1)] * 99),
-        ...     runtime=ssp.Virtual(num_workers=2),
-        ...     num_clocks=99,
-        ... )
-        >>> mean = jax.tree.map(lambda *each: sum(each) / len(each), *result.states.workers)
-        >>> averaged = optax.contrib.schedule_free_eval_params(mean, result.params)
-        >>> round(float(averaged["w"]), 2)
-        1.0
-    """
-
-    workers: list[Any]
-    server: optax.OptState
-    deltas: optax.OptState
 
 
 @dataclass(frozen=True)
@@ -89,6 +54,8 @@ class Session:
     def header(self) -> dict[str, Any]:
         """What the tape begins with."""
         policy, runtime = self.plan.policy, self.plan.runtime
+        facts = {**self.plan.identity(), "num_workers": self.num_workers}
+        homes = () if self.server is None else self.server.devices
         return {
             "name": self.plan.name,
             "policy": repr(policy),
@@ -99,30 +66,16 @@ class Session:
             "num_workers": self.num_workers,
             "time": runtime.time,
             "devices": [Placement.of(worker.place).name for worker in self.workers],
-            "server": [Placement.of(each).name for each in self.server.devices]
-            if self.server
-            else [],
+            "server": [Placement.of(each).name for each in homes],
             "batch": runtime.batch,
-            "experiment": {
-                **self.plan.identity(),
-                "num_workers": self.num_workers,
-                **self.identity,
-            },
+            "experiment": {**facts, **self.identity},
         }
 
     def states(self) -> States | None:
         """What the optimizers have come to; None where nothing is computed."""
         if self.server is None:
             return None
-        server, deltas = map(_whole, self.server.states)
-        return States([_whole(worker.replica.state) for worker in self.workers], server, deltas)
-
-
-def _whole(state: Any) -> Any:
-    """A state, or None of one that a program took over and failed."""
-    leaves = jax.tree.leaves(state)
-    gone = any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
-    return None if gone else state
+        return States.of([worker.replica.state for worker in self.workers], *self.server.states)
 
 
 def make_session(plan: Plan, task: Task) -> Session:

@@ -11,7 +11,7 @@ import numpy as np
 from jax_ssp.controller import WorkerDone
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.schedule import schedule
-from jax_ssp.runtimes.session import States
+from jax_ssp.runtimes.states import States
 from jax_ssp.worker.step import Params
 
 

@@ -456,9 +456,9 @@ def test_nothing_is_pushed_before_all_have_joined():
             self.noticed = lambda *what: (finished.set(), take(*what))
 
     class Slow(ssp.Devices):
-        def open(self, num_workers, workers):
-            clock = Slowly(num_workers)
-            return World(clock, Noticed(workers, clock))
+        def open(self, session):
+            clock = Slowly(session.num_workers)
+            return World(clock, Noticed(session.workers, clock))
 
     seen = Call("on_entry", lambda now, event, commands: events.append(event))
     result = train(Slow(), ssp.ASP(), num_clocks=3, observers=[seen])

@@ -14,8 +14,7 @@ import jax_ssp as ssp
 from jax_ssp.placement import separate_memory
 from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
-from jax_ssp.runtimes.plan import Plan, Task
-from jax_ssp.runtimes.session import Session
+from jax_ssp.runtimes.states import States
 
 CPU = jax.devices()
 RUNTIMES = {"virtual": ssp.Virtual(num_workers=2), "devices": ssp.Devices(num_workers=2)}
@@ -316,18 +315,8 @@ def test_a_run_that_fails_has_states_too(name):
 def test_a_state_that_is_gone_is_none():
     kept, gone = jnp.ones(2), jnp.ones(2)
     gone.delete()
-
-    class Has:
-        states = ((gone,), kept)
-
-        def __init__(self, state):
-            self.state, self.replica = state, self
-
-    workers = [Has((kept,)), Has((kept, gone))]
-    states = Session(Plan(), Task(), 2, workers, Has(None)).states()
-    assert states.workers == [(kept,), None]
-    assert states.server is None
-    assert states.deltas is kept
+    states = States.of([(kept,), (kept, gone)], (gone,), kept)
+    assert states == ([(kept,), None], None, kept)
 
 
 def test_where_nothing_is_computed_there_are_no_states():

@@ -176,10 +176,10 @@ class Again(VirtualClock):
 
 
 class Twice(ssp.Virtual):
-    def open(self, num_workers, workers):
-        executor = OnDemand(workers)
-        delays = DelayDraws(self.delay, self.seed, num_workers)
-        return World(Again(num_workers, executor, delays), executor)
+    def open(self, session):
+        executor = OnDemand(session.workers)
+        delays = DelayDraws(self.delay, self.seed, session.num_workers)
+        return World(Again(session.num_workers, executor, delays), executor)
 
 
 @pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.BSP(), ssp.KSync(2)], ids=repr)
