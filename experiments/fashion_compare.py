@@ -14,8 +14,8 @@ from typing import Any
 
 import jax_ssp as ssp
 from experiments.workloads.fashion import Fashion, plain_loop
+from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.folder import write_json
 from jax_ssp.report.tables import markdown_table
 
 WORKERS = 4

@@ -8,10 +8,13 @@ writing is.
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import socket
 import sys
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,19 @@ def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], indent: int = 2) -> None:
+    """Write strict JSON in one step: what is not finite becomes null."""
+    replace_file(path, json.dumps(_strict(content), indent=indent, allow_nan=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class AppendedFile:

@@ -14,8 +14,9 @@ import matplotlib as mpl
 import numpy as np
 
 import jax_ssp as ssp
+from jax_ssp.checkpoint.summary import summarize
+from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.folder import summarize, write_json
 from jax_ssp.report.plots import PAPER, Curve, draw_curves, legend_below, new_figure
 from jax_ssp.report.tables import markdown_table
 

@@ -1,5 +1,25 @@
-"""What a run leaves on the disk, and what is read from there."""
+"""What a run leaves on the disk, and what is read from there; each name is imported when used.
 
-from jax_ssp.checkpoint.params import load_params, save_params
+So that a tape can be verified without JAX, and a run read without Orbax.
+"""
 
-__all__ = ["load_params", "save_params"]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "Run": "run_reader",
+    "load_params": "params",
+    "read_metrics": "metrics",
+    "read_run": "run_reader",
+    "runs_in": "run_reader",
+    "save_params": "params",
+}
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)

@@ -12,14 +12,13 @@ Wherever that is interrupted, the manifest describes a complete save. Files are 
 sees them (a damaged one makes it fail in many ways), the leaves after.
 """
 
-import json
+from __future__ import annotations
+
 import os
 import shutil
-import zlib
-from collections.abc import Container, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,34 +27,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jax_ssp import checks
-from jax_ssp.files import replace_file
-from jax_ssp.records import parsed_json, read_bytes
+from jax_ssp.checkpoint.manifest import (
+    MANIFEST,
+    Leaf,
+    Manifest,
+    check_files,
+    checksums,
+    decoded,
+    encoded,
+    read_manifest,
+    write_manifest,
+)
 from jax_ssp.trees import check_tree
 
-__all__ = ["load_params", "save_params"]
-
 PyTree: TypeAlias = Any
-MANIFEST = "params_manifest.json"
-
-
-class _Leaf(NamedTuple):
-    """What the manifest says of one array."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    crc32: int
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> "_Leaf":
-        crc32 = zlib.crc32(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
-        return cls(array.shape, array.dtype.name, crc32)
-
-
-class _Manifest(NamedTuple):
-    number: int  # of the save, which names its folder
-    tree: Any  # the structure: see `_encode`
-    leaves: dict[str, _Leaf]  # by path
-    files: dict[str, int]  # the crc32 of each file of the folder
 
 
 def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
@@ -89,11 +74,11 @@ def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
     older = [path for path in (run / "params").iterdir() if path.name.isdecimal()]
     number = 1 + max((int(path.name) for path in older), default=-1)
     saved = run / "params" / str(number)
-    leaves = {path: _Leaf.of(array) for path, array in arrays.items()}
-    tree = _encode(structure, iter(arrays))
+    leaves = {path: Leaf.of(array) for path, array in arrays.items()}
+    tree = encoded(structure, iter(arrays))
     try:
         _write_arrays(saved, arrays)
-        _write_manifest(run, _Manifest(number, tree, leaves, _checksums(saved)))
+        write_manifest(run, Manifest(number, tree, leaves, checksums(saved)))
     except BaseException:
         shutil.rmtree(saved, ignore_errors=True)  # half a save takes room, and is good for nothing
         raise
@@ -126,7 +111,7 @@ def load_params(run: str | os.PathLike[str], like: PyTree | None = None) -> PyTr
         (Array([0, 1, 2], dtype=int32), {})
     """
     folder = checks.path("load_params(run=...)", run).absolute()
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     if like is None:
         paths, structure = _structure(folder, manifest)
     else:
@@ -150,11 +135,11 @@ def _write_arrays(saved: Path, arrays: dict[str, np.ndarray]) -> None:
             handler.save(epath.Path(saved), args=ocp.args.PyTreeSave(stored))
 
 
-def _read_arrays(saved: Path, manifest: _Manifest) -> dict[str, np.ndarray]:
+def _read_arrays(saved: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """The arrays in the folder `saved`, by path, each of them what the manifest says."""
     if not saved.is_dir():
         raise FileNotFoundError(f"`{saved}` does not exist, but it is what {MANIFEST} names.")
-    _check_files(saved, manifest)
+    check_files(saved, manifest)
     stored: dict[str, np.ndarray] = {}
     if any(0 not in leaf.shape for leaf in manifest.leaves.values()):
         with closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -164,7 +149,7 @@ def _read_arrays(saved: Path, manifest: _Manifest) -> dict[str, np.ndarray]:
         array = np.zeros(leaf.shape, leaf.dtype) if 0 in leaf.shape else stored.get(str(index))
         if array is None:
             raise ValueError(f"`{saved}` is damaged: params{path} is missing.")
-        for what, found, expected in zip(leaf._fields, _Leaf.of(array), leaf, strict=True):
+        for what, found, expected in zip(leaf._fields, Leaf.of(array), leaf, strict=True):
             if found != expected:
                 raise ValueError(
                     f"`{saved}` is damaged: params{path} has {what} {found}, but {expected} in "
@@ -174,75 +159,9 @@ def _read_arrays(saved: Path, manifest: _Manifest) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check_files(saved: Path, manifest: _Manifest) -> None:
-    """Raises unless each file is as it was written."""
-    owners = {str(index): f" of params{path}" for index, path in enumerate(manifest.leaves)}
-    found = _checksums(saved, manifest.files)
-    for name, expected in manifest.files.items():
-        if found.get(name) != expected:
-            owner = owners.get(name.partition("/")[0], "")
-            state = f"has crc32 {found[name]}, not {expected}" if name in found else "is missing"
-            raise ValueError(f"`{saved}` is damaged: the file `{name}`{owner} {state}.")
-
-
-def _write_manifest(run: Path, manifest: _Manifest) -> None:
-    leaves = {path: leaf._asdict() for path, leaf in manifest.leaves.items()}
-    content = {**manifest._asdict(), "leaves": leaves}
-    replace_file(run / MANIFEST, json.dumps(content, indent=1))
-
-
-def _read_manifest(run: Path) -> _Manifest:
-    file = run / MANIFEST
-    if not file.is_file():
-        raise FileNotFoundError(f"No parameters are saved in `{run}`: there is no `{file}`.")
-    try:
-        content = parsed_json(read_bytes(file))
-        leaves = {
-            path: _Leaf(tuple(leaf["shape"]), np.dtype(leaf["dtype"]).name, int(leaf["crc32"]))
-            for path, leaf in content["leaves"].items()
-        }
-        return _Manifest(int(content["number"]), content["tree"], leaves, dict(content["files"]))
-    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
-        raise ValueError(f"`{file}` is damaged: {error!r}.") from error
-
-
-def _encode(structure: Any, paths: Iterator[str]) -> Any:
-    """A tree structure for JSON: a leaf is its path, a container {kind: children}."""
-    if structure.node_data() is None:
-        return next(paths)
-    kind, keys = structure.node_data()
-    children = [_encode(child, paths) for child in structure.children()]
-    if kind is type(None):
-        return None
-    if kind is dict and all(isinstance(key, str) for key in keys):
-        return {"dict": dict(zip(keys, children, strict=True))}
-    if kind in (list, tuple):
-        return {kind.__name__: children}
-    return {"other": kind.__name__}
-
-
-def _decode(node: Any) -> PyTree:
-    """What `_encode` encoded, with the paths as leaves."""
-    match node:
-        case None | str():
-            return node
-        case {"dict": dict(children)}:
-            return {key: _decode(child) for key, child in children.items()}
-        case {"list": list(children)}:
-            return [_decode(child) for child in children]
-        case {"tuple": list(children)}:
-            return tuple(_decode(child) for child in children)
-        case {"other": kind}:
-            raise ValueError(
-                f"`load_params(like=...)` must be given for parameters that hold a {kind}: without "
-                "it only dicts with string keys, lists, tuples and None come back."
-            )
-    raise ValueError(f"`{MANIFEST}` is damaged: {node!r} is no structure.")
-
-
-def _structure(run: Path, manifest: _Manifest) -> tuple[list[str], Any]:
+def _structure(run: Path, manifest: Manifest) -> tuple[list[str], Any]:
     """The paths and the structure that were saved."""
-    paths_and_leaves, structure = jax.tree.flatten_with_path(_decode(manifest.tree))
+    paths_and_leaves, structure = jax.tree.flatten_with_path(decoded(manifest.tree))
     names = [name for _, name in paths_and_leaves]
     paths = [jax.tree_util.keystr(path) for path, _ in paths_and_leaves]
     if names != paths or set(names) != set(manifest.leaves):
@@ -250,7 +169,7 @@ def _structure(run: Path, manifest: _Manifest) -> tuple[list[str], Any]:
     return paths, structure
 
 
-def _match(run: Path, manifest: _Manifest, like: PyTree) -> tuple[list[str], Any]:
+def _match(run: Path, manifest: Manifest, like: PyTree) -> tuple[list[str], Any]:
     """The paths and the structure of `like`, once it is seen to expect what was saved."""
     check_tree("load_params(like=...)", like)
     paths_and_leaves, structure = jax.tree.flatten_with_path(like)
@@ -274,24 +193,6 @@ def _kind(leaf: Any) -> str:
             "`load_params(like=...)` must hold arrays or jax.ShapeDtypeStruct, got "
             f"{type(leaf).__name__}."
         ) from error
-
-
-def _checksums(folder: Path, names: Container[str] | None = None) -> dict[str, int]:
-    """The crc32 of each file of a folder, or of those of these names."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    return {
-        name: _crc32(path)
-        for name, path in files.items()
-        if path.is_file() and (names is None or name in names)
-    }
-
-
-def _crc32(path: Path) -> int:
-    crc32 = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):  # whatever its size, it costs no more memory
-            crc32 = zlib.crc32(piece, crc32)
-    return crc32
 
 
 def _to_host(path: tuple[Any, ...], leaf: Any) -> np.ndarray:

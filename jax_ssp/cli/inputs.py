@@ -15,55 +15,36 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jax_ssp.checkpoint.claim import TAPE
+from jax_ssp.checkpoint.run_reader import Run, read_run_tape
 from jax_ssp.cli.config_file import UsageError, digest_of, parsed, usage_errors
-from jax_ssp.records import (
-    RECORD,
-    TEXT,
-    TEXTS,
-    TRUTH,
-    check_record,
-    read_bytes,
-    read_record,
-    short,
-    whole,
-)
+from jax_ssp.records import RECORD, TEXT, TEXTS, check_record, read_bytes, short, whole
 
 if TYPE_CHECKING:
     from jax_ssp.controller.tape import Tape
     from jax_ssp.training.experiment import Experiment
 
 CONFIG = {"file": TEXT, "sha256": TEXT, "overrides": TEXTS, "index": whole(0), "experiment": RECORD}
-SUMMARY = {"status": TEXT, "tape": RECORD}
-SUMMARY_OF_TAPE = {"rows": whole(0), "complete": TRUTH}
 
 
-def tape_of(run: Path) -> Tape:
-    """The tape in a run's folder, or in a file; it must come as far as the folder says."""
-    from jax_ssp.controller.contract import check_header
-    from jax_ssp.controller.tape import read_tape
-
+def tape_of(path: Path) -> Tape:
+    """The tape of a run's folder, or that a file holds."""
     with usage_errors():
-        path = run if run.is_file() else _tape_in(run)
-        tape = read_tape(path)
-        try:
-            check_header(tape.header, of_a_run=True)
-        except ValueError as error:
-            raise UsageError(f"{path} is a damaged tape: {error}") from error
-        if path.name == "tape.jsonl.gz":
-            _check_end(path.parent, tape)
-    return tape
+        alone = path.is_file() and path.name != TAPE
+        return read_run_tape(path) if alone else run_of(path).tape
 
 
-def config_of(run: Path) -> dict[str, Any]:
+def run_of(path: Path) -> Run:
+    """The run of a folder, or whose tape this is."""
+    with usage_errors():
+        return Run.read(path.parent if path.is_file() and path.name == TAPE else path)
+
+
+def config_of(run: Run) -> dict[str, Any]:
     """What `config.json` of a run's folder says was run."""
-    config = run / "config.json"
-    if not config.is_file():
-        raise UsageError(
-            f"{run} holds no config.json, which a replay needs: it says what was run; "
-            f"`jax-ssp verify {run}` needs only the tape"
-        )
     with usage_errors():
-        return read_record(config, CONFIG)
+        check_record(str(run.path / "config.json"), run.config, CONFIG)
+    return run.config
 
 
 def experiment_of(run: Path, config: dict[str, Any], trusted: Path | None) -> Experiment:
@@ -86,34 +67,6 @@ def experiment_of(run: Path, config: dict[str, Any], trusted: Path | None) -> Ex
             f"{len(experiments)}"
         )
     return experiments[config["index"]]
-
-
-def _tape_in(run: Path) -> Path:
-    tape = run / "tape.jsonl.gz"
-    if not tape.is_file():
-        members = sorted(each.parent for each in run.glob("*/tape.jsonl.gz"))
-        remedy = (
-            f"; it holds a sweep, give one of its runs, such as {members[0]}" if members else ""
-        )
-        raise UsageError(f"{run} is not a run's folder, there is no tape.jsonl.gz in it{remedy}")
-    return tape
-
-
-def _check_end(run: Path, tape: Tape) -> None:
-    """Raise ValueError if the folder says that the run came further than its tape.
-
-    What a killed run leaves has no summary and no parameters, and may break off anywhere.
-    """
-    found = f"{run / 'tape.jsonl.gz'} is damaged: it breaks off after {len(tape)} rows"
-    summary = run / "summary.json"
-    if summary.exists():
-        told = read_record(summary, SUMMARY)["tape"]
-        check_record(f"`tape` in {summary}", told, SUMMARY_OF_TAPE)
-        if not tape.complete and (told["complete"] or told["rows"] != len(tape)):
-            ended = "to the end" if told["complete"] else "the last of the run"
-            raise ValueError(f"{found}, but summary.json says that {told['rows']} lead {ended}.")
-    elif not tape.complete and (run / "params_manifest.json").exists():
-        raise ValueError(f"{found}, but the run's last parameters are there.")
 
 
 def _source_of(run: Path, config: dict[str, Any], file: Path, trusted: bool) -> bytes:

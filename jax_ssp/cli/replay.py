@@ -9,23 +9,24 @@ from typing import Any
 
 from jax_ssp.cli.config_file import UsageError, usage_errors
 from jax_ssp.cli.exits import BUG, DONE
-from jax_ssp.cli.inputs import config_of, experiment_of, tape_of
+from jax_ssp.cli.inputs import config_of, experiment_of, run_of, tape_of
 from jax_ssp.cli.run import trained
 from jax_ssp.records import short
 
 
-def replay(run: Path, file: Path | None) -> int:
+def replay(path: Path, file: Path | None) -> int:
     from jax_ssp.controller import ContractViolation, PolicyError, ProtocolError, check_contract
     from jax_ssp.report.progress import Progress
     from jax_ssp.runtimes.replay import Replay, TapeMismatch
 
-    tape, config = tape_of(run), config_of(run)
+    tape, run = tape_of(path), run_of(path)
+    config = config_of(run)
     try:
         check_contract(tape)  # before anything is executed
     except ContractViolation as violation:
         print(f"the run does NOT repeat: {violation}")
         return BUG
-    experiment = experiment_of(run, config, file)
+    experiment = experiment_of(run.path, config, file)
     _check_same(config["experiment"], experiment.describe())
     with usage_errors():
         # Asked first: it splits the CPU as the run did, before JAX starts.
@@ -44,7 +45,7 @@ def replay(run: Path, file: Path | None) -> int:
     if not tape.complete:
         print("the tape breaks off before the end of its run, so there is nothing to compare")
         return DONE
-    return _compared(run, result.params, config.get("environment"))
+    return _compared(run.path, result.params, config.get("environment"))
 
 
 def _check_same(recorded: dict[str, Any], here: dict[str, Any]) -> None:

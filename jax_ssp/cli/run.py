@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from jax_ssp.runtimes.interrupts import Interrupts, listening
 from jax_ssp.runtimes.observer import Observer
 
 if TYPE_CHECKING:
-    from jax_ssp.report.folder import RunFolder
+    from jax_ssp.checkpoint.run_folder import RunFolder
     from jax_ssp.runtimes.plan import Plan, Task
     from jax_ssp.training.experiment import Experiment
     from jax_ssp.training.result import Result
@@ -48,7 +48,7 @@ def run(file: Path, overrides: list[str]) -> int:
 def _sweep(
     experiments: list[Experiment], folder: Path, source: dict[str, Any], unique: bool
 ) -> int:
-    from jax_ssp.report.folder import Claim
+    from jax_ssp.checkpoint.claim import Claim
 
     with usage_errors():
         claim = Claim(folder, unique)
@@ -103,8 +103,8 @@ def run_one(
     experiment: Experiment, folder: Path, source: dict[str, Any], unique: bool = False
 ) -> Done:
     """Run an experiment in a folder of its own, and save what came of it, however it ends."""
+    from jax_ssp.checkpoint.run_folder import RunFolder
     from jax_ssp.report.environment import environment
-    from jax_ssp.report.folder import RunFolder
     from jax_ssp.report.progress import Progress
 
     about = dict(source)  # what is known of the run by its start is written then
@@ -124,7 +124,7 @@ def run_one(
         except BaseException as error:
             _save_what_there_is(error, run_folder)
             raise
-        summary = run_folder.finish(result)
+        summary = _saved(run_folder, result)
     code = EXIT_CODES.get(result.status, DONE)
     if run_folder.problems and code == DONE:
         code = BUG
@@ -137,10 +137,22 @@ def _save_what_there_is(error: BaseException, folder: RunFolder) -> None:
     if not folder.began:
         return
     if result is not None:
-        summary = folder.finish(result, error=in_a_word(error))
+        summary = _saved(folder, result, in_a_word(error))
         say(f"{result.updates} updates up to the {summary['status']} end are in {folder.saved_in}")
     if not isinstance(error, KeyboardInterrupt):
         note(error, note_traceback(error, folder.saved_in / "error.txt"))
+
+
+def _saved(folder: RunFolder, result: Result, error: str | None = None) -> dict[str, Any]:
+    """Save all of a run, and draw it; gives the summary."""
+    summary = folder.finish(result, error)
+    with suppress(Exception):  # the picture can be drawn again
+        if len(result.schedule):
+            from jax_ssp.report.plots import run_summary  # matplotlib only when it draws
+
+            unit = f"{result.tape.header['time']} seconds"
+            run_summary(result.schedule, result.evaluations, folder.saved_in / "summary.png", unit)
+    return summary
 
 
 class _Signals(Observer):

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeAlias
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.folder import write_json
 from jax_ssp.report.plots import PAPER, new_figure
 from jax_ssp.report.tables import format_seconds, markdown_table
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.folder import write_json
 from jax_ssp.report.plots import Curve, comparison
 from jax_ssp.report.tables import markdown_table
 

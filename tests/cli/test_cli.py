@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.checkpoint.params import save_params
 from jax_ssp.cli import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, main
 from jax_ssp.cli.config_file import parsed
-from jax_ssp.report.metrics import read_metrics
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.training.alternatives import alternatives
 
@@ -34,7 +34,7 @@ MINDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
 IGNORES = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # as what `script &` starts
 )
-FLUSHING = "import jax_ssp.report.folder as folder; folder.FLUSH_SECONDS = 0.0; "
+FLUSHING = "import jax_ssp.checkpoint.run_folder as folder; folder.FLUSH_SECONDS = 0.0; "
 
 # A least-squares problem with a mistake on demand.
 CONFIG = '''"""Small least squares.
@@ -764,7 +764,7 @@ def test_replay_of_a_folder_without_its_config_says_what_the_tape_is_good_for(ru
     (run / "config.json").unlink()
     assert jax_ssp("replay", run) == USAGE
     shown = capsys.readouterr().err
-    assert f"{run} holds no config.json, which a replay needs" in shown
+    assert f"{run} holds no config.json, which says what was run" in shown
     assert f"`jax-ssp verify {run}` needs only the tape" in shown
     assert jax_ssp("verify", run) == DONE
 
@@ -878,7 +878,7 @@ def get_sweep() -> list[ssp.Experiment]:
 def test_of_a_sweep_one_run_is_verified_or_replayed(tmp_path, run, capsys):
     for command in ("verify", "replay"):
         assert jax_ssp(command, tmp_path) == USAGE
-        assert f"it holds a sweep, give one of its runs, such as {run}" in capsys.readouterr().err
+        assert f"it holds a sweep, give one, such as {run}" in capsys.readouterr().err
         assert jax_ssp(command, tmp_path / "nothing") == USAGE
         assert "is not a run's folder" in capsys.readouterr().err
 

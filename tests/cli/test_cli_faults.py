@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import jax_ssp as ssp
-import jax_ssp.report.folder as run_folder
+import jax_ssp.checkpoint.run_folder as run_folder
+from jax_ssp.checkpoint.claim import Claim
+from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.cli import BUG, DONE, INTERRUPTED, UNREAD, USAGE, main
 from jax_ssp.files import FolderLock
-from jax_ssp.report.folder import Claim
-from jax_ssp.report.metrics import read_metrics
 from tests.cli.test_cli import COMMAND, CONFIG, SWEEP, as_it_was, jax_ssp, written
 
 __all__ = ["as_it_was"]  # a fixture, for every test here too
@@ -148,7 +148,7 @@ def test_a_run_holds_its_folder_from_before_it_is_built_until_all_is_saved(event
 
     monkeypatch.setattr(run_folder, "save_params", tried)
     event = """
-    from jax_ssp.report.folder import Claim
+    from jax_ssp.checkpoint.claim import Claim
     try:
         Claim(RUN, unique=False)
     except ValueError as error:

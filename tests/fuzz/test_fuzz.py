@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.report.metrics import MetricsWriter
+from jax_ssp.checkpoint.metrics import MetricsWriter
 from tests.helpers import oracle
 from tests.helpers.pool import NAMES, pool
 from tests.helpers.subjects import PARAMS, RUN, computing, subjects
@@ -24,6 +24,8 @@ def folder(tmp_path_factory):
         ssp.write_tape("recorded.jsonl.gz", RUN.tape)
         ssp.checkpoint.save_params("saved", PARAMS)
         MetricsWriter("measured").close()
+        pathlib.Path("a-run").mkdir()
+        ssp.write_tape("a-run/tape.jsonl.gz", RUN.tape)
         yield
 
 
@@ -112,7 +114,7 @@ SAMPLE = """
 import random, sys
 assert False, "assertions are off"
 sys.path.insert(0, FOLDER)
-import test_fuzz
+from tests.fuzz import test_fuzz
 problems = []
 for name, subject in test_fuzz.SUBJECTS.items():
     for names in random.Random(name + " optimized").sample(test_fuzz.singles(subject), COUNT):

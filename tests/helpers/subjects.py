@@ -18,12 +18,12 @@ from flax import nnx
 
 import jax_ssp as ssp
 from jax_ssp import data
+from jax_ssp.checkpoint.metrics import MetricsWriter, read_metrics
+from jax_ssp.checkpoint.run_folder import RunFolder
 from jax_ssp.compression import Compressor
 from jax_ssp.controller import DeltaReady, WorkerJoined
 from jax_ssp.delays import Delay
 from jax_ssp.policies import LocalSteps
-from jax_ssp.report.folder import RunFolder
-from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Target
 from jax_ssp.runtimes.plan import describe
 
@@ -51,7 +51,7 @@ class Subject:
 
 NOT_ASKED = {
     # Given by the package, never taken from a user.
-    *("Result", "ContractReport", "ShardIterator"),
+    *("Result", "Run", "ContractReport", "ShardIterator"),
     # The name that a message shall say.
     "as_schedule.field",
     # What a step of this package gives.
@@ -152,6 +152,9 @@ OTHERWISE = {
     "write_tape.path": "tape.jsonl.gz",
     "read_tape.path": "recorded.jsonl.gz",
     "load_params.run": "saved",
+    "read_run.folder": "a-run",
+    "runs_in.folder": "a-run",
+    "Run.read.folder": "a-run",
     "save_params.folder": "run",
     "RunFolder.path": "a/run",
     "MetricsWriter.folder": "metrics",
@@ -232,6 +235,7 @@ def subjects():
         method("ShardIterator.set_state", lambda: shards()(0), {"state": shards()(0).get_state()}),
         method("Controller.handle", controller),
         method("FromTrace.from_schedule", lambda: ssp.delays.FromTrace),
+        method("Run.read", lambda: ssp.Run, {"folder": "a-run"}),
         method("Target.parse", lambda: Target),
         method("Target.reached", lambda: Target.parse("a >= 1")),
         method("Int8.encode", ssp.compression.Int8),

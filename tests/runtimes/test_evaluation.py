@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.checkpoint.metrics import MetricsWriter, read_metrics
 from jax_ssp.placement import separate_memory
-from jax_ssp.report.metrics import MetricsWriter, read_metrics
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
 from jax_ssp.runtimes.states import States
 

@@ -13,7 +13,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from jax_ssp.report.metrics import MetricsWriter, read_metrics
+from jax_ssp.checkpoint.metrics import MetricsWriter, read_metrics
 
 
 class Clock:
@@ -210,7 +210,7 @@ def test_a_resumed_run_goes_on_after_the_last_whole_line(tmp_path: Path) -> None
 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"kind": "eval"}\nnot json\n')
+    path.write_text('{"kind": "eval", "metrics": {}}\nnot json\n')
     with pytest.raises(ValueError, match=r"line 2 is not JSON: 'not json'"):
         read_metrics(path)
 
@@ -239,7 +239,7 @@ def test_a_full_disk_is_said_once_and_what_waits_is_written_when_there_is_room(
 def test_a_disk_that_stays_full_costs_no_end_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jax_ssp.report.metrics.MOST_WAITING", 500)
+    monkeypatch.setattr("jax_ssp.checkpoint.events.MOST_WAITING", 500)
     writer = MetricsWriter(tmp_path)
     for updates in range(1, 9):
         writer.on_clock(clock_row(updates))

@@ -13,32 +13,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import json
-import math
 import shutil
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.claim import CONFIG, FORMAT, METRICS, SUMMARY, TAPE, Claim
+from jax_ssp.checkpoint.metrics import MetricsWriter, encode_row
 from jax_ssp.checkpoint.params import save_params
-from jax_ssp.controller import check_contract
+from jax_ssp.checkpoint.summary import Finished, extent, summarize
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
 from jax_ssp.controller.tape import TapeWriter, write_tape
-from jax_ssp.files import FolderInUse, FolderLock, replace_file, say
-from jax_ssp.report.metrics import MetricsWriter, encode_row
+from jax_ssp.files import replace_file, say, write_json
 from jax_ssp.runtimes.observer import Observer
-from jax_ssp.training.result import Result
 
 FLUSH_SECONDS = 2.0
-CONFIG, TAPE, METRICS, SUMMARY = "config.json", "tape.jsonl.gz", "metrics.jsonl", "summary.json"
-_OF_A_RUN = (CONFIG, TAPE, METRICS, SUMMARY, "params_manifest.json", "comparison.json")
 
 
 class RunFolder(Observer):
@@ -110,12 +104,15 @@ class RunFolder(Observer):
         self._info = info
 
     def _open(self, info: Mapping[str, Any]) -> None:
-        write_json(self.path / CONFIG, self._config)
+        self._write_config(self.path)
         self._tape = TapeWriter(self.path / TAPE, info["tape"])
         self._due = time.monotonic() + FLUSH_SECONDS
         with self._going_on(METRICS):
             self._metrics = MetricsWriter(self.path)
             self._metrics.on_start(info)
+
+    def _write_config(self, folder: Path) -> None:
+        write_json(folder / CONFIG, {"format": FORMAT, **self._config})
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         if time.monotonic() < self._due or self._tape is None:
@@ -147,8 +144,8 @@ class RunFolder(Observer):
             with self._going_on(METRICS):
                 self._metrics.on_end(status)
 
-    def finish(self, result: Result, error: str | None = None) -> dict[str, Any]:
-        """Save the last version, the summary and its figure.
+    def finish(self, result: Finished, error: str | None = None) -> dict[str, Any]:
+        """Save the last version and the summary.
 
         Args:
             result: of the run; it may have ended early.
@@ -168,7 +165,7 @@ class RunFolder(Observer):
                 return {**summarize(result), **more}
             except Exception as failure:  # the contract was broken: all is saved before it is said
                 broken.append(failure)
-                told = {"contract": _reason(failure), "tape": _extent(result)}
+                told = {"contract": _reason(failure), "tape": extent(result)}
                 return {"status": result.status, **more, **told}
 
         self.problems = self._save(self.path, result, summary)
@@ -176,19 +173,10 @@ class RunFolder(Observer):
             self._save_elsewhere(result, summary)
         if broken:
             raise broken[0]
-        with contextlib.suppress(Exception):  # the picture can be drawn again
-            self._draw(result)
         return summary()
 
-    def _draw(self, result: Result) -> None:
-        if len(result.schedule):
-            from jax_ssp.report.plots import run_summary  # matplotlib only when it draws
-
-            unit = f"{result.tape.header['time']} seconds"
-            run_summary(result.schedule, result.evaluations, self.saved_in / "summary.png", unit)
-
     def _save(
-        self, folder: Path, result: Result, summary: Callable[[], Mapping[str, Any]]
+        self, folder: Path, result: Finished, summary: Callable[[], Mapping[str, Any]]
     ) -> dict[str, str]:
         """Save all of a run, what matters most first; gives what could not be saved, and why."""
         problems: dict[str, str] = {}
@@ -212,12 +200,12 @@ class RunFolder(Observer):
         tape = {"rows": rows, "complete": complete}
         attempt(SUMMARY, lambda: write_json(folder / SUMMARY, {**summary(), "tape": tape}))
         if not (folder / CONFIG).exists():
-            attempt(CONFIG, lambda: write_json(folder / CONFIG, self._config))
+            attempt(CONFIG, lambda: self._write_config(folder))
         if writer is None or self._metrics is None or not self._metrics.whole:
             attempt(METRICS, lambda: replace_file(folder / METRICS, _rows_of(result)))
         return problems
 
-    def _save_elsewhere(self, result: Result, summary: Callable[[], Mapping[str, Any]]) -> None:
+    def _save_elsewhere(self, result: Finished, summary: Callable[[], Mapping[str, Any]]) -> None:
         """Save a run for which its folder has no room, or that has no folder any more."""
         name = f"{self.path.name}-saved"
         for place in dict.fromkeys((self.path.parent, Path.cwd(), Path(tempfile.gettempdir()))):
@@ -264,129 +252,15 @@ class RunFolder(Observer):
             self.problems[name] = _reason(error)
 
 
-class Claim:
-    """A folder that is its owner's alone: made if need be, locked, and without a run in it.
-
-    Args:
-        path: of the folder.
-        unique: take a name such as `path-2` if there is something of that name already.
-
-    Attributes:
-        path: of the folder that is claimed now.
-
-    Raises:
-        ValueError: if it holds a run, is in use, or is no folder.
-        OSError: if it cannot be made.
-    """
-
-    def __init__(self, path: Path, unique: bool) -> None:
-        path = path.absolute()  # the user's code may change the directory
-        for number in itertools.count(1):
-            self.path = path if number == 1 else path.with_name(f"{path.name}-{number}")
-            self._made = [each for each in (self.path, *self.path.parents) if not each.exists()]
-            try:
-                self.path.mkdir(parents=True, exist_ok=not unique)
-                self._lock = self._locked()
-                break
-            except FileExistsError as error:
-                if not unique:
-                    raise ValueError(
-                        f"{path} is not a folder; give another `--workdir`."
-                    ) from error
-            except BaseException:
-                _remove_empty(self._made)
-                raise
-        self._release = weakref.finalize(self, _released, self._lock, self._made)
-
-    def _locked(self) -> FolderLock:
-        try:
-            lock = FolderLock(self.path)
-        except FolderInUse as error:
-            raise FolderInUse(
-                f"{error} Wait until that has ended, or give another `--workdir`."
-            ) from error
-        if not lock.held:
-            say(f"{self.path} cannot be locked there; let no other run write into it")
-        if _holds_a_run(self.path):
-            lock.release()
-            raise ValueError(f"{self.path} holds a run already; give another `--workdir`.")
-        return lock
-
-    def close(self) -> None:
-        """Let others have it; one that was made here and is empty is taken away."""
-        self._release()
-
-
-def _holds_a_run(folder: Path) -> bool:
-    """Whether a run, finished or not, or a sweep of them is in the folder."""
-    here = any((folder / name).exists() for name in _OF_A_RUN)
-    return here or any((each.parent / TAPE).exists() for each in folder.glob(f"*/{CONFIG}"))
-
-
-def _released(lock: FolderLock, made: Sequence[Path]) -> None:
-    lock.release()
-    _remove_empty(made)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        for folder in folders:
-            folder.rmdir()
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _rows_of(result: Result) -> bytes:
+def _rows_of(result: Finished) -> bytes:
     """The lines of `metrics.jsonl` as the result has them: clocks and evaluations by updates."""
     rows = [("clock", row) for row in result.history]
     rows += [("eval", row) for row in result.evaluations]
     rows.sort(key=lambda each: each[1]["updates"])
     return b"".join(encode_row(kind, row) for kind, row in rows)
-
-
-def _extent(result: Result) -> dict[str, Any]:
-    """How far the tape goes, so that a reader can tell whether it is damaged."""
-    return {"rows": len(result.tape), "complete": result.tape.complete}
-
-
-def summarize(result: Result) -> dict[str, Any]:
-    """A result as JSON-able facts, the last evaluation's metrics among them."""
-    report = check_contract(result.tape)
-    return {
-        "status": result.status,
-        "metrics": result.metrics,
-        "policy": result.tape.header["policy"],
-        "num_workers": result.tape.header["num_workers"],
-        "updates": result.updates,
-        "versions": result.version,
-        "dropped": report.dropped,
-        "cancelled": report.cancelled,
-        "not_finite": result.not_finite,
-        "passed_over": sum(row["passed_over"] for row in result.evaluations),
-        "time": result.tape.header["time"],
-        "seconds": result.seconds,
-        "wall_seconds": result.wall_seconds,
-        "computing": result.computing,
-        "mean_staleness": report.mean_staleness,
-        "max_staleness": report.max_staleness,
-        "max_lag": report.max_lag,
-        "contract": "kept",
-        "tape": _extent(result),
-    }
-
-
-def write_json(path: Path, content: Mapping[str, Any], indent: int = 2) -> None:
-    """Write strict JSON in one step: what is not finite becomes null."""
-    replace_file(path, json.dumps(_strict(content), indent=indent, allow_nan=False) + "\n")
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _strict(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_strict(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

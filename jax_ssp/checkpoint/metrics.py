@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
-import struct
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -23,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from jax_ssp import checks
-from jax_ssp.files import AppendedFile, say
+from jax_ssp.checkpoint.events import Events, Pieces
+from jax_ssp.records import RECORD, check_record, one_of, parsed_json, short
 from jax_ssp.runtimes.observer import Observer
 
 POINT_SECONDS = 0.1  # of real time in one TensorBoard point
 EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk
 MAX_WORKER_CURVES = 16
-MOST_WAITING = 64 << 20  # bytes that wait for a disk that is full
+_ROW = {"kind": one_of("clock", "eval"), "metrics": RECORD}
 
 
 class MetricsWriter(Observer):
@@ -59,8 +58,8 @@ class MetricsWriter(Observer):
         checks.number("MetricsWriter(clock=...)()", clock())
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        self._rows = _Pieces(path, size=_whole_lines(path))
-        self._events = _Events(folder)
+        self._rows = Pieces(path, size=_whole_lines(path))
+        self._events = Events(folder)
         self._finalizer = weakref.finalize(self, _close, self._rows, self._events)
         self._clock = clock
         self._interval = interval
@@ -130,7 +129,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not JSON.
+        ValueError: if a line is not JSON, or no row of this version.
     """
     path = checks.path("read_metrics(path=...)", path)
     path = path / "metrics.jsonl" if path.is_dir() else path
@@ -141,117 +140,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parsed_json(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {line!r}.") from error
+            raise ValueError(f"{path}, line {number} is not JSON: {short(line)}.") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is not a row: {short(line)}.")
+        check_record(f"{path}, line {number}", row, _ROW)
         for name, value in row.pop("nonfinite", {}).items():
             row["metrics"][name] = float(value)
         rows.append(row)
     return rows
-
-
-class _Pieces:
-    """A file that grows by pieces, whenever it is flushed; no failure gets out of it."""
-
-    def __init__(self, path: Path, size: int = 0) -> None:
-        self._path = path
-        self._waiting: list[bytes] = []
-        self._bytes = 0
-        self._said = False
-        self._dropped = False
-        self._file = AppendedFile(path, size)
-
-    @property
-    def whole(self) -> bool:
-        return not (self._waiting or self._dropped or self._file.gone)
-
-    def add(self, piece: bytes) -> None:
-        if self._bytes + len(piece) > MOST_WAITING:
-            self._dropped = True
-            return
-        self._waiting.append(piece)
-        self._bytes += len(piece)
-
-    def flush(self) -> None:
-        if not self._waiting or self._file.closed:
-            return
-        count = len(self._waiting)
-        try:
-            self._file.append(b"".join(self._waiting))
-        except OSError as error:
-            self._fails(error)
-            return
-        del self._waiting[:count]
-        self._bytes = sum(map(len, self._waiting))
-
-    def close(self) -> None:
-        self.flush()
-        try:
-            self._file.close()
-        except OSError as error:
-            self._dropped = True
-            self._fails(error)
-
-    def _fails(self, error: OSError) -> None:
-        if not self._said:
-            say(f"{self._path} cannot be written: {error.strerror or error}; the run goes on")
-        self._said = True
-
-
-class _Events:
-    """Scalars on their way into a TensorBoard file: means by tag, written when told to.
-
-    tensorboardX gives the records' form alone: its writer hands each scalar through a queue of
-    pickles to a thread, which costs more than writing it, and fails where a disk is full.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-        from tensorboardX.record_writer import masked_crc32c
-
-        self._event, self._summary, self._checksum = Event, Summary, masked_crc32c
-        # The time in a file's name is in whole seconds: a number tells two writers apart.
-        second, nano = divmod(time.time_ns(), 10**9)
-        name = f"events.out.tfevents.{second}.{socket.gethostname()}.{nano}"
-        self._file = _Pieces(folder / name)
-        self._sums: dict[str, list[float]] = {}
-        self._step = 0
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def _write(self, event: Any) -> None:
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        checksums = [struct.pack("<I", self._checksum(part)) for part in (length, data)]
-        self._file.add(length + checksums[0] + data + checksums[1])
-
-    def add(self, group: str, values: Mapping[str, Any], step: int, end: str = "") -> None:
-        self._step = step
-        for name, value in values.items():
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                continue  # no curve can be drawn of it
-            entry = self._sums.setdefault(f"{group}/{name}{end}", [0.0, 0])
-            entry[0] += number
-            entry[1] += 1
-
-    def emit(self) -> None:
-        if not self._sums:
-            return
-        value = self._summary.Value
-        means = [value(tag=tag, simple_value=s / n) for tag, (s, n) in self._sums.items()]
-        self._sums.clear()
-        summary = self._summary(value=means)
-        event = self._event(wall_time=time.time(), step=int(self._step), summary=summary)
-        self._write(event)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.emit()
-        self._file.close()
 
 
 def encode_row(kind: str, row: Mapping[str, Any]) -> bytes:
@@ -279,6 +177,6 @@ def _whole_lines(path: Path) -> int:
     return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
-def _close(rows: _Pieces, events: _Events) -> None:
+def _close(rows: Pieces, events: Events) -> None:
     rows.close()
     events.close()

@@ -1,0 +1,71 @@
+"""What is kept of a run's result, as facts for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from jax_ssp.controller import check_contract
+from jax_ssp.controller.tape import Tape
+
+
+class Finished(Protocol):
+    """What a run's folder keeps of its `Result`."""
+
+    @property
+    def tape(self) -> Tape: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def residuals(self) -> Sequence[Any]: ...
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def evaluations(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def updates(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def not_finite(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def wall_seconds(self) -> float: ...
+    @property
+    def computing(self) -> float: ...
+
+
+def extent(result: Finished) -> dict[str, Any]:
+    """How far the tape goes, so that a reader can tell whether it is damaged."""
+    return {"rows": len(result.tape), "complete": result.tape.complete}
+
+
+def summarize(result: Finished) -> dict[str, Any]:
+    """A result as JSON-able facts, the last evaluation's metrics among them."""
+    report = check_contract(result.tape)
+    return {
+        "status": result.status,
+        "metrics": result.metrics,
+        "policy": result.tape.header["policy"],
+        "num_workers": result.tape.header["num_workers"],
+        "updates": result.updates,
+        "versions": result.version,
+        "dropped": report.dropped,
+        "cancelled": report.cancelled,
+        "not_finite": result.not_finite,
+        "passed_over": sum(row["passed_over"] for row in result.evaluations),
+        "time": result.tape.header["time"],
+        "seconds": result.seconds,
+        "wall_seconds": result.wall_seconds,
+        "computing": result.computing,
+        "mean_staleness": report.mean_staleness,
+        "max_staleness": report.max_staleness,
+        "max_lag": report.max_lag,
+        "contract": "kept",
+        "tape": extent(result),
+    }
