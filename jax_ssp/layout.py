@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp.trees import shapes_of
+from jax_ssp.trees import Params, all_finite, shapes_of, wide
 
-Params: TypeAlias = Any
 Delta: TypeAlias = Any  # like parameters, with a `Statistic` for each leaf that is averaged
 
 
@@ -74,11 +73,6 @@ class Moved(NamedTuple):
     def into(self, old: jax.Array) -> jax.Array:
         """The leaf once they have entered it."""
         return jnp.clip(old + self.move, self.least, self.greatest)
-
-
-def wide(dtype: Any) -> Any:
-    """The dtype in which numbers of this one are added up: at least float32."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -201,36 +195,6 @@ class Layout:
             return param + leaf * weight.astype(leaf.dtype)
 
         return self.map(add, params, delta)
-
-
-def all_finite(leaves: Any) -> jax.Array:
-    """Whether every number of some arrays is finite; pure."""
-    flags = list(map(_is_finite, jax.tree.leaves(leaves)))
-    return jnp.all(jnp.stack(flags)) if flags else jnp.bool(True)
-
-
-_LARGE = 4096  # numbers; below that it makes no difference
-
-
-def _is_finite(leaf: jax.Array) -> jax.Array:
-    if leaf.size < _LARGE or not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return _compared(leaf)
-    return jax.lax.platform_dependent(leaf, cpu=_multiplied, default=_compared)
-
-
-def _compared(leaf: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(leaf))
-
-
-def _multiplied(leaf: jax.Array) -> jax.Array:
-    """The same by a product with zeros, which on the CPU backend costs next to nothing.
-
-    0 x is 0 where x is finite and NaN elsewhere, and sums of these are so too. The barrier keeps
-    XLA from working the product into what made the array, which it would then make twice.
-    """
-    matrix = leaf if leaf.ndim == 1 else leaf.reshape(-1, leaf.shape[-1])
-    matrix = jax.lax.optimization_barrier(matrix)
-    return _compared(matrix @ jnp.zeros(matrix.shape[-1], leaf.dtype))
 
 
 def _flags(averaged: Any, shapes: Any) -> list[bool]:

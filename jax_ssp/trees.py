@@ -1,18 +1,27 @@
-"""What trees of arrays must be like, checked by shapes alone before anything computes."""
+"""Trees of arrays: what they must be like, and what is asked of their numbers, each thing once.
+
+What they must be like is checked by shapes alone, before anything computes. Numbers are added up in
+at least float32.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.checks import MOST, shown
-from jax_ssp.pairs import is_complex
+from jax_ssp.pairs import Tree, is_complex, split
+
+Params: TypeAlias = Any
+
+# What they must be like.
 
 
 def check_params(params: Any, name: str = "params") -> Any:
@@ -166,3 +175,86 @@ def check_like(
             f"{whose} `{name}` is a {jax.tree.structure(tree)}, but `{like_name}` is a "
             f"{jax.tree.structure(like)}; they must be the same."
         )
+
+
+# Sums in at least float32.
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype in which numbers of this one are added up: at least float32."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+
+
+def widened(leaf: Any) -> jax.Array:
+    """An array in the dtype in which its numbers are added up."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(wide(leaf.dtype))
+
+
+def weighted(leaf: Any, weight: jax.Array) -> jax.Array:
+    """An array times a weight, in at least float32."""
+    leaf = widened(leaf)
+    return leaf * weight.astype(leaf.dtype)
+
+
+def squared_norm(tree: Tree) -> jax.Array:
+    """The sum of the squares of all numbers, in float32; of a complex one, of both its parts."""
+    squares = (jnp.sum(widened(leaf) ** 2) for leaf in jax.tree.leaves(split(tree)))
+    return sum((each.astype(jnp.float32) for each in squares), start=jnp.float32(0))
+
+
+# Finiteness.
+
+
+def all_finite(leaves: Any) -> jax.Array:
+    """Whether every number of some arrays is finite; pure."""
+    flags = list(map(_is_finite, jax.tree.leaves(leaves)))
+    return jnp.all(jnp.stack(flags)) if flags else jnp.bool(True)
+
+
+_LARGE = 4096  # numbers; below that it makes no difference
+
+
+def _is_finite(leaf: jax.Array) -> jax.Array:
+    if leaf.size < _LARGE or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return _compared(leaf)
+    return jax.lax.platform_dependent(leaf, cpu=_multiplied, default=_compared)
+
+
+def _compared(leaf: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(leaf))
+
+
+def _multiplied(leaf: jax.Array) -> jax.Array:
+    """The same by a product with zeros, which on the CPU backend costs next to nothing.
+
+    0 x is 0 where x is finite and NaN elsewhere, and sums of these are so too. The barrier keeps
+    XLA from working the product into what made the array, which it would then make twice.
+    """
+    matrix = leaf if leaf.ndim == 1 else leaf.reshape(-1, leaf.shape[-1])
+    matrix = jax.lax.optimization_barrier(matrix)
+    return _compared(matrix @ jnp.zeros(matrix.shape[-1], leaf.dtype))
+
+
+def is_finite(tree: Tree) -> bool:
+    """Whether every number of some arrays is finite, as soon as they are there."""
+    return bool(_all_finite(tree))
+
+
+_all_finite = jax.jit(all_finite)
+
+
+# Fingerprints.
+
+
+def digest(*parts: Any) -> str:
+    """A short fingerprint of arrays or text, the same in every process."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            sha.update(part.encode())
+        else:
+            array = np.asarray(part)
+            sha.update(f"{array.dtype}{array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()[:16]

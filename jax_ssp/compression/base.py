@@ -18,9 +18,8 @@ import jax.numpy as jnp
 
 from jax_ssp.checks import instance, shown
 from jax_ssp.pairs import join, split
-from jax_ssp.trees import shapes_of
+from jax_ssp.trees import Tree, shapes_of, wide, widened
 
-Tree: TypeAlias = Any
 Message: TypeAlias = Any
 
 
@@ -145,7 +144,7 @@ def compress(
             "another for each message, such as `jax.random.fold_in(key, number)`."
         )
     drawn = (key,) if compressor.random else ()
-    total = jax.tree.map(lambda leaf, kept: _widened(leaf) + kept, tree, residual)
+    total = jax.tree.map(lambda leaf, kept: widened(leaf) + kept, tree, residual)
     # What is subtracted must be what arrives. Without the barriers XLA may leave out roundings when
     # they are undone later ("excess precision"), or fuse a decoder's product into the difference;
     # what was rounded away would then be in no residual.
@@ -176,9 +175,9 @@ def residual_of(tree: Tree) -> Tree:
         >>> residual_of({"w": jnp.ones(2, jnp.bfloat16)})
         {'w': Array([0., 0.], dtype=float32)}
     """
-    wide = [_wide(shape.dtype) for shape in _shapes(tree)]
+    dtypes = [wide(shape.dtype) for shape in _shapes(tree)]
     leaves, structure = jax.tree.flatten(tree)
-    zeros = (jnp.zeros_like(leaf, dtype=dtype) for leaf, dtype in zip(leaves, wide, strict=True))
+    zeros = (jnp.zeros_like(leaf, dtype=dtype) for leaf, dtype in zip(leaves, dtypes, strict=True))
     return jax.tree.unflatten(structure, zeros)
 
 
@@ -216,7 +215,7 @@ def encode_leaves(
     _shapes(tree)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
         raise TypeError(f"`tree` must hold arrays with values, got {shown(tree)}.")
-    leaves = list(map(_widened, jax.tree.leaves(split(tree))))
+    leaves = list(map(widened, jax.tree.leaves(split(tree))))
     if key is None:
         return list(map(encode, leaves))
     return [encode(leaf, jax.random.fold_in(key, number)) for number, leaf in enumerate(leaves)]
@@ -247,14 +246,14 @@ def decode_leaves(
         )
     leaves: list[jax.Array] = []
     for part, shape in zip(message, shapes, strict=True):
-        wide = jax.ShapeDtypeStruct(shape.shape, _wide(shape.dtype))
-        leaf = decode(part, wide)
+        given = jax.ShapeDtypeStruct(shape.shape, wide(shape.dtype))
+        leaf = decode(part, given)
         if leaf.shape != shape.shape:
             raise ValueError(
                 f"the message holds an array of shape {leaf.shape} where `like` has {shape.shape}; "
                 "give `decode` the shapes of what was encoded."
             )
-        leaves.append(_narrowed(leaf.astype(wide.dtype), shape.dtype))
+        leaves.append(_narrowed(leaf.astype(given.dtype), shape.dtype))
     return join(jax.tree.unflatten(jax.tree.structure(pairs), leaves))
 
 
@@ -273,16 +272,6 @@ def _shapes(tree: Tree, name: str = "tree") -> list[jax.ShapeDtypeStruct]:
 def _layout(tree: Tree) -> tuple[Any, list[Any]]:
     shapes = jax.eval_shape(lambda tree: tree, tree)
     return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(shapes)]
-
-
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype in which numbers of this one are added up: at least float32."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
-def _widened(leaf: Any) -> jax.Array:
-    leaf = jnp.asarray(leaf)
-    return leaf.astype(_wide(leaf.dtype))
 
 
 def _narrowed(leaf: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,33 +1,20 @@
-"""What the mitigations share: checks of their arguments, arithmetic in at least float32."""
+"""What the mitigations share: checks of their arguments, and choices between trees."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import instance
-
-Tree: TypeAlias = Any
-
-
-def wide(leaf: Any) -> jax.Array:
-    """The leaf in at least float32."""
-    leaf = jnp.asarray(leaf)
-    return leaf if jnp.finfo(leaf.dtype).bits >= 32 else leaf.astype(jnp.float32)
+from jax_ssp.trees import Tree, widened
 
 
 def zeros(tree: Tree) -> Tree:
     """Zeros of the same structure and shapes, in at least float32."""
-    return jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), tree)
-
-
-def squared_norm(tree: Tree) -> jax.Array:
-    """The sum of the squares of all numbers of a tree of real ones, in float32."""
-    squares = (jnp.sum(wide(leaf) ** 2).astype(jnp.float32) for leaf in jax.tree.leaves(tree))
-    return sum(squares, start=jnp.float32(0))
+    return jax.tree.map(lambda leaf: jnp.zeros_like(widened(leaf)), tree)
 
 
 def chosen(condition: jax.Array, tree: Tree, other: Tree) -> Tree:

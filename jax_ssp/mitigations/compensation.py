@@ -9,14 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import LEAST, MOST, flag, number, share
-from jax_ssp.mitigations._shared import (
-    Tree,
-    given,
-    wide,
-    zeros,
-)
+from jax_ssp.mitigations._shared import given, zeros
 from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
+from jax_ssp.trees import Tree, widened
 
 
 class DelayCompensationState(NamedTuple):
@@ -99,7 +95,7 @@ def delay_compensation(
     ) -> tuple[optax.Updates, DelayCompensationState]:
         del extra_args
         params = given(params, "delay_compensation")
-        gradients = jax.tree.map(lambda u: wide(u) / -learning_rate, updates)
+        gradients = jax.tree.map(lambda u: widened(u) / -learning_rate, updates)
         if adaptive:
             mean_square = jax.tree.map(
                 lambda v, g: jnp.where(jnp.isfinite(g**2), decay * v + (1 - decay) * g**2, v),
@@ -114,8 +110,8 @@ def delay_compensation(
         def compensated(
             u: jax.Array, g: jax.Array, lam: jax.Array, p: jax.Array, base: jax.Array
         ) -> jax.Array:
-            correction = lam * g**2 * (wide(p) - wide(base))
-            return (wide(u) - learning_rate * correction).astype(u.dtype)
+            correction = lam * g**2 * (widened(p) - widened(base))
+            return (widened(u) - learning_rate * correction).astype(u.dtype)
 
         return jax.tree.map(compensated, updates, gradients, lams, params, stale_params), state
 

@@ -8,8 +8,9 @@ import jax
 import optax
 
 from jax_ssp.checks import share
-from jax_ssp.mitigations._shared import given, wide
+from jax_ssp.mitigations._shared import given
 from jax_ssp.mitigations.as_given import as_given
+from jax_ssp.trees import widened
 
 
 def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs:
@@ -73,7 +74,7 @@ def elastic_average(alpha: float = 0.1) -> optax.GradientTransformationExtraArgs
 
         def pull(u: jax.Array, center: jax.Array, base: jax.Array) -> jax.Array:
             # Bases and centers are near each other: their difference first loses least.
-            return (alpha * ((wide(base) - wide(center)) + wide(u))).astype(u.dtype)
+            return (alpha * ((widened(base) - widened(center)) + widened(u))).astype(u.dtype)
 
         return jax.tree.map(pull, updates, params, stale_params), state
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import optax
 
-from jax_ssp.layout import all_finite
 from jax_ssp.mitigations._shared import check_transform, update_if
 from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
+from jax_ssp.trees import all_finite
 
 
 def skip_nonfinite(

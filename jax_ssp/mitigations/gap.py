@@ -9,17 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import LEAST, MOST, choice, flag, number, share
-from jax_ssp.layout import all_finite
-from jax_ssp.mitigations._shared import (
-    Tree,
-    chosen,
-    given,
-    squared_norm,
-    wide,
-    zeros,
-)
+from jax_ssp.mitigations._shared import chosen, given, zeros
 from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
+from jax_ssp.trees import Tree, all_finite, squared_norm, widened
 
 
 class ScaleByGapState(NamedTuple):
@@ -110,7 +103,7 @@ def scale_by_gap(
         params = given(params, "scale_by_gap")
         share = {"mean": 1 / jnp.asarray(num_workers).astype(jnp.float32), "sum": 1.0}
         w = share[weight] if isinstance(weight, str) else weight
-        deltas = jax.tree.map(wide, updates)
+        deltas = jax.tree.map(widened, updates)
         new = squares(deltas)
         weights = decay * state.weights + (1 - decay)
         mean_square = jax.tree.map(
@@ -123,7 +116,7 @@ def scale_by_gap(
             step = jnp.asarray(w, mean.dtype) * jnp.sqrt(mean / weights.astype(mean.dtype))
             return 1 + jnp.where(step > 0, jnp.sqrt(square) / jnp.where(step > 0, step, 1), 0)
 
-        moved = jax.tree.map(lambda p, base: wide(p) - wide(base), params, stale_params)
+        moved = jax.tree.map(lambda p, base: widened(p) - widened(base), params, stale_params)
         gaps = jax.tree.map(gap, state.mean_square, squares(moved))
         if not elementwise:
             gaps = jax.tree.map(lambda delta: gaps.astype(delta.dtype), deltas)

@@ -9,14 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import INT32, LEAST, MOST, integer, number, share
-from jax_ssp.layout import all_finite
-from jax_ssp.mitigations._shared import (
-    Tree,
-    chosen,
-    wide,
-    zeros,
-)
+from jax_ssp.mitigations._shared import chosen, zeros
 from jax_ssp.mitigations.as_given import as_given
+from jax_ssp.trees import Tree, all_finite, widened
 
 
 class DelayedNesterovState(NamedTuple):
@@ -107,7 +102,7 @@ def delayed_nesterov(
         count = jnp.where(last, 0, state.count + 1)
         # What the momentum counts in this merge.
         share = momentum * jnp.where(last, 1 - activation * buffer + activation, activation)
-        gradients = jax.tree.map(lambda u: -wide(u), updates)
+        gradients = jax.tree.map(lambda u: -widened(u), updates)
         total = jax.tree.map(jnp.add, state.total, gradients)
         velocity = jax.tree.map(
             lambda m, d: jnp.where(last, momentum * m + d / buffer, m), state.momentum, total

@@ -9,12 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import MOST, choice, integer, number
-from jax_ssp.mitigations._shared import (
-    squared_norm,
-    wide,
-)
 from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.pairs import on_pairs
+from jax_ssp.trees import squared_norm, weighted
 
 Action: TypeAlias = Literal["shrink", "reject"]
 
@@ -99,7 +96,7 @@ def clip_outliers(
         scale = jnp.where(outlier, limit / norm, 1)
 
         def clipped(u: jax.Array) -> jax.Array:
-            scaled = (wide(u) * scale.astype(wide(u).dtype)).astype(u.dtype)
+            scaled = weighted(u, scale).astype(u.dtype)
             return jnp.where(kept, scaled, jnp.zeros_like(u))
 
         newest = jnp.minimum(norm, limit)[None]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import INT32, MOST, choice, integer, number
-from jax_ssp.mitigations._shared import wide
 from jax_ssp.mitigations.as_given import as_given
+from jax_ssp.trees import weighted
 
 Shape: TypeAlias = Literal["inverse", "polynomial", "exponential", "threshold"]
 
@@ -75,7 +75,7 @@ def scale_by_staleness(
         factor = _factor(shape, jnp.asarray(staleness), exponent, threshold)
 
         def scaled(u: jax.Array) -> jax.Array:
-            return (wide(u) * factor.astype(wide(u).dtype)).astype(u.dtype)
+            return weighted(u, factor).astype(u.dtype)
 
         return jax.tree.map(scaled, updates), state
 

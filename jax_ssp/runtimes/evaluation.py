@@ -18,8 +18,7 @@ from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.placement import Placement, Where, check_where
 from jax_ssp.runtimes.settings import Settings
-from jax_ssp.trees import check_metrics
-from jax_ssp.worker.step import Params
+from jax_ssp.trees import Params, check_metrics
 
 SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
 CLOSE_SECONDS = 2.0  # for an evaluation to end, once a run has failed

@@ -45,10 +45,10 @@ from jax_ssp.runtimes.base import Clock, Executor, World
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import Observers
-from jax_ssp.runtimes.session import digest
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.server.merging import About
-from jax_ssp.server.server import Server, all_finite
+from jax_ssp.server.server import Server
+from jax_ssp.trees import digest, is_finite
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
@@ -202,7 +202,7 @@ class Loop:
         ended = self.controller.ended
         if ended not in (None, "max_updates"):
             return ended
-        if self.server is not None and not all_finite(self.server.params):
+        if self.server is not None and not is_finite(self.server.params):
             return "diverged"
         return self._verdict or ("done" if self.tape.complete else "stopped")
 
@@ -276,7 +276,7 @@ class Loop:
 
     def _look_at_server(self) -> None:
         """End the run if the server has diverged: if its parameters are not finite."""
-        if self.server is not None and not all_finite(self.server.params):
+        if self.server is not None and not is_finite(self.server.params):
             self._end("diverged")
 
     def _settled(self, settled: Row) -> None:

@@ -26,7 +26,8 @@ from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.rules import Rule, maybe
 from jax_ssp.runtimes.virtual import Virtual
-from jax_ssp.worker.step import Params, Step
+from jax_ssp.trees import Params
+from jax_ssp.worker.step import Step
 
 # A `Compressor` or None; "rebase" or a `Mix`; an integer or a `LocalSteps`. To a type checker
 # `Any`, as `DelayModel` is, so that the command line shows the fields of what a config names.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
@@ -21,6 +19,7 @@ from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.states import States
 from jax_ssp.server.server import Server
 from jax_ssp.server.wire import Memory
+from jax_ssp.trees import digest
 from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
 from jax_ssp.worker.exchange import Exchange
@@ -226,19 +225,6 @@ def _computing_devices(
         return list(places)
     home = Placement.of(homes[0])
     return [homes[0] if Placement.of(place).shares_memory(home) else place for place in places]
-
-
-def digest(*parts: Any) -> str:
-    """A short fingerprint of arrays or text, the same in every process."""
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, str):
-            sha.update(part.encode())
-        else:
-            array = np.asarray(part)
-            sha.update(f"{array.dtype}{array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return sha.hexdigest()[:16]
 
 
 def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.layout import Delta, Layout, Moved, Params, wide
+from jax_ssp.layout import Delta, Layout, Moved
 from jax_ssp.mitigations.as_given import AsGiven
 from jax_ssp.pairs import is_complex, on_pairs
 from jax_ssp.server.uphill import check_downhill
 from jax_ssp.server.wire import Cut
-from jax_ssp.trees import check_like
+from jax_ssp.trees import Params, check_like, weighted, widened
 from jax_ssp.views import Views, seeing
 
 MOST_AT_ONCE = 32  # deltas that one program merges
@@ -164,7 +164,7 @@ class Merging:
         judged: list[jax.Array] = []
         total = before
         for number, delta in enumerate(deltas):
-            plain = self._layout.map(lambda averaged, d: d.move if averaged else _widened(d), delta)
+            plain = self._layout.map(lambda averaged, d: d.move if averaged else widened(d), delta)
             update = plain
             if self._delta_tx is not None:
                 extras = self._extras(each[number], bases[number] if bases else None)
@@ -264,10 +264,6 @@ def _brings(judged: jax.Array) -> jax.Array:
 
 def _together(averaged: bool, one: Any, other: Any) -> Any:
     return one.with_other(other) if averaged else one + other
-
-
-def _widened(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(wide(leaf.dtype))
 
 
 def _keeps_for_later(tx: optax.GradientTransformation, params: Params) -> bool:
@@ -388,12 +384,6 @@ def _of_the_stalest(numbers: np.ndarray, bases: tuple[Params, ...]) -> Params:
 def _cut_off(each: Any) -> tuple[Any, Any]:
     """What is said of the first deltas, and what of the others."""
     return (None, None) if each is None else (each[:MOST_AT_ONCE], each[MOST_AT_ONCE:])
-
-
-def weighted(delta: jax.Array, weight: jax.Array) -> jax.Array:
-    """Delta times weight, in at least float32."""
-    wide = delta.dtype if jnp.finfo(delta.dtype).bits >= 32 else jnp.float32
-    return delta.astype(wide) * weight.astype(wide)
 
 
 def _supported(

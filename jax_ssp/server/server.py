@@ -26,11 +26,11 @@ from jax_ssp.checks import flag, function, instance, integer, optional, several,
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight, shares_of, weight_of
 from jax_ssp.data.shards import owned
-from jax_ssp.layout import Layout, Params
+from jax_ssp.layout import Layout
 from jax_ssp.placement import Placement
 from jax_ssp.server.merging import About, MergePrograms, Merging, numbers_of
 from jax_ssp.server.wire import Memory, Message, Wire
-from jax_ssp.trees import check_like, check_params, shapes_of
+from jax_ssp.trees import Params, check_like, check_params, shapes_of
 from jax_ssp.views import Views
 
 
@@ -434,16 +434,6 @@ def _whole_numbers(name: str, value: Any, count: int) -> list[int]:
             for index, one in enumerate(each)
         ]
     return [integer(field, value, least=0, most=2**31 - 1, must=must)] * count
-
-
-def all_finite(tree: Any) -> bool:
-    """Is every number of a version finite?"""
-    return all(bool(_all_finite(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-@jax.jit
-def _all_finite(leaf: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(leaf))
 
 
 def _pieces(trees: Sequence[list[Any]], index: int) -> tuple[Any, ...]:

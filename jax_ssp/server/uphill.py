@@ -11,15 +11,14 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from jax_ssp.placement import Placement
-
-Tree: TypeAlias = Any
+from jax_ssp.trees import Tree
 
 CALLS = 64  # with deltas, and as many with the same deltas turned round
 STEEPEST = -0.1  # the least cosine between deltas and what a transform makes of them

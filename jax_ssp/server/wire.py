@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.compression import Compressor, compress, nbytes, residual_of
-from jax_ssp.layout import Delta, Layout, Params, Statistic, all_finite
+from jax_ssp.layout import Delta, Layout, Statistic
 from jax_ssp.placement import Placement
+from jax_ssp.trees import Params, all_finite
 
 Message: TypeAlias = Any  # a piece, or what a compressor makes of it
 

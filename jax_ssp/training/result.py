@@ -12,7 +12,7 @@ from jax_ssp.controller import WorkerDone
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.schedule import schedule
 from jax_ssp.runtimes.states import States
-from jax_ssp.worker.step import Params
+from jax_ssp.trees import Params
 
 
 @dataclass(frozen=True)

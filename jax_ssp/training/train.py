@@ -19,8 +19,9 @@ from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.plan import Plan, Task
 from jax_ssp.training.result import Result
 from jax_ssp.training.run import run
+from jax_ssp.trees import Params
 from jax_ssp.worker.adopt import Adopt
-from jax_ssp.worker.step import Params, Step
+from jax_ssp.worker.step import Step
 
 
 def train(

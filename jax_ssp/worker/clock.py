@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.layout import Delta, Layout, Moved, Params, Statistic, all_finite
+from jax_ssp.layout import Delta, Layout, Moved, Statistic
+from jax_ssp.trees import Params, all_finite
 
 if TYPE_CHECKING:
     from jax_ssp.worker.step import Batch, Step, WorkerState

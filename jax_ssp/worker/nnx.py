@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jax_ssp.layout import all_finite
 from jax_ssp.pairs import on_pairs
+from jax_ssp.trees import all_finite
 from jax_ssp.views import seeing
 from jax_ssp.worker.check import check_optimizer, loss_and_metrics, name_of, no_loss
 from jax_ssp.worker.nnx_parts import like_before, parts_of, seeded, trains

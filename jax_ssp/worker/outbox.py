@@ -14,9 +14,10 @@ import numpy as np
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady
-from jax_ssp.layout import Delta, Params
+from jax_ssp.layout import Delta
 from jax_ssp.placement import Placement
 from jax_ssp.server.wire import Wire
+from jax_ssp.trees import Params
 from jax_ssp.worker.replica import Part
 
 

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_ssp.layout import Delta, Layout, all_finite
-from jax_ssp.pairs import split
-from jax_ssp.server.merging import weighted
+from jax_ssp.layout import Delta, Layout
+from jax_ssp.trees import Params, all_finite, squared_norm
 from jax_ssp.worker.adopt import entered, gone_on, mixed
 from jax_ssp.worker.clock import clock_fn
 from jax_ssp.worker.replica import Part
-from jax_ssp.worker.step import Params, Step
+from jax_ssp.worker.step import Step
 
 
 class Inputs(NamedTuple):
@@ -142,10 +141,7 @@ class Program:
 
     def _norm(self, delta: Delta) -> jax.Array:
         """The l2 norm of what is trained, summed in at least float32."""
-        one = np.float32(1)
-        trained = jax.tree.leaves(split(self.layout.trained(delta)))
-        squares = [jnp.sum(weighted(leaf, one) ** 2) for leaf in trained]
-        return jnp.sqrt(sum((s.astype(jnp.float32) for s in squares), start=jnp.float32(0)))
+        return jnp.sqrt(squared_norm(self.layout.trained(delta)))
 
 
 def _stacked(trees: tuple[Any, ...]) -> Any:

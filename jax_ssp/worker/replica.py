@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_ssp.layout import Delta, Params
+from jax_ssp.layout import Delta
+from jax_ssp.trees import Params
 
 
 class Part(NamedTuple):

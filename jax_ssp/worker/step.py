@@ -17,9 +17,9 @@ import optax
 
 from jax_ssp.checks import function
 from jax_ssp.pairs import descent, on_pairs
+from jax_ssp.trees import Params
 from jax_ssp.worker.check import check_optimizer, loss_and_metrics, no_loss
 
-Params: TypeAlias = Any
 WorkerState: TypeAlias = Any
 Batch: TypeAlias = Any
 Metrics: TypeAlias = Mapping[str, jax.Array]

@@ -19,10 +19,11 @@ import numpy as np
 
 from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.data.shards import Feed, kind_of
-from jax_ssp.layout import Delta, Params
+from jax_ssp.layout import Delta
 from jax_ssp.placement import Placement
 from jax_ssp.server.server import Snapshot
 from jax_ssp.server.wire import Memory, Wire
+from jax_ssp.trees import Params
 from jax_ssp.worker import replica as of
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange

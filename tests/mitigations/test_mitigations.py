@@ -13,7 +13,8 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import mitigations
-from jax_ssp.mitigations import ALL_MITIGATIONS, _shared
+from jax_ssp.mitigations import ALL_MITIGATIONS
+from jax_ssp.trees import squared_norm
 from tests.helpers import deltas
 from tests.helpers.deltas import assert_close, assert_same, layout
 
@@ -274,7 +275,7 @@ def test_a_delta_that_is_not_finite_spoils_no_state_for_good(name, make, bad):
 def test_norms_of_half_precision_are_summed_in_float32():
     """In bfloat16 a sum of ones stops at 256."""
     many = {"h": jnp.ones(1 << 16, jnp.bfloat16)}
-    assert float(_shared.squared_norm(many)) == 1 << 16
+    assert float(squared_norm(many)) == 1 << 16
     transform = mitigations.clip_outliers(factor=1.0, window=1)
     _, state = transform.update(many, transform.init(many))
     assert state.norms.tolist() == [256.0]
