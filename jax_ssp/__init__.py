@@ -10,7 +10,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("checkpoint", "compression", "controller", "data", "delays", "mitigations", "policies")
+_ROOMS = ("checkpoint", "compression", "controller", "data", "delays", "mitigations", "policies")
+_MODULES = {**{room: room for room in _ROOMS}, "faults": "runtimes.faults"}
 _POLICIES = (
     "ASP",
     "BSP",
@@ -71,7 +72,7 @@ __all__ = sorted([*_MODULES, *_NAMES])
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"jax_ssp.{name}")
+        return importlib.import_module(f"jax_ssp.{_MODULES[name]}")
     if name in _NAMES:
         value = getattr(importlib.import_module(f"jax_ssp.{_NAMES[name]}"), name)
         globals()[name] = value

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
 from jax_ssp.controller.events import Event, TimerFired
 from jax_ssp.placement import Placement
+from jax_ssp.runtimes.faults import Fault
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import Waiting
 
@@ -217,6 +218,11 @@ class Runtime(ABC):
     def batch(self) -> int:
         """How many clocks at most are computed in one program."""
         return 1
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What goes wrong in it."""
+        return ()
 
     @property
     def time(self) -> str:

@@ -18,6 +18,7 @@ from jax_ssp.controller.events import (
 from jax_ssp.controller.tape import Tape
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.runtimes.base import LOOK, Clock, LazyExecutor, Message
+from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fates
 
 
 class VirtualClock(Clock):
@@ -27,11 +28,20 @@ class VirtualClock(Clock):
         num_workers: that join at time 0.
         executor: computes the clocks, when they end.
         delays: how long they take.
+        fates: which clocks take longer, and which are never finished.
     """
 
-    def __init__(self, num_workers: int, executor: LazyExecutor, delays: DelayDraws) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        executor: LazyExecutor,
+        delays: DelayDraws,
+        fates: Fates = NO_FAULTS,
+    ) -> None:
         self._executor = executor
         self._delays = delays
+        self._fates = fates
+        self._hung: set[int] = set()  # who does nothing any more
         self._now = 0.0
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
         # Finishing clocks: (when, tie-breaker: who started first, start).
@@ -49,6 +59,13 @@ class VirtualClock(Clock):
             return
         self._count += 1
         finish = self._now + self._delays.draw(start)
+        if self._fates:
+            fate = self._fates.get((start.worker, start.clock), FINE)
+            if fate.hangs:
+                self._hung.add(start.worker)
+            if start.worker in self._hung:
+                return
+            finish += fate.seconds
         heapq.heappush(self._finishing, (finish, self._count, start))
 
     def cancelled(self, cancel: Cancel) -> None:
@@ -78,7 +95,9 @@ class VirtualClock(Clock):
         self._cancelled.remove(start.token)
         return True
 
-    def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int]:
+    def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int] | None:
+        if self._fates:
+            return None
         # What `Loop` and `next_event` do, without all that is only for payloads and observers.
         handle, append, draw = controller.handle, tape.append, self._delays.draw
         heappush, heappop = heapq.heappush, heapq.heappop

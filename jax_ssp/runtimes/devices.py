@@ -15,6 +15,7 @@ from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.placement import checked_devices
 from jax_ssp.runtimes.base import Parties, Runtime, World
+from jax_ssp.runtimes.faults import Fault, check_faults, check_workers, fates
 from jax_ssp.runtimes.threads import Threads
 from jax_ssp.runtimes.wall import WallClock
 
@@ -38,6 +39,7 @@ class Devices(Runtime):
             fewer devices otherwise. Works only before JAX has touched a device.
         delay: a delay model to inject: a clock takes at least as long as it says (seconds).
         seed: of the injected delays.
+        faults: what goes wrong (see `ssp.faults`).
 
     Raises:
         ValueError: if a number is less than 1; `train` raises it if there are not devices enough.
@@ -50,12 +52,14 @@ class Devices(Runtime):
     cpu_devices: int | None = None
     delay: DelayModel = None
     seed: int = 0
+    faults: Annotated[Sequence[Fault], tyro.conf.Suppress] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "workers_per_device", "cpu_devices"):
             if getattr(self, name) is not None or name == "workers_per_device":
                 put(self, name, integer, least=1, most=MOST_THREADS)
         put(self, "seed", seed)
+        put(self, "faults", check_faults)
         if self.delay is not None:
             put(self, "delay", function, CALL)
         if self.devices is not None:
@@ -68,6 +72,7 @@ class Devices(Runtime):
     def count(self) -> int:
         count = len(self.place())
         check_delay(self.delay, count)
+        check_workers("Devices", self.faults, count)
         return count
 
     def place(self) -> list[jax.Device]:
@@ -100,4 +105,4 @@ class Devices(Runtime):
         num_workers, workers = session.num_workers, session.workers
         clock = WallClock(num_workers)
         delays = None if self.delay is None else DelayDraws(self.delay, self.seed, num_workers)
-        return World(clock, Threads(workers, clock, delays))
+        return World(clock, Threads(workers, clock, delays, fates(self.faults)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
+from jax_ssp.controller.events import WorkerLost
 from jax_ssp.runtimes.base import LazyExecutor, Message
+from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates
 from jax_ssp.server.server import Snapshot
 from jax_ssp.worker.lazy import Lazy
 from jax_ssp.worker.waits import Waiting
@@ -18,15 +20,20 @@ class OnDemand(LazyExecutor):
     Args:
         workers: by number; they share a device.
         batch: so many clocks at most are computed in one program.
+        fates: what goes wrong.
     """
 
-    def __init__(self, workers: Sequence[Worker], batch: int = 1) -> None:
+    def __init__(self, workers: Sequence[Worker], batch: int = 1, fates: Fates = NO_FAULTS) -> None:
+        self._workers = workers
         self._computing = Lazy(workers, batch)
+        self._fates = fates
 
     def has_data(self, worker: int) -> bool:
         return self._computing.has_data(worker)
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        if self._fates and _fate(self._fates, start).nan:
+            self._workers[start.worker].spoil(start.clock)
         self._computing.start(start, snapshot)
 
     def start_ahead(self, grant: StartAhead) -> None:
@@ -42,12 +49,22 @@ class OnDemand(LazyExecutor):
         self._computing.cancel(cancel.worker)
 
     def finished(self, start: StartClock) -> Message:
+        if self._fates and _is_lost(_fate(self._fates, start)):
+            self._computing.done(start.worker)
+            return Message(WorkerLost(start.worker))
         push = self._computing.push(start.worker)
         return Message(push.event(start), push)
 
 
 class Nothing(LazyExecutor):
-    """Computes nothing: the clockwork runs alone."""
+    """Computes nothing: the clockwork runs alone.
+
+    Args:
+        fates: what goes wrong.
+    """
+
+    def __init__(self, fates: Fates = NO_FAULTS) -> None:
+        self._fates = fates
 
     def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
         pass
@@ -59,4 +76,18 @@ class Nothing(LazyExecutor):
         return True
 
     def finished(self, start: StartClock) -> Message:
-        return Message(start.finished())
+        fate = _fate(self._fates, start)
+        if _is_lost(fate):
+            return Message(WorkerLost(start.worker))
+        return Message(start.finished(finite=not fate.nan))
+
+
+def _fate(fates: Fates, start: StartClock) -> Fate:
+    return fates.get((start.worker, start.clock), FINE)
+
+
+def _is_lost(fate: Fate) -> bool:
+    """Whether the worker is lost in a clock of this fate, which raises if that is its fate."""
+    if fate.error is not None:
+        raise fate.error
+    return fate.lost

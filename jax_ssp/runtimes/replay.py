@@ -13,6 +13,7 @@ from jax_ssp.controller.events import DeltaReady, TimerFired, WorkerDone, Worker
 from jax_ssp.controller.tape import Entry, Tape
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Parties, Runtime, World
+from jax_ssp.runtimes.faults import NaN, fates
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
 from jax_ssp.worker.outbox import Push
 
@@ -57,6 +58,11 @@ class Replay(Runtime):
         return self.tape.header.get("batch", 1)
 
     @property
+    def faults(self) -> list[NaN]:
+        """Those of the recording that its events do not show."""
+        return [NaN(*where) for where in self.tape.header.get("nan", ())]
+
+    @property
     def time(self) -> str:
         return self.tape.header["time"]
 
@@ -74,7 +80,8 @@ class Replay(Runtime):
         return [Placement.named(*place, who).device for place in self.tape.header[places]]
 
     def open(self, session: Parties) -> World:
-        executor = OnDemand(session.workers, self.batch) if session.workers else Nothing()
+        wrong, workers = fates(self.faults), session.workers
+        executor = OnDemand(workers, self.batch, wrong) if workers else Nothing(wrong)
         return World(TapeClock(self.tape, executor), executor)
 
     def check(self, header: Mapping[str, Any]) -> None:
@@ -134,6 +141,7 @@ class TapeClock(Clock):
         event = self._entry.event
         if isinstance(event, WorkerLost):
             self._running.pop(event.worker, None)
+            self._executor.done(event.worker)
         elif isinstance(event, (DeltaReady, WorkerDone)):
             start = self._running.get(event.worker)
             if start is not None and start.token == event.token:  # else it was late

@@ -14,6 +14,7 @@ from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
 from jax_ssp.policies import Policy
 from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.faults import not_finite
 from jax_ssp.runtimes.plan import Plan, Task
 from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.states import States
@@ -67,6 +68,7 @@ class Session:
             "devices": [Placement.of(worker.place).name for worker in self.workers],
             "server": [Placement.of(each).name for each in homes],
             "batch": runtime.batch,
+            **not_finite(runtime.faults),
             "experiment": {**facts, **self.identity},
         }
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
-from jax_ssp.controller.events import Token, WorkerDone
+from jax_ssp.controller.events import Token, WorkerDone, WorkerLost
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.failures import note
 from jax_ssp.runtimes.base import Executor
+from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.server.server import Snapshot
@@ -43,14 +44,20 @@ class Threads(Executor):
         workers: by number.
         clock: of the same world; failures go there.
         delays: a clock takes at least so long; None injects no delay.
+        fates: what goes wrong.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], clock: WallClock, delays: DelayDraws | None = None
+        self,
+        workers: Sequence[Worker],
+        clock: WallClock,
+        delays: DelayDraws | None = None,
+        fates: Fates = NO_FAULTS,
     ) -> None:
         self._workers = workers
         self._clock = clock
         self._delays = delays
+        self._fates = fates
         self._queues: list[queue.SimpleQueue[_Job]] = [queue.SimpleQueue() for _ in workers]
         # To look whether still to wait.
         self._wakes: list[queue.SimpleQueue[None]] = [queue.SimpleQueue() for _ in workers]
@@ -141,30 +148,34 @@ class Threads(Executor):
                     return
                 if isinstance(job, StartAhead):
                     worker.go_ahead(job)
-                else:
-                    self._run(worker, job, taken)
+                elif not self._run(worker, job, taken):
+                    return
         except BaseException as error:  # raised in the main thread
             note(error, f"in worker {index} of jax_ssp")
             self._clock.fail(error)
 
     def _run(
         self, worker: Worker, job: list[StartClock | Snapshot | None], taken: deque[_Job]
-    ) -> None:
-        """Run a clock to its end; before waiting for that, dispatch and draw what comes next."""
+    ) -> bool:
+        """Run a clock to its end; before waiting for that, dispatch and draw what comes next.
+
+        Gives whether the worker can run another one.
+        """
         began = time.perf_counter()
         start, index = job[0], worker.index
         assert isinstance(start, StartClock)
         if self._was_cancelled(start):  # before it was begun
-            worker.skip(start.local_steps)
-            if self._delays is not None:
-                self._delays.draw(start)  # so that the next clock gets its own
-            return
+            self._skip(worker, start)
+            return True
         self._does(index, f"computes clock {start.clock}", COMPUTING_SECONDS)
         if not worker.has_data():
             self._doing[index] = None
             self.report(WorkerDone(index, start.clock, start.token), None)
             self._was_cancelled(start)  # if it was, that was late
-            return
+            return True
+        fate = self._fates.get((index, start.clock), FINE) if self._fates else FINE
+        if fate is not FINE and not self._suffer(worker, start, fate, began):
+            return False
         worker.begin(start, job.pop())  # the snapshot is now the worker's alone
         jobs = self._queues[index]
         if not jobs.empty():
@@ -175,13 +186,35 @@ class Threads(Executor):
                 taken.append(following)  # the end; or, this clock cancelled, the next one
         worker.prefetch(start)
         push = worker.finish()
-        if self._delays is not None:
-            self._does(index, f"sleeps the injected delay of clock {start.clock}", QUIET_SECONDS)
-            self._sleep(start, until=began + self._delays.draw(start))
+        self._sleep(start, began, fate.seconds)
         self._doing[index] = None
         self.report(push.event(start), push)
         if self._was_cancelled(start):  # so that push was late
             worker.cancel()
+        return True
+
+    def _skip(self, worker: Worker, start: StartClock) -> None:
+        worker.skip(start.local_steps)
+        if self._delays is not None:
+            self._delays.draw(start)  # so that the next clock gets its own
+
+    def _suffer(self, worker: Worker, start: StartClock, fate: Fate, began: float) -> bool:
+        """Have happen to a worker what is to; gives whether it goes on with the clock."""
+        index = worker.index
+        if fate.error is not None:
+            raise fate.error
+        if fate.hangs:
+            while not self._closing:
+                self._wakes[index].get()
+            return False
+        if fate.lost:
+            self._sleep(start, began, fate.seconds)
+            self._doing[index] = None
+            self.report(WorkerLost(index), None)
+            return False
+        if fate.nan:
+            worker.spoil(start.clock)
+        return True
 
     def _was_cancelled(self, start: StartClock) -> bool:
         """Whether this clock was cancelled; asked where it has come to its end."""
@@ -190,9 +223,18 @@ class Threads(Executor):
         self._cancelled.remove(start.token)
         return True
 
-    def _sleep(self, start: StartClock, until: float) -> None:
-        """Wait, but not on if the clock is cancelled, or the run interrupted or closed."""
-        wake = self._wakes[start.worker]
+    def _sleep(self, start: StartClock, began: float, seconds: float) -> None:
+        """Wait for the delay of this clock, and so many seconds more.
+
+        But no longer once the clock is cancelled, or the run interrupted or closed.
+        """
+        if self._delays is not None:
+            seconds += self._delays.draw(start)
+        elif not seconds:
+            return
+        index = start.worker
+        self._does(index, f"sleeps the injected delay of clock {start.clock}", QUIET_SECONDS)
+        wake, until = self._wakes[index], began + seconds
         while not (self._closing or self._interrupted or start.token in self._cancelled):
             left = until - time.perf_counter()
             if left <= 0:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import jax
+import tyro
 
 from jax_ssp.checks import MOST_WORKERS, flag, function, integer, put, seed
 from jax_ssp.delays import CALL, Constant, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.runtimes.base import Parties, Runtime, World
 from jax_ssp.runtimes.clockwork import VirtualClock
+from jax_ssp.runtimes.faults import Fault, check_faults, check_workers, fates
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
 
 
@@ -34,6 +37,7 @@ class Virtual(Runtime):
             (`jax.vmap`). Small models then take less time, since a program costs about as much to
             start as to run; large ones, and convolutions on a CPU, more. The results agree with
             those of `batch=1` to float tolerance, not to the bit.
+        faults: what goes wrong (see `ssp.faults`).
 
     Raises:
         ValueError: if `num_workers` or `batch` is less than 1.
@@ -48,6 +52,7 @@ class Virtual(Runtime):
     seed: int = 0
     compute: bool = True
     batch: int = 1
+    faults: Annotated[Sequence[Fault], tyro.conf.Suppress] = ()
 
     def __post_init__(self) -> None:
         put(self, "num_workers", integer, least=1, most=MOST_WORKERS)
@@ -55,6 +60,7 @@ class Virtual(Runtime):
         put(self, "seed", seed)
         put(self, "compute", flag)
         put(self, "batch", integer, least=1)
+        put(self, "faults", check_faults)
 
     @property
     def computes(self) -> bool:
@@ -62,6 +68,7 @@ class Virtual(Runtime):
 
     def count(self) -> int:
         check_delay(self.delay, self.num_workers)
+        check_workers("Virtual", self.faults, self.num_workers)
         return self.num_workers
 
     def place(self) -> list[jax.Device]:
@@ -71,6 +78,7 @@ class Virtual(Runtime):
         return [devices[0]]  # with the workers, so that nothing travels
 
     def open(self, session: Parties) -> World:
-        executor = OnDemand(session.workers, self.batch) if session.workers else Nothing()
+        wrong, workers = fates(self.faults), session.workers
+        executor = OnDemand(workers, self.batch, wrong) if workers else Nothing(wrong)
         delays = DelayDraws(self.delay, self.seed, session.num_workers)
-        return World(VirtualClock(session.num_workers, executor, delays), executor)
+        return World(VirtualClock(session.num_workers, executor, delays, wrong), executor)

@@ -190,3 +190,13 @@ def undoable(replica: Replica, carries: bool) -> Replica:
 def cancelled(replica: Replica, before: Replica) -> Replica:
     """As it was before its clock, but for its batches, which it does not get again."""
     return before._replace(cursor=replica.cursor)
+
+
+def spoiled(delta: Delta, parts: Sequence[Part]) -> tuple[Delta, list[Part]]:
+    """A clock's delta and parts as they are where no number is finite."""
+    *before, last = parts
+    return jax.tree.map(_nan, delta), [*before, last._replace(finite=jnp.array(False))]
+
+
+def _nan(leaf: Any) -> Any:
+    return leaf * jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf

@@ -79,6 +79,7 @@ class Worker:
         self._snapshot: Snapshot | None = None  # the one that it holds
         self._left: Snapshot | None = None  # the one before, until nothing reads it
         self._settled: list[Delta] = []  # deltas whose memory is to be given back
+        self._spoiled: set[int] = set()  # clocks
         self._before: tuple[int, Replica] | None = None  # the clock begun last, and what it was
         assert feed.taken <= replica.cursor, "a feed does not go back"
         feed.skip(replica.cursor - feed.taken)
@@ -191,6 +192,10 @@ class Worker:
         self.feed.skip(steps)
         self.replica = self.replica._replace(cursor=self.feed.taken)
 
+    def spoil(self, clock: int) -> None:
+        """Have no number of this clock's delta be finite."""
+        self._spoiled.add(clock)
+
     def prefetch(self, start: StartClock) -> None:
         """Draw the next clock's batches, and start their copy to the device, if there is one."""
         ran, last = self.replica.ran, self.exchange.num_clocks
@@ -232,6 +237,8 @@ class Worker:
         self, start: StartClock, base: Params, delta: Delta, state: Any, parts: Sequence[Part]
     ) -> None:
         """Have a clock's delta sent, which may still be under way on the device."""
+        if start.clock in self._spoiled:
+            delta, parts = of.spoiled(delta, parts)
         before, needs = self.replica, self.exchange.needs
         norm = self.program.norm(delta) if needs.norm else None
         payload, sent, lost = self._outbox.pack(delta, before.residual, before.key, start.clock)
