@@ -119,24 +119,17 @@ def test_workers_on_the_cpu_share_what_is_compiled(compilations):
 # What goes wrong.
 
 
-def failing_worker(monkeypatch, worker, clock):
-    """A fault injected into one clock of one worker."""
-    begin = Worker.begin
-
-    def faulty(self, start, snapshot):
-        if (self.index, start.clock) == (worker, clock):
-            raise ArithmeticError("the step went wrong")
-        begin(self, start, snapshot)
-
-    monkeypatch.setattr(Worker, "begin", faulty)
+def failing(worker, clock, **others):
+    """Devices on which one clock of one worker goes wrong."""
+    error = ArithmeticError("the step went wrong")
+    return ssp.Devices(faults=[ssp.faults.Raise(worker, clock, error)], **others)
 
 
 @pytest.mark.parametrize("clock", [0, 5])
-def test_an_error_in_a_step_is_raised_and_names_the_worker(monkeypatch, clock):
-    failing_worker(monkeypatch, 2, clock)
+def test_an_error_in_a_step_is_raised_and_names_the_worker(clock):
     ends = []
     with pytest.raises(ArithmeticError, match="the step went wrong") as caught:
-        train(observers=[Call("on_end", ends.append)])
+        train(failing(2, clock), observers=[Call("on_end", ends.append)])
     assert caught.value.__notes__[:-1] == ["in worker 2 of jax_ssp"]
     assert ends == ["failed"]
 
@@ -207,11 +200,10 @@ def test_an_error_in_an_observer_or_in_the_evaluation_is_raised():
         train(evaluate=fail)
 
 
-def test_a_failing_run_does_not_wait_for_injected_delays(monkeypatch):
-    failing_worker(monkeypatch, 0, 1)
+def test_a_failing_run_does_not_wait_for_injected_delays():
     hour = delays.PerWorker((0.0, 3600.0, 3600.0, 3600.0))
     with pytest.raises(ArithmeticError, match="the step went wrong"):
-        train(ssp.Devices(delay=hour))
+        train(failing(0, 1, delay=hour))
 
 
 # Evaluation.
@@ -421,17 +413,17 @@ def test_a_timer_comes_and_no_earlier_than_it_was_asked_for():
     assert bits(again.params) == bits(result.params)
 
 
-def test_workers_compute_at_the_same_time(monkeypatch):
-    """Each clock waits until all four workers are in one: one after the other, none would end."""
+def test_workers_compute_at_the_same_time():
+    """Each batch waits until all four workers want one: one after the other, none would end."""
     barrier = threading.Barrier(4, timeout=PATIENCE)
-    begin = Worker.begin
 
-    def together(self, start, snapshot):
-        barrier.wait()
-        begin(self, start, snapshot)
+    def data(worker):
+        for number, batch in enumerate(batches(worker)):
+            if number > 0:  # the first is drawn before the run begins
+                barrier.wait()
+            yield batch
 
-    monkeypatch.setattr(Worker, "begin", together)
-    result = train(ssp.Devices(), policy=ssp.BSP(), num_clocks=5)
+    result = train(ssp.Devices(), policy=ssp.BSP(), num_clocks=5, data=data)
     assert result.updates == 20
     assert not np.array_equal(result.params["w"], PARAMS["w"])
 
