@@ -40,9 +40,7 @@ _separate = choice(SWITCH, os.environ.get(SWITCH, "0"), ("0", "1")) == "1"
 
 @contextlib.contextmanager
 def separate_memory() -> Iterator[None]:
-    """Treat CPU devices as if each had memory of its own, in all threads; for tests.
-
-    A `Placement` knows what it was when it was made, so a whole run goes inside.
+    """Treat CPU devices as if each had memory of its own, in all threads; a whole run goes inside.
 
     Example:
         >>> with separate_memory():
@@ -215,8 +213,8 @@ class Placement:
 @lru_cache(maxsize=1024)
 def _placement(device: jax.Device, separate: bool) -> Placement:
     on_host = device.platform == "cpu"
-    if separate and on_host:
-        on_host = device == jax.local_devices(backend="cpu")[-1]
+    if separate:
+        on_host = on_host and device == jax.local_devices(backend="cpu")[-1]
     pins = any(memory.kind == PINNED for memory in device.addressable_memories())
     return Placement(device, on_host, pins)
 
@@ -283,13 +281,10 @@ def checked_devices(devices: Any) -> tuple[jax.Device, ...]:
     """What `Devices(devices=...)` may be: devices of this process, one for each worker."""
     field = "Devices(devices=...)"
     slices = (jax.sharding.Mesh, jax.sharding.AbstractMesh, jax.sharding.Sharding)
-    if not isinstance(devices, slices):
-        must = "a list of JAX devices, such as `jax.devices()[:2]`"
-        devices = several(field, devices, must)
-        if not devices:
-            raise ValueError(f"`{field}` must name at least one device, got none.")
-    else:
-        devices = (devices,)
+    must = "a list of JAX devices, such as `jax.devices()[:2]`"
+    devices = (devices,) if isinstance(devices, slices) else several(field, devices, must)
+    if not devices:
+        raise ValueError(f"`{field}` must name at least one device, got none.")
     for number, device in enumerate(devices):
         where = f"{field}[{number}]"
         if isinstance(device, (*slices, list, tuple, np.ndarray)):

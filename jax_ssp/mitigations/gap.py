@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -101,8 +102,8 @@ def scale_by_gap(
     ) -> tuple[optax.Updates, ScaleByGapState]:
         del extra_args
         params = given(params, "scale_by_gap")
-        share = {"mean": 1 / jnp.asarray(num_workers).astype(jnp.float32), "sum": 1.0}
-        w = share[weight] if isinstance(weight, str) else weight
+        factors = {"mean": 1 / jnp.asarray(num_workers).astype(jnp.float32), "sum": 1.0}
+        w = factors[weight] if isinstance(weight, str) else weight
         deltas = jax.tree.map(widened, updates)
         new = squares(deltas)
         weights = decay * state.weights + (1 - decay)
@@ -111,12 +112,8 @@ def scale_by_gap(
         )
         state = chosen(all_finite(new), ScaleByGapState(weights, mean_square), state)
         weights = jnp.maximum(state.weights, jnp.finfo(jnp.float32).tiny)  # 0 before the first
-
-        def gap(mean: jax.Array, square: jax.Array) -> jax.Array:
-            step = jnp.asarray(w, mean.dtype) * jnp.sqrt(mean / weights.astype(mean.dtype))
-            return 1 + jnp.where(step > 0, jnp.sqrt(square) / jnp.where(step > 0, step, 1), 0)
-
         moved = jax.tree.map(lambda p, base: widened(p) - widened(base), params, stale_params)
+        gap = functools.partial(_gap, w, weights)
         gaps = jax.tree.map(gap, state.mean_square, squares(moved))
         if not elementwise:
             gaps = jax.tree.map(lambda delta: gaps.astype(delta.dtype), deltas)
@@ -124,3 +121,9 @@ def scale_by_gap(
         return updates, state
 
     return as_given(on_pairs(optax.GradientTransformationExtraArgs(init, update)))
+
+
+def _gap(w: Any, weights: jax.Array, mean: jax.Array, square: jax.Array) -> jax.Array:
+    """G, from the sums of weighted squares, of weights, and the square of the way."""
+    step = jnp.asarray(w, mean.dtype) * jnp.sqrt(mean / weights.astype(mean.dtype))
+    return 1 + jnp.where(step > 0, jnp.sqrt(square) / jnp.where(step > 0, step, 1), 0)
