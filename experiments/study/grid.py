@@ -17,7 +17,8 @@ import jax_ssp as ssp
 from jax_ssp.checkpoint.summary import summarize
 from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.plots import PAPER, Curve, draw_curves, legend_below, new_figure
+from jax_ssp.report.plots import Curve, draw_curves, legend_below
+from jax_ssp.report.styles import PAPER, new_figure
 from jax_ssp.report.tables import markdown_table
 
 COLUMNS = ("status", "mean_staleness", "max_staleness")

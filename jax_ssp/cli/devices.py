@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+from typing import Any
+
 from jax_ssp.cli.exits import DONE
 
 
-def devices() -> int:
+def declare(commands: Any) -> None:
+    commands.add_parser("devices", help="list the devices JAX sees").set_defaults(command=devices)
+
+
+def devices(options: argparse.Namespace, rest: list[str]) -> int:
     import jax
 
     from jax_ssp.placement import Placement

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +15,34 @@ from jax_ssp.cli.run import trained
 from jax_ssp.records import short
 
 
-def replay(path: Path, file: Path | None) -> int:
+def declare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="repeat a run and compare it to the last bit",
+        description="Repeat a run and compare it to the last bit. This executes the run's config "
+        "file, which is Python: the one that the folder names, if it lies outside the folder and "
+        "has not changed since the run (its digest is recorded), or the one that --file names. "
+        "`jax-ssp verify` executes nothing.",
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    trusted = "a config file to trust: executed even if it has changed"
+    parser.add_argument("--file", type=Path, help=trusted)
+    parser.set_defaults(command=replay)
+
+
+def replay(options: argparse.Namespace, rest: list[str]) -> int:
     from jax_ssp.controller import ContractViolation, PolicyError, ProtocolError, check_contract
     from jax_ssp.report.progress import Progress
     from jax_ssp.runtimes.replay import Replay, TapeMismatch
 
-    tape, run = tape_of(path), run_of(path)
+    tape, run = tape_of(options.run), run_of(options.run)
     config = config_of(run)
     try:
         check_contract(tape)  # before anything is executed
     except ContractViolation as violation:
         print(f"the run does NOT repeat: {violation}")
         return BUG
-    experiment = experiment_of(run.path, config, file)
+    experiment = experiment_of(run.path, config, options.file)
     _check_same(config["experiment"], experiment.describe())
     with usage_errors():
         # Asked first: it splits the CPU as the run did, before JAX starts.

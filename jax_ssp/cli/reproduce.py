@@ -14,7 +14,23 @@ from jax_ssp.cli.config_file import UsageError, imported, usage_errors
 from jax_ssp.cli.exits import DONE
 
 
-def reproduce(options: argparse.Namespace) -> int:
+def declare(commands: Any) -> None:
+    paper = commands.add_parser("reproduce", help="measure a paper's claims; --list shows which")
+    paper.add_argument("names", nargs="*", metavar="NAME", help="which; `all` for all of them")
+    paper.add_argument("--list", action="store_true", help="list the papers")
+    sizes = "smoke only shows that it runs, laptop takes minutes, paper is as large as the paper's"
+    paper.add_argument(
+        "--size", choices=("smoke", "laptop", "paper"), default="laptop", help=f"{sizes} (laptop)"
+    )
+    paper.add_argument("--seeds", type=int, default=3, help="of each random run (3)")
+    paper.add_argument("--redraw", action="store_true", help="figure and text from the JSON alone")
+    paper.add_argument("--papers", type=Path, default=Path("experiments/papers"), metavar="DIR")
+    folders = "experiments/results/papers; what smoke measures goes to runs/papers"
+    paper.add_argument("--folder", type=Path, metavar="DIR", help=folders)
+    paper.set_defaults(command=reproduce)
+
+
+def reproduce(options: argparse.Namespace, rest: list[str]) -> int:
     from jax_ssp.files import FolderLock
     from jax_ssp.report.tables import print_table
 

@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from jax_ssp.training.result import Result
 
 
+def declare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a config file; `jax-ssp run FILE --help` shows every field",
+        usage="jax-ssp run FILE [--workdir DIR] [--dry-run] [--FIELD VALUE ...]",
+    )
+    about = "a config file; `run FILE --help` shows its fields"
+    parser.add_argument("file", type=Path, help=about)
+    parser.set_defaults(command=lambda options, rest: run(options.file, rest))
+
+
 def run(file: Path, overrides: list[str]) -> int:
     with usage_errors():
         content = file.read_bytes() if file.is_file() else None
@@ -148,7 +159,7 @@ def _saved(folder: RunFolder, result: Result, error: str | None = None) -> dict[
     summary = folder.finish(result, error)
     with suppress(Exception):  # the picture can be drawn again
         if len(result.schedule):
-            from jax_ssp.report.plots import run_summary  # matplotlib only when it draws
+            from jax_ssp.report.timeline import run_summary  # matplotlib only when it draws
 
             unit = f"{result.tape.header['time']} seconds"
             run_summary(result.schedule, result.evaluations, folder.saved_in / "summary.png", unit)

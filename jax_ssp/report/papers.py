@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.plots import PAPER, new_figure
+from jax_ssp.report.styles import PAPER, new_figure
 from jax_ssp.report.tables import format_seconds, markdown_table
 
 Size: TypeAlias = Literal["smoke", "laptop", "paper"]

@@ -22,8 +22,9 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.checkpoint.params import save_params
-from jax_ssp.cli import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE, main
+from jax_ssp.cli import main
 from jax_ssp.cli.config_file import parsed
+from jax_ssp.cli.exits import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.training.alternatives import alternatives
 

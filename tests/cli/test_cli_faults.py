@@ -15,7 +15,8 @@ import jax_ssp as ssp
 import jax_ssp.checkpoint.run_folder as run_folder
 from jax_ssp.checkpoint.claim import Claim
 from jax_ssp.checkpoint.metrics import read_metrics
-from jax_ssp.cli import BUG, DONE, INTERRUPTED, UNREAD, USAGE, main
+from jax_ssp.cli import main
+from jax_ssp.cli.exits import BUG, DONE, INTERRUPTED, UNREAD, USAGE
 from jax_ssp.files import FolderLock
 from tests.cli.test_cli import COMMAND, CONFIG, SWEEP, as_it_was, jax_ssp, written
 
@@ -50,7 +51,7 @@ class Eventful(Line):
             if WHERE == "evaluation" and params["w"].any():
                 happens()
             return task.evaluate(params)
-        return Task(task.step, task.params, data, evaluate)
+        return ssp.Task(task.step, task.params, data, evaluate)
 
 def get_config():
     if WHERE == "config":
@@ -284,7 +285,7 @@ def test_a_disk_that_is_full_at_the_start_is_said_before_the_run(eventful, tmp_p
 
 
 def test_a_picture_that_cannot_be_drawn_is_no_failure(eventful, tmp_path, monkeypatch):
-    monkeypatch.setattr("jax_ssp.report.plots.run_summary", lambda *_: 1 / 0)
+    monkeypatch.setattr("jax_ssp.report.timeline.run_summary", lambda *_: 1 / 0)
     assert jax_ssp(*eventful("pass")) == DONE
     is_whole(tmp_path / "run")
 

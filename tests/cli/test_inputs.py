@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from jax_ssp.cli import BUG, DONE, USAGE, main
+from jax_ssp.cli import main
+from jax_ssp.cli.exits import BUG, DONE, USAGE
 from jax_ssp.controller.tape import read_tape, write_tape
 
 CLOCKWORK = '''"""The clockwork alone."""

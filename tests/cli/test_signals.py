@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.cli import DONE, INTERRUPTED
+from jax_ssp.cli.exits import DONE, INTERRUPTED
 from jax_ssp.controller.commands import Merge
 
 CONFIG = '''"""Small least squares."""

@@ -14,8 +14,8 @@ import matplotlib as mpl
 import pytest
 
 from jax_ssp.report.papers import checked
-from jax_ssp.report.plots import PAPER as LOOK
-from jax_ssp.report.plots import new_figure
+from jax_ssp.report.styles import PAPER as LOOK
+from jax_ssp.report.styles import new_figure
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

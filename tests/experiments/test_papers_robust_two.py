@@ -9,8 +9,8 @@ import matplotlib as mpl
 import pytest
 
 from jax_ssp.report.papers import checked
-from jax_ssp.report.plots import PAPER as LOOK
-from jax_ssp.report.plots import new_figure
+from jax_ssp.report.styles import PAPER as LOOK
+from jax_ssp.report.styles import new_figure
 
 NAMES = ("depth", "dc_asgd", "dssp", "essp", "ssp", "staleness_aware")
 papers = pytest.mark.parametrize("measured", NAMES, indirect=True, scope="module")

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from jax_ssp.cli import DONE, USAGE, main
+from jax_ssp.cli import main
+from jax_ssp.cli.exits import DONE, USAGE
 from jax_ssp.report.papers import Claim, Paper, agreement, checked, gallery, redraw, reproduce
 
 CONFIG = """

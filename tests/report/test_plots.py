@@ -10,7 +10,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.image import imread
 
 from jax_ssp.policies import ALL_POLICIES
-from jax_ssp.report.plots import MAX_WORKERS, STYLES, Curve, comparison, run_summary, style
+from jax_ssp.report.plots import Curve, comparison
+from jax_ssp.report.styles import STYLES, style
+from jax_ssp.report.timeline import MAX_WORKERS, run_summary
 from jax_ssp.runtimes.schedule import SCHEDULE_DTYPE
 
 CORE = ["BSP", "SSP(1)", "SSP(3)", "SSP(7)", "ASP"]

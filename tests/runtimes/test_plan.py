@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.cli import DONE, USAGE, main
+from jax_ssp.cli import main
+from jax_ssp.cli.exits import DONE, USAGE
 from jax_ssp.runtimes.plan import Plan, plan_field
 from jax_ssp.training.run import run
 

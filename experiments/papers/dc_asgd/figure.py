@@ -24,7 +24,8 @@ from experiments.papers.dc_asgd.runs import (
     rates,
 )
 from jax_ssp.report.papers import Row, Rows
-from jax_ssp.report.plots import draw_curves, legend_below, style
+from jax_ssp.report.plots import draw_curves, legend_below
+from jax_ssp.report.styles import style
 
 
 def table(rows: Rows) -> list[Row]:

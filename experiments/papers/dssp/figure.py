@@ -20,7 +20,8 @@ from experiments.papers.dssp.runs import (
     UPPER,
 )
 from jax_ssp.report.papers import Row, Rows
-from jax_ssp.report.plots import draw_curves, legend_below, style
+from jax_ssp.report.plots import draw_curves, legend_below
+from jax_ssp.report.styles import style
 
 
 def table(rows: Rows) -> list[Row]:

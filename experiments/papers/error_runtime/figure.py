@@ -17,7 +17,8 @@ from experiments.papers.error_runtime.runs import (
     expected,
 )
 from jax_ssp.report.papers import Row, Rows
-from jax_ssp.report.plots import draw_curves, legend_below, looks, style
+from jax_ssp.report.plots import draw_curves, legend_below
+from jax_ssp.report.styles import looks, style
 
 
 def table(rows: Rows) -> list[Row]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 import jax_ssp as ssp
 from experiments.papers import common
 from jax_ssp.report.papers import Row, Rows
-from jax_ssp.report.plots import Style, style
+from jax_ssp.report.styles import Style, style
 
 # Colours of methods that are no policies; the two that are ASP look like it.
 LOOKS = {

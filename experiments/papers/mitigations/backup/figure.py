@@ -11,7 +11,7 @@ from experiments.papers.mitigations import cells
 from experiments.papers.mitigations.backup.claims import FIXED, GROWING, every_seconds
 from experiments.papers.mitigations.backup.runs import TARGET, every_iterations
 from jax_ssp.report.papers import Row, Rows
-from jax_ssp.report.plots import style
+from jax_ssp.report.styles import style
 
 
 def table(rows: Rows) -> list[Row]:
