@@ -46,8 +46,10 @@ import jax_ssp as ssp
 from experiments.benchmarks.common import arguments, report
 from jax_ssp.controller import DeltaReady, Merge, StartClock
 from jax_ssp.placement import Placement
-from jax_ssp.server.server import Server, Snapshot
-from jax_ssp.server.wire import Memory
+from jax_ssp.server.local_store import LocalStore
+from jax_ssp.server.memory import Memory
+from jax_ssp.server.server import Server
+from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.training.train import train
 
 COLUMNS = ("model", "mode", "worker_multiple", "server_multiple", "versions_alive")
@@ -83,6 +85,7 @@ class Ledger:
         self.versions = 0
         self._jit = jax.jit
         self._server: Server | None = None
+        self._store: LocalStore | None = None
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._arrived: list[weakref.ref[jax.Array]] = []
 
@@ -105,7 +108,8 @@ class Ledger:
         arrived = [array for one in self._arrived if (array := one()) is not None]
         self._arrived = list(map(weakref.ref, arrived))
         pieces = [snapshot.pieces for snapshot in list(self._snapshots)]
-        return {id(array) for array in _arrays([vars(self._server), pieces, arrived])}
+        owned = [vars(self._server), vars(self._store), pieces, arrived]
+        return {id(array) for array in _arrays(owned)}
 
     def alive(self) -> int:
         """Count the versions."""
@@ -116,7 +120,7 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the server: programs, which jax_ssp keeps, have a reference to the ledger."""
-        self._server = None
+        self._server = self._store = None
 
     # What stands in for parts of jax_ssp.
 
@@ -129,6 +133,10 @@ class Ledger:
         self._server = CountedServer(*arguments, **others)
         self._server.ledger = self
         return self._server
+
+    def store(self, *arguments: Any) -> LocalStore:
+        self._store = LocalStore(*arguments)
+        return self._store
 
     def to_worker(self, tree: Any, device: jax.Device) -> Any:
         """A snapshot on its way."""
@@ -153,13 +161,13 @@ class CountedServer(Server):
 
     ledger: Ledger
 
-    def merge_sent(self, *arguments: Any, **others: Any) -> int:
+    def apply(self, programs: Any, *arguments: Any) -> int:
         with self.ledger.lock:
-            before = self._newest  # what the merge reads is alive until that is done
+            before = self.newest  # what the merge reads is alive until that is done
             self.ledger.counting = False
-            version = super().merge_sent(*arguments, **others)
+            version = super().apply(programs, *arguments)
             self.ledger.counting = True
-            temporary = self._sent._merge.temporary * len(self.devices)
+            temporary = programs._merge.temporary * len(self.devices)
             self.ledger.count("server", temporary)
             del before
         return version
@@ -240,7 +248,8 @@ def accelerators(ledger: Ledger, host: bool) -> Iterator[None]:
         "jax_ssp.runtimes.session.Memory": nothing,
         "jax_ssp.worker.outbox.Placement.receive": receive,
         "jax_ssp.server.server.Memory": Memory if host else nothing,
-        "jax_ssp.server.server.Snapshot.to": to,
+        "jax_ssp.server.snapshot.Snapshot.to": to,
+        "jax_ssp.server.local_store.LocalStore": ledger.store,
         "jax_ssp.server.server.Snapshot": ledger.snapshot,
     }
     with contextlib.ExitStack() as patches:

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.merge [--quick] [--json FILE]
 
-The server merges as in a run: one delta at a time, as it travels (`merge_sent`), while somebody
+The store merges as in a run: one delta at a time, as it travels, while somebody
 holds the newest snapshot and lets go of it for the next, so that memory is used again; each merge
 is waited for. The yardstick is `numpy.add(a, b, out=c)` over four float32 leaves of the same sizes,
 in one thread. The two take turns; figures are medians over the rounds of several merges each.
@@ -31,8 +31,10 @@ import optax
 
 import jax_ssp as ssp
 from experiments.benchmarks.common import alternating, arguments, median_ratio, report, seconds
+from jax_ssp.controller.commands import Merge, Merged, StartClock
+from jax_ssp.controller.events import Token
 from jax_ssp.placement import Placement
-from jax_ssp.server.merging import About
+from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.server import Server
 
 COLUMNS = ("bytes", "placement", "server", "ratio_to_numpy")
@@ -53,26 +55,34 @@ TREES = {"sgd momentum": 5.0, "int8 deltas": 2.25}  # that a merge moves; of the
 
 
 class Merging:
-    """A server, a delta that has arrived there, and somebody who holds the newest snapshot."""
+    """A store, a delta that has arrived there, and somebody who holds the newest snapshot."""
 
-    def __init__(self, tree: dict[str, Any], devices: Sequence[Any], **how: Any) -> None:
-        self.server = Server(tree, device=devices, **how)
-        self.server.compile(1)
-        wire = self.server.wire
+    def __init__(
+        self, tree: dict[str, Any], devices: Sequence[Any], delta_wire: Any = None, **how: Any
+    ) -> None:
+        self.store = LocalStore(Server(tree, device=devices, **how), delta_wire)
+        self.store.compile(1)
+        wire = self.store.wire
         sent = [delta := jax.device_put(tree, devices[0], may_alias=False)]
         if wire.packs:
             sent, _, _ = wire.pack(delta, wire.residual())
         self.delta = jax.block_until_ready(
             [Placement.of(d).receive(p) for p, d in zip(sent, devices, strict=True)]
         )
-        self.published = self.server.publish()
+        self.published = self.store.snapshot(0)
 
     def __call__(self, merges: int) -> None:
-        about = [About(staleness=3, lag=1, worker=0)]
+        weight = 1 / WORKERS
         for _ in range(merges):
-            self.server.merge_sent([self.delta], about, WORKERS)
-            self.published = self.server.publish()
-            jax.block_until_ready(self.published.pieces)
+            version = self.store.version
+            token = Token(0, version)
+            self.store.lease(StartClock(0, version, 1, version, (), WORKERS, weight, token))
+            held, self.published = self.published, self.store.snapshot(version)
+            held.release()
+            self.store.push(token, self.delta)
+            merged = Merged(0, version, version, 3, 1, weight, token)
+            self.store.merge(Merge(version + 1, (merged,), WORKERS))
+            jax.block_until_ready(self.store.server.newest.pieces)
 
 
 def adding(tree: dict[str, Any]) -> Callable[[int], None]:

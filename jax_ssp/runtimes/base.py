@@ -20,33 +20,35 @@ from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
 from jax_ssp.controller.events import Event, TimerFired
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.faults import Fault
-from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import Waiting
 
 if TYPE_CHECKING:
     import jax
 
+    from jax_ssp.compression import Compressor
     from jax_ssp.controller import Controller
     from jax_ssp.controller.tape import Tape
-    from jax_ssp.server.server import Snapshot
+    from jax_ssp.server.server import Server
+    from jax_ssp.server.store import Store
     from jax_ssp.worker.worker import Worker
 
 
 class Message(NamedTuple):
-    """What happened: an event, or an evaluation is finished; with `DeltaReady`, what is pushed.
+    """What happened: an event, or an evaluation is finished.
 
     Attributes:
         what: None says that some time has passed, so that the timer may be due.
-        push: None where nothing is computed.
+        metrics: of the clock, with a `DeltaReady` (whose payload is in the store by then); None
+            where nothing is computed.
     """
 
     what: Event | Future[Any] | None
-    push: Push | None = None
+    metrics: Mapping[str, float] | None = None
 
 
 LOOK = Message(None)
 
-Report: TypeAlias = "Callable[[Event, Push | None], None]"
+Report: TypeAlias = "Callable[[Event, Mapping[str, float] | None], None]"
 
 
 class Clock(ABC):
@@ -95,7 +97,7 @@ class Clock(ABC):
     def cancelled(self, cancel: Cancel) -> None:
         """This clock will not finish."""
 
-    def post(self, what: Event | Future[Any], push: Push | None = None) -> None:
+    def post(self, what: Event | Future[Any], metrics: Mapping[str, float] | None = None) -> None:
         """Have this reported next; any thread may call it, of a clock that is `real`."""
         raise NotImplementedError(f"nobody reports to a {type(self).__name__}.")
 
@@ -127,8 +129,8 @@ class Executor(ABC):
     report: Report
 
     @abstractmethod
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        """Let a worker run a clock; `snapshot` is None if it keeps the one it holds."""
+    def start(self, start: StartClock) -> None:
+        """Let a worker run a clock, on the version that the store has leased for it."""
 
     def start_ahead(self, grant: StartAhead) -> None:
         """Let a worker go on with this clock once the one it runs is finished."""
@@ -163,7 +165,7 @@ class LazyExecutor(Executor):
 
     @abstractmethod
     def finished(self, start: StartClock) -> Message:
-        """What comes of a clock that was started: its `DeltaReady`, and what is pushed."""
+        """What comes of a clock that was started; its payload is in the store then."""
 
     def done(self, worker: int) -> None:
         """The clock that this worker was to run has no data."""
@@ -191,6 +193,20 @@ class World:
         self.executor.close()
 
 
+class Wires(Protocol):
+    """Of a `Plan`, how arrays travel."""
+
+    @property
+    def delta_wire(self) -> Compressor | None:
+        """Compressor of deltas."""
+        ...
+
+    @property
+    def snapshot_wire(self) -> Compressor | None:
+        """Compressor of snapshots."""
+        ...
+
+
 class Parties(Protocol):
     """What a runtime is given to open: of a `Session`, who takes part."""
 
@@ -202,6 +218,11 @@ class Parties(Protocol):
     @property
     def workers(self) -> Sequence[Worker]:
         """All of them; none where nothing is computed."""
+        ...
+
+    @property
+    def store(self) -> Store | None:
+        """Where their arrays meet; None where nothing is computed."""
         ...
 
 
@@ -244,6 +265,15 @@ class Runtime(ABC):
     def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         """Where the server lives if nobody says so, given the devices of the workers."""
         return [Placement.host().device]
+
+    def store(self, plan: Wires, server: Server) -> Store:
+        """Where payloads and snapshots of a run are; `server` merges, if that is in this process.
+
+        By default it is.
+        """
+        from jax_ssp.server.local_store import LocalStore
+
+        return LocalStore(server, plan.delta_wire, plan.snapshot_wire)
 
     @abstractmethod
     def open(self, session: Parties) -> World:

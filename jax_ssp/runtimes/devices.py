@@ -102,7 +102,8 @@ class Devices(Runtime):
         return devices
 
     def open(self, session: Parties) -> World:
-        num_workers, workers = session.num_workers, session.workers
+        num_workers, store = session.num_workers, session.store
+        assert store is not None  # since something is computed
         clock = WallClock(num_workers)
         delays = None if self.delay is None else DelayDraws(self.delay, self.seed, num_workers)
-        return World(clock, Threads(workers, clock, delays, fates(self.faults)))
+        return World(clock, Threads(session.workers, store, clock, delays, fates(self.faults)))

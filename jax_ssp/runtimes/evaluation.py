@@ -18,6 +18,7 @@ from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.placement import Placement, Where, check_where
 from jax_ssp.runtimes.settings import Settings
+from jax_ssp.server.store import Store
 from jax_ssp.trees import Params, check_metrics
 
 SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
@@ -154,8 +155,8 @@ class Evaluator:
         fn: `params -> metrics`.
         every: clocks between evaluations; None evaluates the last version only.
         device: where `fn` gets its parameters, a copy that it may do with as it likes.
-        params: the first version. It is evaluated here and now, so that `fn` is compiled, and
-            what is wrong with it is found, before any worker starts.
+        store: whose newest version is evaluated. The first one is evaluated here and now, so that
+            `fn` is compiled, and what is wrong with it is found, before any worker starts.
         target: when to end the run.
 
     Attributes:
@@ -171,12 +172,13 @@ class Evaluator:
         fn: EvalFn,
         every: int | None,
         device: jax.Device,
-        params: Params,
+        store: Store,
         target: Target | None = None,
     ) -> None:
         self._fn = fn
         self._every = every
         self._device = device
+        self._store = store
         self._target = target
         self._next_at: int | None = None
         self._thread: _Aside | None = None
@@ -184,7 +186,7 @@ class Evaluator:
         self._under_way: list[Future[dict[str, Any]]] = []
         self._waiting = 0  # versions passed over for the one that waits
         about = {"version": 0, "updates": 0, "time": 0.0, "passed_over": 0}
-        self.first = self._row(about, params)
+        self.first = self._row(about, store.params)
         self.reached(self.first)
 
     def go_aside(self, post: Callable[[Future[Any]], None]) -> None:
@@ -209,8 +211,9 @@ class Evaluator:
             self._next_at += step
         return True
 
-    def submit(self, about: Mapping[str, Any], params: Params) -> dict[str, Any] | None:
-        """Evaluate now and give the row, or, with a thread, start to and give None."""
+    def submit(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Evaluate the newest version now and give the row, or, with a thread, start to: None."""
+        params = self._store.params
         if self._thread is None:
             return self._row({**about, "passed_over": 0}, params)
         assert self._post is not None

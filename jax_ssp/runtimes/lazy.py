@@ -8,7 +8,7 @@ from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
 from jax_ssp.controller.events import WorkerLost
 from jax_ssp.runtimes.base import LazyExecutor, Message
 from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates
-from jax_ssp.server.server import Snapshot
+from jax_ssp.server.store import Store
 from jax_ssp.worker.lazy import Lazy
 from jax_ssp.worker.waits import Waiting
 from jax_ssp.worker.worker import Worker
@@ -19,22 +19,25 @@ class OnDemand(LazyExecutor):
 
     Args:
         workers: by number; they share a device.
+        store: where they read and push.
         batch: so many clocks at most are computed in one program.
         fates: what goes wrong.
     """
 
-    def __init__(self, workers: Sequence[Worker], batch: int = 1, fates: Fates = NO_FAULTS) -> None:
+    def __init__(
+        self, workers: Sequence[Worker], store: Store, batch: int = 1, fates: Fates = NO_FAULTS
+    ) -> None:
         self._workers = workers
-        self._computing = Lazy(workers, batch)
+        self._computing = Lazy(workers, store, batch)
         self._fates = fates
 
     def has_data(self, worker: int) -> bool:
         return self._computing.has_data(worker)
 
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+    def start(self, start: StartClock) -> None:
         if self._fates and _fate(self._fates, start).nan:
             self._workers[start.worker].spoil(start.clock)
-        self._computing.start(start, snapshot)
+        self._computing.start(start)
 
     def start_ahead(self, grant: StartAhead) -> None:
         self._computing.go_ahead(grant)
@@ -52,8 +55,8 @@ class OnDemand(LazyExecutor):
         if self._fates and _is_lost(_fate(self._fates, start)):
             self._computing.done(start.worker)
             return Message(WorkerLost(start.worker))
-        push = self._computing.push(start.worker)
-        return Message(push.event(start), push)
+        push = self._computing.push(start.worker, start.token)
+        return Message(push.event(start), push.metrics)
 
 
 class Nothing(LazyExecutor):
@@ -66,7 +69,7 @@ class Nothing(LazyExecutor):
     def __init__(self, fates: Fates = NO_FAULTS) -> None:
         self._fates = fates
 
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+    def start(self, start: StartClock) -> None:
         pass
 
     def cancel(self, cancel: Cancel) -> None:

@@ -1,7 +1,8 @@
 """The loop that all worlds share: events in, commands out.
 
 Every event of the world is handed to the controller, event and answer are written on the tape, the
-commands are carried out (it is here that deltas are merged), and the observers are told. One lock
+commands are carried out, and the observers are told. What passes here is numbers: arrays are in the
+store, which hears what becomes of them in the order of the tape. One lock
 makes this one event at a time: the thread of a worker that has finished a clock does it itself, so
 that no hand-over to another thread stands between two clocks, and the order in which the lock is
 taken is the tape.
@@ -11,12 +12,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import (
@@ -46,11 +45,10 @@ from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.watch import Watch
-from jax_ssp.server.merging import About
-from jax_ssp.server.server import Server
-from jax_ssp.trees import digest, is_finite
-from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
+
+if TYPE_CHECKING:
+    from jax_ssp.server.store import Store
 
 LOCK_SECONDS = 2.0  # for what an observer is doing, once the run has failed
 
@@ -69,7 +67,7 @@ class Loop:
     def __init__(
         self,
         controller: Controller,
-        server: Server | None,
+        store: Store | None,
         tape: Tape,
         *,
         evaluator: Evaluator | None = None,
@@ -78,7 +76,7 @@ class Loop:
         held: Deferral | None = None,
     ) -> None:
         self.controller = controller
-        self.server = server
+        self.store = store
         self.clock: Clock  # since it entered a world, like the executor
         self.executor: Executor
         self.tape = tape
@@ -97,9 +95,8 @@ class Loop:
         self._closed = False  # nothing is taken any more
         self._over = False
         self._verdict: str | None = None
-        self._held: dict[int, int] = {}  # the version each worker holds
         self._fold = Fold()
-        self._payloads: dict[Token, Push] = {}  # of the deltas that are not settled
+        self._metrics: dict[Token, Mapping[str, float]] = {}  # of deltas that are not settled
 
     def enter(self, world: World) -> None:
         """This is the world it will run in; from now on a signal requests an end there."""
@@ -112,7 +109,7 @@ class Loop:
         if self._evaluator is not None:
             self._evaluated(self._evaluator.first)
         ran = None
-        if self.server is None and not self._observers:
+        if self.store is None and not self._observers:
             ran = self.clock.run_clockwork(self.controller, self.tape)
         if ran is None:
             self._run()
@@ -121,8 +118,8 @@ class Loop:
         self._closed = True
         self._over = True
         self._evaluate_last()
-        if self.server is not None and self.tape.complete:
-            self.tape.params = digest(*jax.tree.leaves(self.server.masters))
+        if self.store is not None and self.tape.complete:
+            self.tape.params = self.store.fingerprint()
             self.clock.came_to(self.tape.params)
         self.status = self._final_status()
 
@@ -158,12 +155,14 @@ class Loop:
         self.clock.request_stop("interrupted")
         self._watch.asked_to_end()
 
-    def take(self, what: Event | Future[Any] | None, push: Push | None = None) -> None:
+    def take(
+        self, what: Event | Future[Any] | None, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Take in what happened just now; any thread may call this.
 
         Args:
             what: None says that the timer may be due.
-            push: what came with a delta.
+            metrics: that came with a delta.
         """
         if what is None and self.clock.due() is None:
             return
@@ -180,7 +179,7 @@ class Loop:
                 if row is not None:  # it was not passed over for a newer version
                     self._evaluated(row)
             else:
-                self._event(self.clock.now(), what, push)
+                self._event(self.clock.now(), what, metrics)
             self._closed = self.tape.complete = self.controller.done
             self._taking = None
             self._watch.happened()
@@ -202,11 +201,11 @@ class Loop:
         ended = self.controller.ended
         if ended not in (None, "max_updates"):
             return ended
-        if self.server is not None and not is_finite(self.server.params):
+        if self.store is not None and not self.store.finite():
             return "diverged"
         return self._verdict or ("done" if self.tape.complete else "stopped")
 
-    def _event(self, now: float, event: Event, push: Push | None) -> None:
+    def _event(self, now: float, event: Event, metrics: Mapping[str, float] | None) -> None:
         if type(event) is TimerFired:
             self.clock.set_timer(None)
         elif type(event) is StopRequested and event.reason == "interrupted":
@@ -217,10 +216,10 @@ class Loop:
         rows = iter(self._fold.take(now, event, commands))
         late = any(type(command) is Fence for command in commands)
         if type(event) is DeltaReady:
-            if push is not None and not late:
-                self._payloads[event.token] = push
+            if metrics is not None and not late:
+                self._metrics[event.token] = metrics
         elif type(event) is WorkerLost or (type(event) is WorkerDone and not late):
-            self._held.pop(event.worker, None)
+            self._leaves(event.worker)
         for command in commands:
             self._carry_out(command, now, rows)
         if self._observers:
@@ -229,42 +228,43 @@ class Loop:
     def _carry_out(self, command: Command, now: float, rows: Iterator[Row]) -> None:
         """Do what a command says; `rows` gives the clocks that it settles."""
         match command:
-            case StartClock(worker=worker, version=version):
-                snapshot = None
-                if self.server is not None and self._held.get(worker) != version:
-                    snapshot = self.server.publish()
-                    assert snapshot.version == version, "only the newest version is adopted"
-                self._held[worker] = version
-                self.executor.start(command, snapshot)
+            case StartClock():
+                if self.store is not None:
+                    self.store.lease(command)
+                self.executor.start(command)
                 self.clock.started(command)
             case StartAhead():
                 self.executor.start_ahead(command)
             case Merge():
                 self._merge(command, now, list(islice(rows, len(command.deltas))))
             case Cancel():
-                self._held.pop(command.worker, None)
                 self.executor.cancel(command)
                 self.clock.cancelled(command)
+                self._dropped(command.token)
                 self._settled(next(rows))
             case Drop():
+                self._dropped(command.token)
                 self._settled(next(rows))
             case Fence():
-                pass  # nobody keeps the payload of a late push
+                if command.token not in self._metrics:  # else it came twice, and is needed
+                    self._dropped(command.token)
             case SetTimer(at):
                 self.clock.set_timer(at)
             case StopWorker(worker):
                 self.executor.stop(worker)
+                self._leaves(worker)
+
+    def _dropped(self, token: Token) -> None:
+        if self.store is not None:
+            self.store.drop(token)
+
+    def _leaves(self, worker: int) -> None:
+        if self.store is not None:
+            self.store.leave(worker)
 
     def _merge(self, merge: Merge, now: float, rows: list[Row]) -> None:
-        if self.server is not None:
-            pushes = [self._payloads[delta.token] for delta in merge.deltas]
-            version = self.server.merge_sent(
-                [push.payload for push in pushes],
-                [About(d.staleness, d.lag, d.worker, d.weight) for d in merge.deltas],
-                merge.num_workers,
-                [push.base for push in pushes if push.base is not None],
-            )
-            assert version == merge.version, "server and controller count the same merges"
+        if self.store is not None:
+            self.store.merge(merge)
         self.seconds = now
         self.updates += len(merge.deltas)
         if not all(row.finite for row in rows):
@@ -276,12 +276,12 @@ class Loop:
 
     def _look_at_server(self) -> None:
         """End the run if the server has diverged: if its parameters are not finite."""
-        if self.server is not None and not is_finite(self.server.params):
+        if self.store is not None and not self.store.finite():
             self._end("diverged")
 
     def _settled(self, settled: Row) -> None:
-        push = self._payloads.pop(settled.token, None)
-        if push is None and not self._observers:
+        metrics = self._metrics.pop(settled.token, None)
+        if metrics is None and not self._observers:
             return
         merged = settled.merge_version >= 0
         row = {
@@ -296,30 +296,31 @@ class Loop:
             "weight": settled.weight,
             "finite": settled.finite,
             "updates": self.updates,
-            "metrics": {} if push is None else dict(push.metrics),
+            "metrics": {} if metrics is None else dict(metrics),
         }
-        if push is not None:
+        if metrics is not None:
             self.history.append(row)
         if self._observers:
             self._observers.tell("on_clock", row)
 
     def _evaluate(self, now: float) -> None:
         assert self._evaluator is not None
-        assert self.server is not None
-        about = {"version": self.server.version, "updates": self.updates, "time": now}
-        self._doing = f"version {self.server.version} is evaluated", time.monotonic()
-        row = self._evaluator.submit(about, self.server.params)
+        assert self.store is not None
+        version = self.store.version
+        about = {"version": version, "updates": self.updates, "time": now}
+        self._doing = f"version {version} is evaluated", time.monotonic()
+        row = self._evaluator.submit(about)
         self._doing = None
         if row is not None:
             self._evaluated(row)
 
     def _evaluate_last(self) -> None:
         """The last version is always evaluated, after what is being evaluated still."""
-        if self._evaluator is None or self.server is None:
+        if self._evaluator is None or self.store is None:
             return
         for row in self._drained():
             self._evaluated(row)
-        if self.evaluations[-1]["version"] != self.server.version:
+        if self.evaluations[-1]["version"] != self.store.version:
             self._evaluate(self.seconds)
             for row in self._drained():
                 self._evaluated(row)

@@ -15,7 +15,6 @@ from jax_ssp.placement import Placement
 from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Parties, Runtime, World
 from jax_ssp.runtimes.faults import NaN, fates
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
-from jax_ssp.worker.outbox import Push
 
 
 class TapeMismatch(ValueError):
@@ -80,8 +79,10 @@ class Replay(Runtime):
         return [Placement.named(*place, who).device for place in self.tape.header[places]]
 
     def open(self, session: Parties) -> World:
-        wrong, workers = fates(self.faults), session.workers
-        executor = OnDemand(workers, self.batch, wrong) if workers else Nothing(wrong)
+        wrong, store = fates(self.faults), session.store
+        executor = Nothing(wrong)
+        if store is not None:
+            executor = OnDemand(session.workers, store, self.batch, wrong)
         return World(TapeClock(self.tape, executor), executor)
 
     def check(self, header: Mapping[str, Any]) -> None:
@@ -149,18 +150,20 @@ class TapeClock(Clock):
                 return Message(event, self._computed(event, start))
         return Message(event)
 
-    def _computed(self, event: DeltaReady | WorkerDone, start: StartClock) -> Push | None:
-        """What is pushed with this event."""
+    def _computed(
+        self, event: DeltaReady | WorkerDone, start: StartClock
+    ) -> Mapping[str, float] | None:
+        """The metrics that come with this event; its payload is in the store then."""
         if isinstance(event, WorkerDone):
             if self._executor.has_data(event.worker):
                 self._other_data(event, "it gives more")
             self._executor.done(event.worker)
             return None
-        here, push = self._executor.finished(start)
+        here, metrics = self._executor.finished(start)
         assert isinstance(here, DeltaReady)
         if here.steps != event.steps:
             self._other_data(event, f"it gives {here.steps} of its steps")
-        return push
+        return metrics
 
     def _other_data(self, event: DeltaReady | WorkerDone, here: str) -> None:
         raise TapeMismatch(

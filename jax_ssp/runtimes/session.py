@@ -18,8 +18,9 @@ from jax_ssp.runtimes.faults import not_finite
 from jax_ssp.runtimes.plan import Plan, Task
 from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.states import States
+from jax_ssp.server.memory import Memory
 from jax_ssp.server.server import Server
-from jax_ssp.server.wire import Memory
+from jax_ssp.server.store import Store
 from jax_ssp.trees import digest
 from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
@@ -40,7 +41,7 @@ class Session:
         task: what is trained; its `params` are there.
         num_workers: how many workers there are.
         workers: all of them; none where nothing is computed.
-        server: None where nothing is computed.
+        store: where their arrays meet; None where nothing is computed.
         identity: what a replay compares of the computation, beside the plan.
     """
 
@@ -48,14 +49,14 @@ class Session:
     task: Task
     num_workers: int
     workers: Sequence[Worker] = ()
-    server: Server | None = None
+    store: Store | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def header(self) -> dict[str, Any]:
         """What the tape begins with."""
         policy, runtime = self.plan.policy, self.plan.runtime
         facts = {**self.plan.identity(), "num_workers": self.num_workers}
-        homes = () if self.server is None else self.server.devices
+        homes = () if self.store is None else self.store.devices
         return {
             "name": self.plan.name,
             "policy": repr(policy),
@@ -74,9 +75,9 @@ class Session:
 
     def states(self) -> States | None:
         """What the optimizers have come to; None where nothing is computed."""
-        if self.server is None:
+        if self.store is None:
             return None
-        return States.of([worker.replica.state for worker in self.workers], *self.server.states)
+        return States.of([worker.replica.state for worker in self.workers], *self.store.states)
 
 
 def make_session(plan: Plan, task: Task) -> Session:
@@ -100,17 +101,17 @@ def make_session(plan: Plan, task: Task) -> Session:
     homes = _server_devices(plan.placement, runtime, places)
     devices = _computing_devices(plan.placement, places, homes)
     feeds = _feeds(task, devices)
-    server = _server(plan, task, homes)
-    workers = _workers(plan, task, server, places, devices, feeds)
+    store = runtime.store(plan, _server(plan, task, homes))
+    workers = _workers(plan, task, store, places, devices, feeds)
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
         "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
         "step": digest(workers[0].lower().as_text()),
-        "server_tx": digest(server.program()),
+        "server_tx": digest(store.program()),
         "jax": jax.__version__,
         "platforms": sorted({Placement.of(device).backend for device in devices}),
     }
-    return Session(plan, task, num_workers, workers, server, identity)
+    return Session(plan, task, num_workers, workers, store, identity)
 
 
 def _whole_task(task: Task) -> Task:
@@ -136,46 +137,45 @@ def _server(plan: Plan, task: Task, devices: Sequence[jax.Device]) -> Server:
         device=devices,
         averaged=averaged_leaves(task.step, task.params),
         views=getattr(task.step, "views", None),
-        delta_wire=plan.delta_wire,
-        snapshot_wire=plan.snapshot_wire,
     )
 
 
 def _workers(
     plan: Plan,
     task: Task,
-    server: Server,
+    store: Store,
     places: Sequence[jax.Device],
     devices: Sequence[jax.Device],
     feeds: Sequence[Feed],
 ) -> list[Worker]:
     assert task.step is not None  # as has been seen
-    program = program_of(task.step, server.layout)
+    program = program_of(task.step, store.layout)
     policy, overlap = plan.policy, plan.overlap
     if type(policy).local_steps is not Policy.local_steps or plan.schedule.at(0) is None:
         overlap = min(overlap, 1)  # H of the next clock is not known before it starts
-    needs = Needs(policy.reads_own, policy.needs_norms, server.wants_base, policy.cancels)
-    delta = jax.eval_shape(server.layout.delta_like, server.masters)
+    needs = Needs(policy.reads_own, policy.needs_norms, policy.cancels)
+    delta = jax.eval_shape(store.layout.delta_like, store.shapes)
     memory = {device: Memory(delta, device) for device in devices}
     exchange = Exchange(
         plan.schedule.usual, plan.weight, needs, plan.num_clocks, overlap, plan.adopt
     )
     key = jax.random.key(plan.seed)
-    return [
+    first = store.snapshot(0)
+    workers = [
         Worker(
             index,
-            Seat(place, device, server.devices),
+            Seat(place, device, store.devices),
             program,
             feed,
             exchange,
-            server.wire,
+            store.wire,
             memory[device],
-            first_replica(
-                program, server.wire, server.publish(), jax.random.fold_in(key, index), device
-            ),
+            first_replica(program, store.wire, first, jax.random.fold_in(key, index), device),
         )
         for index, (place, device, feed) in enumerate(zip(places, devices, feeds, strict=True))
     ]
+    first.release()  # with their first clock they adopt a version of their own
+    return workers
 
 
 def _feeds(task: Task, devices: Sequence[jax.Device]) -> list[Feed]:

@@ -20,13 +20,13 @@ from jax_ssp.runtimes.base import Executor
 from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.wall import WallClock
-from jax_ssp.server.server import Snapshot
+from jax_ssp.server.store import Store
 from jax_ssp.worker.waits import COMPUTING_SECONDS, QUIET_SECONDS, Waiting
 from jax_ssp.worker.worker import Worker
 
 CLOSE_SECONDS = 2.0  # for threads to end; they do at once unless the user's code holds them
 
-_Job: TypeAlias = "list[StartClock | Snapshot | None] | StartAhead | None"
+_Job: TypeAlias = StartClock | StartAhead | None
 
 
 class _Doing(NamedTuple):
@@ -42,6 +42,7 @@ class Threads(Executor):
 
     Args:
         workers: by number.
+        store: where they read and push.
         clock: of the same world; failures go there.
         delays: a clock takes at least so long; None injects no delay.
         fates: what goes wrong.
@@ -50,11 +51,13 @@ class Threads(Executor):
     def __init__(
         self,
         workers: Sequence[Worker],
+        store: Store,
         clock: WallClock,
         delays: DelayDraws | None = None,
         fates: Fates = NO_FAULTS,
     ) -> None:
         self._workers = workers
+        self._store = store
         self._clock = clock
         self._delays = delays
         self._fates = fates
@@ -87,8 +90,8 @@ class Threads(Executor):
         while self._compiled.qsize() < len(self._workers) and not self._clock.stopping:
             self._clock.pause()
 
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
-        self._queues[start.worker].put([start, snapshot])
+    def start(self, start: StartClock) -> None:
+        self._queues[start.worker].put(start)
 
     def start_ahead(self, grant: StartAhead) -> None:
         self._queues[grant.worker].put(grant)
@@ -154,16 +157,13 @@ class Threads(Executor):
             note(error, f"in worker {index} of jax_ssp")
             self._clock.fail(error)
 
-    def _run(
-        self, worker: Worker, job: list[StartClock | Snapshot | None], taken: deque[_Job]
-    ) -> bool:
+    def _run(self, worker: Worker, start: StartClock, taken: deque[_Job]) -> bool:
         """Run a clock to its end; before waiting for that, dispatch and draw what comes next.
 
         Gives whether the worker can run another one.
         """
         began = time.perf_counter()
-        start, index = job[0], worker.index
-        assert isinstance(start, StartClock)
+        index = worker.index
         if self._was_cancelled(start):  # before it was begun
             self._skip(worker, start)
             return True
@@ -176,7 +176,8 @@ class Threads(Executor):
         fate = self._fates.get((index, start.clock), FINE) if self._fates else FINE
         if fate is not FINE and not self._suffer(worker, start, fate, began):
             return False
-        worker.begin(start, job.pop())  # the snapshot is now the worker's alone
+        if not self._begin(worker, start):
+            return True
         jobs = self._queues[index]
         if not jobs.empty():
             following = jobs.get()
@@ -188,7 +189,8 @@ class Threads(Executor):
         push = worker.finish()
         self._sleep(start, began, fate.seconds)
         self._doing[index] = None
-        self.report(push.event(start), push)
+        self._store.push(start.token, push.payload)
+        self.report(push.event(start), push.metrics)
         if self._was_cancelled(start):  # so that push was late
             worker.cancel()
         return True
@@ -214,6 +216,19 @@ class Threads(Executor):
             return False
         if fate.nan:
             worker.spoil(start.clock)
+        return True
+
+    def _begin(self, worker: Worker, start: StartClock) -> bool:
+        """Begin a clock, unless it is cancelled by now; the version to adopt may then be gone."""
+        try:
+            adopts = not worker.holds(start.version)
+            snapshot = self._store.snapshot(start.version) if adopts else None
+        except LookupError:
+            if not self._was_cancelled(start):
+                raise
+            self._skip(worker, start)
+            return False
+        worker.begin(start, snapshot)
         return True
 
     def _was_cancelled(self, start: StartClock) -> bool:

@@ -78,7 +78,9 @@ class Virtual(Runtime):
         return [devices[0]]  # with the workers, so that nothing travels
 
     def open(self, session: Parties) -> World:
-        wrong, workers = fates(self.faults), session.workers
-        executor = OnDemand(workers, self.batch, wrong) if workers else Nothing(wrong)
+        wrong, store = fates(self.faults), session.store
+        executor = Nothing(wrong)
+        if store is not None:
+            executor = OnDemand(session.workers, store, self.batch, wrong)
         delays = DelayDraws(self.delay, self.seed, session.num_workers)
         return World(VirtualClock(session.num_workers, executor, delays, wrong), executor)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from jax_ssp.controller.events import Event, StopRequested, WorkerJoined
 from jax_ssp.runtimes.base import LOOK, Clock, Message
-from jax_ssp.worker.outbox import Push
 
 SIGNAL_SECONDS = 1.0  # Python is deaf to a Ctrl-C that comes just before a wait without an end
 
@@ -68,8 +68,8 @@ class WallClock(Clock):
             raise got
         return got
 
-    def post(self, what: Event | Future[Any], push: Push | None = None) -> None:
-        self._inbox.put(Message(what, push))
+    def post(self, what: Event | Future[Any], metrics: Mapping[str, float] | None = None) -> None:
+        self._inbox.put(Message(what, metrics))
 
     def fail(self, error: BaseException) -> None:
         """Have this raised in who waits for the next event; any thread may call it."""

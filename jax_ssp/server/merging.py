@@ -18,8 +18,8 @@ import optax
 from jax_ssp.layout import Delta, Layout, Moved
 from jax_ssp.mitigations.as_given import AsGiven
 from jax_ssp.pairs import is_complex, on_pairs
+from jax_ssp.server.partition import Cut
 from jax_ssp.server.uphill import check_downhill
-from jax_ssp.server.wire import Cut
 from jax_ssp.trees import Params, check_like, weighted, widened
 from jax_ssp.views import Views, seeing
 

@@ -1,9 +1,9 @@
 """The server: merged parameters, their versions, and the server's optimizer.
 
 A merge makes one new version, `params' = params + server_tx(sum of weight * delta_tx(delta))`, in
-one jitted program (see `merging.py`). Versions are immutable, so they are shared without a copy,
-and live as long as somebody holds them; the server itself holds only the newest. The memory of a
-version that nobody holds any more becomes that of the next one.
+in one jitted program (see `merging.py`). Versions are immutable, so they are shared without a copy;
+the server itself holds only the newest. The memory of a version that nobody holds any more becomes
+that of a later one (see `snapshot.py`).
 
 The server's own are *masters*, in at least float32, however narrow the parameters are: many small
 deltas then add up (see `layout.py`).
@@ -14,7 +14,7 @@ or cut into pieces over several, each merged where it lives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,44 +23,16 @@ import numpy as np
 import optax
 
 from jax_ssp.checks import flag, function, instance, integer, optional, several, shown
-from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight, shares_of, weight_of
 from jax_ssp.data.shards import owned
-from jax_ssp.layout import Layout
+from jax_ssp.layout import Delta, Layout
 from jax_ssp.placement import Placement
+from jax_ssp.server.memory import Memory
 from jax_ssp.server.merging import About, MergePrograms, Merging, numbers_of
-from jax_ssp.server.wire import Memory, Message, Wire
+from jax_ssp.server.partition import Cut
+from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.trees import Params, check_like, check_params, shapes_of
 from jax_ssp.views import Views
-
-
-class Snapshot:
-    """A version as it travels to workers; who needs it keeps a reference to it.
-
-    Attributes:
-        version: its number.
-        pieces: one for each device of the server, in the form that the wire gives them.
-    """
-
-    __slots__ = ("__weakref__", "_memory", "pieces", "version")
-
-    def __init__(self, version: int, pieces: list[Message], memory: Sequence[Memory] = ()) -> None:
-        self.version = version
-        self.pieces = pieces
-        self._memory = memory
-
-    def keep(self) -> list[Message]:
-        """The pieces, for somebody who may hold them longer than the snapshot."""
-        self._memory = ()
-        return self.pieces
-
-    def to(self, device: jax.Device) -> list[Message]:
-        """The pieces on a device, or on their way there."""
-        return list(map(Placement.of(device).receive, self.pieces))
-
-    def __del__(self) -> None:
-        for memory, piece in zip(self._memory, self.pieces, strict=False):
-            memory.give(piece)
 
 
 class Server:
@@ -97,8 +69,6 @@ class Server:
         averaged: tree of booleans like `params`, true for what is only averaged.
         views: how the transforms, and their masks, see the parameters (see `jax_ssp.views`),
             without what is averaged; by default as they are. A step's method of that name will do.
-        delta_wire: compressor of the deltas that `merge_sent` gets.
-        snapshot_wire: compressor of the snapshots that `publish` gives.
 
     Raises:
         ValueError: if `weight` is not one of these, or not finite; if parameters are not floating
@@ -107,6 +77,8 @@ class Server:
         TypeError: if `server_tx` or `delta_tx` is not a transform.
 
     Attributes:
+        version: the number of the newest version.
+        newest: that version as a snapshot; whoever needs it longer than the next merge holds it.
         wants_base: whether a transform requires `stale_params`.
 
     Example:
@@ -127,16 +99,11 @@ class Server:
         device: jax.Device | Sequence[jax.Device] | None = None,
         averaged: Any = None,
         views: Views | None = None,
-        delta_wire: Compressor | None = None,
-        snapshot_wire: Compressor | None = None,
     ) -> None:
         self.weight = check_weight(weight)
         for name, tx in (("server_tx", server_tx), ("delta_tx", delta_tx)):
             must = "an optax transform such as `optax.sgd(0.7)`"
             optional(name, tx, instance, optax.GradientTransformation, must)
-        for name, wire in (("delta_wire", delta_wire), ("snapshot_wire", snapshot_wire)):
-            must = "a compressor such as `ssp.compression.Int8()`"
-            optional(name, wire, instance, Compressor, must)
         optional("Server(views=...)", views, function, "(tree) -> trees")
         self.devices = _devices(device)
         self.version = 0
@@ -145,29 +112,23 @@ class Server:
         self.layout = Layout.of(params, averaged)
         params = jax.device_put(owned(params), self.devices[0], may_alias=False)
         params = self.layout.masters(params)
-        self.wire = Wire(params, self.layout, len(self.devices), delta_wire, snapshot_wire)
+        self.shapes: Params = jax.eval_shape(lambda tree: tree, params)
+        cut = Cut(self.shapes, len(self.devices))
         self._merging = Merging(params, server_tx, delta_tx, self.layout, views)
         self.wants_base = self._merging.wants_base
         if len(self.devices) > 1:
-            self._merging.check_elementwise(params, self.wire.cut)
-        self._split = jax.jit(self.wire.cut.split)
-        self._join = jax.jit(self.wire.cut.join)
+            self._merging.check_elementwise(params, cut)
+        self._split = jax.jit(cut.split)
+        self._join = jax.jit(cut.join)
         pieces = self._cut(params)
         self._memory = list(map(Memory, pieces, self.devices))
-        self._newest = Snapshot(0, pieces, self._memory)
+        self.newest = Snapshot(0, pieces, self._memory)
         states = map(self._merging.init, pieces)
         self._states = list(map(jax.device_put, states, self.devices))
         self._measured = jax.jit(self.layout.measured)
         self._rounded = jax.jit(self.layout.rounded)
         self._shown: tuple[int, Params] | None = None  # the newest, rounded, once it was asked for
-        self._whole = MergePrograms(self._merging, lambda params, delta: delta)
-        self._sent = MergePrograms(
-            self._merging, lambda params, sent: self.wire.opened(sent, params)
-        )
-        self._publish = jax.jit(self.wire.published, donate_argnums=1)
-        self._published: Snapshot | None = None  # the newest, compressed, once it was asked for
-        kept = [] if snapshot_wire is None else pieces
-        self._residuals = list(map(self.wire.nothing_lost, kept))
+        self._whole = self.programs(lambda params, delta: delta)
 
     @property
     def device(self) -> jax.Device:
@@ -182,7 +143,7 @@ class Server:
     @property
     def masters(self) -> Params:
         """The newest version in at least float32, on the (first) device."""
-        pieces = self._newest.keep()
+        pieces = self.newest.keep()
         return pieces[0] if len(pieces) == 1 else self._join(jax.device_put(pieces, self.device))
 
     @property
@@ -212,16 +173,6 @@ class Server:
         if self._shown is None or self._shown[0] != self.version:
             self._shown = self.version, self._rounded(self.masters)
         return self._shown[1]
-
-    def publish(self) -> Snapshot:
-        """The newest version as it travels to workers; compressed once, for all who ask."""
-        if self.wire.snapshots is None:
-            return self._newest
-        if self._published is None or self._published.version != self.version:
-            both = list(map(self._publish, self._newest.pieces, self._residuals))
-            messages, self._residuals = ([pair[side] for pair in both] for side in (0, 1))
-            self._published = Snapshot(self.version, messages)
-        return self._published
 
     def merge(
         self,
@@ -278,33 +229,39 @@ class Server:
         deltas, bases = (list(map(self._cut, trees)) for trees in (deltas, bases))
         weight = weight_of(self.weight, count, len(deltas))
         about = [About(*numbers, weight) for numbers in zip(*each, strict=True)]
-        return self._apply(self._whole, deltas, about, count, bases)
+        return self.apply(self._whole, deltas, about, count, bases)
 
     def _check(self, name: str, tree: Params) -> None:
         shapes = shapes_of(name, tree)
         check_like("the merge's", name, shapes, "params", self._shapes, any_float=True)
 
-    def merge_sent(
-        self,
-        deltas: Sequence[list[Message]],
-        about: Sequence[About],
-        num_workers: int,
-        bases: Sequence[list[Params]] = (),
-    ) -> int:
-        """The same for deltas as they travel: for each its messages, one on each device.
+    def programs(self, opened: Callable[[Params, Any], Delta]) -> MergePrograms:
+        """The merge of deltas in another form; `opened` gives (piece, delta as it comes) -> delta.
 
-        Their weights are those of `about`.
+        Pure, for each piece.
         """
-        return self._apply(self._sent, deltas, about, num_workers, bases)
+        return MergePrograms(self._merging, opened)
 
-    def _apply(
+    def apply(
         self,
         programs: MergePrograms,
         deltas: Sequence[list[Message]],
         about: Sequence[About],
         num_workers: int,
-        bases: Sequence[list[Params]],
+        bases: Sequence[list[Params]] = (),
     ) -> int:
+        """Merge deltas in the form of these programs, with the weights that `about` says.
+
+        Args:
+            programs: from `programs`.
+            deltas: for each its pieces, one on each device.
+            about: of each.
+            num_workers: live workers.
+            bases: of each its pieces, if `wants_base`.
+
+        Returns:
+            The number of the new version.
+        """
         factors = self._factors([delta.weight for delta in about], num_workers)
         numbers = numbers_of(about, num_workers)
         bases = bases if self.wants_base else ()
@@ -312,7 +269,7 @@ class Server:
         if len(self.devices) > 1 and self._merging.drops:
             kept = self._kept(programs, deltas, factors, numbers, bases)
         pieces: list[Params] = []
-        for index, piece in enumerate(self._newest.pieces):
+        for index, piece in enumerate(self.newest.pieces):
             messages, origins = _pieces(deltas, index), _pieces(bases, index)
             free = self._memory[index].take()
             given = (piece, self._states[index], messages, factors, numbers, free, origins, kept)
@@ -320,7 +277,8 @@ class Server:
             pieces.append(merged[0])
             self._states[index] = merged[1]
         self.version += 1
-        self._newest = Snapshot(self.version, pieces, self._memory)
+        before, self.newest = self.newest, Snapshot(self.version, pieces, self._memory)
+        before.release()
         return self.version
 
     def _factors(self, weights: list[float], num_workers: int) -> np.ndarray:
@@ -343,32 +301,42 @@ class Server:
                 *(piece, self._states[index], _pieces(deltas, index)),
                 *(factors, numbers, _pieces(bases, index)),
             )
-            for index, piece in enumerate(self._newest.pieces)
+            for index, piece in enumerate(self.newest.pieces)
         ]
         before, after = np.any(list(map(np.asarray, judged)), axis=0).T
         return after | ~before
 
-    def compile(self, num_deltas: int) -> None:
-        """Compile the merge of so many sent deltas by running it once; nothing is kept of it."""
+    def compile(
+        self, num_deltas: int, programs: MergePrograms | None = None, example: Any = None
+    ) -> None:
+        """Compile a merge of so many deltas by running it once; nothing is kept of it.
+
+        Args:
+            num_deltas: how many.
+            programs: for which form of deltas; by default trees like the parameters.
+            example: the pieces of such a delta, any of these shapes, on the server's devices.
+        """
+        programs, example = self._form(programs, example)
         for piece, state, message, memory in zip(
-            self._newest.pieces, self._states, self._example(), self._memory, strict=True
+            self.newest.pieces, self._states, example, self._memory, strict=True
         ):
             state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
             arguments = self._arguments(piece, message, num_deltas, memory.take())
-            version, _ = jax.block_until_ready(self._sent.merge(piece, state, *arguments))
+            version, _ = jax.block_until_ready(programs.merge(piece, state, *arguments))
             memory.give(version)
-        if self.wire.snapshots is not None:
-            residuals = jax.tree.map(jnp.copy, self._residuals)
-            jax.block_until_ready(list(map(self._publish, self._newest.pieces, residuals)))
 
-    def program(self) -> str:
+    def program(self, programs: MergePrograms | None = None, example: Any = None) -> str:
         """The merge of one delta as compiler text: the same text, the same server."""
+        programs, example = self._form(programs, example)
         return "\n".join(
-            self._sent.text(piece, state, *self._arguments(piece, message, 1, []))
-            for piece, state, message in zip(
-                self._newest.pieces, self._states, self._example(), strict=True
-            )
+            programs.text(piece, state, *self._arguments(piece, message, 1, []))
+            for piece, state, message in zip(self.newest.pieces, self._states, example, strict=True)
         )
+
+    def _form(self, programs: MergePrograms | None, example: Any) -> tuple[MergePrograms, Any]:
+        if programs is None:
+            return self._whole, list(map(self.layout.delta_like, self.newest.pieces))
+        return programs, example
 
     def _arguments(self, piece: Params, message: Message, count: int, free: list[Any]) -> Any:
         """What a merge of so many takes after parameters and state: any of these shapes."""
@@ -378,17 +346,6 @@ class Server:
         several = len(self.devices) > 1 and self._merging.drops
         kept = np.ones(count + 1, bool) if several else None
         return (message,) * count, factors, numbers, free, bases, kept
-
-    def _example(self) -> list[Message]:
-        """A delta as it travels: any of these shapes, on the server's devices."""
-        example = self.wire.example
-        messages = map(
-            example if self.wire.deltas is None else jax.jit(example), self._newest.pieces
-        )
-        return [
-            Placement.of(device).receive(message)
-            for message, device in zip(messages, self.devices, strict=True)
-        ]
 
     def _cut(self, tree: Params) -> list[Params]:
         """A tree on the (first) device as pieces, each on its own."""

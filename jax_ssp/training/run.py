@@ -49,7 +49,7 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
     telling, watch = Observers(observers), Watch(lambda: loop.waits(), observers)
     loop = Loop(
         _controller(session.plan),
-        session.server,
+        session.store,
         tape,
         evaluator=evaluator,
         observers=telling,
@@ -80,23 +80,23 @@ def _controller(plan: Plan) -> Controller:
 def _compile(session: Session) -> None:
     """Compile the merges that are to be expected."""
     plan, workers = session.plan, session.num_workers
-    if session.server is not None:
+    if session.store is not None:
         ends = (plan.num_clocks and plan.num_clocks * workers, plan.max_updates, MOST_DELTAS)
         most = min(end for end in ends if end)
-        session.server.compile(min(plan.policy.usual_merge(workers), most))
+        session.store.compile(min(plan.policy.usual_merge(workers), most))
 
 
 def _evaluator(session: Session) -> Evaluator | None:
     """What evaluates, the first version at once; None where nobody asks for it."""
-    plan, server, evaluate = session.plan, session.server, session.task.evaluate
-    if server is None or evaluate is None:
+    plan, store, evaluate = session.plan, session.store, session.task.evaluate
+    if store is None or evaluate is None:
         return None
     goal = None if plan.target is None else Target.parse(plan.target)
     every = 1 if plan.eval_every is None and goal is not None else plan.eval_every
     busy = [worker.device for worker in session.workers]
     aside = plan.runtime.time == "wall"
-    device = evaluation_device(plan.evaluate_on, busy, server.devices, aside)
-    return Evaluator(evaluate, every, device, server.params, goal)
+    device = evaluation_device(plan.evaluate_on, busy, store.devices, aside)
+    return Evaluator(evaluate, every, device, store, goal)
 
 
 def _run(
@@ -137,12 +137,12 @@ def _run(
 
 def _result(session: Session, loop: Loop, wall_seconds: float) -> Result:
     """What there is by now."""
-    workers, server = session.workers, session.server
+    workers, store = session.workers, session.store
     params = masters = None
-    if server is not None:
-        params = masters = jax.device_put(server.params, workers[0].device)
-        if server.layout.has_half:
-            masters = server.masters
+    if store is not None:
+        params = masters = jax.device_put(store.params, workers[0].device)
+        if store.layout.has_half:
+            masters = store.masters
     wire = session.plan.delta_wire
     return Result(
         params=params,
@@ -153,7 +153,7 @@ def _result(session: Session, loop: Loop, wall_seconds: float) -> Result:
         residuals=[] if wire is None else [worker.replica.residual for worker in workers],
         states=session.states(),
         status=loop.status,
-        version=loop.controller.version if server is None else server.version,
+        version=loop.controller.version if store is None else store.version,
         updates=loop.updates,
         seconds=loop.seconds,
         wall_seconds=wall_seconds,

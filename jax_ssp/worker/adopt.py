@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jax_ssp import checks
 from jax_ssp.layout import Delta, Layout, Moved
-from jax_ssp.server.server import Snapshot
+from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.wire import Wire
 from jax_ssp.trees import Params, all_finite
 from jax_ssp.worker.clock import statistic

@@ -12,7 +12,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from jax_ssp.controller import StartAhead, StartClock
-from jax_ssp.server.server import Snapshot
+from jax_ssp.controller.events import Token
+from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.store import Store
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import COMPUTING_SECONDS, Waiting
 from jax_ssp.worker.worker import Worker
@@ -20,7 +22,6 @@ from jax_ssp.worker.worker import Worker
 
 class _Job(NamedTuple):
     start: StartClock
-    snapshot: Snapshot | None
     ahead: StartAhead | None
 
 
@@ -29,12 +30,14 @@ class Lazy:
 
     Args:
         workers: by number.
+        store: where they read and push.
         batch: so many clocks at most are computed in one program, each with its own parameters;
             always a power of 2 of them, so that few programs are compiled.
     """
 
-    def __init__(self, workers: Sequence[Worker], batch: int = 1) -> None:
+    def __init__(self, workers: Sequence[Worker], store: Store, batch: int = 1) -> None:
         self._workers = workers
+        self._store = store
         self._batch = batch
         self._granted: dict[int, StartAhead] = {}
         self._jobs: dict[int, _Job] = {}  # not computed yet, in the order of their starts
@@ -53,10 +56,10 @@ class Lazy:
         self._jobs.pop(worker, None)
         self._granted.pop(worker, None)
 
-    def start(self, start: StartClock, snapshot: Snapshot | None) -> None:
+    def start(self, start: StartClock) -> None:
         """A worker is to run this clock."""
         ahead = self._granted.pop(start.worker, None)
-        self._jobs[start.worker] = _Job(start, snapshot, ahead)
+        self._jobs[start.worker] = _Job(start, ahead)
 
     def cancel(self, worker: int) -> None:
         """The clock that this worker was to run is not wanted any more, computed or not."""
@@ -66,11 +69,12 @@ class Lazy:
         else:
             self._workers[worker].skip(job.start.local_steps)
 
-    def push(self, worker: int) -> Push:
-        """What the clock that this worker was to run gives."""
+    def push(self, worker: int, token: Token) -> Push:
+        """What the clock that this worker was to run gives; its payload is in the store then."""
         self._computing = worker, time.monotonic()
         self._compute_for(worker)
         push = self._workers[worker].finish()
+        self._store.push(token, push.payload)
         self._computing = None
         return push
 
@@ -90,10 +94,15 @@ class Lazy:
             if len(together) > 1:
                 self._compute(together)
             else:
-                start, snapshot, ahead = self._jobs.pop(worker)
+                start, ahead = self._jobs.pop(worker)
                 if ahead is not None:
                     self._workers[worker].go_ahead(ahead)
-                self._workers[worker].begin(start, snapshot)
+                self._workers[worker].begin(start, self._read(start))
+
+    def _read(self, start: StartClock) -> Snapshot | None:
+        """The version to adopt; None if the worker holds it."""
+        held = self._workers[start.worker].holds(start.version)
+        return None if held else self._store.snapshot(start.version)
 
     def _together(self, worker: int) -> list[int]:
         """This worker and others whose clocks can be computed in the same program."""
@@ -123,8 +132,8 @@ class Lazy:
         jobs = [self._jobs.pop(worker) for worker in together]
         steps = workers[0].ready(jobs[0].start)
         inputs = [
-            worker.whole(worker.read(start, snapshot), steps, start.clock)
-            for worker, (start, snapshot, _) in zip(workers, jobs, strict=True)
+            worker.whole(worker.read(start, self._read(start)), steps, start.clock)
+            for worker, (start, _) in zip(workers, jobs, strict=True)
         ]
         outcomes = workers[0].program.run_together(steps, inputs)
         for worker, job, given, outcome in zip(workers, jobs, inputs, outcomes, strict=True):

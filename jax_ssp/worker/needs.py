@@ -11,11 +11,9 @@ class Needs(NamedTuple):
     Attributes:
         own: that they read their own deltas before those are merged.
         norm: the norms of their deltas.
-        base: what their deltas are measured from.
         undo: that a clock which was begun can be cancelled.
     """
 
     own: bool = True
     norm: bool = False
-    base: bool = False
     undo: bool = False

@@ -17,7 +17,6 @@ from jax_ssp.controller.events import DeltaReady
 from jax_ssp.layout import Delta
 from jax_ssp.placement import Placement
 from jax_ssp.server.wire import Wire
-from jax_ssp.trees import Params
 from jax_ssp.worker.replica import Part
 
 
@@ -32,8 +31,6 @@ class Push(NamedTuple):
         samples: examples in their batches.
         finite: whether every number of the delta is finite, before it is compressed.
         norm: the delta's l2 norm, if the policy needs it; else 0.
-        base: what the delta is measured from, in pieces as the server's devices have it, if a
-            transform asks for it.
     """
 
     version: int
@@ -43,7 +40,6 @@ class Push(NamedTuple):
     samples: int
     finite: bool = True
     norm: float = 0.0
-    base: list[Any] | None = None
 
     def event(self, start: StartClock) -> DeltaReady:
         """What is reported with it."""
@@ -89,7 +85,6 @@ class Report(NamedTuple):
 class _Sent(NamedTuple):
     report: Report
     payload: list[Any]
-    base: list[Any] | None
 
 
 class Outbox:
@@ -115,18 +110,15 @@ class Outbox:
         payload, sent, residual = self._wire.pack(delta, residual, key, np.int32(clock))
         return payload, delta if sent is None else sent, residual
 
-    def send(self, report: Report, payload: list[Any], base: Params = None) -> None:
-        """Start the copies, where there are any to make; `base` goes with it if it is given."""
-        pieces = None if base is None else self._wire.split(base)
+    def send(self, report: Report, payload: list[Any]) -> None:
+        """Start the copies, where there are any to make."""
         payload = list(map(self._place.send, payload, self._to))
-        if pieces is not None:
-            pieces = list(map(self._place.send, pieces, self._to))
         self._place.fetch([(part.finite, part.metrics) for part in report.parts])
-        self._sent.append(_Sent(report, payload, pieces))
+        self._sent.append(_Sent(report, payload))
 
     def wait(self) -> Push:
         """Wait for the oldest delta; it is then with the server."""
-        report, payload, base = self._sent.popleft()
+        report, payload = self._sent.popleft()
         self._place.wait(payload)
         parts, norm = report.parts, report.norm
         return Push(
@@ -137,7 +129,6 @@ class Outbox:
             sum(part.samples for part in parts),
             bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
             0.0 if norm is None else float(np.asarray(norm)),
-            None if base is None else list(map(Placement.receive, self._to, base)),
         )
 
     @property

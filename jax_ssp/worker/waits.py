@@ -32,3 +32,16 @@ class Waiting(NamedTuple):
     def __str__(self) -> str:
         who = "" if self.worker is None else f"worker {self.worker} "
         return f"{who}{self.doing} ({self.seconds:.0f} s)"
+
+
+def for_data(worker: int, waiting: tuple[int, float] | None) -> Waiting | None:
+    """That a worker waits for a batch, given which and for how long (seconds); None if it is not.
+
+    Example:
+        >>> str(for_data(2, (3, 9.2)))
+        'worker 2 waits for batch 3 of its data (9 s)'
+    """
+    if waiting is None:
+        return None
+    batch, seconds = waiting
+    return Waiting(worker, f"waits for batch {batch} of its data", seconds, QUIET_SECONDS)

@@ -12,8 +12,9 @@ import numpy as np
 from jax_ssp.compression import nbytes
 from jax_ssp.data.shards import Feed
 from jax_ssp.layout import Delta
-from jax_ssp.server.server import Snapshot
-from jax_ssp.server.wire import Memory, Wire
+from jax_ssp.server.memory import Memory
+from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.wire import Wire
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.program import Inputs, Program
@@ -59,8 +60,6 @@ class Warmup(NamedTuple):
             self._compile_parts(steps, delta)
         if needs.norm:
             jax.block_until_ready(self.program.norm(delta))
-        if needs.base:
-            jax.block_until_ready(self.wire.split(replica.held))
         if self.wire.packs:
             residual = jax.tree.map(jnp.copy, replica.residual)
             jax.block_until_ready(self.wire.pack(delta, residual, replica.key, np.int32(0)))

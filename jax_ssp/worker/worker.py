@@ -21,8 +21,9 @@ from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.data.shards import Feed, kind_of
 from jax_ssp.layout import Delta
 from jax_ssp.placement import Placement
-from jax_ssp.server.server import Snapshot
-from jax_ssp.server.wire import Memory, Wire
+from jax_ssp.server.memory import Memory
+from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.wire import Wire
 from jax_ssp.trees import Params
 from jax_ssp.worker import replica as of
 from jax_ssp.worker.adopt import opened
@@ -30,7 +31,7 @@ from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.outbox import Outbox, Push, Report, Seat
 from jax_ssp.worker.program import Inputs, Outcome, Program
 from jax_ssp.worker.replica import Ahead, Own, Part, Replica
-from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
+from jax_ssp.worker.waits import Waiting, for_data
 from jax_ssp.worker.warmup import Warmup
 
 
@@ -76,7 +77,8 @@ class Worker:
         alpha = exchange.alpha
         self._mixed = None if alpha is None else functools.partial(program.mixed, alpha)
         self._factors = functools.cache(exchange.factors)
-        self._snapshot: Snapshot | None = None  # the one that it holds
+        self._version: int | None = None  # that it has adopted, and holds
+        self._snapshot: Snapshot | None = None  # whose memory it reads
         self._left: Snapshot | None = None  # the one before, until nothing reads it
         self._settled: list[Delta] = []  # deltas whose memory is to be given back
         self._spoiled: set[int] = set()  # clocks
@@ -104,14 +106,13 @@ class Worker:
         """Whether a clock starts from what the last one left, not from what is read alone."""
         return self._mixed is not None
 
+    def holds(self, version: int) -> bool:
+        """Whether a clock on this version needs no snapshot."""
+        return self._version == version
+
     def waits(self) -> Waiting | None:
         """That it waits for its data, if it does; any thread may ask."""
-        waiting = self.feed.waiting()
-        if waiting is None:
-            return None
-        batch, seconds = waiting
-        what = f"waits for batch {batch} of its data"
-        return Waiting(self.index, what, seconds, QUIET_SECONDS)
+        return for_data(self.index, self.feed.waiting())
 
     # What it is told to do.
 
@@ -141,7 +142,7 @@ class Worker:
 
         Args:
             start: which clock, how many steps, and which of its own deltas to add.
-            snapshot: the version to adopt; None to go on with the one it holds.
+            snapshot: the version to adopt, and to release; None to go on with the one it holds.
         """
         steps, before = self.ready(start), self.replica
         if not steps:
@@ -184,7 +185,7 @@ class Worker:
         assert self._before is not None
         clock, before = self._before
         self._before = None
-        self.replica = of.cancelled(self.replica, before)
+        self.replica, self._version = of.cancelled(self.replica, before), None
         self._outbox.forget(clock)
 
     def skip(self, steps: int) -> None:
@@ -249,7 +250,7 @@ class Worker:
             replica = of.remembers(replica, start.clock, Own(sent, kept))
         self.replica = replica
         report = Report(start.clock, replica.version, parts, norm)
-        self._outbox.send(report, payload, base if needs.base else None)
+        self._outbox.send(report, payload)
         self._let_go()
 
     def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:
@@ -259,20 +260,20 @@ class Worker:
     # Memory: what was read or sent may be overwritten once the worker has let go of it.
 
     def _adopt(self, snapshot: Snapshot) -> None:
-        needs = self.exchange.needs
-        if needs.base or (needs.undo and self.carries):
-            snapshot.keep()  # the server reads it after the worker, or the worker once more
+        if self.exchange.needs.undo and self.carries:
+            snapshot.keep()  # the worker may read it once more
         self.replica = of.adopted(
             self.replica, snapshot.version, opened(snapshot, self.wire, self.device)
         )
-        # Where it is not copied it is held, so that its memory stays what it is.
-        self._left, self._snapshot = self._snapshot, None
-        if Placement.of(self.device).on_host:
-            self._snapshot = snapshot
+        self._version, self._left = snapshot.version, self._snapshot
+        copied = not Placement.of(self.device).on_host
+        self._snapshot = snapshot.release() if copied else snapshot
 
     def _let_go(self) -> None:
         """All is dispatched that reads the snapshot before, or the deltas that are settled."""
-        self._left = None
+        if self._left is not None:
+            self._left.release()
+            self._left = None
         while self._settled:
             gone = self._settled.pop()
             if not self.exchange.needs.undo:  # else it may be needed again

@@ -30,6 +30,7 @@ from jax_ssp.compression import (
     residual_of,
 )
 from jax_ssp.compression.base import decode_leaves, encode_leaves
+from jax_ssp.server.local_store import LocalStore
 
 
 @dataclass(frozen=True)
@@ -1042,4 +1043,4 @@ def test_a_run_draws_by_worker_and_clock_and_replays_bit_for_bit(runtime):
 
 def test_a_random_snapshot_wire_is_refused():
     with pytest.raises(ValueError, match=r"draws random numbers.*use it as `delta_wire`"):
-        ssp.Server({"w": jnp.ones(3)}, snapshot_wire=RandK())
+        LocalStore(ssp.Server({"w": jnp.ones(3)}), snapshot_wire=RandK())

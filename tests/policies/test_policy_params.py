@@ -165,8 +165,8 @@ def test_what_a_wire_does_not_deliver_is_in_the_residuals(policy, monkeypatch):
     wire, arrived = ssp.compression.Int8(block=4), {}
     push = Lazy.push
 
-    def spy(self, worker):
-        pushed = push(self, worker)
+    def spy(self, worker, token):
+        pushed = push(self, worker, token)
         clock = arrived.setdefault(worker, [])
         clock.append(wire.decode(pushed.payload[0], like={"w": np.zeros(8, np.float32)})["w"])
         return pushed

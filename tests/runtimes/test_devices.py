@@ -450,7 +450,7 @@ def test_nothing_is_pushed_before_all_have_joined():
     class Slow(ssp.Devices):
         def open(self, session):
             clock = Slowly(session.num_workers)
-            return World(clock, Noticed(session.workers, clock))
+            return World(clock, Noticed(session.workers, session.store, clock))
 
     seen = Call("on_entry", lambda now, event, commands: events.append(event))
     result = train(Slow(), ssp.ASP(), num_clocks=3, observers=[seen])

@@ -15,6 +15,7 @@ from jax_ssp.checkpoint.metrics import MetricsWriter, read_metrics
 from jax_ssp.placement import separate_memory
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
 from jax_ssp.runtimes.states import States
+from jax_ssp.server.local_store import LocalStore
 
 CPU = jax.devices()
 RUNTIMES = {"virtual": ssp.Virtual(num_workers=2), "devices": ssp.Devices(num_workers=2)}
@@ -228,11 +229,11 @@ def test_versions_passed_over_are_counted_and_said():
             assert gate.wait(30)
         return {"m": 1.0}
 
-    evaluator = Evaluator(evaluate, 1, CPU[0], {"w": jnp.zeros(2)})
+    evaluator = Evaluator(evaluate, 1, CPU[0], LocalStore(ssp.Server({"w": jnp.zeros(2)})))
     evaluator.go_aside(lambda future: None)
     for version in range(1, 6):
         about = {"version": version, "updates": version, "time": 0.0}
-        assert evaluator.submit(about, {"w": jnp.zeros(2)}) is None
+        assert evaluator.submit(about) is None
         assert began.wait(30)  # the first is evaluated by now, and the others wait
     gate.set()
     rows = evaluator.drain()

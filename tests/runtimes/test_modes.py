@@ -14,8 +14,9 @@ import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.commands import Merge, StartAhead, StartClock
 from jax_ssp.placement import separate_memory
-from jax_ssp.server.server import Snapshot
-from jax_ssp.server.wire import Memory
+from jax_ssp.server.local_store import LocalStore
+from jax_ssp.server.memory import Memory
+from jax_ssp.server.snapshot import Snapshot
 from tests.helpers.problems import (
     DIMENSION,
     PARAMS,
@@ -286,14 +287,14 @@ def test_a_wire_costs_little_accuracy(which, wire):
 
 def test_what_travels_is_small():
     deltas = []
-    original = ssp.Server.merge_sent
+    original = LocalStore.push
 
-    def spy(self, payloads, *about):
-        deltas.extend(payloads)
-        return original(self, payloads, *about)
+    def spy(self, token, payload):
+        deltas.append(payload)
+        return original(self, token, payload)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssp.Server, "merge_sent", spy)
+        patch.setattr(LocalStore, "push", spy)
         ssp.train(
             ssp.make_step(lambda p, b, key: ((p["w"] ** 2).sum(), {}), optax.sgd(0.1)),
             params={"w": np.ones(4096, np.float32)},

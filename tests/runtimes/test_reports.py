@@ -138,7 +138,8 @@ def test_each_delta_of_a_merge_has_its_own_weight(count):
     server = ssp.Server({"w": np.zeros(2, np.float32)})
     weights = [2.0**-number for number in range(count)]
     delta = [{"w": jnp.array([1.0, -1.0])}]
-    server.merge_sent([delta] * count, [About(weight=each) for each in weights], count)
+    plain = server.programs(lambda params, delta: delta)
+    server.apply(plain, [delta] * count, [About(weight=each) for each in weights], count)
     np.testing.assert_allclose(server.params["w"], [sum(weights), -sum(weights)], rtol=1e-6)
 
 
@@ -170,14 +171,14 @@ class Again(VirtualClock):
             again, *self.seen = self.seen
             return again
         message = super().next_event()
-        if message is not None and message.push is not None:
+        if message is not None and message.metrics is not None:
             self.seen = [*self.seen, message]
         return message
 
 
 class Twice(ssp.Virtual):
     def open(self, session):
-        executor = OnDemand(session.workers)
+        executor = OnDemand(session.workers, session.store)
         delays = DelayDraws(self.delay, self.seed, session.num_workers)
         return World(Again(session.num_workers, executor, delays), executor)
 

@@ -14,6 +14,7 @@ from jax_ssp import delays
 from jax_ssp.compression import ALL_COMPRESSORS
 from jax_ssp.layout import Layout, Statistic
 from jax_ssp.policies import ALL_POLICIES
+from jax_ssp.server.local_store import LocalStore
 from jax_ssp.worker.adopt import entered
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import bits, merges
@@ -94,21 +95,21 @@ def track(**others):
 def seen(monkeypatch):
     """What every merge of a run had: statistics before, values that are there, statistics after."""
     rows = []
-    merge = ssp.Server.merge_sent
+    merging = LocalStore.merge
 
-    def spy(self, deltas, *others):
+    def spy(self, merge):
         before = jax.tree.map(np.asarray, self.params)
         opened = [
-            [self.wire.opened(m, p) for m, p in zip(d, self._newest.pieces, strict=True)]
-            for d in deltas
+            list(map(self.wire.opened, self._payloads[delta.token], self.wire.shapes))
+            for delta in merge.deltas
         ]
-        joined = [self.wire.cut.join([jax.device_put(p, self.device) for p in d]) for d in opened]
+        first = self.devices[0]
+        joined = [self.wire.cut.join([jax.device_put(p, first) for p in d]) for d in opened]
         values = [np.asarray(each["mean"].value) for each in joined]
-        version = merge(self, deltas, *others)
+        merging(self, merge)
         rows.append((before["mean"], values, np.asarray(self.params["mean"])))
-        return version
 
-    monkeypatch.setattr(ssp.Server, "merge_sent", spy)
+    monkeypatch.setattr(LocalStore, "merge", spy)
     return rows
 
 

@@ -224,14 +224,16 @@ def test_it_lives_on_one_device_and_takes_deltas_from_any():
 def test_the_memory_of_a_version_that_nobody_holds_is_used_again(devices):
     server = Server(large(0), weight="sum", device=jax.devices()[:devices])
     expected = large(0)["w"].astype(np.float64)
-    held, places, shown = deque(maxlen=3), [], []
+    held, places, shown = deque(), [], []
     for number in range(1, 40):
-        held.append(server.publish())
+        if len(held) == 3:
+            held.popleft().release()
+        held.append(server.newest.hold())
         shown.append(held[-1].to(jax.devices()[3])[0]["w"])
         shown = shown[-2:]  # as NumPy arrays on that memory: they keep it from being used again
         assert server.merge([large(number)]) == number
         expected += large(number)["w"]
-        places.append(server._newest.pieces[0]["w"].unsafe_buffer_pointer())
+        places.append(server.newest.pieces[0]["w"].unsafe_buffer_pointer())
     np.testing.assert_allclose(server.params["w"], expected, rtol=1e-4, atol=1e-4)
     assert len(set(places[10:])) <= 3 + 2
 
@@ -240,7 +242,7 @@ def test_what_a_worker_reads_is_not_overwritten():
     server = Server(large(0), device=jax.devices()[0])
     seen = []
     for number in range(12):
-        (views,) = server.publish().to(jax.devices()[1])  # the snapshot itself is let go at once
+        (views,) = server.newest.to(jax.devices()[1])  # the snapshot itself is held by nobody
         seen.append((views, jax.tree.map(np.array, views)))
         server.merge([large(number)])
     for views, copies in seen:

@@ -1,0 +1,270 @@
+"""The store in this process: who needs which version, what was pushed, and what bases were.
+
+A version is held for every clock that was granted on it, until the clock's delta is settled, and
+for every worker that was granted it last, until that is granted another one or leaves: it may be
+granted the same once more. What a delta is measured from is made anew here where a transform asks
+for it: the version as it was read, plus the worker's own deltas that it lacks.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_ssp.compression import Compressor
+from jax_ssp.controller.commands import Merge, StartClock
+from jax_ssp.controller.events import Token
+from jax_ssp.placement import Placement
+from jax_ssp.server.merging import About
+from jax_ssp.server.server import Server, as_weight, factors_of
+from jax_ssp.server.snapshot import Message, Snapshot
+from jax_ssp.server.store import Store
+from jax_ssp.server.wire import Wire
+from jax_ssp.trees import Params
+
+
+@dataclass(slots=True)
+class _Leased:
+    """A version that somebody needs.
+
+    Attributes:
+        snapshot: as it travels.
+        count: by how many it is needed: clocks, and workers for the last that they were granted.
+        opened: what workers make of it, where it is compressed, once that was asked for.
+    """
+
+    snapshot: Snapshot
+    count: int = 0
+    opened: list[Params] | None = None
+
+
+@dataclass(slots=True)
+class _Clock:
+    """A clock that was granted, and whose delta is not settled.
+
+    Attributes:
+        start: the grant.
+        base: what its delta is measured from, in pieces, where that is asked for.
+    """
+
+    start: StartClock
+    base: list[Params] | None
+
+
+class LocalStore(Store):
+    """The store in this process, around a server.
+
+    Args:
+        server: merges.
+        delta_wire: compressor of the deltas that are pushed.
+        snapshot_wire: compressor of the snapshots.
+
+    Raises:
+        ValueError: if `snapshot_wire` is one that draws random numbers.
+        TypeError: if a wire is no compressor.
+
+    Example:
+        >>> store = LocalStore(Server({"w": jnp.zeros(2)}))
+        >>> token = Token(term=0, grant=0)
+        >>> store.lease(StartClock(0, 0, 1, 0, (), num_workers=1, weight=1.0, token=token))
+        >>> reader = store.snapshot(0)
+        >>> store.push(token, [{"w": reader.pieces[0]["w"] + 1}])
+        >>> reader.release()
+        >>> store.drop(token)
+        >>> store.version
+        0
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        delta_wire: Compressor | None = None,
+        snapshot_wire: Compressor | None = None,
+    ) -> None:
+        self.server = server
+        self.layout = server.layout
+        self.shapes = server.shapes
+        self.devices = server.devices
+        self.wants_base = server.wants_base
+        pieces = server.newest.pieces
+        self.wire = Wire(server.shapes, self.layout, len(pieces), delta_wire, snapshot_wire)
+        self._programs = server.programs(lambda piece, sent: self.wire.opened(sent, piece))
+        self._publish = jax.jit(self.wire.published, donate_argnums=1)
+        kept = [] if snapshot_wire is None else pieces
+        self._residuals = list(map(self.wire.nothing_lost, kept))
+        # What rebuilds bases, as workers compute them.
+        self._reads = [jax.jit(partial(self.wire.read, like=each)) for each in self.wire.shapes]
+        self._opened = jax.jit(self.wire.opened)
+        self._add = jax.jit(self.layout.added)
+        self._lock = threading.Lock()
+        self._payloads: dict[Token, list[Message]] = {}
+        self._clocks: dict[Token, _Clock] = {}
+        self._last: dict[int, int] = {}  # the version that each worker was granted last
+        self._own: dict[int, dict[int, list[Message]]] = {}  # pushes of a worker, by stamp
+        self._leased: dict[int, _Leased] = {}
+        self._need(0)  # by those who are made before the first clock
+
+    @property
+    def version(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.server.version
+
+    def lease(self, start: StartClock) -> None:
+        with self._lock:
+            leased = self._need(start.version)
+            leased.count += 1  # by the clock, and by the worker
+            before = self._last.get(start.worker)
+            self._last[start.worker] = start.version
+            if before is not None:
+                self._need_no_more(before)
+            base = self._base(start, leased) if self.wants_base else None
+            self._clocks[start.token] = _Clock(start, base)
+
+    def push(self, token: Token, payload: list[Message]) -> None:
+        with self._lock:
+            self._payloads[token] = payload
+            if self.wants_base and token in self._clocks:
+                start = self._clocks[token].start
+                self._own.setdefault(start.worker, {})[start.clock] = payload
+
+    def merge(self, merge: Merge) -> None:
+        tokens = [delta.token for delta in merge.deltas]
+        bases = [self._clocks[token].base for token in tokens] if self.wants_base else []
+        version = self.server.apply(
+            self._programs,
+            [self._payloads[token] for token in tokens],
+            [About(d.staleness, d.lag, d.worker, d.weight) for d in merge.deltas],
+            merge.num_workers,
+            [base for base in bases if base is not None],
+        )
+        assert version == merge.version, "server and controller count the same merges"
+        with self._lock:
+            if version == 1:
+                self._need_no_more(0)  # by those who were made before
+            for token in tokens:
+                self._forget(token)
+
+    def drop(self, token: Token) -> None:
+        with self._lock:
+            self._forget(token)
+
+    def leave(self, worker: int) -> None:
+        with self._lock:
+            last = self._last.pop(worker, None)
+            if last is not None:
+                self._need_no_more(last)
+            self._own.pop(worker, None)
+            running = [
+                token
+                for token, clock in self._clocks.items()
+                if clock.start.worker == worker and token not in self._payloads
+            ]
+            for token in running:
+                self._forget(token)
+
+    def snapshot(self, version: int) -> Snapshot:
+        with self._lock:
+            if version not in self._leased:
+                raise LookupError(f"nobody has leased version {version} (any more)")
+            return self._leased[version].snapshot.hold()
+
+    # Versions that are needed; all under the lock.
+
+    def _need(self, version: int) -> _Leased:
+        """One more needs this version."""
+        leased = self._leased.get(version)
+        if leased is None:
+            assert version == self.version, "only the newest version is leased anew"
+            leased = self._leased[version] = _Leased(self._published())
+        leased.count += 1
+        return leased
+
+    def _need_no_more(self, version: int) -> None:
+        leased = self._leased[version]
+        leased.count -= 1
+        if not leased.count:
+            del self._leased[version]
+            leased.snapshot.release()
+
+    def _forget(self, token: Token) -> None:
+        self._payloads.pop(token, None)
+        clock = self._clocks.pop(token, None)
+        if clock is not None:
+            self._need_no_more(clock.start.version)
+
+    def _published(self) -> Snapshot:
+        """The newest version as it travels."""
+        newest = self.server.newest
+        if self.wire.snapshots is None:
+            return newest.hold()
+        both = list(map(self._publish, newest.pieces, self._residuals))
+        messages, self._residuals = ([pair[side] for pair in both] for side in (0, 1))
+        return Snapshot(self.version, messages)
+
+    # Bases.
+
+    def _base(self, start: StartClock, leased: _Leased) -> list[Params]:
+        """What a clock's delta is measured from: what its worker reads, as that makes it.
+
+        It is made at once: a worker that needs an own delta no more uses its memory again.
+        """
+        own = self._own.get(start.worker, {})
+        for stamp in [stamp for stamp in own if stamp not in start.pending]:
+            del own[stamp]
+        base = self._as_read(leased)
+        factors = factors_of([start.weight], start.num_workers, self.server.weight)[0]
+        weight, share = map(as_weight, factors)
+        for payload in own.values():
+            opened = payload
+            if self.wire.deltas is not None:
+                opened = list(map(self._opened, payload, base))
+            base = [
+                self._add(piece, delta, weight, share)
+                for piece, delta in zip(base, opened, strict=True)
+            ]
+        return base
+
+    def _as_read(self, leased: _Leased) -> list[Params]:
+        """A version as workers read it, in pieces."""
+        pieces = leased.snapshot.pieces
+        if self.wire.snapshots is None:
+            return pieces
+        if leased.opened is None:
+            leased.opened = [read(piece) for read, piece in zip(self._reads, pieces, strict=True)]
+        return leased.opened
+
+    # Before the first clock.
+
+    def compile(self, num_deltas: int) -> None:
+        self.server.compile(num_deltas, self._programs, self._example())
+        if self.wire.snapshots is not None:
+            residuals = jax.tree.map(jnp.copy, self._residuals)
+            jax.block_until_ready(list(map(self._publish, self.server.newest.pieces, residuals)))
+
+    def program(self) -> str:
+        return self.server.program(self._programs, self._example())
+
+    def _example(self) -> list[Message]:
+        """A delta as it travels: any of these shapes, on the server's devices."""
+        example = self.wire.example
+        messages = map(
+            example if self.wire.deltas is None else jax.jit(example), self.server.newest.pieces
+        )
+        places = map(Placement.of, self.devices)
+        return list(map(Placement.receive, places, messages))
+
+    @property
+    def params(self) -> Params:
+        return self.server.params
+
+    @property
+    def masters(self) -> Params:
+        return self.server.masters
+
+    @property
+    def states(self) -> tuple[Any, Any]:
+        return self.server.states
