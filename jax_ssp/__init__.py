@@ -8,35 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES, LocalSteps, Policy
+
 __version__ = "0.1.0"
 
 _ROOMS = ("checkpoint", "compression", "controller", "data", "delays", "mitigations", "policies")
 _MODULES = {**{room: room for room in _ROOMS}, "faults": "runtimes.faults"}
-_POLICIES = (
-    "ASP",
-    "BSP",
-    "BackupWorkers",
-    "DSSP",
-    "DyLU",
-    "FedBuff",
-    "Fixed",
-    "KAsync",
-    "KBatchAsync",
-    "KBatchSync",
-    "KSync",
-    "LocalSteps",
-    "PSP",
-    "Policy",
-    "PostLocal",
-    "Quorum",
-    "Rennala",
-    "Ringmaster",
-    "SSP",
-    "Softsync",
-    "VAP",
-)
 _NAMES = {
-    **dict.fromkeys(_POLICIES, "policies"),
+    **{kind.__name__: "policies" for kind in (Policy, LocalSteps, *ALL_POLICIES, *ALL_SCHEDULES)},
     "ContractViolation": "controller",
     "Controller": "controller",
     "Devices": "runtimes.devices",

@@ -399,7 +399,7 @@ def test_a_kind_that_is_none_is_a_usage_error_with_the_nearest_name(
 def test_a_kind_that_is_missing_is_a_usage_error(config, words, got, capsys):
     assert jax_ssp("run", config, *words) == USAGE
     shown = capsys.readouterr().err
-    assert "--policy needs a name after it, one of ASP, BSP, SSP" in shown
+    assert "--policy needs a name after it, one of ASP, BackupWorkers, BSP" in shown
     assert f"; got {got}\n" in shown
 
 

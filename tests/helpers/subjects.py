@@ -173,7 +173,8 @@ def public():
         names = getattr(module, "__all__", None) or [
             name
             for name, value in vars(module).items()
-            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+            if not name.startswith("_")
+            and (getattr(value, "__module__", None) or "").startswith(module.__name__)
         ]
         found.update({name: getattr(module, name) for name in names})
     found.update(RunFolder=RunFolder, MetricsWriter=MetricsWriter, read_metrics=read_metrics)

@@ -208,11 +208,9 @@ def test_an_integer_field_says_what_is_wrong_with_its_value(kind, field, least):
 
 
 def test_no_policy_and_no_schedule_is_left_out_of_the_table_of_integers():
-    without = {ssp.ASP, ssp.BSP, ssp.VAP}
-    assert {*ALL_POLICIES, *ALL_SCHEDULES} == {*INTEGERS, *without}
-    for kind, least in INTEGERS.items():
+    for kind in (*ALL_POLICIES, *ALL_SCHEDULES):
         fields = [each for each in dataclasses.fields(kind) if each.type == "int" and each.init]
-        assert {each.name for each in fields} == set(least)
+        assert {each.name for each in fields} == set(INTEGERS.get(kind, ()))
 
 
 @pytest.mark.parametrize(
