@@ -410,7 +410,7 @@ def flags(experiment: dict, prefix: str = "--") -> list[str]:
         flag = prefix + name.replace("_", "-")
         if isinstance(value, dict):
             found += flags(value, f"{flag}.")
-        elif name not in ("type", "devices"):
+        elif name not in ("type", "devices", "faults"):
             found.append(flag)
     return found
 
