@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jax_ssp.data.shards import Feed, kind_of
+from jax_ssp.data.feed import Feed, kind_of
 from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
 from jax_ssp.policies import Policy
 from jax_ssp.runtimes import rules

@@ -24,7 +24,7 @@ import optax
 
 from jax_ssp.checks import flag, function, instance, integer, optional, several, shown
 from jax_ssp.controller.weight import Weight, check_weight, shares_of, weight_of
-from jax_ssp.data.shards import owned
+from jax_ssp.data.feed import owned
 from jax_ssp.layout import Delta, Layout
 from jax_ssp.placement import Placement
 from jax_ssp.server.memory import Memory

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.compression import nbytes
-from jax_ssp.data.shards import Feed
+from jax_ssp.data.feed import Feed
 from jax_ssp.layout import Delta
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.snapshot import Snapshot

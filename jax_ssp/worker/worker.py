@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jax_ssp.controller import StartAhead, StartClock
-from jax_ssp.data.shards import Feed, kind_of
+from jax_ssp.data.feed import Feed, kind_of
 from jax_ssp.layout import Delta
 from jax_ssp.placement import Placement
 from jax_ssp.server.memory import Memory

@@ -8,7 +8,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.data.shards import Feed
+from jax_ssp.data.feed import Feed
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import PARAMS, batches, bits
 
