@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax_ssp as ssp
-from experiments.study.grid import main
+from experiments.study.grid import main, rates_of
+from experiments.study.study import Study
 from experiments.workloads.digits import DigitsMLP
 from jax_ssp.mitigations import delay_compensation
 
@@ -97,13 +98,11 @@ def get_sweep() -> list[ssp.Experiment]:
     ]
 
 
-def grid() -> list[ssp.Experiment]:
-    return [
-        experiment(name, rate=rate, seed=seed, **arguments)
-        for name, arguments in METHODS.items()
-        for rate in RATES
-        for seed in (0, 1, 2)
-    ]
+def study() -> Study:
+    def made(name: str, rate: float, seed: int) -> ssp.Experiment:
+        return experiment(name, rate=rate, seed=seed, **METHODS[name])
+
+    return rates_of(METHODS, RATES, SEEDS, made)
 
 
 PANELS = {
@@ -121,4 +120,4 @@ PANELS = {
 }
 
 if __name__ == "__main__":
-    main("delay_compensation", grid, PANELS, PAIRS)
+    main("delay_compensation", study(), PANELS, PAIRS)

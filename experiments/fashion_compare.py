@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax_ssp as ssp
+from experiments.study import outcome
+from experiments.study.study import Study, crossed
 from experiments.workloads.fashion import Fashion, plain_loop
 from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
@@ -53,14 +55,12 @@ def get_sweep() -> list[ssp.Experiment]:
 
 def measured(name: str, seed: int, samples: int) -> dict[str, Any]:
     """What a method, or the plain loop on batches of all workers' size, comes to."""
-    about = {"name": name, "seed": seed}
     if name == PLAIN:
         workload = Fashion(learning_rate=RATE)
-        return {**about, **plain_loop(workload, WORKERS * workload.batch_size, samples, seed)}
-    result = made(name, seed, samples).run()
+        return plain_loop(workload, WORKERS * workload.batch_size, samples, seed)
+    result = outcome.run(made(name, seed, samples))
     variances = [leaf.min() for path, leaf in result.params.items() if path.endswith(".var")]
     return {
-        **about,
         "status": result.status,
         **result.metrics,
         "seconds": result.seconds,
@@ -90,15 +90,20 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images a run trains on")
     parser.add_argument("--folder", type=Path, default=Path("runs/fashion_compare"))
     options = parser.parse_args()
-    runs: list[dict[str, Any]] = []
-    for name in (PLAIN, *METHODS):
-        for seed in SEEDS:
-            runs.append(measured(name, seed, options.samples))
-            print(runs[-1], flush=True)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    content = {"meta": environment(), "samples": options.samples, "runs": runs}
+    meta, kept = environment(), options.folder / "runs.jsonl"
+    study = Study(
+        cells=crossed(name=(PLAIN, *METHODS)),
+        rates=(RATE,),
+        seeds=SEEDS,
+        run=lambda cell, rate, seed: measured(cell["name"], seed, options.samples),
+        kept=kept,
+        about={"commit": meta["commit"], "samples": options.samples},
+        each=lambda row: print(row, flush=True),
+    )
+    content = {"meta": meta, "samples": options.samples, "runs": study.grid()}
     write_json(options.folder / "table.json", content, indent=1)
-    (options.folder / "table.md").write_text(markdown_table(table(runs)) + "\n")
+    (options.folder / "table.md").write_text(markdown_table(table(content["runs"])) + "\n")
+    kept.unlink()
 
 
 if __name__ == "__main__":

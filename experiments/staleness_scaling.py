@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax_ssp as ssp
-from experiments.study.grid import main
+from experiments.study.grid import main, rates_of
+from experiments.study.study import Study
 from experiments.workloads.digits import DigitsMLP
 from jax_ssp.mitigations import scale_by_staleness
 
@@ -80,8 +81,8 @@ def get_sweep() -> list[ssp.Experiment]:
     ]
 
 
-def grid() -> list[ssp.Experiment]:
-    return [experiment(name, rate, s) for name in METHODS for rate in RATES for s in (0, 1, 2)]
+def study() -> Study:
+    return rates_of(METHODS, RATES, SEEDS, experiment)
 
 
 PANELS = {
@@ -92,4 +93,4 @@ PANELS = {
 }
 
 if __name__ == "__main__":
-    main("staleness_scaling", grid, PANELS)
+    main("staleness_scaling", study(), PANELS)

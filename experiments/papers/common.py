@@ -1,82 +1,17 @@
-"""What the papers' files share: learning rates swept alike for all, runs as rows, curves drawn."""
+"""What is looked up in the rows of all papers: runs, levels, medians, curves."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-import jax_ssp as ssp
+from experiments.study.study import marked
 from jax_ssp.report.papers import Row, Rows
 from jax_ssp.report.plots import Curve
-
-Make = Callable[[float, int], ssp.Experiment]  # (learning rate, seed) -> what to run
-
-
-def swept(
-    methods: Mapping[str, Make], rates: Sequence[float], seeds: int, metric: str
-) -> list[Row]:
-    """Run every method at every rate on seed 0, then at its best rate on all seeds.
-
-    Args:
-        methods: by label.
-        rates: learning rates, the same for all.
-        seeds: how many.
-        metric: of the evaluations, a loss; the best rate is the one whose last value is smallest.
-
-    Returns:
-        Rows of kind "swept" (each method, each rate, the last value) and of kind "run".
-    """
-    rows: list[Row] = []
-    for label, make in methods.items():
-        tried = {rate: run_row(label, make(rate, 0), rate, metric) for rate in rates}
-        for rate, row in tried.items():
-            rows.append({"kind": "swept", "label": label, "rate": rate, "last": row["last"]})
-        best = min(tried, key=lambda rate: finite(tried[rate]["last"]))
-        rows.append(tried[best])
-        rows += [run_row(label, make(best, seed), best, metric) for seed in range(1, seeds)]
-    return rows
-
-
-def run(experiment: ssp.Experiment) -> ssp.Result:
-    """Run it to its end."""
-    return whole(experiment.run())
-
-
-def whole(result: ssp.Result) -> ssp.Result:
-    """What was given; what Ctrl-C has cut short is no result, and interrupts."""
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    return result
-
-
-def run_row(label: str, experiment: ssp.Experiment, rate: float, metric: str) -> Row:
-    """One run as plain numbers: its curve, and what its schedule was like."""
-    result = run(experiment)
-    merged = result.schedule[result.schedule["merge_version"] >= 0]
-    stale = merged["staleness"]
-    values = [row["metrics"][metric] for row in result.evaluations]
-    return {
-        "kind": "run",
-        "label": label,
-        "rate": rate,
-        "seed": experiment.seed,
-        "status": result.status,
-        "last": values[-1],
-        "metrics": result.metrics,
-        "updates": [row["updates"] for row in result.evaluations],
-        "seconds": [row["time"] for row in result.evaluations],
-        "values": values,
-        "total_updates": result.updates,
-        "total_seconds": result.seconds,
-        "computing": result.computing,
-        "mean_staleness": float(stale.mean()) if len(stale) else 0.0,
-        "max_staleness": int(stale.max(initial=0)),
-        "staleness": np.bincount(stale).tolist() if len(stale) else [],
-    }
 
 
 def runs(rows: Rows, label: str | None = None) -> list[Mapping[str, Any]]:
@@ -120,14 +55,6 @@ def sooner(one: float, other: float, share: float = 1.0) -> bool:
 def at_most(one: float, other: float, share: float = 1.0) -> bool:
     """Whether a number that was measured is no more than such a share of another."""
     return math.isfinite(one) and one <= share * other
-
-
-def marked(rate: float, tried: Iterable[float]) -> str:
-    """A best rate as a table shows it, with a mark if it is at the edge of those tried."""
-    rates = sorted(set(tried))
-    if len(rates) > 1 and rate in (rates[0], rates[-1]):
-        return f"{rate:g} ({'smallest' if rate == rates[0] else 'largest'} tried)"
-    return f"{rate:g}"
 
 
 def tried_rates(rows: Rows, label: str) -> list[float]:

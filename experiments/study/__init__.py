@@ -1,1 +1,1 @@
-"""Learning rates tried alike for all methods: the command of configs that sweep."""
+"""Sweeps: `study` runs them, `outcome` makes a run a row, `grid` is the command of configs."""

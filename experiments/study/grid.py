@@ -1,4 +1,4 @@
-"""Learning rates tried for every method alike, so that none is compared at another's best."""
+"""The command of a config that sweeps: rates before it, figure and differences after it."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 
 import jax_ssp as ssp
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, Tuned, crossed
 from jax_ssp.checkpoint.summary import summarize
 from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
+from jax_ssp.report.papers import Row
 from jax_ssp.report.plots import Curve, draw_curves, legend_below
 from jax_ssp.report.styles import PAPER, new_figure
 from jax_ssp.report.tables import markdown_table
 
+Pair: TypeAlias = tuple[str, str]
+TUNING = (0, 1, 2)  # seeds on which rates are picked; a sweep reports others
 COLUMNS = ("status", "mean_staleness", "max_staleness")
 
 
 def main(
-    name: str,
-    grid: Callable[[], Sequence[ssp.Experiment]],
-    panels: Mapping[str, Mapping[str, str]],
-    pairs: Sequence[tuple[str, str]] = (),
+    name: str, study: Study, panels: Mapping[str, Mapping[str, str]], pairs: Sequence[Pair] = ()
 ) -> None:
     """Of a config with a sweep: what comes before it, and what is made of it after.
 
     Args:
         name: of the config.
-        grid: experiments of workloads with a `learning_rate`; of one name and rate they are seeds.
+        study: whose rates are tried; see `rates_of`.
         panels: of the figure, by title: the sweep's runs it shows, from label to name. The first
             panel has all labels.
         pairs: of runs of the sweep that are compared seed by seed, a method and its reference.
@@ -49,7 +52,7 @@ def main(
     )
     options = parser.parse_args()
     if options.after is None:
-        _run_grid(grid(), options.folder)
+        tune(study, options.folder)
         return
     runs = json.loads((options.after / "comparison.json").read_text())["runs"]
     _draw(runs, panels, options.after / "figure.png")
@@ -59,9 +62,48 @@ def main(
         print(rows)
 
 
-def differences(
-    runs: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]]
-) -> list[dict[str, Any]]:
+def rates_of(
+    names: Iterable[str],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    made: Callable[[str, float, int], ssp.Experiment],
+) -> Study:
+    """The study of a config: rates by test loss on the seeds of `TUNING`.
+
+    Args:
+        names: of the methods.
+        rates: learning rates, the same for all.
+        seeds: those that the sweep reports.
+        made: (name, rate, seed) -> what to run.
+    """
+
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        summary = summarize(outcome.run(made(cell["name"], rate, seed)))
+        ends = {metric: summary["metrics"][metric] for metric in ("test_loss", "test_accuracy")}
+        return {**ends, **{column: summary[column] for column in COLUMNS}}
+
+    return Study(crossed(name=names), rates, seeds, run, tuning=TUNING, loss="test_loss")
+
+
+def tune(study: Study, folder: Path) -> None:
+    """Try all rates, and write grid.json and grid.md; interrupted, it goes on at the next call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "runs.jsonl"
+    meta = environment()
+    about = {"commit": meta["commit"]}
+    study = replace(
+        study, kept=kept, about=about, each=lambda row: print(*row.values(), flush=True)
+    )
+    tuned = [study.tune(cell) for cell in study.cells]
+    rows = table(tuned)
+    runs = [row for each in tuned for row in each.tried]
+    write_json(folder / "grid.json", {"meta": meta, "rows": rows, "runs": runs}, indent=1)
+    (folder / "grid.md").write_text(markdown_table(rows) + "\n")
+    kept.unlink()
+    print(markdown_table(rows))
+
+
+def differences(runs: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Each method minus its reference at the end of training, seed by seed: mean and deviation."""
     last: dict[str, dict[int, Any]] = {}
     for run in runs:
@@ -83,51 +125,19 @@ def differences(
     return rows
 
 
-def table(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(tuned: Sequence[Tuned]) -> list[Row]:
     """A row a method: the median test loss over the seeds at each rate, and the best rate.
 
-    Where any seed diverged there is None, and the rate is not the best.
+    Where any seed diverged there is None; the best rate says so if it is at the edge.
     """
-    rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(run["name"] for run in runs):
-        losses: dict[float, list[float]] = {}
-        for run in runs:
-            if run["name"] == name:
-                losses.setdefault(run["learning_rate"], []).append(run["test_loss"])
-        medians = {
-            rate: statistics.median(values) if all(map(math.isfinite, values)) else None
-            for rate, values in losses.items()
+    rows: list[Row] = []
+    for each in tuned:
+        losses = {
+            f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in each.scores.items()
         }
-        finite = {rate: loss for rate, loss in medians.items() if loss is not None}
-        shown = {f"{rate:g}": loss for rate, loss in medians.items()}
-        rows.append(
-            {"name": name, **shown, "best": min(finite, key=finite.__getitem__, default=None)}
-        )
+        learned = math.isfinite(each.scores[each.best])
+        rows.append({**each.cell, **losses, "best": each.marked if learned else None})
     return rows
-
-
-def _run_grid(experiments: Sequence[ssp.Experiment], folder: Path) -> None:
-    runs: list[dict[str, Any]] = []
-    for number, each in enumerate(experiments, start=1):
-        runs.append(_run(each))
-        print(f"[{number}/{len(experiments)}]", *runs[-1].values(), flush=True)
-    rows = table(runs)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "grid.json", {"meta": environment(), "rows": rows, "runs": runs}, indent=1)
-    (folder / "grid.md").write_text(markdown_table(rows) + "\n")
-    print(markdown_table(rows))
-
-
-def _run(experiment: ssp.Experiment) -> dict[str, Any]:
-    summary = summarize(experiment.run())
-    workload: Any = experiment.workload
-    return {
-        "name": experiment.name,
-        "learning_rate": workload.learning_rate,
-        "seed": experiment.seed,
-        **{metric: summary["metrics"][metric] for metric in ("test_loss", "test_accuracy")},
-        **{column: summary[column] for column in COLUMNS},
-    }
 
 
 def _draw(

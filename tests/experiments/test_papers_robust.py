@@ -5,10 +5,7 @@ In rows of size smoke one method after the other diverges, then all. A paper joi
 """
 
 import copy
-import importlib
 import json
-import math
-from pathlib import Path
 
 import matplotlib as mpl
 import pytest
@@ -17,7 +14,6 @@ from jax_ssp.report.papers import checked
 from jax_ssp.report.styles import PAPER as LOOK
 from jax_ssp.report.styles import new_figure
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -130,14 +126,3 @@ def test_table_and_figure_show_what_diverged(measured):
             figure = new_figure(paper.height)
             paper.draw(figure, changed)
             figure.canvas.draw()
-
-
-@pytest.mark.parametrize("power", [5, 0, -3, 3.4])
-def test_the_best_step_size_lies_between_two_that_are_worse(monkeypatch, power):
-    monkeypatch.syspath_prepend(ROOT)
-    runs = importlib.import_module("experiments.papers.ringmaster.runs")
-    gaps = runs.refined(lambda rate: abs(math.log2(rate) + power), (1, 1 / 4, 1 / 16))
-    best = min(gaps, key=gaps.get)
-    assert abs(math.log2(best) + power) < 0.5
-    assert {best / 2, best * 2} <= set(gaps)
-    assert len(gaps) <= 9

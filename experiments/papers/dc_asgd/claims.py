@@ -22,7 +22,6 @@ from experiments.papers.dc_asgd.runs import (
 from jax_ssp.report.papers import Claim, Rows
 
 FAILED = 2.0  # a test loss near that of a guess, 2.3, or above
-
 SHARES = (0.95, 0.99)  # of the way from the first loss to the last
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import jax_ssp as ssp
 from experiments import delay_compensation
 from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from jax_ssp.report.papers import Row, Rows, Size
 
 WORKERS = (8, 4)
@@ -38,15 +40,18 @@ def experiment(label: str, workers: int, rate: float, seed: int) -> ssp.Experime
 
 
 def measure(size: Size, seeds: int) -> list[Row]:
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        made = experiment(cell["label"], cell["workers"], rate, seed)
+        every = 120 // cell["workers"]
+        return outcome.curve(
+            replace(made, max_updates=UPDATES[size], eval_every=every), "test_loss"
+        )
+
     rows: list[Row] = []
     for workers in (1, *WORKERS):
-        for rate in RATES[size]:
-            for seed in range(seeds):
-                for label in LABELS[1:] if workers > 1 else (SEQUENTIAL,):
-                    made = experiment(label, workers, rate, seed)
-                    made = replace(made, max_updates=UPDATES[size], eval_every=120 // workers)
-                    row = common.run_row(label, made, rate, "test_loss")
-                    rows.append({**row, "workers": workers})
+        labels = LABELS[1:] if workers > 1 else (SEQUENTIAL,)
+        cells = crossed(workers=[workers], label=labels)
+        rows += Study(cells, RATES[size], range(seeds), run).grid()
     return rows
 
 

@@ -48,12 +48,10 @@ def column(rows: Rows, staleness: int) -> str:
 
 
 NAMES = {"optimizer": "{}, hidden layers: 1", "depth": "SGD, hidden layers: {}"}
-
 LOOKS = {
     "optimizer": ("#000000", "#0072b2", "#d55e00", "#2f9e8f", "#cc79a7"),
     "depth": ("#a6cbe3", "#5a9bc8", "#2f6a9f", "#12304f"),
 }
-
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.5)),

@@ -10,7 +10,8 @@ from typing import Any
 import optax
 
 import jax_ssp as ssp
-from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.digits import DigitsMLP
 from jax_ssp.mitigations import outer
 from jax_ssp.report.papers import Row, Rows, Size
@@ -35,60 +36,52 @@ STEPS: dict[Size, tuple[float, ...]] = {
 }
 
 
-def needed(
-    optimizer: str, hidden: int, staleness: int, rate: float, seed: int, size: Size
-) -> tuple[int | None, float]:
-    """Updates to the target (None if it was not reached), and the mean staleness there was."""
+def made(cell: Cell, rate: float, seed: int, size: Size) -> ssp.Experiment:
+    """Workers push plain gradients; the optimizer is the server's, and sees each in turn."""
+    optimizer, hidden = ("SGD", int(cell["label"])) if _deep(cell) else (cell["label"], 1)
     function, arguments, _ = OPTIMIZERS[optimizer]
-    made = ssp.configured(function, learning_rate=rate, **arguments)
-    workers = staleness + 1  # equal ones take turns: each delta is as stale as there are others
-    experiment = ssp.Experiment(
-        # Workers push plain gradients; the optimizer is the server's, and sees each in turn.
+    workers = cell["staleness"] + 1  # equal ones take turns: as stale as there are others
+    return ssp.Experiment(
         workload=DigitsMLP(hidden=(WIDTH,) * hidden, batch_size=BATCH, learning_rate=1.0),
         policy=ssp.ASP(),
         runtime=ssp.Virtual(workers, ssp.delays.Constant(1.0), seed),
-        server_tx=ssp.configured(outer, optimizer=made),
+        server_tx=ssp.configured(
+            outer, optimizer=ssp.configured(function, learning_rate=rate, **arguments)
+        ),
         weight="sum",
         max_updates=UPDATES[size],
         eval_every=EVERY // workers,
         target=f"test_accuracy >= {ACCURACY}",
         seed=seed,
     )
-    run = common.run(experiment)
-    reached = (
-        row["updates"] for row in run.evaluations if row["metrics"]["test_accuracy"] >= ACCURACY
-    )
-    return next(reached, None), float(run.schedule["staleness"].mean())
 
 
-def cell(optimizer: str, hidden: int, staleness: int, size: Size, seeds: int) -> Row:
+def measured(cell: Cell, size: Size, seeds: int) -> Row:
     """The rate that needs the fewest updates on seed 0, and what it needs on all seeds."""
+
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        return outcome.needed(made(cell, rate, seed, size), "updates")
+
+    optimizer = "SGD" if _deep(cell) else cell["label"]
     rates = [OPTIMIZERS[optimizer][2] * step for step in STEPS[size]]
-    tried = {rate: needed(optimizer, hidden, staleness, rate, 0, size) for rate in rates}
-    best = min(tried, key=lambda rate: finite(tried[rate][0]))
-    others = (needed(optimizer, hidden, staleness, best, seed, size) for seed in range(1, seeds))
-    found = [tried[best], *others]
-    return {
-        "staleness": staleness,
-        "rate": best,
-        "updates": [updates for updates, _ in found],
-        "mean_staleness": statistics.fmean(mean for _, mean in found),
-        "swept": [{"rate": rate, "updates": updates} for rate, (updates, _) in tried.items()],
-        "most_updates": UPDATES[size],
-    }
+    study = Study([cell], rates, range(seeds), run, tuning=(0,), loss="updates")
+    stale = (row["mean_staleness"] for row in study.report(study.tune(cell)))
+    about = {"mean_staleness": statistics.fmean(stale), "most_updates": UPDATES[size]}
+    return {**study.gathered(cell, "updates"), **about}
 
 
 def measure(size: Size, seeds: int) -> list[Row]:
     names = ("SGD", "Adam") if size == "smoke" else tuple(OPTIMIZERS)
-    rows: list[Row] = []
+    depths = [str(hidden) for hidden in DEPTHS[size]]
+    cells: list[Cell] = []
     for staleness in STALENESS[size]:
-        for name in names:
-            about = {"family": "optimizer", "label": name}
-            rows.append({**about, **cell(name, 1, staleness, size, seeds)})
-        for hidden in DEPTHS[size]:
-            about = {"family": "depth", "label": str(hidden)}
-            rows.append({**about, **cell("SGD", hidden, staleness, size, seeds)})
-    return rows
+        for family, labels in (("optimizer", names), ("depth", depths)):
+            cells += crossed(family=[family], label=labels, staleness=[staleness])
+    return [measured(cell, size, seeds) for cell in cells]
+
+
+def _deep(cell: Cell) -> bool:
+    return cell["family"] == "depth"
 
 
 def finite(updates: int | None) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax_ssp as ssp
-from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.digits import DigitsMLP
 from jax_ssp.policies.base import View, Wait
 from jax_ssp.report.papers import Row, Size
@@ -76,7 +77,7 @@ def waits(size: Size, seeds: int) -> list[Row]:
             for seed in range(seeds):
                 runtime = ssp.Virtual(workers, delay, seed, compute=False)
                 most = UPDATES[size]
-                run = common.whole(ssp.train(policy=policy, runtime=runtime, max_updates=most))
+                run = outcome.whole(ssp.train(policy=policy, runtime=runtime, max_updates=most))
                 waiting.append(1 - run.computing)
                 lag = max(lag, int(run.schedule["lag"].max()))
             about = {"kind": "waiting", "setting": setting, "label": label}
@@ -98,13 +99,10 @@ def made(label: str, setting: str, size: Size, rate: float, seed: int) -> ssp.Ex
 
 def measure(size: Size, seeds: int) -> list[Row]:
     rows = waits(size, seeds)
-    for setting in DELAYS:
-        methods: dict[str, common.Make] = {
-            label: lambda rate, seed, label=label, setting=setting: made(
-                label, setting, size, rate, seed
-            )
-            for label in TRAINED[size]
-        }
-        found = common.swept(methods, RATES[size], seeds, "test_loss")
-        rows += [{**row, "setting": setting} for row in found]
-    return rows
+
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        experiment = made(cell["label"], cell["setting"], size, rate, seed)
+        return outcome.curve(experiment, "test_loss")
+
+    cells = crossed(setting=DELAYS, label=TRAINED[size])
+    return rows + Study(cells, RATES[size], range(seeds), run, tuning=(0,)).rows()

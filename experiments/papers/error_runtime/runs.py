@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax_ssp as ssp
 from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.classical import LogisticRegression
 from experiments.workloads.digits import DigitsMLP
 from jax_ssp.report.papers import Row, Size
@@ -77,7 +79,7 @@ def runtimes(size: Size, seeds: int) -> list[Row]:
                     runtime = ssp.Virtual(WORKERS, model, seed, compute=False)
                     updates = ITERATIONS[size] * k
                     run = ssp.train(policy=policy(k), runtime=runtime, max_updates=updates)
-                    run = common.whole(run)
+                    run = outcome.whole(run)
                     measured.append(run.seconds / run.version)
                 formula = expected(kind, k) if delay == "exponential" else None
                 about = {"kind": "runtime", "delay": delay, "policy": kind, "k": k}
@@ -98,7 +100,7 @@ def trained(name: str, label: str, rate: float, size: Size, seed: int) -> Row:
         eval_every=max(1, round(merges * policy.k / WORKERS / POINTS)),
         seed=seed,
     )
-    return {**common.run_row(label, made, rate, problem.metric), "problem": name}
+    return outcome.curve(made, problem.metric)
 
 
 def common_rate(rows: list[Row]) -> float:
@@ -115,13 +117,15 @@ def common_rate(rows: list[Row]) -> float:
 def measure(size: Size, seeds: int) -> list[Row]:
     """All rates on seed 0; the one that is common to all methods on the other seeds too."""
     rows = runtimes(size, seeds)
+
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        return trained(cell["problem"], cell["label"], rate, size, seed)
+
     for name, problem in PROBLEMS.items():
-        swept = [
-            trained(name, label, rate, size, 0) for rate in problem.rates[size] for label in TRAINED
-        ]
-        rate = common_rate(swept)
-        again = [
-            trained(name, label, rate, size, seed) for label in TRAINED for seed in range(1, seeds)
-        ]
-        rows += [{**row, "common": row["rate"] == rate} for row in swept + again]
+        cells = crossed(problem=[name], label=TRAINED)
+        study = Study(cells, problem.rates[size], range(seeds), run, tuning=(0,))
+        tried = [row for cell in cells for row in study.tune(cell).tried]
+        rate = common_rate(tried)
+        again = [study.made(cell, rate, seed) for cell in cells for seed in range(1, seeds)]
+        rows += [{**row, "common": row["rate"] == rate} for row in tried + again]
     return rows

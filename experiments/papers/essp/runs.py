@@ -13,6 +13,8 @@ import jax_ssp as ssp
 from experiments.papers import common
 from experiments.papers.ssp import runs as ssp_runs
 from experiments.papers.ssp.runs import CLOCKS, WORKERS
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.classical import LogisticRegression
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.tape import Tape
@@ -54,14 +56,19 @@ def measure(size: Size, seeds: int) -> list[Row]:
             counts = [reads(clockwork(policy, model, size, seed)) for seed in range(seeds)]
             total = [sum(each) for each in zip(*counts, strict=True)]
             rows.append({"kind": "reads", "delay": delay, "label": label, "counts": total})
+    methods = {"BSP": ssp.BSP(), **policies(size)}
+
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        """As in `ssp`, but with even clocks."""
+        problem, policy = PROBLEMS[cell["workload"]], methods[cell["label"]]
+        made = ssp_runs.made(problem, policy, WORKERS[size], size, rate, seed)
+        even = ssp.Virtual(WORKERS[size], DELAYS["even"], seed)
+        return outcome.curve(replace(made, runtime=even), "objective")
+
     for name, problem in PROBLEMS.items():
-        methods = {
-            label: maker(problem, policy, size)
-            for label, policy in {"BSP": ssp.BSP(), **policies(size)}.items()
-        }
         rates = problem.rates[2:3] if size == "smoke" else problem.rates
-        for row in common.swept(methods, rates, seeds, "objective"):
-            rows.append({"workload": name, **row})
+        cells = crossed(workload=[name], label=methods)
+        rows += Study(cells, rates, range(seeds), run, tuning=(0,)).rows()
     return rows
 
 
@@ -69,18 +76,7 @@ def clockwork(policy: ssp.SSP, delay: Any, size: Size, seed: int) -> Tape:
     """Of a run without gradients."""
     runtime = ssp.Virtual(WORKERS[size], delay, seed, compute=False)
     run = ssp.train(policy=policy, runtime=runtime, num_clocks=CLOCKS[size])
-    return common.whole(run).tape
-
-
-def maker(problem: ssp_runs.Problem, policy: Any, size: Size) -> common.Make:
-    """As in `ssp.py`, but with even clocks."""
-    made = ssp_runs.maker(problem, policy, WORKERS[size], size)
-
-    def make(rate: float, seed: int) -> ssp.Experiment:
-        runtime = ssp.Virtual(WORKERS[size], DELAYS["even"], seed)
-        return replace(made(rate, seed), runtime=runtime)
-
-    return make
+    return outcome.whole(run).tape
 
 
 def reads(tape: Tape) -> list[int]:

@@ -1,19 +1,18 @@
-"""Cells of a table: one method in one setting, its rates swept."""
+"""What is looked up in the rows of a cell (a method in a setting), and how lines are drawn."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-import jax_ssp as ssp
 from experiments.papers import common
-from jax_ssp.report.papers import Row, Rows
+from jax_ssp.report.papers import Rows
 from jax_ssp.report.styles import Style, style
 
 # Colours of methods that are no policies; the two that are ASP look like it.
@@ -25,35 +24,6 @@ LOOKS = {
     "DOWNPOUR": style("ASP"),
     "DOWNPOUR, mean": Style("#708090", (0, (5, 1.5)), "^"),
 }
-
-
-class Make(Protocol):
-    """What a cell runs."""
-
-    def __call__(self, rate: float, seed: int) -> ssp.Experiment: ...
-
-
-def ran(
-    about: Row, make: Make, rates: Sequence[float], seeds: int, also: Sequence[float] = ()
-) -> list[Row]:
-    """A row for every rate on seed 0, and for the best of them, and those of `also`, on all."""
-    rows = [{**about, **_ended(make, rate, 0)} for rate in rates]
-    for rate in sorted({best_rate(rows), *also}):
-        rows += [{**about, **_ended(make, rate, seed)} for seed in range(1, seeds)]
-    return rows
-
-
-def _ended(make: Make, rate: float, seed: int) -> Row:
-    run = common.run(make(rate, seed))
-    end, diverged = run.metrics, run.status == "diverged"
-    merged = run.schedule["staleness"][run.schedule["merge_version"] >= 0]
-    return {
-        "rate": rate,
-        "seed": seed,
-        "loss": None if diverged else end["test_loss"],
-        "error": None if diverged else 100 * (1 - end["test_accuracy"]),
-        "mean_staleness": float(merged.mean()) if len(merged) else 0.0,
-    }
 
 
 def where(rows: Rows, **fields: Any) -> list[Mapping[str, Any]]:

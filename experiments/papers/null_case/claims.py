@@ -17,7 +17,6 @@ from experiments.papers.null_case.runs import (
 from jax_ssp.report.papers import Claim, Rows
 
 LITTLE = 0.05  # of the seconds: what is less is no saving
-
 LOWER = 0.1  # of a loss: what is less is not lower
 
 

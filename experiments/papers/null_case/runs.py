@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 import jax_ssp as ssp
-from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads import slowdowns
 from experiments.workloads.digits import DigitsMLP
 from experiments.workloads.slowdowns import WORKERS
@@ -75,9 +75,10 @@ def measure(size: Size, seeds: int) -> list[Row]:
     rows = [clockwork(delay, label, size, seeds) for delay in DELAYS for label in METHODS]
     within = {(row["delay"], row["policy"]): row["updates_in_training"] for row in rows}
 
-    def made(rate: float, seed: int, delay: str, label: str) -> ssp.Experiment:
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        delay, label = cell["delay"], cell["label"]
         policy, local_steps = METHODS[label]
-        return ssp.Experiment(
+        experiment = ssp.Experiment(
             workload=DigitsMLP(learning_rate=rate),
             policy=policy,
             runtime=ssp.Virtual(WORKERS, DELAYS[delay], seed),
@@ -86,9 +87,7 @@ def measure(size: Size, seeds: int) -> list[Row]:
             eval_every=1 if local_steps != 1 else max(1, SECONDS[size] // 80),
             seed=seed,
         )
+        return outcome.curve(experiment, "test_loss")
 
-    for delay, labels in TRAINED.items():
-        methods = {label: partial(made, delay=delay, label=label) for label in labels}
-        swept = common.swept(methods, RATES[size], seeds, "test_loss")
-        rows += [{**row, "delay": delay} for row in swept]
-    return rows
+    cells = [cell for delay in TRAINED for cell in crossed(delay=[delay], label=TRAINED[delay])]
+    return rows + Study(cells, RATES[size], range(seeds), run, tuning=(0,)).rows()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import optax
 
 import jax_ssp as ssp
-from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.quadratic import Quadratic, unequal
 from jax_ssp.report.papers import Row, Size
 
@@ -49,19 +50,19 @@ SCALES: dict[Size, Scale] = {
 }
 
 
-def policies(label: str, sizes: Sequence[int]) -> list[ssp.Policy]:
-    """What is tried: with every R or batch, where there is one."""
+def policies(label: str, sizes: Sequence[int]) -> dict[int | None, ssp.Policy]:
+    """What is tried, by R or batch where there is one."""
     match label:
         case "Rennala":
-            return [ssp.Rennala(batch) for batch in sizes]
+            return {batch: ssp.Rennala(batch) for batch in sizes}
         case "KBatchSync (cancels)":
-            return [ssp.KBatchSync(batch) for batch in sizes]
+            return {batch: ssp.KBatchSync(batch) for batch in sizes}
         case "BSP":
-            return [ssp.BSP()]
+            return {None: ssp.BSP()}
         case "ASP" | "ASP, step by delay":
-            return [ssp.ASP()]
+            return {None: ssp.ASP()}
         case _:
-            return [ssp.Ringmaster(r, stops=label == STOPS) for r in sizes]
+            return {r: ssp.Ringmaster(r, stops=label == STOPS) for r in sizes}
 
 
 @functools.cache
@@ -102,18 +103,16 @@ def experiment(
     )
 
 
-def run_row(
-    label: str, policy: ssp.Policy, rate: float, kind: str, workers: int, scale: Scale, seed: int
-) -> Row:
+def ended(experiment: ssp.Experiment, seconds: float) -> Row:
     """One run: the gap of the version that the last worker to start read, over time."""
-    result = common.run(experiment(label, policy, rate, kind, workers, scale, seed))
-    rows, size = result.schedule, policy.usual_merge(workers)
+    result = outcome.run(experiment)
+    rows, size = result.schedule, experiment.policy.usual_merge(result.tape.header["num_workers"])
     bases = {(row["worker"], row["clock"]): int(row["base_version"]) for row in rows}
     reads = sorted(
         (row["start"], bases[row["worker"], row["clock"]], row["metrics"]["gap"])
         for row in result.history
     )
-    times = horizon(kind, scale) * np.linspace(0, 1, POINTS) ** 2  # denser at the start
+    times = seconds * np.linspace(0, 1, POINTS) ** 2  # denser at the start
     which = np.searchsorted([start for start, _, _ in reads], times, "right") - 1
     seen = [reads[index] for index in which]
     merged = rows["merge_version"] >= 0
@@ -121,19 +120,6 @@ def run_row(
     values = [gap if math.isfinite(gap) else None for _, _, gap in seen]
     return {
         "kind": "run",
-        "label": label,
-        "delay": kind,
-        "workers": workers,
-        "parameter": next(
-            (
-                getattr(policy, name)
-                for name in ("max_delay", "batch", "k")
-                if hasattr(policy, name)
-            ),
-            None,
-        ),
-        "rate": rate,
-        "seed": seed,
         "last": None if result.status == "diverged" else values[-1],
         "updates": [version * size for _, version, _ in seen],
         "seconds": times.tolist(),
@@ -145,42 +131,25 @@ def run_row(
     }
 
 
-def refined(attempt: Callable[[float], float], rates: Sequence[float]) -> dict[float, float]:
-    """What was tried of a grid, then half and double of the best, until it lies between both.
-
-    Args:
-        attempt: of a step size, the last gap, infinite if it diverged.
-        rates: the grid.
-    """
-    gaps = {rate: attempt(rate) for rate in sorted(rates)}
-    for _ in range(STEPS):
-        best = min(gaps, key=gaps.__getitem__)
-        beside = [rate for rate in (best / 2, best * 2) if rate not in gaps]
-        if not beside:
-            break
-        gaps |= {rate: attempt(rate) for rate in beside}
-    return gaps
-
-
 def tuned(label: str, kind: str, workers: int, scale: Scale, seeds: int) -> list[Row]:
     """The best R or batch, each at the best of its step sizes on seed 0; then on all seeds."""
-    rows: list[Row] = []
-    tried: list[tuple[float, ssp.Policy, Row]] = []
-    kept = ("label", "delay", "workers", "parameter", "rate", "last")
-    for policy in policies(label, scale.sizes):
+    choices = policies(label, scale.sizes)
 
-        def attempt(rate: float, policy: ssp.Policy = policy) -> float:
-            row = run_row(label, policy, rate, kind, workers, scale, 0)
-            rows.append({"kind": "swept", **{name: row[name] for name in kept}})
-            tried.append((common.finite(row["last"]), policy, row))
-            return tried[-1][0]
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        policy = choices[cell["parameter"]]
+        made = experiment(label, policy, rate, kind, workers, scale, seed)
+        return ended(made, horizon(kind, scale))
 
-        refined(attempt, scale.rates)
-    _, policy, best = min(tried, key=lambda each: each[0])
-    again = [
-        run_row(label, policy, best["rate"], kind, workers, scale, seed) for seed in range(1, seeds)
+    cells = crossed(label=[label], delay=[kind], workers=[workers], parameter=choices)
+    rates = sorted(scale.rates)
+    study = Study(cells, rates, range(seeds), run, tuning=(0,), refine=STEPS)
+    found = [study.tune(cell) for cell in cells]
+    swept = [
+        {"kind": "swept", **each.cell, "rate": row["rate"], "last": row["last"]}
+        for each in found
+        for row in each.tried
     ]
-    return [*rows, best, *again]
+    return swept + study.report(min(found, key=lambda each: each.scores[each.best]))
 
 
 def update_times(workers: int, seeds: int) -> list[Row]:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 
 import jax_ssp as ssp
 from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.classical import Lasso, LogisticRegression, MatrixFactorization
 from jax_ssp.report.papers import Row, Rows, Size
 
@@ -53,32 +55,35 @@ def policies(size: Size) -> dict[str, ssp.policies.Policy]:
 
 def measure(size: Size, seeds: int) -> list[Row]:
     rows = clockwork(size, seeds)
+    methods = {SINGLE: (ssp.BSP(), 1)}
+    methods |= {label: (policy, WORKERS[size]) for label, policy in policies(size).items()}
+
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        policy, workers = methods[cell["label"]]
+        problem = PROBLEMS[cell["workload"]]
+        return outcome.curve(made(problem, policy, workers, size, rate, seed), "objective")
+
     for name, problem in PROBLEMS.items():
-        methods = {SINGLE: maker(problem, ssp.BSP(), 1, size)}
-        for label, policy in policies(size).items():
-            methods[label] = maker(problem, policy, WORKERS[size], size)
         rates = problem.rates[1:2] if size == "smoke" else problem.rates
-        for row in common.swept(methods, rates, seeds, "objective"):
-            rows.append({"workload": name, **row})
+        cells = crossed(workload=[name], label=methods)
+        rows += Study(cells, rates, range(seeds), run, tuning=(0,)).rows()
     return rows
 
 
-def maker(problem: Problem, policy: Any, workers: int, size: Size) -> common.Make:
+def made(
+    problem: Problem, policy: Any, workers: int, size: Size, rate: float, seed: int
+) -> ssp.Experiment:
     """As many updates for all, of one weight, so that a rate means the same to all."""
     updates = CLOCKS[size] * WORKERS[size]
-
-    def make(rate: float, seed: int) -> ssp.Experiment:
-        return ssp.Experiment(
-            workload=replace(problem.workload, learning_rate=rate),
-            policy=policy,
-            runtime=ssp.Virtual(workers, DELAY, seed),
-            weight=1.0 if problem.summed else 1 / WORKERS[size],
-            max_updates=updates,
-            eval_every=max(1, updates // 50 // workers),
-            seed=seed,
-        )
-
-    return make
+    return ssp.Experiment(
+        workload=replace(problem.workload, learning_rate=rate),
+        policy=policy,
+        runtime=ssp.Virtual(workers, DELAY, seed),
+        weight=1.0 if problem.summed else 1 / WORKERS[size],
+        max_updates=updates,
+        eval_every=max(1, updates // 50 // workers),
+        seed=seed,
+    )
 
 
 def clockwork(size: Size, seeds: int) -> list[Row]:
@@ -90,7 +95,7 @@ def clockwork(size: Size, seeds: int) -> list[Row]:
             for seed in range(seeds):
                 runtime = ssp.Virtual(workers, DELAY, seed, compute=False)
                 clocks = CLOCKWORK[size]
-                run = common.whole(ssp.train(policy=policy, runtime=runtime, num_clocks=clocks))
+                run = outcome.whole(ssp.train(policy=policy, runtime=runtime, num_clocks=clocks))
                 # Up to when the first is done: who is done does not wait.
                 end = min(run.schedule["finish"][run.schedule["clock"] == clocks - 1])
                 own = run.schedule[run.schedule["finish"] <= end]

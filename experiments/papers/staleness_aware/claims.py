@@ -17,15 +17,10 @@ from experiments.papers.staleness_aware.runs import (
 from jax_ssp.report.papers import Claim, Rows
 
 TRAINED = (1, 15, 30)  # n, of the training
-
 DIVIDED = ", 1/tau"
-
 CLOSE = 0.02  # of the test accuracy: 7 of 360 images
-
 FASTER = 1.5  # times, as the paper has it
-
 FAILED = 0.5  # an accuracy that no method that learns is below
-
 SHARES = (0.95, 0.99)  # of the way from the first loss to the last of BSP
 
 

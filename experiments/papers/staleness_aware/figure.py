@@ -27,9 +27,7 @@ from jax_ssp.report.papers import Row, Rows
 from jax_ssp.report.plots import draw_curves, legend_below
 
 PLAIN = tuple(label for label in METHODS if not label.endswith(DIVIDED))
-
 SCALED = ("BSP", *(label for label in METHODS if label.endswith(DIVIDED)))
-
 SHADES: dict[str, tuple[str, Any]] = {
     "Softsync(1)": ("#e59aa6", (0, (5, 1.5))),
     "Softsync(15)": ("#b8405a", (0, (1.2, 1))),

@@ -10,6 +10,8 @@ import jax_ssp as ssp
 from experiments import staleness_scaling
 from experiments.papers import common
 from experiments.staleness_scaling import METHODS, WORKERS
+from experiments.study import outcome
+from experiments.study.study import Cell, Study, crossed
 from jax_ssp.report.papers import Row, Rows, Size
 
 PARTS = (1, 2, 5, 10, 15, 30)  # n, of the clockwork
@@ -39,7 +41,7 @@ def staleness(delay: str, n: int, size: Size, seeds: int) -> Row:
         runtime = ssp.Virtual(WORKERS, DELAYS[delay], seed, compute=False)
         updates = ROUNDS[size] * WORKERS
         policy = ssp.Softsync(n=n)
-        run = common.whole(ssp.train(policy=policy, runtime=runtime, max_updates=updates))
+        run = outcome.whole(ssp.train(policy=policy, runtime=runtime, max_updates=updates))
         stale = run.schedule["staleness"][run.schedule["merge_version"] >= 0]
         stale = stale[WORKERS:]  # the first clocks of all began at version 0
         means.append(float(stale.mean()))
@@ -50,14 +52,12 @@ def staleness(delay: str, n: int, size: Size, seeds: int) -> Row:
 
 
 def measure(size: Size, seeds: int) -> list[Row]:
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        made = staleness_scaling.experiment(cell["label"], rate, seed)
+        return outcome.curve(replace(made, max_updates=UPDATES[size]), "test_loss")
+
     rows = [staleness(delay, n, size, seeds) for delay in DELAYS for n in PARTS]
-    for rate in RATES[size]:
-        for seed in range(seeds):
-            for label in METHODS:
-                made = staleness_scaling.experiment(label, rate, seed)
-                made = replace(made, max_updates=UPDATES[size])
-                rows.append(common.run_row(label, made, rate, "test_loss"))
-    return rows
+    return rows + Study(crossed(label=METHODS), RATES[size], range(seeds), run).grid()
 
 
 def at(rows: Rows, rate: float) -> list[Mapping[str, Any]]:

@@ -8,8 +8,13 @@ from matplotlib.axes import Axes
 
 from experiments.papers import common
 from experiments.papers.mitigations import cells
-from experiments.papers.mitigations.backup.claims import FIXED, GROWING, every_seconds
-from experiments.papers.mitigations.backup.runs import TARGET, every_iterations
+from experiments.papers.mitigations.backup.claims import (
+    FIXED,
+    GROWING,
+    every_iterations,
+    every_seconds,
+)
+from experiments.papers.mitigations.backup.runs import TARGET
 from jax_ssp.report.papers import Row, Rows
 from jax_ssp.report.styles import style
 

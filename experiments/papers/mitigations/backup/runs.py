@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
-from typing import Any
-
 import jax_ssp as ssp
-from experiments.papers import common
+from experiments.study import outcome
+from experiments.study.study import Cell, Study
 from experiments.workloads.digits import DigitsMLP
 from jax_ssp.report.papers import Row, Size
 
 DELAY = ssp.delays.Pareto(minimum=1.0, shape=1.5)  # heavy tail: its variance is infinite
-
 TARGET = 0.4  # of the test loss
-
 MERGED, TOTAL = 8, 12
-
 # Workers and backups: 8 deltas an iteration and ever more backups; or 12 workers in all.
 SETTINGS: dict[str, dict[Size, list[tuple[int, int]]]] = {
     f"{MERGED} + b workers": {
@@ -30,11 +24,8 @@ SETTINGS: dict[str, dict[Size, list[tuple[int, int]]]] = {
         "paper": [(TOTAL, b) for b in range(TOTAL)],
     },
 }
-
 CLOCKS = {"smoke": 100, "laptop": 2000, "paper": 20_000}  # iterations of the clockwork
-
 ITERATIONS = {"smoke": 120, "laptop": 300, "paper": 3000}  # of the training, at most
-
 RATES: dict[Size, tuple[float, ...]] = {
     "smoke": (0.4,),
     "laptop": (0.1, 0.2, 0.4, 0.8),
@@ -52,43 +43,31 @@ def pace(workers: int, b: int, iterations: int, seed: int) -> float:
     return run.seconds / run.version
 
 
-def needed(workers: int, b: int, rate: float, seed: int, size: Size) -> int | None:
-    """Iterations to the target; None if it was not reached."""
-    experiment = ssp.Experiment(
-        workload=DigitsMLP(learning_rate=rate, batch_size=4),
-        policy=ssp.BackupWorkers(b=b),
-        runtime=ssp.Virtual(workers, DELAY, seed),
-        weight="merged",
-        max_updates=ITERATIONS[size] * (workers - b),
-        eval_every=2,
-        target=f"test_loss <= {TARGET}",
-        seed=seed,
-    )
-    run = common.run(experiment)
-    reached = (row["version"] for row in run.evaluations if row["metrics"]["test_loss"] <= TARGET)
-    return next(reached, None)
-
-
 def measure(size: Size, seeds: int) -> list[Row]:
-    rows: list[Row] = []
-    for setting, sizes in SETTINGS.items():
-        for workers, b in sizes[size]:
-            tried = {rate: needed(workers, b, rate, 0, size) for rate in RATES[size]}
-            best = min(tried, key=lambda rate: common.finite(tried[rate]))
-            others = [needed(workers, b, best, seed, size) for seed in range(1, seeds)]
-            row: Row = {"study": "backup", "setting": setting, "workers": workers, "b": b}
-            row["rate"], row["iterations"] = best, [tried[best], *others]
-            row["swept"] = [{"rate": rate, "iterations": n} for rate, n in tried.items()]
-            row["pace"] = [pace(workers, b, CLOCKS[size], seed) for seed in range(seeds)]
-            rows.append(row)
-    return rows
+    def run(cell: Cell, rate: float, seed: int) -> Row:
+        workers, b = cell["workers"], cell["b"]
+        experiment = ssp.Experiment(
+            workload=DigitsMLP(learning_rate=rate, batch_size=4),
+            policy=ssp.BackupWorkers(b=b),
+            runtime=ssp.Virtual(workers, DELAY, seed),
+            weight="merged",
+            max_updates=ITERATIONS[size] * (workers - b),
+            eval_every=2,
+            target=f"test_loss <= {TARGET}",
+            seed=seed,
+        )
+        return {"iterations": outcome.needed(experiment, "version")["version"]}
 
-
-def every_iterations(row: Mapping[str, Any]) -> list[float]:
-    """To the target, of each seed; infinite if it was not reached."""
-    return [common.finite(each) for each in row["iterations"]]
-
-
-def iterations(row: Mapping[str, Any]) -> float:
-    """To the target, the median over the seeds."""
-    return statistics.median(every_iterations(row))
+    cells = [
+        {"study": "backup", "setting": setting, "workers": workers, "b": b}
+        for setting, sizes in SETTINGS.items()
+        for workers, b in sizes[size]
+    ]
+    study = Study(cells, RATES[size], range(seeds), run, tuning=(0,), loss="iterations")
+    return [
+        {
+            **study.gathered(cell, "iterations"),
+            "pace": [pace(cell["workers"], cell["b"], CLOCKS[size], s) for s in range(seeds)],
+        }
+        for cell in study.cells
+    ]

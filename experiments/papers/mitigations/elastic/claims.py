@@ -11,7 +11,6 @@ from experiments.papers.mitigations.elastic.runs import METHODS
 from jax_ssp.report.papers import Claim, Rows
 
 SUFFERS = 2  # times the loss, or more
-
 LOWER = 0.9  # times the loss, or less
 
 
@@ -67,7 +66,6 @@ def easgd_improves(rows: Rows) -> tuple[bool, str]:
 
 
 TENTH = f"{1 - LOWER:.0%}"
-
 CLAIMS = (
     Claim(
         f"EASGD: DOWNPOUR's loss at the longest period is {SUFFERS} times that at tau = 1, or more",

@@ -11,7 +11,6 @@ from experiments.papers.mitigations.gap.runs import METHODS, alone
 from jax_ssp.report.papers import Claim, Rows
 
 FAILS = 10  # points of the error, or more
-
 NEAR = 1  # a point
 
 
