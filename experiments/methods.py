@@ -50,9 +50,9 @@ def local(h: int) -> dict[str, Any]:
 POLICIES = {policy.__name__: {"policy": policy()} for policy in ssp.policies.ALL_POLICIES}
 
 SCHEDULES = {
+    "DyLU": {"local_steps": ssp.DyLU(), **local(8)},
     "Fixed": {"local_steps": ssp.Fixed(h=4), **local(4)},  # 1 by default, as in all other rows
     "PostLocal": {"local_steps": ssp.PostLocal(), **local(2)},
-    "DyLU": {"local_steps": ssp.DyLU(), **local(8)},
 }
 
 # A momentum on the server takes the place of the workers' own: 0.9 on both would be 100 times

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jax_ssp.report.papers import Paper, checked, gallery, held
-from jax_ssp.report.plots import PAPER as LOOK
+from jax_ssp.report.styles import PAPER as LOOK
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "papers"
