@@ -36,6 +36,10 @@ AdoptRule: TypeAlias = Any
 StepSchedule: TypeAlias = Any
 
 
+COMPUTED = ("num_workers", "params", "batches", "step", "server_tx", "jax", "platforms")
+"""What a session adds to what a replay compares of its plan."""
+
+
 def plan_field(default: Any, rule: Rule | None = None, **metadata: Any) -> Any:
     """A field of a plan.
 
@@ -150,11 +154,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """The fields that a replay compares, as JSON-able facts."""
         told = _told(type(self))
-        return {
-            name: value
-            for name, value in self.describe().items()
-            if told[name].get("identity", True)
-        }
+        facts = self.describe().items()
+        return {name: value for name, value in facts if told[name].get("identity", True)}
 
     def checked_fields(self) -> Self:
         """This plan with each value as Python has it.
@@ -162,11 +163,15 @@ class Plan:
         Raises:
             TypeError, ValueError: if one cannot be what it is; field, value and remedy are named.
         """
-        given = {
-            name: told["rule"](self._called(name), getattr(self, name))
-            for name, told in _told(type(self)).items()
-            if "rule" in told
-        }
+        given: dict[str, Any] = {}
+        for name, told in _told(type(self)).items():
+            if name in COMPUTED and told.get("identity", True):
+                raise ValueError(
+                    f"`{self._called(name)}` cannot be the name of a field: on the tape it is that "
+                    "of what is computed; choose another name, or `identity=False`."
+                )
+            if "rule" in told:
+                given[name] = told["rule"](self._called(name), getattr(self, name))
         return replace(self, **given)
 
     def checked(self) -> Self:

@@ -15,7 +15,7 @@ from jax_ssp.policies import Policy
 from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.faults import not_finite
-from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.plan import COMPUTED, Plan, Task
 from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.states import States
 from jax_ssp.server.memory import Memory
@@ -111,6 +111,7 @@ def make_session(plan: Plan, task: Task) -> Session:
         "jax": jax.__version__,
         "platforms": sorted({Placement.of(device).backend for device in devices}),
     }
+    assert {"num_workers", *identity} == {*COMPUTED}
     return Session(plan, task, num_workers, workers, store, identity)
 
 

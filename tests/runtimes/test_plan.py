@@ -1,5 +1,6 @@
 """A plan says what a run is: its fields are checked, described, on the tape, and compared."""
 
+import inspect
 import json
 from dataclasses import dataclass, fields, replace
 
@@ -122,6 +123,24 @@ def ssp_day(field, value):
     if not 1 <= value <= 31:
         raise ValueError(f"`{field}` must be a day, got {value}")
     return value
+
+
+def test_a_field_cannot_have_the_name_of_what_is_computed():
+    @dataclass(frozen=True)
+    class Stepped(Plan):
+        step: int = 0
+
+    with pytest.raises(ValueError, match="`step` cannot be the name of a field: on the tape"):
+        run(Stepped(runtime=CLOCKWORK, num_clocks=1), ssp.Task())
+
+
+def test_train_takes_every_field_with_the_same_default():
+    arguments = inspect.signature(ssp.train).parameters
+    parts = {"step", "params", "data", "evaluate", "observers"}
+    assert arguments.keys() == parts | {each.name for each in fields(Plan)}
+    for each in fields(Plan):
+        default = arguments[each.name].default
+        assert default == each.default or (default is None and each.name in ("policy", "runtime"))
 
 
 def test_values_are_as_python_has_them_and_one_number_of_steps_is_written_as_it_is():
