@@ -8,6 +8,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    about = "keep what this version writes, in tests/golden, in place of what is there"
+    parser.addoption("--rewrite-golden", action="store_true", help=about)
+
+
 @pytest.fixture
 def standard_promotion():
     """For what optax does not do strictly, such as Adam's bias correction; in all threads."""
