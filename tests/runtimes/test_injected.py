@@ -1,13 +1,14 @@
 """Injected faults: every policy and mode keeps its promise, and a replay repeats them."""
 
 import numpy as np
+import optax
 import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays, faults
 from jax_ssp.controller import Cancel, DeltaReady, WorkerLost
 from jax_ssp.policies import ALL_POLICIES
-from tests.helpers.problems import bits, linear
+from tests.helpers.problems import bits, linear, loss_fn
 
 CANCELLING = [ssp.KSync(2), ssp.KBatchSync(3), ssp.Ringmaster(2, stops=True)]
 POLICIES = [*(policy() for policy in ALL_POLICIES), *CANCELLING]
@@ -20,7 +21,7 @@ FAULTS = {
     "all": [faults.NaN(0, 2), faults.Slow(1, 1), faults.Crash(2, 4), faults.Hang(3, 5)],
 }
 MODES = {
-    "batch": {"batch": 2},
+    "batch": {"batch": 2, "step": ssp.make_step(loss_fn, optax.sgd(0.05, momentum=0.5))},
     "overlap": {"overlap": 1, "local_steps": 3},
     "mix": {"overlap": 2, "local_steps": 3, "adopt": ssp.Mix(0.5)},
     "lossy": {"delta_wire": ssp.compression.Int8(block=4)},
@@ -42,6 +43,7 @@ def run(kind, batch=1, **changes):
     assert report.merged == result.updates
     again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
     assert bits(again.params) == bits(result.params)
+    assert bits(again.states.workers) == bits(result.states.workers)
     np.testing.assert_array_equal(again.schedule, result.schedule)
     assert repr((again.status, again.history)) == repr((result.status, result.history))  # NaNs too
     return result
