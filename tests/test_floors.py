@@ -61,7 +61,6 @@ TO_SPLIT = {
     "jax_ssp.controller.controller",
     "jax_ssp.delays.random",
     "jax_ssp.report.plots",
-    "jax_ssp.runtimes.loop",
     "jax_ssp.server.merging",
     "jax_ssp.server.server",
 }

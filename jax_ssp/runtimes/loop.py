@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,10 @@ from jax_ssp.controller.events import (
 from jax_ssp.controller.rows import Fold, Row
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.base import Clock, Executor, World
+from jax_ssp.runtimes.evaluating import Evaluations
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
-from jax_ssp.runtimes.observing import Observers
+from jax_ssp.runtimes.observing import Observers, history_row
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
@@ -58,7 +60,6 @@ class Loop:
 
     Attributes:
         history: a row for each settled delta (see `Observer.on_clock`).
-        evaluations: a row for each evaluation (see `Observer.on_eval`).
         status: how the run ended (see `Observer.on_end`); "failed" until it has.
         seconds: time of the last merge.
         updates: deltas merged.
@@ -81,15 +82,13 @@ class Loop:
         self.executor: Executor
         self.tape = tape
         self.history: list[dict[str, Any]] = []
-        self.evaluations: list[dict[str, Any]] = []
         self.status = "failed"
         self.seconds = 0.0
         self.updates = 0
-        self._evaluator = evaluator
         self._observers = Observers() if observers is None else observers
+        self._evaluations = Evaluations(evaluator, self._observers, partial(self._end, "target"))
         self._watch = Watch(list) if watch is None else watch
         self._held_back = Deferral() if held is None else held  # interrupts
-        self._doing: tuple[str, float] | None = None  # what it does that takes as long as it takes
         self._taking: float | None = None  # since when the lock is held
         self._lock = threading.RLock()
         self._closed = False  # nothing is taken any more
@@ -97,6 +96,11 @@ class Loop:
         self._verdict: str | None = None
         self._fold = Fold()
         self._metrics: dict[Token, Mapping[str, float]] = {}  # of deltas that are not settled
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """A row for each evaluation (see `Observer.on_eval`)."""
+        return self._evaluations.rows
 
     def enter(self, world: World) -> None:
         """This is the world it will run in; from now on a signal requests an end there."""
@@ -106,8 +110,7 @@ class Loop:
 
     def run(self) -> None:
         """Run to the end."""
-        if self._evaluator is not None:
-            self._evaluated(self._evaluator.first)
+        self._evaluations.begin()
         ran = None
         if self.store is None and not self._observers:
             ran = self.clock.run_clockwork(self.controller, self.tape)
@@ -117,10 +120,11 @@ class Loop:
             self.seconds, self.updates = ran
         self._closed = True
         self._over = True
-        self._evaluate_last()
-        if self.store is not None and self.tape.complete:
-            self.tape.params = self.store.fingerprint()
-            self.clock.came_to(self.tape.params)
+        if self.store is not None:
+            self._evaluations.finish(self._about(self.store, self.seconds))
+            if self.tape.complete:
+                self.tape.params = self.store.fingerprint()
+                self.clock.came_to(self.tape.params)
         self.status = self._final_status()
 
     def _run(self) -> None:
@@ -141,14 +145,12 @@ class Loop:
 
     def waits(self) -> list[Waiting]:
         """What everybody else may wait for just now; any thread may call this."""
-        now = time.monotonic()
-        if self._doing is not None:
-            what, since = self._doing
-            return [Waiting(None, what, now - since)]
+        evaluating = self._evaluations.waits()
         taking, observer = self._taking, self._observers.telling
-        if taking is not None and observer is not None:
-            return [Waiting(None, f"{observer} runs", now - taking, QUIET_SECONDS)]
-        return self.executor.waits()
+        if not evaluating and taking is not None and observer is not None:
+            seconds = time.monotonic() - taking
+            return [Waiting(None, f"{observer} runs", seconds, QUIET_SECONDS)]
+        return evaluating or self.executor.waits()
 
     def _interrupted(self) -> None:
         """Ask for the end; called in a signal handler."""
@@ -174,10 +176,7 @@ class Loop:
             self._closed = True  # should something be raised, nothing more is taken
             self._taking = time.monotonic()
             if isinstance(what, Future):
-                assert self._evaluator is not None
-                row = self._evaluator.take(what)
-                if row is not None:  # it was not passed over for a newer version
-                    self._evaluated(row)
+                self._evaluations.take(what)
             else:
                 self._event(self.clock.now(), what, metrics)
             self._closed = self.tape.complete = self.controller.done
@@ -267,78 +266,26 @@ class Loop:
             self.store.merge(merge)
         self.seconds = now
         self.updates += len(merge.deltas)
-        if not all(row.finite for row in rows):
-            self._look_at_server()
+        diverges = self.store is not None and not all(row.finite for row in rows)
+        if diverges and not self.store.finite():
+            self._end("diverged")
         for row in rows:
             self._settled(row)
-        if self._evaluator is not None and self._evaluator.due(self.updates, merge.num_workers):
-            self._evaluate(now)
+        if self.store is not None:
+            self._evaluations.merged(self._about(self.store, now), merge.num_workers)
 
-    def _look_at_server(self) -> None:
-        """End the run if the server has diverged: if its parameters are not finite."""
-        if self.store is not None and not self.store.finite():
-            self._end("diverged")
+    def _about(self, store: Store, now: float) -> dict[str, Any]:
+        return {"version": store.version, "updates": self.updates, "time": now}
 
     def _settled(self, settled: Row) -> None:
         metrics = self._metrics.pop(settled.token, None)
         if metrics is None and not self._observers:
             return
-        merged = settled.merge_version >= 0
-        row = {
-            "worker": settled.worker,
-            "clock": settled.clock,
-            "start": settled.start,
-            "finish": settled.finish,
-            "base_version": settled.base_version if merged else -1,
-            "merge_version": settled.merge_version,
-            "staleness": settled.staleness,
-            "lag": settled.lag,
-            "weight": settled.weight,
-            "finite": settled.finite,
-            "updates": self.updates,
-            "metrics": {} if metrics is None else dict(metrics),
-        }
+        row = history_row(settled, self.updates, metrics)
         if metrics is not None:
             self.history.append(row)
         if self._observers:
             self._observers.tell("on_clock", row)
-
-    def _evaluate(self, now: float) -> None:
-        assert self._evaluator is not None
-        assert self.store is not None
-        version = self.store.version
-        about = {"version": version, "updates": self.updates, "time": now}
-        self._doing = f"version {version} is evaluated", time.monotonic()
-        row = self._evaluator.submit(about)
-        self._doing = None
-        if row is not None:
-            self._evaluated(row)
-
-    def _evaluate_last(self) -> None:
-        """The last version is always evaluated, after what is being evaluated still."""
-        if self._evaluator is None or self.store is None:
-            return
-        for row in self._drained():
-            self._evaluated(row)
-        if self.evaluations[-1]["version"] != self.store.version:
-            self._evaluate(self.seconds)
-            for row in self._drained():
-                self._evaluated(row)
-
-    def _drained(self) -> list[dict[str, Any]]:
-        """Wait for the evaluations that are under way."""
-        assert self._evaluator is not None
-        self._doing = "the last versions are evaluated", time.monotonic()
-        rows = self._evaluator.drain()
-        self._doing = None
-        return rows
-
-    def _evaluated(self, row: dict[str, Any]) -> None:
-        assert self._evaluator is not None
-        self.evaluations.append(row)
-        self._observers.tell("on_eval", row)
-        if self._evaluator.reached(row):
-            self._end("target")
 
     def _end(self, verdict: str) -> None:
         if self._verdict is None and (self._over or self.clock.decides):

@@ -9,8 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax_ssp.controller.rows import Row
 from jax_ssp.failures import joined, note
 from jax_ssp.runtimes.observer import Observer
+
+
+def history_row(row: Row, updates: int, metrics: Mapping[str, float] | None) -> dict[str, Any]:
+    """A settled clock as observers and `Result.history` have it.
+
+    Args:
+        row: of the fold.
+        updates: deltas merged by then.
+        metrics: of the clock; None if there are none.
+    """
+    merged = row.merge_version >= 0
+    return {
+        "worker": row.worker,
+        "clock": row.clock,
+        "start": row.start,
+        "finish": row.finish,
+        "base_version": row.base_version if merged else -1,
+        "merge_version": row.merge_version,
+        "staleness": row.staleness,
+        "lag": row.lag,
+        "weight": row.weight,
+        "finite": row.finite,
+        "updates": updates,
+        "metrics": {} if metrics is None else dict(metrics),
+    }
 
 
 class Observers:

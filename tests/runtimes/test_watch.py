@@ -97,7 +97,7 @@ def test_many_are_summed_up():
 def soon(monkeypatch):
     for name in ("QUIET_SECONDS", "GRACE_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(watch_module, name, 0.01)
-    for module in ("worker.worker", "runtimes.threads", "runtimes.loop"):
+    for module in ("worker.waits", "runtimes.threads", "runtimes.loop"):
         monkeypatch.setattr(f"jax_ssp.{module}.QUIET_SECONDS", 0.01)
 
 
