@@ -9,7 +9,8 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.cli import DONE, USAGE, main
+from jax_ssp.cli import main
+from jax_ssp.cli.exits import DONE, USAGE
 from tests.helpers import drills
 from tests.helpers.harness import random_run
 
