@@ -82,11 +82,6 @@ class Report(NamedTuple):
     norm: jax.Array | None
 
 
-class _Sent(NamedTuple):
-    report: Report
-    payload: list[Any]
-
-
 class Outbox:
     """Deltas on their way to the server, in the order of their clocks.
 
@@ -99,7 +94,8 @@ class Outbox:
         self._place = Placement.of(seat.device)
         self._to = list(map(Placement.of, seat.server))
         self._wire = wire
-        self._sent: deque[_Sent] = deque()
+        self._stays = all(self._place.device == to.device for to in self._to)
+        self._sent: deque[tuple[Report, list[Any]]] = deque()
 
     def pack(
         self, delta: Delta, residual: list[Any], key: jax.Array, clock: int
@@ -112,24 +108,30 @@ class Outbox:
 
     def send(self, report: Report, payload: list[Any]) -> None:
         """Start the copies, where there are any to make."""
-        payload = list(map(self._place.send, payload, self._to))
-        self._place.fetch([(part.finite, part.metrics) for part in report.parts])
-        self._sent.append(_Sent(report, payload))
+        if not self._place.on_host:
+            payload = list(map(self._place.send, payload, self._to))
+            self._place.fetch([(part.finite, part.metrics) for part in report.parts])
+        self._sent.append((report, payload))
 
     def wait(self) -> Push:
         """Wait for the oldest delta; it is then with the server."""
         report, payload = self._sent.popleft()
         self._place.wait(payload)
         parts, norm = report.parts, report.norm
+        steps = sum([part.steps for part in parts])
         return Push(
             report.version,
-            list(map(Placement.receive, self._to, payload)),
-            _means(parts),
-            sum(part.steps for part in parts),
-            sum(part.samples for part in parts),
+            self._arrived(payload),
+            _means(parts, steps),
+            steps,
+            sum([part.samples for part in parts]),
             bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
             0.0 if norm is None else float(np.asarray(norm)),
         )
+
+    def _arrived(self, pieces: list[Any]) -> list[Any]:
+        """Pieces on the server's devices."""
+        return pieces if self._stays else list(map(Placement.receive, self._to, pieces))
 
     @property
     def is_empty(self) -> bool:
@@ -138,15 +140,15 @@ class Outbox:
 
     def forget(self, clock: int) -> None:
         """The delta of this clock, if it was the last to be sent, is not wanted."""
-        if self._sent and self._sent[-1].report.clock == clock:
+        if self._sent and self._sent[-1][0].clock == clock:
             self._sent.pop()
 
 
-def _means(parts: Sequence[Part]) -> dict[str, float]:
-    """The metrics of a clock, each the mean over its steps."""
-    steps, means = sum(part.steps for part in parts), dict[str, float]()
+def _means(parts: Sequence[Part], steps: int) -> dict[str, float]:
+    """The metrics of a clock of so many steps, each the mean over them."""
+    means: dict[str, float] = {}
     for part in parts:
+        share = part.steps / steps
         for name, value in part.metrics.items():
-            share = part.steps / steps * float(np.asarray(value))
-            means[name] = means.get(name, 0.0) + share
+            means[name] = means.get(name, 0.0) + share * float(np.asarray(value))
     return means

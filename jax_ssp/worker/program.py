@@ -176,5 +176,8 @@ def samples_in(batch: Any, steps: int) -> int:
         (24, 8)
     """
     axis = 0 if steps == 1 else 1
-    sizes = (leaf.shape[axis] for leaf in jax.tree.leaves(batch) if np.ndim(leaf) > axis)
-    return steps * next(sizes, 1)
+    for leaf in jax.tree.leaves(batch):
+        shape = getattr(leaf, "shape", ())
+        if len(shape) > axis:
+            return steps * shape[axis]
+    return steps

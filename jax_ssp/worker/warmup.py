@@ -29,7 +29,7 @@ def first_replica(
     Args:
         program: shared with the others.
         wire: how deltas and snapshots travel.
-        snapshot: the version to shape it by. It is not read once a clock is begun.
+        snapshot: the version to shape it by. With its first clock the worker adopts its own.
         key: of the worker.
         device: where it computes.
     """
@@ -37,7 +37,7 @@ def first_replica(
     held = opened(snapshot, wire, device)
     # Committed, like all that follows: a state that is not would cost a second compilation.
     state, residual, key = jax.device_put((program.init(held), wire.residual(), key), device)
-    return born(snapshot.version, held, state, residual, key)
+    return born(held, state, residual, key)
 
 
 class Warmup(NamedTuple):

@@ -73,11 +73,11 @@ class Worker:
         self.feed = feed
         self.wire = wire
         self.memory = memory
+        self._on_host = Placement.of(seat.device).on_host
         self._outbox = Outbox(seat, wire)
         alpha = exchange.alpha
         self._mixed = None if alpha is None else functools.partial(program.mixed, alpha)
         self._factors = functools.cache(exchange.factors)
-        self._version: int | None = None  # that it has adopted, and holds
         self._snapshot: Snapshot | None = None  # whose memory it reads
         self._left: Snapshot | None = None  # the one before, until nothing reads it
         self._settled: list[Delta] = []  # deltas whose memory is to be given back
@@ -108,7 +108,7 @@ class Worker:
 
     def holds(self, version: int) -> bool:
         """Whether a clock on this version needs no snapshot."""
-        return self._version == version
+        return self.replica.version == version
 
     def waits(self) -> Waiting | None:
         """That it waits for its data, if it does; any thread may ask."""
@@ -185,7 +185,7 @@ class Worker:
         assert self._before is not None
         clock, before = self._before
         self._before = None
-        self.replica, self._version = of.cancelled(self.replica, before), None
+        self.replica = of.cancelled(self.replica, before)
         self._outbox.forget(clock)
 
     def skip(self, steps: int) -> None:
@@ -221,16 +221,17 @@ class Worker:
         """Adopt, and give the base of the clock."""
         if self.exchange.needs.undo:
             self._before = start.clock, of.undoable(self.replica, self.carries)
-        if snapshot is not None:
-            self._adopt(snapshot)
-        self.replica, self._settled = of.settled(self.replica, start.pending)
-        return of.read(
-            self.replica, self.program.add, *self._factors(start.weight, start.num_workers)
-        )
+        before = self.replica
+        held = before.held if snapshot is None else self._adopted(snapshot)
+        version = before.version if snapshot is None else snapshot.version
+        self.replica, self._settled = of.begun(before, version, held, start.pending)
+        if not self.replica.own:
+            return held
+        factors = self._factors(start.weight, start.num_workers)
+        return of.read(self.replica, self.program.add, *factors)
 
     def whole(self, base: Params, steps: int, clock: int) -> Inputs:
         """What the program of a whole clock takes, which starts at its base."""
-        self.replica = of.forgotten(self.replica)
         self._let_go()
         return self._inputs(base, steps, clock)
 
@@ -243,14 +244,13 @@ class Worker:
         before, needs = self.replica, self.exchange.needs
         norm = self.program.norm(delta) if needs.norm else None
         payload, sent, lost = self._outbox.pack(delta, before.residual, before.key, start.clock)
-        replica = of.dispatched(before, base, delta, state, lost, self.feed.taken)
+        own = before.own
         if needs.own:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
             kept = delta if sent is delta or self.memory.reuses else None
-            replica = of.remembers(replica, start.clock, Own(sent, kept))
-        self.replica = replica
-        report = Report(start.clock, replica.version, parts, norm)
-        self._outbox.send(report, payload)
+            own = {**own, start.clock: Own(sent, kept)}
+        self.replica = of.dispatched(before, base, delta, state, lost, own, self.feed.taken)
+        self._outbox.send(Report(start.clock, before.version, parts, norm), payload)
         self._let_go()
 
     def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:
@@ -259,15 +259,15 @@ class Worker:
 
     # Memory: what was read or sent may be overwritten once the worker has let go of it.
 
-    def _adopt(self, snapshot: Snapshot) -> None:
+    def _adopted(self, snapshot: Snapshot) -> Params:
+        """The parameters of a snapshot, which is in use until the next one is adopted."""
         if self.exchange.needs.undo and self.carries:
             snapshot.keep()  # the worker may read it once more
-        self.replica = of.adopted(
-            self.replica, snapshot.version, opened(snapshot, self.wire, self.device)
-        )
-        self._version, self._left = snapshot.version, self._snapshot
-        copied = not Placement.of(self.device).on_host
-        self._snapshot = snapshot.release() if copied else snapshot
+        params = opened(snapshot, self.wire, self.device)
+        self._left = self._snapshot
+        # Where it is copied, nothing of it is in use any more.
+        self._snapshot = snapshot if self._on_host else snapshot.release()
+        return params
 
     def _let_go(self) -> None:
         """All is dispatched that reads the snapshot before, or the deltas that are settled."""
