@@ -185,6 +185,11 @@ def wide(dtype: Any) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
 
 
+def as_float(factor: Any) -> np.ndarray:
+    """A factor, or several, in the widest float that JAX is set to."""
+    return np.asarray(factor, jax.dtypes.canonicalize_dtype(np.float64))
+
+
 def widened(leaf: Any) -> jax.Array:
     """An array in the dtype in which its numbers are added up."""
     leaf = jnp.asarray(leaf)

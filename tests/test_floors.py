@@ -61,13 +61,9 @@ TO_SPLIT = {
     "jax_ssp.controller.controller",
     "jax_ssp.delays.random",
     "jax_ssp.report.plots",
-    "jax_ssp.server.merging",
-    "jax_ssp.server.server",
 }
 TO_SHORTEN = {
     "jax_ssp.cli._dispatch",
-    "jax_ssp.server.merging.MergePrograms._merged",
-    "jax_ssp.server.server.Server.__init__",
 }
 
 

@@ -48,8 +48,8 @@ from jax_ssp.controller import DeltaReady, Merge, StartClock
 from jax_ssp.placement import Placement
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.memory import Memory
-from jax_ssp.server.server import Server
 from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.versions import Versions
 from jax_ssp.training.train import train
 
 COLUMNS = ("model", "mode", "worker_multiple", "server_multiple", "versions_alive")
@@ -84,7 +84,7 @@ class Ledger:
         self.peaks: dict[Any, int] = dict.fromkeys([*devices, "server"], 0)
         self.versions = 0
         self._jit = jax.jit
-        self._server: Server | None = None
+        self._server: Versions | None = None
         self._store: LocalStore | None = None
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         self._arrived: list[weakref.ref[jax.Array]] = []
@@ -129,8 +129,8 @@ class Ledger:
             self._snapshots.add(made := Snapshot(*arguments))
         return made
 
-    def server(self, *arguments: Any, **others: Any) -> Server:
-        self._server = CountedServer(*arguments, **others)
+    def made(self, *arguments: Any) -> Versions:
+        self._server = CountedVersions(*arguments)
         self._server.ledger = self
         return self._server
 
@@ -156,8 +156,8 @@ class Ledger:
         return CountedProgram(self, self._jit(function, **options))
 
 
-class CountedServer(Server):
-    """A server that has the ledger count after each merge is started, and not within."""
+class CountedVersions(Versions):
+    """Versions that have the ledger count after each merge is started, and not within."""
 
     ledger: Ledger
 
@@ -167,7 +167,7 @@ class CountedServer(Server):
             self.ledger.counting = False
             version = super().apply(programs, *arguments)
             self.ledger.counting = True
-            temporary = programs._merge.temporary * len(self.devices)
+            temporary = programs._merge.temporary * len(before.pieces)
             self.ledger.count("server", temporary)
             del before
         return version
@@ -244,13 +244,13 @@ def accelerators(ledger: Ledger, host: bool) -> Iterator[None]:
 
     stand_ins = {
         "jax.jit": ledger.jit,
-        "jax_ssp.runtimes.session.Server": ledger.server,
+        "jax_ssp.server.server.Versions": ledger.made,
         "jax_ssp.runtimes.session.Memory": nothing,
         "jax_ssp.worker.outbox.Placement.receive": receive,
-        "jax_ssp.server.server.Memory": Memory if host else nothing,
+        "jax_ssp.server.versions.Memory": Memory if host else nothing,
         "jax_ssp.server.snapshot.Snapshot.to": to,
         "jax_ssp.server.local_store.LocalStore": ledger.store,
-        "jax_ssp.server.server.Snapshot": ledger.snapshot,
+        "jax_ssp.server.versions.Snapshot": ledger.snapshot,
     }
     with contextlib.ExitStack() as patches:
         for name, stand_in in stand_ins.items():

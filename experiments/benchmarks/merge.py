@@ -76,13 +76,14 @@ class Merging:
         for _ in range(merges):
             version = self.store.version
             token = Token(0, version)
-            self.store.lease(StartClock(0, version, 1, version, (), WORKERS, weight, token))
+            start = StartClock(0, version, 1, version, (), WORKERS, weight, token)
+            self.store.lease(start)
             held, self.published = self.published, self.store.snapshot(version)
             held.release()
-            self.store.push(token, self.delta)
+            self.store.push(start.finished(), self.delta, {})
             merged = Merged(0, version, version, 3, 1, weight, token)
             self.store.merge(Merge(version + 1, (merged,), WORKERS))
-            jax.block_until_ready(self.store.server.newest.pieces)
+            jax.block_until_ready(self.store.server.versions.newest.pieces)
 
 
 def adding(tree: dict[str, Any]) -> Callable[[int], None]:

@@ -55,8 +55,8 @@ class OnDemand(LazyExecutor):
         if self._fates and _is_lost(_fate(self._fates, start)):
             self._computing.done(start.worker)
             return Message(WorkerLost(start.worker))
-        push = self._computing.push(start.worker, start.token)
-        return Message(push.event(start), push.metrics)
+        event, metrics = self._computing.push(start)
+        return Message(event, metrics)
 
 
 class Nothing(LazyExecutor):

@@ -189,8 +189,9 @@ class Threads(Executor):
         push = worker.finish()
         self._sleep(start, began, fate.seconds)
         self._doing[index] = None
-        self._store.push(start.token, push.payload)
-        self.report(push.event(start), push.metrics)
+        event = push.event(start)
+        self._store.push(event, push.payload, push.metrics)
+        self.report(event, push.metrics)
         if self._was_cancelled(start):  # so that push was late
             worker.cancel()
         return True

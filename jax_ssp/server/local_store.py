@@ -9,23 +9,25 @@ for it: the version as it was read, plus the worker's own deltas that it lacks.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.commands import Merge, StartClock
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.placement import Placement
-from jax_ssp.server.merging import About
-from jax_ssp.server.server import Server, as_weight, factors_of
+from jax_ssp.server.merging import factors_of
+from jax_ssp.server.server import Server
 from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.server.store import Store
+from jax_ssp.server.transforms import Arrival
 from jax_ssp.server.wire import Wire
-from jax_ssp.trees import Params
+from jax_ssp.trees import Params, as_float
 
 
 @dataclass(slots=True)
@@ -41,6 +43,14 @@ class _Leased:
     snapshot: Snapshot
     count: int = 0
     opened: list[Params] | None = None
+
+
+class _Push(NamedTuple):
+    """A clock that is finished."""
+
+    event: DeltaReady
+    payload: list[Message]
+    metrics: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -70,12 +80,12 @@ class LocalStore(Store):
 
     Example:
         >>> store = LocalStore(Server({"w": jnp.zeros(2)}))
-        >>> token = Token(term=0, grant=0)
-        >>> store.lease(StartClock(0, 0, 1, 0, (), num_workers=1, weight=1.0, token=token))
+        >>> start = StartClock(0, 0, 1, 0, (), num_workers=1, weight=1.0, token=Token(0, 0))
+        >>> store.lease(start)
         >>> reader = store.snapshot(0)
-        >>> store.push(token, [{"w": reader.pieces[0]["w"] + 1}])
+        >>> store.push(start.finished(), [{"w": reader.pieces[0]["w"] + 1}], {"loss": 0.5})
         >>> reader.release()
-        >>> store.drop(token)
+        >>> store.drop(start.token)
         >>> store.version
         0
     """
@@ -91,7 +101,7 @@ class LocalStore(Store):
         self.shapes = server.shapes
         self.devices = server.devices
         self.wants_base = server.wants_base
-        pieces = server.newest.pieces
+        pieces = server.versions.newest.pieces
         self.wire = Wire(server.shapes, self.layout, len(pieces), delta_wire, snapshot_wire)
         self._programs = server.programs(lambda piece, sent: self.wire.opened(sent, piece))
         self._publish = jax.jit(self.wire.published, donate_argnums=1)
@@ -102,7 +112,7 @@ class LocalStore(Store):
         self._opened = jax.jit(self.wire.opened)
         self._add = jax.jit(self.layout.added)
         self._lock = threading.Lock()
-        self._payloads: dict[Token, list[Message]] = {}
+        self._pushes: dict[Token, _Push] = {}
         self._clocks: dict[Token, _Clock] = {}
         self._last: dict[int, int] = {}  # the version that each worker was granted last
         self._own: dict[int, dict[int, list[Message]]] = {}  # pushes of a worker, by stamp
@@ -124,21 +134,23 @@ class LocalStore(Store):
             base = self._base(start, leased) if self.wants_base else None
             self._clocks[start.token] = _Clock(start, base)
 
-    def push(self, token: Token, payload: list[Message]) -> None:
+    def push(self, event: DeltaReady, payload: list[Message], metrics: Mapping[str, float]) -> None:
         with self._lock:
-            self._payloads[token] = payload
-            if self.wants_base and token in self._clocks:
-                start = self._clocks[token].start
-                self._own.setdefault(start.worker, {})[start.clock] = payload
+            self._pushes[event.token] = _Push(event, payload, metrics)
+            if self.wants_base and event.token in self._clocks:
+                self._own.setdefault(event.worker, {})[event.clock] = payload
 
     def merge(self, merge: Merge) -> None:
         tokens = [delta.token for delta in merge.deltas]
         bases = [self._clocks[token].base for token in tokens] if self.wants_base else []
-        version = self.server.apply(
+        pushes = [self._pushes[token] for token in tokens]
+        version = self.server.versions.apply(
             self._programs,
-            [self._payloads[token] for token in tokens],
-            [About(d.staleness, d.lag, d.worker, d.weight) for d in merge.deltas],
-            merge.num_workers,
+            [push.payload for push in pushes],
+            [
+                Arrival(delta, push.event, push.metrics, merge.num_workers)
+                for delta, push in zip(merge.deltas, pushes, strict=True)
+            ],
             [base for base in bases if base is not None],
         )
         assert version == merge.version, "server and controller count the same merges"
@@ -161,7 +173,7 @@ class LocalStore(Store):
             running = [
                 token
                 for token, clock in self._clocks.items()
-                if clock.start.worker == worker and token not in self._payloads
+                if clock.start.worker == worker and token not in self._pushes
             ]
             for token in running:
                 self._forget(token)
@@ -191,14 +203,14 @@ class LocalStore(Store):
             leased.snapshot.release()
 
     def _forget(self, token: Token) -> None:
-        self._payloads.pop(token, None)
+        self._pushes.pop(token, None)
         clock = self._clocks.pop(token, None)
         if clock is not None:
             self._need_no_more(clock.start.version)
 
     def _published(self) -> Snapshot:
         """The newest version as it travels."""
-        newest = self.server.newest
+        newest = self.server.versions.newest
         if self.wire.snapshots is None:
             return newest.hold()
         both = list(map(self._publish, newest.pieces, self._residuals))
@@ -217,7 +229,7 @@ class LocalStore(Store):
             del own[stamp]
         base = self._as_read(leased)
         factors = factors_of([start.weight], start.num_workers, self.server.weight)[0]
-        weight, share = map(as_weight, factors)
+        weight, share = map(as_float, factors)
         for payload in own.values():
             opened = payload
             if self.wire.deltas is not None:
@@ -240,20 +252,20 @@ class LocalStore(Store):
     # Before the first clock.
 
     def compile(self, num_deltas: int) -> None:
-        self.server.compile(num_deltas, self._programs, self._example())
+        self.server.versions.compile(num_deltas, self._programs, self._example())
         if self.wire.snapshots is not None:
             residuals = jax.tree.map(jnp.copy, self._residuals)
-            jax.block_until_ready(list(map(self._publish, self.server.newest.pieces, residuals)))
+            jax.block_until_ready(
+                list(map(self._publish, self.server.versions.newest.pieces, residuals))
+            )
 
     def program(self) -> str:
-        return self.server.program(self._programs, self._example())
+        return self.server.versions.text(self._programs, self._example())
 
     def _example(self) -> list[Message]:
         """A delta as it travels: any of these shapes, on the server's devices."""
-        example = self.wire.example
-        messages = map(
-            example if self.wire.deltas is None else jax.jit(example), self.server.newest.pieces
-        )
+        example = self.wire.example if self.wire.deltas is None else jax.jit(self.wire.example)
+        messages = map(example, self.server.versions.newest.pieces)
         places = map(Placement.of, self.devices)
         return list(map(Placement.receive, places, messages))
 

@@ -17,12 +17,13 @@ on the tape alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from jax_ssp.controller.commands import Merge, StartClock
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.layout import Layout
 from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.server.wire import Wire
@@ -55,8 +56,14 @@ class Store(ABC):
         """This clock is granted: the version that it reads stays until its delta is settled."""
 
     @abstractmethod
-    def push(self, token: Token, payload: list[Message]) -> None:
-        """The delta of a clock that is finished, as it travels: a piece on each of `devices`."""
+    def push(self, event: DeltaReady, payload: list[Message], metrics: Mapping[str, float]) -> None:
+        """A clock is finished.
+
+        Args:
+            event: that will be reported of it, under whose token the rest is kept.
+            payload: the delta as it travels, a piece on each of `devices`.
+            metrics: of the clock.
+        """
 
     @abstractmethod
     def merge(self, merge: Merge) -> None:

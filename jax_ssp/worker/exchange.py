@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from jax_ssp.controller.weight import Weight, shares_of
-from jax_ssp.server.server import as_weight
+from jax_ssp.trees import as_float
 from jax_ssp.worker.adopt import Adopt, Mix
 from jax_ssp.worker.needs import Needs
 
@@ -40,7 +40,7 @@ class Exchange:
     @cached_property
     def alpha(self) -> np.ndarray | None:
         """How much of its own a worker keeps when it adopts with `Mix`; None where it rebases."""
-        return as_weight(self.adopt.alpha) if isinstance(self.adopt, Mix) else None
+        return as_float(self.adopt.alpha) if isinstance(self.adopt, Mix) else None
 
     def factors(self, weight: float, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
         """What an own delta is added with, as programs take it: its weight, its statistics' share.
@@ -50,4 +50,4 @@ class Exchange:
             num_workers: live ones.
         """
         (share,) = shares_of(self.weight, [weight], num_workers)
-        return as_weight(weight), as_weight(share)
+        return as_float(weight), as_float(share)

@@ -7,15 +7,14 @@ together depends on the order of events alone, so a replay computes the same tog
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from jax_ssp.controller import StartAhead, StartClock
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.events import DeltaReady
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.store import Store
-from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.waits import COMPUTING_SECONDS, Waiting
 from jax_ssp.worker.worker import Worker
 
@@ -69,14 +68,15 @@ class Lazy:
         else:
             self._workers[worker].skip(job.start.local_steps)
 
-    def push(self, worker: int, token: Token) -> Push:
-        """What the clock that this worker was to run gives; its payload is in the store then."""
-        self._computing = worker, time.monotonic()
-        self._compute_for(worker)
-        push = self._workers[worker].finish()
-        self._store.push(token, push.payload)
+    def push(self, start: StartClock) -> tuple[DeltaReady, Mapping[str, float]]:
+        """What is to be reported of this clock, and its metrics; its payload is in the store."""
+        self._computing = start.worker, time.monotonic()
+        self._compute_for(start.worker)
+        push = self._workers[start.worker].finish()
+        event = push.event(start)
+        self._store.push(event, push.payload, push.metrics)
         self._computing = None
-        return push
+        return event, push.metrics
 
     def waits(self) -> list[Waiting]:
         """What is waited for just now."""

@@ -7,7 +7,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.policies import ALL_POLICIES
-from jax_ssp.worker.lazy import Lazy
+from jax_ssp.server.local_store import LocalStore
 from tests.helpers.papers import (
     DIMENSION,
     ORACLES,
@@ -163,15 +163,14 @@ def test_of_deltas_that_are_powers_of_two_each_read_tells_what_is_in_it(policy):
 def test_what_a_wire_does_not_deliver_is_in_the_residuals(policy, monkeypatch):
     """pushed = merged + dropped + residuals; of a cancelled clock there is nothing anywhere."""
     wire, arrived = ssp.compression.Int8(block=4), {}
-    push = Lazy.push
+    push = LocalStore.push
 
-    def spy(self, worker, token):
-        pushed = push(self, worker, token)
-        clock = arrived.setdefault(worker, [])
-        clock.append(wire.decode(pushed.payload[0], like={"w": np.zeros(8, np.float32)})["w"])
-        return pushed
+    def spy(self, event, payload, metrics):
+        push(self, event, payload, metrics)
+        clock = arrived.setdefault(event.worker, [])
+        clock.append(wire.decode(payload[0], like={"w": np.zeros(8, np.float32)})["w"])
 
-    monkeypatch.setattr(Lazy, "push", spy)
+    monkeypatch.setattr(LocalStore, "push", spy)
     rng = np.random.default_rng(0)
     deltas = (rng.normal(size=(4, CLOCKS, 8)) * 10 ** rng.uniform(-3, 1, 8)).astype(np.float32)
     result = ssp.train(

@@ -289,9 +289,9 @@ def test_what_travels_is_small():
     deltas = []
     original = LocalStore.push
 
-    def spy(self, token, payload):
+    def spy(self, event, payload, metrics):
         deltas.append(payload)
-        return original(self, token, payload)
+        return original(self, event, payload, metrics)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalStore, "push", spy)

@@ -14,7 +14,7 @@ from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.clockwork import VirtualClock
 from jax_ssp.runtimes.lazy import OnDemand
-from jax_ssp.server.merging import About
+from jax_ssp.server.transforms import arrival
 from tests.helpers.problems import PARAMS, STEP, batches, bits, linear
 
 RUNTIMES = {
@@ -139,7 +139,8 @@ def test_each_delta_of_a_merge_has_its_own_weight(count):
     weights = [2.0**-number for number in range(count)]
     delta = [{"w": jnp.array([1.0, -1.0])}]
     plain = server.programs(lambda params, delta: delta)
-    server.apply(plain, [delta] * count, [About(weight=each) for each in weights], count)
+    arrivals = [arrival(weight=each, num_workers=count) for each in weights]
+    server.versions.apply(plain, [delta] * count, arrivals)
     np.testing.assert_allclose(server.params["w"], [sum(weights), -sum(weights)], rtol=1e-6)
 
 

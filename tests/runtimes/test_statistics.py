@@ -100,7 +100,7 @@ def seen(monkeypatch):
     def spy(self, merge):
         before = jax.tree.map(np.asarray, self.params)
         opened = [
-            list(map(self.wire.opened, self._payloads[delta.token], self.wire.shapes))
+            list(map(self.wire.opened, self._pushes[delta.token].payload, self.wire.shapes))
             for delta in merge.deltas
         ]
         first = self.devices[0]

@@ -228,12 +228,12 @@ def test_the_memory_of_a_version_that_nobody_holds_is_used_again(devices):
     for number in range(1, 40):
         if len(held) == 3:
             held.popleft().release()
-        held.append(server.newest.hold())
+        held.append(server.versions.newest.hold())
         shown.append(held[-1].to(jax.devices()[3])[0]["w"])
         shown = shown[-2:]  # as NumPy arrays on that memory: they keep it from being used again
         assert server.merge([large(number)]) == number
         expected += large(number)["w"]
-        places.append(server.newest.pieces[0]["w"].unsafe_buffer_pointer())
+        places.append(server.versions.newest.pieces[0]["w"].unsafe_buffer_pointer())
     np.testing.assert_allclose(server.params["w"], expected, rtol=1e-4, atol=1e-4)
     assert len(set(places[10:])) <= 3 + 2
 
@@ -242,7 +242,7 @@ def test_what_a_worker_reads_is_not_overwritten():
     server = Server(large(0), device=jax.devices()[0])
     seen = []
     for number in range(12):
-        (views,) = server.newest.to(jax.devices()[1])  # the snapshot itself is held by nobody
+        (views,) = server.versions.newest.to(jax.devices()[1])  # itself held by nobody
         seen.append((views, jax.tree.map(np.array, views)))
         server.merge([large(number)])
     for views, copies in seen:

@@ -1,0 +1,124 @@
+"""The compiled merge: few programs, whatever numbers of deltas come together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_ssp.layout import Delta
+from jax_ssp.server.merging import Merging, Some, State
+from jax_ssp.trees import Params
+
+MOST_AT_ONCE = 32  # deltas that one program merges
+
+
+class MergePrograms:
+    """The compiled merge: one program up to `MOST_AT_ONCE` deltas, and beyond that a sum by parts.
+
+    So whatever numbers of deltas come together in a run, few programs are compiled, and none of
+    them is long.
+
+    Args:
+        merging: what is computed.
+        opened: (parameters, delta as it comes) -> the delta.
+    """
+
+    def __init__(self, merging: Merging, opened: Callable[[Params, Any], Delta]) -> None:
+        self._merging = merging
+        self._opened = opened
+        self._add = jax.jit(self._added, donate_argnums=(1, 3))
+        self._merge = jax.jit(self._merged, donate_argnums=(1, 4), keep_unused=True)
+        self._judge = jax.jit(self._judged)
+
+    def merge(
+        self, params: Params, state: State, deltas: Some, free: list[jax.Array]
+    ) -> tuple[Params, State]:
+        """One version from the last.
+
+        Args:
+            params: the last.
+            state: of the transforms; taken over.
+            deltas: all of the merge.
+            free: memory that is overwritten.
+        """
+        return self._merge(*self._last(params, state, deltas, free))
+
+    def judge(self, params: Params, state: State, deltas: Some) -> jax.Array:
+        """Of each delta of a merge, and of the merge: did it move anything, and does it still?"""
+        return self._judge(params, state, deltas, _of_the_stalest(deltas))
+
+    def text(self, params: Params, state: State, deltas: Some) -> str:
+        """What such a merge of few deltas compiles from."""
+        return self._merge.lower(*self._last(params, state, deltas, [])).as_text()
+
+    def _last(
+        self, params: Params, state: State, deltas: Some, free: list[jax.Array]
+    ) -> tuple[Any, ...]:
+        """What the last program is given, once the parts before it are summed."""
+        before, base = None, _of_the_stalest(deltas)
+        while len(deltas.deltas) > MOST_AT_ONCE:
+            part, deltas = _cut_off(deltas)
+            before, state = self._add(params, state, part, before)
+        return params, state, deltas, before, free, base
+
+    def _added(
+        self, params: Params, state: State, deltas: Some, before: Params
+    ) -> tuple[Params, State]:
+        return self._merging.add(params, state, self._open(params, deltas), before)[:2]
+
+    def _merged(
+        self,
+        params: Params,
+        state: State,
+        deltas: Some,
+        before: Params,
+        free: list[jax.Array],
+        base: Params,
+    ) -> tuple[Params, State]:
+        del free  # donated: the new version is written there
+        total, state = self._added(params, state, deltas, before)
+        last = None if deltas.kept is None else deltas.kept[-1]
+        return self._merging.apply(params, state, total, deltas.facts, base, last)[:2]
+
+    def _judged(self, params: Params, state: State, deltas: Some, base: Params) -> jax.Array:
+        total, state, each = self._merging.add(params, state, self._open(params, deltas))
+        _, _, last = self._merging.apply(params, state, total, deltas.facts, base)
+        moved = jnp.ones(2, bool)
+        each = each or [moved] * len(deltas.deltas)
+        return jnp.stack([*each, *(last or [moved])])
+
+    def _open(self, params: Params, deltas: Some) -> Some:
+        opened = tuple(self._opened(params, delta) for delta in deltas.deltas)
+        return deltas._replace(deltas=opened)
+
+
+def _of_the_stalest(deltas: Some) -> Params:
+    """Its base, if bases are asked for; its facts are the last row."""
+    if not deltas.bases:
+        return None
+    *each, stalest = deltas.facts.tolist()
+    return deltas.bases[each.index(stalest)]
+
+
+def _cut_off(deltas: Some) -> tuple[Some, Some]:
+    """The first of some deltas, and the others; both with the facts of the merge as the last."""
+    first, facts, kept = MOST_AT_ONCE, deltas.facts, deltas.kept
+    part = Some(
+        deltas.deltas[:first],
+        deltas.factors[:first],
+        np.concatenate([facts[:first], facts[-1:]]),
+        deltas.bases[:first],
+        None if kept is None else kept[:first],
+    )
+    others = Some(
+        deltas.deltas[first:],
+        deltas.factors[first:],
+        facts[first:],
+        deltas.bases[first:],
+        None if kept is None else kept[first:],
+    )
+    return part, others
