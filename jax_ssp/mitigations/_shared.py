@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import instance
+from jax_ssp.mitigations.as_given import as_given
+from jax_ssp.pairs import on_pairs
 from jax_ssp.trees import Tree, widened
 
 
@@ -22,24 +25,39 @@ def chosen(condition: jax.Array, tree: Tree, other: Tree) -> Tree:
     return jax.tree.map(lambda one, two: jnp.where(condition, one, two), tree, other)
 
 
-def update_if(
-    keep: jax.Array,
-    inner: optax.GradientTransformationExtraArgs,
-    updates: optax.Updates,
-    state: optax.OptState,
-    params: optax.Params | None,
-    extra_args: dict[str, Any],
-) -> tuple[optax.Updates, optax.OptState]:
-    """What `inner` makes of the updates where `keep`; elsewhere zeros, and the state as it was."""
+def only_where(
+    keep: Callable[..., jax.Array], field: str, inner: optax.GradientTransformation | None
+) -> optax.GradientTransformationExtraArgs:
+    """A transform that calls another only where it may; elsewhere it gives zeros.
 
-    def applied() -> tuple[optax.Updates, optax.OptState]:
-        return inner.update(updates, state, params, **extra_args)
+    Args:
+        keep: `(updates, **extra_args) -> bool`, a scalar: whether the inner one is called. Where it
+            is not, its state stays as it was.
+        field: what messages call the inner one.
+        inner: called with the same arguments; None leaves the updates as they are.
 
-    def skipped() -> tuple[optax.Updates, optax.OptState]:
-        shapes, _ = jax.eval_shape(applied)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), state
+    Raises:
+        TypeError: if it is no transform.
+    """
+    wrapped = check_transform(field, optax.identity() if inner is None else inner)
 
-    return jax.lax.cond(keep, applied, skipped)
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        def applied() -> tuple[optax.Updates, optax.OptState]:
+            return wrapped.update(updates, state, params, **extra_args)
+
+        def skipped() -> tuple[optax.Updates, optax.OptState]:
+            shapes, _ = jax.eval_shape(applied)
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), state
+
+        return jax.lax.cond(keep(updates, **extra_args), applied, skipped)
+
+    made = on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
+    return as_given(made) if inner is None else made
 
 
 def given(params: optax.Params | None, function: str) -> optax.Params:

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import INT32, integer
-from jax_ssp.mitigations._shared import check_transform, update_if
-from jax_ssp.mitigations.as_given import as_given
-from jax_ssp.pairs import on_pairs
+from jax_ssp.mitigations._shared import only_where
 
 
 def drop_stale(
@@ -56,20 +54,8 @@ def drop_stale(
         time complexity", arXiv:2501.16168 (the same rule as a method).
     """
     max_staleness = integer("drop_stale(max_staleness=...)", max_staleness, least=0, most=INT32)
-    tx = optax.identity() if inner is None else inner
-    wrapped = check_transform("drop_stale(inner=...)", tx)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        *,
-        staleness: jax.Array | int,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        fresh = jnp.asarray(staleness) <= max_staleness
-        extra_args["staleness"] = staleness
-        return update_if(fresh, wrapped, updates, state, params, extra_args)
+    def fresh(updates: Any, *, staleness: jax.Array | int, **others: Any) -> jax.Array:
+        return jnp.asarray(staleness) <= max_staleness
 
-    made = on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
-    return as_given(made) if inner is None else made
+    return only_where(fresh, "drop_stale(inner=...)", inner)

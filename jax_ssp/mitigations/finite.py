@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import optax
 
-from jax_ssp.mitigations._shared import check_transform, update_if
-from jax_ssp.mitigations.as_given import as_given
-from jax_ssp.pairs import on_pairs
+from jax_ssp.mitigations._shared import only_where
 from jax_ssp.trees import all_finite
 
 
@@ -47,16 +46,8 @@ def skip_nonfinite(
         Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740 (an update with an
         overflow is skipped, and nothing of it kept).
     """
-    tx = optax.identity() if inner is None else inner
-    wrapped = check_transform("skip_nonfinite(inner=...)", tx)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        return update_if(all_finite(updates), wrapped, updates, state, params, extra_args)
+    def finite(updates: Any, **others: Any) -> jax.Array:
+        return all_finite(updates)
 
-    made = on_pairs(optax.GradientTransformationExtraArgs(wrapped.init, update))
-    return as_given(made) if inner is None else made
+    return only_where(finite, "skip_nonfinite(inner=...)", inner)
