@@ -12,7 +12,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.controller.commands import Merge, StartAhead, StartClock
+from jax_ssp.controller.commands import Merge, StartAhead
 from jax_ssp.placement import separate_memory
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.memory import Memory
@@ -448,42 +448,3 @@ def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
     monkeypatch.setattr(Memory, "LARGE", 1 << 60)
     again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
     assert bits(again.params) == bits(result.params)
-
-
-# In batches.
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("overlap", [0, 1])
-@pytest.mark.parametrize("local_steps", [1, 2])
-def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps, overlap):
-    steps = {"local_steps": local_steps, "overlap": overlap}
-    spec = {"policy": policy, "num_clocks": 30, **steps}
-    alone, together = (
-        virtual(runtime=ssp.Virtual(9, delays.Exponential(), batch=batch), **spec)
-        for batch in (1, 8)
-    )
-    np.testing.assert_allclose(alone.params["w"], together.params["w"], rtol=1e-4)
-    assert list(alone.tape) == list(together.tape)
-    assert alone.history[0]["metrics"].keys() == together.history[0]["metrics"].keys()
-
-
-def test_it_is_a_batch(monkeypatch):
-    from jax_ssp.worker.lazy import Lazy
-
-    sizes = []
-    compute = Lazy._compute
-
-    def spy(self, together):
-        sizes.append(len(together))
-        compute(self, together)
-
-    monkeypatch.setattr(Lazy, "_compute", spy)
-    runtime = ssp.Virtual(9, delays.Exponential(), batch=8)
-    starts = sum(
-        type(command) is StartClock
-        for _, _, commands in virtual(runtime=runtime, policy=ssp.BSP(), num_clocks=4).tape
-        for command in commands
-    )
-    assert starts == 36
-    assert sizes == [8] * 4  # and one alone each time
