@@ -36,7 +36,7 @@ class ClockVector:
         count = self._count
         left = count[old] - 1
         new = old + 1
-        count[new] = count.get(new, 0) + 1
+        count[new] = count[new] + 1 if new in count else 1
         if left:
             count[old] = left
         else:

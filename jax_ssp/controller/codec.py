@@ -1,31 +1,22 @@
-"""Events and commands as plain rows: packed flat for memory, and as JSON for files."""
+"""Events and commands as plain rows: packed flat for memory, and as JSON for files.
+
+Both follow from the fields of the messages and their annotations, in their order: a field that is
+added to a message is packed, written and read with no edit here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import islice
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from jax_ssp.controller.commands import (
-    COMMANDS,
-    Cancel,
-    Command,
-    Drop,
-    Fence,
-    Merge,
-    Merged,
-    StartClock,
-)
-from jax_ssp.controller.events import EVENTS, DeltaReady, Event, Token, WorkerDone
+from jax_ssp.controller.commands import COMMANDS, Command
+from jax_ssp.controller.constructors import NEW, generated
+from jax_ssp.controller.events import EVENTS, Event, Token
 
 _KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
-_CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMED = {kind.__name__: kind for kind in _KINDS}
-_DELTA, _MERGE, _START = _CODES[DeltaReady], _CODES[Merge], _CODES[StartClock]
-_TOKEN_LAST = {_CODES[kind] for kind in (StartClock, Drop, Cancel, Fence)}
-_TOKEN_AT = {
-    kind: kind._fields.index("token") for kind in (*_KINDS, Merged) if "token" in kind._fields
-}
 
 
 def packed(now: float, event: Event, commands: Sequence[Command]) -> list[Any]:
@@ -33,60 +24,20 @@ def packed(now: float, event: Event, commands: Sequence[Command]) -> list[Any]:
 
     A token is its grant in term 0, else both.
     """
-    row: list[Any]
-    if type(event) is DeltaReady:
-        worker, clock, version, (term, grant), steps, samples, finite, norm = event
-        token = grant if not term else (term, grant)
-        row = [now, _DELTA, worker, clock, version, token, steps, samples, finite, norm]
-    else:
-        row = [now, _CODES[type(event)], *event]
-        if type(event) is WorkerDone:
-            row[-1] = tuple(event.token)
+    row: list[Any] = [now]
+    _PACKERS[type(event)](event, row)
     for command in commands:
-        kind = type(command)
-        if kind is StartClock:
-            row.append(_START)
-            row += command
-            term, grant = row[-1]
-            row[-1] = grant if not term else (term, grant)
-        elif type(command) is Merge:
-            version, deltas, num_workers = command
-            row += (_MERGE, version, num_workers, len(deltas))
-            for delta in deltas:
-                row += delta
-                term, grant = row[-1]
-                row[-1] = grant if not term else (term, grant)
-        else:
-            code = _CODES[kind]
-            row.append(code)
-            row += command
-            if code in _TOKEN_LAST:
-                row[-1] = tuple(row[-1])
+        _PACKERS[type(command)](command, row)
     return row
 
 
 def unpacked(row: Sequence[Any]) -> tuple[float, Event, list[Command]]:
     """The row that was packed."""
     rest = iter(row)
-    now, code = next(rest), next(rest)
-    event = _message(code, rest)
-    return now, event, [_message(code, rest) for code in rest]
-
-
-def _message(code: int, rest: Iterator[Any]) -> Any:
-    if code == _MERGE:
-        version, num_workers, count = islice(rest, 3)
-        return Merge(version, tuple(_plain(Merged, rest) for _ in range(count)), num_workers)
-    return _plain(_KINDS[code], rest)
-
-
-def _plain(kind: Any, rest: Iterator[Any]) -> Any:
-    values = list(islice(rest, len(kind._fields)))
-    at = _TOKEN_AT.get(kind)
-    if at is not None:
-        token = values[at]
-        values[at] = Token(0, token) if type(token) is int else Token(*token)
-    return kind(*values)
+    now: float = next(rest)
+    first: int = next(rest)
+    event: Event = _UNPACKERS[first](rest)
+    return now, event, [_UNPACKERS[code](rest) for code in rest]
 
 
 def as_json(message: Event | Command) -> tuple[Any, ...]:
@@ -109,11 +60,74 @@ def from_json(row: Sequence[Any]) -> Any:
 
 def _from_fields(kind: Any, values: Sequence[Any]) -> Any:
     message = kind(*values)
-    changed: dict[str, Any] = {}
-    if "token" in kind._fields:
-        changed["token"] = Token(*message.token)
-    if kind is StartClock:
-        changed["pending"] = tuple(message.pending)
-    if kind is Merge:
-        changed["deltas"] = tuple(_from_fields(Merged, delta) for delta in message.deltas)
+    changed = {name: made(getattr(message, name)) for name, made in _from_lists(kind)}
     return message._replace(**changed) if changed else message
+
+
+@cache
+def _from_lists(kind: Any) -> list[tuple[str, Callable[[Any], Any]]]:
+    """What is a list in JSON: names of fields, and what makes the field of the list."""
+    made: list[tuple[str, Callable[[Any], Any]]] = []
+    for name, hint in get_type_hints(kind).items():
+        each = _each(hint)
+        if hint is Token:
+            made.append((name, lambda values: Token(*values)))
+        elif each is not None:
+            made.append((name, partial(_several, each)))
+        elif get_origin(hint) is tuple:
+            made.append((name, tuple))
+    return made
+
+
+def _several(kind: Any, items: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_from_fields(kind, item) for item in items)
+
+
+def _each(hint: Any) -> Any:
+    """The kind of the messages that a field holds several of; None if it holds none."""
+    each = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return each if hasattr(each, "_fields") else None
+
+
+# The functions that pack and unpack a message are generated: they run for every event.
+
+
+def _packing(kind: Any, begin: str, indent: str = "    ") -> str:
+    """The lines that put `message`, of this kind, at the end of `row`."""
+    hints = get_type_hints(kind)
+    flat = [begin] if begin else []
+    more = ""
+    for name in kind._fields:
+        each = _each(hints[name])
+        if hints[name] is Token:
+            flat.append(f"(tuple({name}) if {name}[0] else {name}[1])")
+        elif each is not None:  # how many there are, and behind all other fields the items
+            flat.append(f"len({name})")
+            more += f"{indent}for message in {name}:\n{_packing(each, '', indent + '    ')}"
+        else:
+            flat.append(name)
+    taken = f"{indent}{', '.join(kind._fields)}, = message\n"
+    return f"{taken}{indent}row += ({', '.join(flat)},)\n{more}"
+
+
+def _packer(kind: Any, code: int) -> Callable[[Any, list[Any]], None]:
+    return generated("pack", f"def pack(message, row):\n{_packing(kind, str(code))}", {})
+
+
+def _unpacker(kind: Any) -> Callable[[Iterator[Any]], Any]:
+    """A function that takes the fields of a message off an iterator, and makes it."""
+    names: dict[str, Any] = {"_islice": islice, "_new": NEW, "_kind": kind, "_Token": Token}
+    lines = f"    {', '.join(kind._fields)}, = _islice(rest, {len(kind._fields)})\n"
+    for name, hint in get_type_hints(kind).items():
+        if hint is Token:
+            lines += f"    token = (0, {name}) if type({name}) is int else {name}\n"
+            lines += f"    {name} = _new(_Token, token)\n"
+        elif (each := _each(hint)) is not None:
+            names[f"_{name}"] = _unpacker(each)
+            lines += f"    {name} = tuple([_{name}(rest) for _ in range({name})])\n"
+    lines += f"    return _new(_kind, ({', '.join(kind._fields)},))\n"
+    return generated("unpack", f"def unpack(rest):\n{lines}", names)
+
+
+_PACKERS = {kind: _packer(kind, code) for code, kind in enumerate(_KINDS)}
+_UNPACKERS = [_unpacker(kind) for kind in _KINDS]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.controller.constructors import constructor
+from jax_ssp.controller.events import DeltaReady, Token, new_delta_ready
 
 
 class StartClock(NamedTuple):
@@ -37,27 +38,23 @@ class StartClock(NamedTuple):
         *,
         version: int | None = None,
         steps: int | None = None,
-        samples: int = 0,
-        finite: bool = True,
-        norm: float = 0.0,
+        **report: Any,
     ) -> DeltaReady:
         """The event that this clock is finished.
 
         Args:
             version: that was read; by default the one granted.
             steps: that were made; by default all.
-            samples, finite, norm: see `DeltaReady`.
+            **report: what else it reports, such as `samples`; see `DeltaReady`.
         """
-        return DeltaReady(
-            self.worker,
-            self.clock,
-            self.version if version is None else version,
-            self.token,
-            self.local_steps if steps is None else steps,
-            samples,
-            finite,
-            norm,
-        )
+        version = self.version if version is None else version
+        steps = self.local_steps if steps is None else steps
+        if not report:  # which costs half as much
+            return new_delta_ready(self.worker, self.clock, version, self.token, steps)
+        return new_delta_ready(self.worker, self.clock, version, self.token, steps, **report)
+
+
+new_start_clock = constructor(StartClock)
 
 
 class StartAhead(NamedTuple):
@@ -78,6 +75,9 @@ class StartAhead(NamedTuple):
     worker: int
     clock: int
     local_steps: int
+
+
+new_start_ahead = constructor(StartAhead)
 
 
 class Merged(NamedTuple):
@@ -103,6 +103,9 @@ class Merged(NamedTuple):
     token: Token
 
 
+new_merged = constructor(Merged)
+
+
 class Merge(NamedTuple):
     """Apply these deltas, in this order, as one new version.
 
@@ -116,6 +119,9 @@ class Merge(NamedTuple):
     version: int
     deltas: tuple[Merged, ...]
     num_workers: int
+
+
+new_merge = constructor(Merge)
 
 
 class Drop(NamedTuple):

@@ -39,8 +39,8 @@ from __future__ import annotations
 import enum
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from jax_ssp.checks import flag, instance, integer, number, optional, shown
 from jax_ssp.controller.clocks import ClockVector
@@ -52,9 +52,11 @@ from jax_ssp.controller.commands import (
     Merge,
     Merged,
     SetTimer,
-    StartAhead,
-    StartClock,
     StopWorker,
+    new_merge,
+    new_merged,
+    new_start_ahead,
+    new_start_clock,
 )
 from jax_ssp.controller.errors import PolicyError, ProtocolError
 from jax_ssp.controller.events import (
@@ -66,6 +68,7 @@ from jax_ssp.controller.events import (
     WorkerDone,
     WorkerJoined,
     WorkerLost,
+    new_token,
 )
 from jax_ssp.controller.waiting import WaitingRoom
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
@@ -85,9 +88,6 @@ class Phase(enum.Enum):
 _WAITING, _RUNNING, _FINISHED = Phase.WAITING, Phase.RUNNING, Phase.FINISHED
 
 _FAR_TOO_MANY = 64  # times what a policy usually merges, left in the buffer
-
-# Makes a NamedTuple of a tuple of its fields in half the time that calling its class takes.
-_new = cast("Callable[[type[Any], tuple[Any, ...]], Any]", tuple.__new__)
 
 
 class _Worker:
@@ -180,6 +180,7 @@ class Controller:
         self._schedule = schedule = schedule.begin()
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
         self._on_arrival = merges_on_arrival(policy)
+        self._always_adopts = type(policy).adopts is Policy.adopts
         self._own_steps = type(policy).local_steps is not Policy.local_steps
         self._fixed_steps = schedule.h if type(schedule) is Fixed and not self._own_steps else 0
         self._told: list[Policy | LocalSteps] = []  # who wants to hear of every push
@@ -282,7 +283,8 @@ class Controller:
             self.now = now
         if self._buffer or self._timer is not None:
             cancelled = self._settle(commands)
-        self._ask_released(commands)
+        if self._waiting.for_more or self._waiting.coverage != self._settled.min:
+            self._ask_released(commands)
         for record in cancelled:
             self._ask(record, commands)
         if asking is not None:
@@ -350,9 +352,13 @@ class Controller:
         self, event: DeltaReady, now: float, commands: list[Command]
     ) -> _Worker | None:
         """Take a delta in; gives its worker, or None if the delta is late."""
-        worker, clock, base, token, _, _, _, norm = event
+        worker, clock, base, token = event.worker, event.clock, event.version, event.token
         record = self._workers.get(worker)
-        if record is None or record.token is None or token != record.token:
+        if (
+            record is None
+            or record.token is None
+            or (token is not record.token and token != record.token)
+        ):
             commands.append(self._fence(event, now))
             return None
         if clock != record.clock:
@@ -368,15 +374,15 @@ class Controller:
         self._running -= 1
         self._clocks.advance(clock)
         for listener in self._told:
-            listener.pushed(self, Delta(worker, clock, base), norm)
+            listener.pushed(self, Delta(worker, clock, base), event.norm)
         if self._on_arrival and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             version = self.version
             lag = clock + 1 - self._clocks.min
-            merged = _new(Merged, (worker, clock, base, version - base, lag, self._alone, token))
+            merged = new_merged(worker, clock, base, version - base, lag, self._alone, token)
             self.version = version + 1
             self.updates += 1
-            commands.append(_new(Merge, (version + 1, (merged,), len(self._workers))))
+            commands.append(new_merge(version + 1, (merged,), len(self._workers)))
             if self._max_updates is not None:
                 self._end_if_full()
         else:
@@ -433,8 +439,8 @@ class Controller:
         merged: list[Merged] = []
         for (worker, clock, base), (owner, token) in zip(deltas, owners, strict=True):
             lag = owner.clock - self._clocks.min if self._is_live(owner) else 0
-            about = (worker, clock, base, self.version - base, lag, weight, token)
-            merged.append(_new(Merged, about))
+            staleness = self.version - base
+            merged.append(new_merged(worker, clock, base, staleness, lag, weight, token))
         self.version += 1
         self.updates += len(merged)
         commands.append(Merge(self.version, tuple(merged), num_workers))
@@ -500,33 +506,28 @@ class Controller:
             self._ask(self._workers[worker], commands)
 
     def _ask(self, record: _Worker, commands: list[Command]) -> None:
+        """Start a worker's next clock if the policy lets it have it; if not, it waits."""
         if record.clock >= self._limit:
             record.phase = _FINISHED
             commands.append(StopWorker(record.id))
-        elif self._admits(record):
-            self._start(record, commands)
-
-    def _admits(self, record: _Worker) -> bool:
-        """Whether the policy lets a worker have its next clock; if not, it waits."""
+            return
         answer = self.policy.admit(self, record.id)
-        if answer is True:
-            return True
-        if isinstance(answer, Wait):
-            coverage, version = answer
-        elif answer:
-            return True
+        if answer:  # which no `Wait` is
+            self._start(record, commands)
         else:
-            coverage = version = None
+            self._wait(record, answer)
+
+    def _wait(self, record: _Worker, answer: Wait | bool) -> None:
+        coverage, version = answer if isinstance(answer, Wait) else (None, None)
         if coverage is not None and coverage <= self._settled.min:
             raise PolicyError(f"{self.policy} waits for coverage {coverage}, which is there.")
         if version is not None and version <= self.version:
             raise PolicyError(f"{self.policy} waits for version {version}, which is there.")
         self._waiting.enter(record.id, coverage, version)
-        return False
 
     def _start(self, record: _Worker, commands: list[Command]) -> None:
         worker, clock = record.id, record.clock
-        if record.version < 0 or self.policy.adopts(self, worker):
+        if record.version < 0 or self._always_adopts or self.policy.adopts(self, worker):
             record.version = self.version
             record.held_coverage = self._settled.min
             buffered = record.buffered if self._reads_own else 0
@@ -535,13 +536,13 @@ class Controller:
         record.started = self.now
         record.phase = _RUNNING
         self._running += 1
-        record.token = token = _new(Token, (self.term, self._grants))
+        record.token = token = new_token(self.term, self._grants)
         self._grants += 1
         here, alone = len(self._workers), self._alone
-        start = (worker, clock, steps, record.version, record.unread, here, alone, token)
-        commands.append(_new(StartClock, start))
+        read = record.version, record.unread
+        commands.append(new_start_clock(worker, clock, steps, *read, here, alone, token))
         if self._grant_ahead and clock + 1 < self._limit:
-            commands.append(_new(StartAhead, (worker, clock + 1, self._sure_steps(clock + 1))))
+            commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
 
     def _steps(self, record: _Worker) -> int:
         steps: Any = self.policy.local_steps(self, record.id)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+from jax_ssp.controller.constructors import constructor
+
 
 class Token(NamedTuple):
     """Names one `StartClock` of a run; the push of that clock quotes it.
@@ -21,6 +23,9 @@ class Token(NamedTuple):
 
     term: int
     grant: int
+
+
+new_token = constructor(Token)
 
 
 class WorkerJoined(NamedTuple):
@@ -54,6 +59,9 @@ class DeltaReady(NamedTuple):
     samples: int = 0
     finite: bool = True
     norm: float = 0.0
+
+
+new_delta_ready = constructor(DeltaReady)
 
 
 class WorkerLost(NamedTuple):

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jax_ssp import checks
 from jax_ssp.controller.codec import as_json, from_json, packed, unpacked
@@ -119,25 +119,30 @@ class Tape:
 
     def read_line(self, line: str) -> None:
         """Add the row that a line of JSON holds; ValueError or TypeError if it holds none."""
-        row = parsed_json(line)
+        row: Any = parsed_json(line)
         if self.complete:
             raise ValueError("there are rows after the end")
         if isinstance(row, dict):
-            check_record("the end", row, _END)
-            if row["end"] != len(self):
-                raise ValueError(f"the tape has {len(self)} rows, its end says {row['end']}")
-            self.complete = True
-            self.params = row["params"]
+            self._read_end(cast("dict[str, Any]", row))
             return
-        if type(row) is not list or len(row) != 3 or type(row[2]) is not list:
+        parts = cast("list[Any]", row) if isinstance(row, list) else []
+        if len(parts) != 3 or not isinstance(parts[2], list):
             raise ValueError("it must be a time, an event and a list of commands")
-        now, event, commands = row[0], from_json(row[1]), [from_json(each) for each in row[2]]
+        now, event, answers = parts[0], from_json(parts[1]), cast("list[Any]", parts[2])
+        commands = list(map(from_json, answers))
         if not is_number(now):
             raise ValueError(f"{short(now)} is not a time")
         check_event(event)
         for command in commands:
             check_command(command)
         self.append(float(now), event, commands)
+
+    def _read_end(self, row: dict[str, Any]) -> None:
+        check_record("the end", row, _END)
+        if row["end"] != len(self):
+            raise ValueError(f"the tape has {len(self)} rows, its end says {row['end']}")
+        self.complete = True
+        self.params = row["params"]
 
 
 _END = {"end": whole(0), "params": either(one_of(None), TEXT)}

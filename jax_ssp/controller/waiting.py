@@ -14,6 +14,11 @@ _Lot = dict[int, None]
 class WaitingRoom:
     """The waiting workers, by what they wait for.
 
+    Attributes:
+        coverage: the one that `leave_reached` was told last; until there is another, nobody who
+            waits for a coverage is to leave.
+        for_more: whether somebody may wait for something else than a coverage.
+
     Example:
         >>> room = WaitingRoom()
         >>> room.enter(7, coverage=2)
@@ -26,7 +31,8 @@ class WaitingRoom:
         self._until_coverage: dict[int, _Lot] = {}
         self._until_version: dict[int, _Lot] = {}
         self._until_anything: _Lot = {}
-        self._coverage = 0  # lots up to here are empty
+        self.coverage = 0  # lots up to here are empty
+        self.for_more = False
         self._version = 0
 
     def __len__(self) -> int:
@@ -41,7 +47,9 @@ class WaitingRoom:
             lot = self._until_coverage.setdefault(coverage, {})
         elif version is not None:
             lot = self._until_version.setdefault(version, {})
+            self.for_more = True
         else:
+            self.for_more = True
             lot = self._until_anything
         lot[worker] = None
         self._lot_of[worker] = lot
@@ -54,6 +62,7 @@ class WaitingRoom:
 
     def wait_no_more(self) -> None:
         """Whatever they wait for, let all go next time, in the order in which they came."""
+        self.for_more = True
         self._until_coverage.clear()
         self._until_version.clear()
         self._until_anything = dict.fromkeys(self._lot_of)
@@ -61,16 +70,15 @@ class WaitingRoom:
 
     def leave_reached(self, coverage: int, version: int) -> Sequence[int]:
         """Let go, in order, of those whose coverage or version is reached, or who wait for any."""
-        if coverage == self._coverage and not self._until_version and not self._until_anything:
-            return ()  # most events come this way: they can release nobody
         workers: list[int] = []
-        workers += _reached(self._until_coverage, self._coverage, coverage)
+        workers += _reached(self._until_coverage, self.coverage, coverage)
         workers += _reached(self._until_version, self._version, version)
         workers += self._until_anything
         self._until_anything.clear()
         for worker in workers:
             del self._lot_of[worker]
-        self._coverage, self._version = coverage, version
+        self.coverage, self._version = coverage, version
+        self.for_more = bool(self._until_version)
         return workers
 
 

@@ -8,7 +8,6 @@ from collections import deque
 from jax_ssp.controller import Controller
 from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartClock
 from jax_ssp.controller.events import (
-    DeltaReady,
     Event,
     StopRequested,
     Token,
@@ -102,7 +101,6 @@ class VirtualClock(Clock):
         handle, append, draw = controller.handle, tape.append, self._delays.draw
         heappush, heappop = heapq.heappush, heapq.heappop
         finishing, count = self._finishing, self._count
-        new = tuple.__new__  # at half the cost of a named tuple's own
         seconds, updates = 0.0, 0
         while finishing or self._at_once or not controller.done:
             if self._at_once or self.timer is not None or not finishing:
@@ -117,8 +115,7 @@ class VirtualClock(Clock):
                 if self._cancelled and self._was_cancelled(start):
                     continue
                 self._now = now
-                worker, clock, steps, version, _, _, _, token = start
-                event = new(DeltaReady, (worker, clock, version, token, steps, 0, True, 0.0))
+                event = start.finished()
             commands = handle(event, now)
             append(now, event, commands)
             for command in commands:

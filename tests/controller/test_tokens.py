@@ -162,8 +162,11 @@ class IgnoresTokens(Controller):
 class StartsAhead(Controller):
     """Starts who was granted its next clock without asking the policy."""
 
-    def _admits(self, record):
-        return record.clock > 0 or super()._admits(record)
+    def _ask(self, record, commands):
+        if 0 < record.clock < self._limit:
+            self._start(record, commands)
+        else:
+            super()._ask(record, commands)
 
 
 class WeighsAlike(Controller):

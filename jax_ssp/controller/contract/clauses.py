@@ -207,8 +207,8 @@ class Clauses:
 
     def _fenced(self, event: DeltaReady | WorkerDone, commands: Sequence[Command]) -> None:
         """What is late, of which nothing may follow."""
-        term, grant = event.token
-        if term != 0 or not 0 <= grant < self.grants:
+        token = event.token
+        if token.term != 0 or not 0 <= token.grant < self.grants:
             raise self._violation(4, f"{event}, but that clock was not started")
         if isinstance(event, DeltaReady) and min(event.version, event.steps, event.samples) < 0:
             raise self._violation(4, f"{event} reports what cannot be")
@@ -277,7 +277,7 @@ class Clauses:
         self.reads += 1
 
     def _granted(self, ahead: StartAhead) -> None:
-        worker, clock, local_steps = ahead
+        worker, clock, local_steps = ahead.worker, ahead.clock, ahead.local_steps
         stay = self.stays.get(worker)
         if stay is None or stay.running is None or stay.running.clock != clock - 1:
             raise self._violation(1, f"{ahead}, but the worker does not run clock {clock - 1}")
@@ -322,7 +322,9 @@ class Clauses:
             raise self._violation(4, f"{merge} after {self.version}")
         if not merge.deltas:
             raise self._violation(4, f"{merge} of nothing")
-        settled = [self._settle(*delta[:2], delta.token, merge) for delta in merge.deltas]
+        settled = [
+            self._settle(delta.worker, delta.clock, delta.token, merge) for delta in merge.deltas
+        ]
         lost = {id(stay) for worker, _, stay in settled if self.stays.get(worker) is not stay}
         workers = len(self.stays) + len(lost)
         if merge.num_workers != workers:
@@ -355,13 +357,13 @@ class Clauses:
         self.dropped += 1
 
     def _cancel(self, cancel: Cancel) -> None:
-        worker, clock, reason, token = cancel
+        worker, clock = cancel.worker, cancel.clock
         stay = self.stays.get(worker)
         running = stay and stay.running
-        told = (clock, token)
+        told = (clock, cancel.token)
         if stay is None or running is None or told != (running.clock, running.token) or stay.ahead:
             raise self._violation(4, f"{cancel}, but the worker does not run that clock alone")
-        if not reason:
+        if not cancel.reason:
             raise self._violation(4, f"{cancel} has no reason")
         if stay.log and stay.log[-1][1] is None:
             raise self._violation(4, f"{cancel}, but an earlier delta waits")
