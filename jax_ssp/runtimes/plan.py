@@ -48,8 +48,8 @@ def plan_field(default: Any, rule: Rule | None = None, **metadata: Any) -> Any:
         rule: `(field, value) -> value`, which raises where the value will not do.
         **metadata: `identity=False` for what a replay need not have in common with its recording.
     """
-    told = metadata if rule is None else {**metadata, "rule": rule}
-    return field(default=default, metadata=told)
+    known = metadata if rule is None else {**metadata, "rule": rule}
+    return field(default=default, metadata=known)
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """The fields that a replay compares, as JSON-able facts."""
-        told = _told(type(self))
+        known = _metadata(type(self))
         facts = self.describe().items()
-        return {name: value for name, value in facts if told[name].get("identity", True)}
+        return {name: value for name, value in facts if known[name].get("identity", True)}
 
     def checked_fields(self) -> Self:
         """This plan with each value as Python has it.
@@ -164,14 +164,14 @@ class Plan:
             TypeError, ValueError: if one cannot be what it is; field, value and remedy are named.
         """
         given: dict[str, Any] = {}
-        for name, told in _told(type(self)).items():
-            if name in COMPUTED and told.get("identity", True):
+        for name, known in _metadata(type(self)).items():
+            if name in COMPUTED and known.get("identity", True):
                 raise ValueError(
                     f"`{self._called(name)}` cannot be the name of a field: on the tape it is that "
                     "of what is computed; choose another name, or `identity=False`."
                 )
-            if "rule" in told:
-                given[name] = told["rule"](self._called(name), getattr(self, name))
+            if "rule" in known:
+                given[name] = known["rule"](self._called(name), getattr(self, name))
         return replace(self, **given)
 
     def checked(self) -> Self:
@@ -219,14 +219,14 @@ class Plan:
         return name
 
 
-def _told(kind: type[Plan]) -> dict[str, dict[str, Any]]:
-    """By field, what is told of it; a class that only gives it another default keeps that."""
-    told: dict[str, dict[str, Any]] = {column.name: {} for column in fields(kind)}
+def _metadata(kind: type[Plan]) -> dict[str, dict[str, Any]]:
+    """By field, what is known of it; a class that only gives it another default keeps that."""
+    known: dict[str, dict[str, Any]] = {column.name: {} for column in fields(kind)}
     for each in reversed(kind.__mro__):
         own: Mapping[str, Any] = vars(each).get("__dataclass_fields__", {})
-        for name in told.keys() & own.keys():
-            told[name].update(own[name].metadata)
-    return told
+        for name in known.keys() & own.keys():
+            known[name].update(own[name].metadata)
+    return known
 
 
 def describe(config: Any) -> Any:
