@@ -49,9 +49,9 @@ def test_a_policy_is_one_file_and_one_row(tmp_path):
     drills.follow([file, row], root)
     # The rules of the house, any schedule, ahead and not, its example, every mode of exchange.
     rooms = ("policies", "controller", "test_examples.py", "report/test_plots.py")
-    modes = "runtimes/test_modes.py"
-    words = "MergeInPairs or merge_in_pairs or table or look"
-    passed = drills.passed(root, words, *(f"tests/{each}" for each in (*rooms, modes)))
+    modes = ("runtimes/test_modes.py", "runtimes/test_policies_run.py")
+    words = "MergeInPairs or merge_in_pairs or table or has_a_look"
+    passed = drills.passed(root, words, *(f"tests/{each}" for each in (*rooms, *modes)))
     assert passed >= 20
     said = drills.python(root, "-c", "import jax_ssp; print(jax_ssp.MergeInPairs())")
     assert said == "MergeInPairs()\n"
@@ -108,6 +108,52 @@ def test_a_policy_from_outside_is_run_overridden_and_proved(tmp_path, capsys):
     sizes = ssp.read_tape(run / "tape.jsonl.gz")
     merges = [each for _, _, commands in sizes for each in commands if hasattr(each, "deltas")]
     assert {len(merge.deltas) for merge in merges} == {2}
+
+
+# --- a mitigation -------------------------------------------------------------------------------
+
+TRAINED_ON_TOKENS = """
+import jax.numpy as jnp, numpy as np, optax
+import jax_ssp as ssp
+from jax_ssp.mitigations import scale_by_tokens
+
+def loss_fn(params, batch, key):
+    return -params["w"] * 1.0, {"tokens": batch}
+
+def trained(delta_tx, runtime=None):
+    return ssp.train(
+        ssp.make_step(loss_fn, optax.sgd(1.0)),
+        params={"w": jnp.zeros(())},
+        data=lambda worker: iter([np.float32(50 + 100 * worker)] * 4),
+        policy=ssp.BSP(),
+        runtime=runtime or ssp.Virtual(num_workers=2),
+        weight="sum",
+        delta_tx=delta_tx,
+        num_clocks=4,
+    )
+
+assert trained(None).params["w"] == 8.0
+result = trained(scale_by_tokens(usual=100.0))
+assert result.params["w"] == 4 * (0.5 + 1.5), result.params
+result = trained(scale_by_tokens(usual=200.0))
+assert result.params["w"] == 4 * (0.25 + 0.75), result.params
+again = trained(scale_by_tokens(usual=200.0), ssp.Replay(result.tape))
+assert again.params["w"] == result.params["w"]
+"""
+
+
+def test_a_mitigation_with_a_new_fact_is_one_file_and_two_rows(tmp_path):
+    file, *rows = drills.blocks("A mitigation")
+    assert [each.is_change for each in (file, *rows)] == [False, True, True]
+    changes = [line[0] for row in rows for line in row.text.splitlines()]
+    assert (changes.count("+"), changes.count("-")) == (2, 0)
+    root = drills.house(tmp_path)
+    drills.follow([file, *rows], root)
+    tests = ("mitigations/test_mitigations.py", "server/test_uphill.py", "test_pairs.py")
+    words = "scale_by_tokens or mitigations.tokens or table_is_whole"
+    files = [f"tests/{each}" for each in (*tests, "test_examples.py")]
+    assert drills.passed(root, words, *files) >= 18
+    drills.python(root, "-c", TRAINED_ON_TOKENS)
 
 
 # --- a field of a run ---------------------------------------------------------------------------
