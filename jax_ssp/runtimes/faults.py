@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeAlias
 from jax_ssp import checks
 from jax_ssp.delays import LONGEST
 
+__all__ = ["Crash", "Fault", "Hang", "NaN", "Raise", "Slow"]
+
 
 class Fate(NamedTuple):
     """What becomes of a clock.

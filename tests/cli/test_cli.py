@@ -789,7 +789,7 @@ def test_a_tape_that_breaks_off_is_verified_and_replayed_up_to_there(run, capsys
 # --- sweeps -------------------------------------------------------------------------------------
 
 
-def test_a_sweep_is_run_compared_and_each_member_can_be_replayed(tmp_path, capsys):
+def test_a_sweep_is_run_compared_and_each_member_can_be_replayed(tmp_path, capsys, comparisons):
     file = written(tmp_path / "sweep.py", CONFIG + SWEEP)
     folder = tmp_path / "sweep"
     assert jax_ssp("run", file, "--workdir", folder, "--num-clocks", "4") == DONE
@@ -851,7 +851,7 @@ def test_a_name_with_a_slash_still_names_one_folder(config, tmp_path, monkeypatc
     assert members == ["00-1_BSP-seed0", "01-1_BSP-seed1", "02-1_SSP(1)-seed0", "03-1_SSP(1)-seed1"]
 
 
-def test_a_run_that_diverges_does_not_spoil_the_comparison(tmp_path, capsys):
+def test_a_run_that_diverges_does_not_spoil_the_comparison(tmp_path, capsys, comparisons):
     """Its evaluations are not finite, of which neither JSON nor a figure can show anything."""
     two = """
 
