@@ -27,11 +27,11 @@ def notes(error: BaseException) -> list[str]:
     return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
-def told(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """An exception's kind and message.
 
     Example:
-        >>> told(ValueError("no such file")), told(MemoryError())
+        >>> in_words(ValueError("no such file")), in_words(MemoryError())
         ('ValueError: no such file', 'MemoryError')
     """
     try:
@@ -44,7 +44,7 @@ def joined(first: BaseException, later: BaseException) -> BaseException:
     """The first of two errors, with a note of the later one."""
     if later is not first:
         where = "; ".join(notes(later))
-        note(first, f"and then {told(later)}" + (f" ({where})" if where else ""))
+        note(first, f"and then {in_words(later)}" + (f" ({where})" if where else ""))
     return first
 
 

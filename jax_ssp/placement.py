@@ -197,9 +197,9 @@ class Placement:
             (device,) = first.devices()
             if device == self.device:
                 return tree
-            home = Placement.of(device)
-            if home.on_host or first.sharding.memory_kind == PINNED:
-                home.wait(tree)  # other threads can go on while this one waits, but not below
+            source = Placement.of(device)
+            if source.on_host or first.sharding.memory_kind == PINNED:
+                source.wait(tree)  # other threads can go on while this one waits, but not below
                 return jax.tree.map(np.asarray, tree)
         return jax.device_put(tree, self.device)
 

@@ -141,13 +141,13 @@ def check_like(
     Raises:
         ValueError: if they differ; the path is named, and what both are there.
     """
-    given, wanted = (
+    given, expected = (
         {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(t)}
         for t in (tree, like)
     )
-    for path, leaf in wanted.items():
+    for path, leaf in expected.items():
         if path not in given:
-            others = ", ".join(f"{name}{other}" for other in given if other not in wanted)
+            others = ", ".join(f"{name}{other}" for other in given if other not in expected)
             raise ValueError(
                 f"{whose} `{name}` has no leaf for `{like_name}{path}`; it has "
                 f"{others or 'no other'} instead. They must have the same structure."
@@ -164,7 +164,7 @@ def check_like(
                 f"`{like_name}{path}` is {leaf.dtype}{list(leaf.shape)}; they must agree"
                 + (f", but any {kind} type will do." if any_float else ".")
             )
-    extra = next((path for path in given if path not in wanted), None)
+    extra = next((path for path in given if path not in expected), None)
     if extra is not None:
         raise ValueError(
             f"{whose} `{name}` has `{name}{extra}`, but there is no `{like_name}{extra}`. They "

@@ -112,7 +112,7 @@ def test_devices_of_another_process_are_refused():
 
 
 def test_a_flat_array_of_devices_is_a_list_of_them():
-    assert ssp.Devices(devices=MESH.devices).place() == ALL[:2]
+    assert ssp.Devices(devices=MESH.devices).worker_devices() == ALL[:2]
     assert ssp.Devices(devices=[ALL[1], ALL[1]]).count() == 2
 
 

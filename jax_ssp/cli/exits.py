@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from jax_ssp.cli.config_file import Ended, UsageError, user_frames
 from jax_ssp.cli.output import Steady, steady_streams, was_left
-from jax_ssp.failures import notes, told
+from jax_ssp.failures import in_words, notes
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
@@ -162,7 +162,7 @@ def in_a_word(error: BaseException) -> str:
     """An error's kind and message."""
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r}) was called before the run was over"
-    return told(error)
+    return in_words(error)
 
 
 def note_traceback(error: BaseException, file: Path) -> str:

@@ -124,7 +124,7 @@ def run_one(
     exits.early.undo.append(run_folder.close)
     with listening() as interrupts, run_folder, interrupts.deferred(math.inf) as held:
         signals = _Signals(interrupts)
-        held.when(signals.told)
+        held.when(signals.came)
         print(f"{experiment.name}: building and compiling", file=sys.stderr)
         with usage_errors():
             plan, task = experiment.ready()
@@ -181,7 +181,7 @@ class _Signals(Observer):
     def on_start(self, info: Mapping[str, Any]) -> None:
         self._began = exits.early.trained = True
 
-    def told(self) -> None:
+    def came(self) -> None:
         """A signal came; in its handler."""
         if not self._began:
             exits.early.came()

@@ -112,8 +112,8 @@ class Fold:
         start, finish, push = self._pushed.pop(token)
         worker, clock, steps, base = push.worker, push.clock, push.steps, push.version
         merged = version, staleness, lag, weight
-        about = push.samples, push.finite, token, reason
-        return _new(Row, (worker, clock, steps, start, finish, base, *merged, *about))
+        report = push.samples, push.finite, token, reason
+        return _new(Row, (worker, clock, steps, start, finish, base, *merged, *report))
 
 
 # Makes a row in half the time that calling its class takes.

@@ -259,10 +259,10 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def place(self) -> list[jax.Device]:
+    def worker_devices(self) -> list[jax.Device]:
         """The device of each worker."""
 
-    def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
+    def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         """Where the server lives if nobody says so, given the devices of the workers."""
         return [Placement.host().device]
 

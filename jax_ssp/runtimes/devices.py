@@ -70,28 +70,28 @@ class Devices(Runtime):
         return "wall"
 
     def count(self) -> int:
-        count = len(self.place())
+        count = len(self.worker_devices())
         check_delay(self.delay, count)
         check_workers("Devices", self.faults, count)
         return count
 
-    def place(self) -> list[jax.Device]:
+    def worker_devices(self) -> list[jax.Device]:
         devices = self._devices()
         room = [device for device in devices for _ in range(self.workers_per_device)]
-        wanted = len(room) if self.num_workers is None else self.num_workers
-        if wanted > len(room):
+        count = len(room) if self.num_workers is None else self.num_workers
+        if count > len(room):
             raise ValueError(
-                f"`Devices(num_workers={wanted})` needs {wanted} places, but there are "
+                f"`Devices(num_workers={count})` needs {count} places, but there are "
                 f"{len(devices)} devices with {self.workers_per_device} each. Ask for fewer "
                 "workers, set `workers_per_device`, or (before JAX starts) `cpu_devices`."
             )
-        return room[:wanted]
+        return room[:count]
 
     def _devices(self) -> list[jax.Device]:
         if self.devices is not None:
             return list(self.devices)
         if self.cpu_devices is not None:
-            # Once JAX has started, what there is must do, and `place` says if it does not.
+            # Once JAX has started, what there is must do, and `worker_devices` says if it does not.
             with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", self.cpu_devices)
         devices = jax.local_devices()

@@ -38,15 +38,15 @@ class Evaluations:
         if self._evaluator is not None:
             self._done(self._evaluator.first)
 
-    def merged(self, about: dict[str, Any], num_workers: int) -> None:
+    def merged(self, point: dict[str, Any], num_workers: int) -> None:
         """A version was made; evaluate it if it is due.
 
         Args:
-            about: its `version, updates, time`.
+            point: its `version, updates, time`.
             num_workers: that took part.
         """
-        if self._evaluator is not None and self._evaluator.due(about["updates"], num_workers):
-            self._evaluate(self._evaluator, about)
+        if self._evaluator is not None and self._evaluator.due(point["updates"], num_workers):
+            self._evaluate(self._evaluator, point)
 
     def take(self, future: Future[Any]) -> None:
         """An evaluation aside is finished, unless it was passed over for a newer version."""
@@ -55,13 +55,13 @@ class Evaluations:
         if row is not None:
             self._done(row)
 
-    def finish(self, about: dict[str, Any]) -> None:
+    def finish(self, point: dict[str, Any]) -> None:
         """The run is over: wait for what is being evaluated, then evaluate the last version."""
         if self._evaluator is None:
             return
         self._drain(self._evaluator)
-        if self.rows[-1]["version"] != about["version"]:
-            self._evaluate(self._evaluator, about)
+        if self.rows[-1]["version"] != point["version"]:
+            self._evaluate(self._evaluator, point)
             self._drain(self._evaluator)
 
     def waits(self) -> list[Waiting]:
@@ -69,9 +69,9 @@ class Evaluations:
         doing = self._doing
         return [] if doing is None else [Waiting(None, doing[0], time.monotonic() - doing[1])]
 
-    def _evaluate(self, evaluator: Evaluator, about: dict[str, Any]) -> None:
-        self._doing = f"version {about['version']} is evaluated", time.monotonic()
-        row = evaluator.submit(about)
+    def _evaluate(self, evaluator: Evaluator, point: dict[str, Any]) -> None:
+        self._doing = f"version {point['version']} is evaluated", time.monotonic()
+        row = evaluator.submit(point)
         self._doing = None
         if row is not None:
             self._done(row)

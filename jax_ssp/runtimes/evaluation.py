@@ -185,8 +185,8 @@ class Evaluator:
         self._post: Callable[[Future[Any]], None] | None = None
         self._under_way: list[Future[dict[str, Any]]] = []
         self._waiting = 0  # versions passed over for the one that waits
-        about = {"version": 0, "updates": 0, "time": 0.0, "passed_over": 0}
-        self.first = self._row(about, store.params)
+        point = {"version": 0, "updates": 0, "time": 0.0, "passed_over": 0}
+        self.first = self._row(point, store.params)
         self.reached(self.first)
 
     def go_aside(self, post: Callable[[Future[Any]], None]) -> None:
@@ -211,19 +211,19 @@ class Evaluator:
             self._next_at += step
         return True
 
-    def submit(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
+    def submit(self, point: Mapping[str, Any]) -> dict[str, Any] | None:
         """Evaluate the newest version now and give the row, or, with a thread, start to: None."""
         params = self._store.params
         if self._thread is None:
-            return self._row({**about, "passed_over": 0}, params)
+            return self._row({**point, "passed_over": 0}, params)
         assert self._post is not None
         passed_over = 0
         if self._under_way and self._under_way[-1].cancel():
             self._under_way.pop()
             passed_over = self._waiting + 1
         self._waiting = passed_over
-        about = {**about, "passed_over": passed_over}
-        future = self._thread.submit(lambda: self._settings.run(self._row, about, params))
+        point = {**point, "passed_over": passed_over}
+        future = self._thread.submit(lambda: self._settings.run(self._row, point, params))
         self._under_way.append(future)
         future.add_done_callback(self._post)
         return None
@@ -256,10 +256,10 @@ class Evaluator:
         if self._thread is not None:
             self._thread.close()
 
-    def _row(self, about: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    def _row(self, point: Mapping[str, Any], params: Params) -> dict[str, Any]:
         # A copy, since `fn` may take its memory over (donate it).
         metrics = self._fn(jax.device_put(params, self._device, may_alias=False))
         if not isinstance(metrics, Mapping):
             raise TypeError(f"`evaluate` must return a dict of scalars, got {shown(metrics)}.")
         check_metrics("`evaluate`'s", metrics)
-        return {**about, "metrics": {name: float(value) for name, value in metrics.items()}}
+        return {**point, "metrics": {name: float(value) for name, value in metrics.items()}}

@@ -68,10 +68,10 @@ class Replay(Runtime):
     def count(self) -> int:
         return self.tape.header["num_workers"]
 
-    def place(self) -> list[jax.Device]:
+    def worker_devices(self) -> list[jax.Device]:
         return self._recorded("devices")
 
-    def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
+    def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         return self._recorded("server")
 
     def _recorded(self, places: str) -> list[jax.Device]:

@@ -56,7 +56,7 @@ class Session:
         """What the tape begins with."""
         policy, runtime = self.plan.policy, self.plan.runtime
         facts = {**self.plan.identity(), "num_workers": self.num_workers}
-        homes = () if self.store is None else self.store.devices
+        server = () if self.store is None else self.store.devices
         return {
             "name": self.plan.name,
             "policy": repr(policy),
@@ -66,8 +66,8 @@ class Session:
             "waits_for_own": policy.waits_for_own,
             "num_workers": self.num_workers,
             "time": runtime.time,
-            "devices": [Placement.of(worker.place).name for worker in self.workers],
-            "server": [Placement.of(each).name for each in homes],
+            "devices": [Placement.of(worker.recorded).name for worker in self.workers],
+            "server": [Placement.of(each).name for each in server],
             "batch": runtime.batch,
             **not_finite(runtime.faults),
             "experiment": {**facts, **self.identity},
@@ -97,12 +97,12 @@ def make_session(plan: Plan, task: Task) -> Session:
     check_one_process()
     check_no_mesh()
     task = _whole_task(task)
-    places = runtime.place()
-    homes = _server_devices(plan.placement, runtime, places)
-    devices = _computing_devices(plan.placement, places, homes)
+    recorded = runtime.worker_devices()
+    server = _server_devices(plan.placement, runtime, recorded)
+    devices = _computing_devices(plan.placement, recorded, server)
     feeds = _feeds(task, devices)
-    store = runtime.store(plan, _server(plan, task, homes))
-    workers = _workers(plan, task, store, places, devices, feeds)
+    store = runtime.store(plan, _server(plan, task, server))
+    workers = _workers(plan, task, store, recorded, devices, feeds)
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
         "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
@@ -145,7 +145,7 @@ def _workers(
     plan: Plan,
     task: Task,
     store: Store,
-    places: Sequence[jax.Device],
+    recorded: Sequence[jax.Device],
     devices: Sequence[jax.Device],
     feeds: Sequence[Feed],
 ) -> list[Worker]:
@@ -165,7 +165,7 @@ def _workers(
     workers = [
         Worker(
             index,
-            Seat(place, device, store.devices),
+            Seat(each, device, store.devices),
             program,
             feed,
             exchange,
@@ -173,7 +173,7 @@ def _workers(
             memory[device],
             first_replica(program, store.wire, first, jax.random.fold_in(key, index), device),
         )
-        for index, (place, device, feed) in enumerate(zip(places, devices, feeds, strict=True))
+        for index, (each, device, feed) in enumerate(zip(recorded, devices, feeds, strict=True))
     ]
     first.release()  # with their first clock they adopt a version of their own
     return workers
@@ -209,14 +209,14 @@ def _server_devices(
 ) -> list[jax.Device]:
     """The devices that a placement means."""
     if placement is None:
-        return runtime.home(devices)
+        return runtime.server_devices(devices)
     if placement == "devices":
         return list(dict.fromkeys(devices))
     return [Placement.at(placement, "placement").device]
 
 
 def _computing_devices(
-    placement: Where, places: Sequence[jax.Device], homes: Sequence[jax.Device]
+    placement: Where, recorded: Sequence[jax.Device], server: Sequence[jax.Device]
 ) -> list[jax.Device]:
     """The JAX device that each worker's programs run on.
 
@@ -225,9 +225,9 @@ def _computing_devices(
     of them compute where it is: nothing has to travel, and one compilation serves them all.
     """
     if placement not in (None, "host"):
-        return list(places)
-    home = Placement.of(homes[0])
-    return [homes[0] if Placement.of(place).shares_memory(home) else place for place in places]
+        return list(recorded)
+    first = Placement.of(server[0])
+    return [server[0] if Placement.of(each).shares_memory(first) else each for each in recorded]
 
 
 def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:

@@ -71,10 +71,10 @@ class Virtual(Runtime):
         check_workers("Virtual", self.faults, self.num_workers)
         return self.num_workers
 
-    def place(self) -> list[jax.Device]:
+    def worker_devices(self) -> list[jax.Device]:
         return [jax.local_devices()[0]] * self.num_workers
 
-    def home(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
+    def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         return [devices[0]]  # with the workers, so that nothing travels
 
     def open(self, session: Parties) -> World:

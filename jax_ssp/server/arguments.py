@@ -52,18 +52,18 @@ class Given(NamedTuple):
 
     Attributes:
         deltas, bases: trees; no bases where they were not given.
-        told: of each delta its staleness, lag and worker.
+        facts: of each delta its staleness, lag and worker.
         num_workers: of the merge.
     """
 
     deltas: list[Params]
     bases: list[Params]
-    told: list[tuple[int, int, int]]
+    facts: list[tuple[int, int, int]]
     num_workers: int
 
 
 def check_merge(
-    deltas: Any, told: dict[str, Any], num_workers: Any, stale_params: Any, wants_base: bool
+    deltas: Any, facts: dict[str, Any], num_workers: Any, stale_params: Any, wants_base: bool
 ) -> Given:
     """The arguments of `Server.merge`; see there.
 
@@ -76,7 +76,7 @@ def check_merge(
     count = len(deltas)
     if num_workers is not None:
         count = integer("merge(num_workers=...)", num_workers, least=1, most=2**31 - 1)
-    each = [_whole_numbers(name, value, len(deltas)) for name, value in told.items()]
+    each = [_whole_numbers(name, value, len(deltas)) for name, value in facts.items()]
     must = "a list of the bases of the deltas"
     bases = list(optional("merge(stale_params=...)", stale_params, several, must) or ())
     if {len(deltas)} != {*map(len, each), len(bases) if wants_base else len(deltas)}:

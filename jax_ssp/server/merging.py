@@ -242,7 +242,7 @@ class Merging:
                 )
 
     def _extras(self, row: jax.Array, base: Params) -> dict[str, Any]:
-        return {**transforms.told(row), **({"stale_params": base} if self.wants_base else {})}
+        return {**transforms.facts_of(row), **({"stale_params": base} if self.wants_base else {})}
 
     def _judged(self, before: Params, after: Params) -> jax.Array:
         """Whether any number that is trained is not 0: before a transform, and after it."""

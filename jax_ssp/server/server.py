@@ -198,8 +198,8 @@ class Server:
             ValueError: if there are no deltas, or not as many of the others; if one differs from
                 the parameters in structure or shape.
         """
-        told = {"staleness": staleness, "lag": lag, "worker": worker}
-        given = check_merge(deltas, told, num_workers, stale_params, self.wants_base)
+        facts = {"staleness": staleness, "lag": lag, "worker": worker}
+        given = check_merge(deltas, facts, num_workers, stale_params, self.wants_base)
         for name, trees in (("deltas", given.deltas), ("stale_params", given.bases)):
             for index, tree in enumerate(trees):
                 shapes = shapes_of(f"{name}[{index}]", tree)
@@ -213,7 +213,7 @@ class Server:
             deltas = list(map(self._measured, deltas, bases or [self.masters] * len(deltas)))
         deltas, bases = (list(map(self._cut, trees)) for trees in (deltas, bases))
         weight = weight_of(self.weight, given.num_workers, len(deltas))
-        arrivals = [arrival(*each, weight, given.num_workers) for each in given.told]
+        arrivals = [arrival(*each, weight, given.num_workers) for each in given.facts]
         return self.versions.apply(self._whole, deltas, arrivals, bases)
 
     def programs(self, opened: Callable[[Params, Any], Delta]) -> MergePrograms:

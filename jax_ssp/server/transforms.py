@@ -91,7 +91,7 @@ def _bits(fact: Fact, value: float) -> int:
     return int(np.asarray(value, np.float32).view(np.int32))
 
 
-def told(row: jax.Array) -> dict[str, jax.Array]:
+def facts_of(row: jax.Array) -> dict[str, jax.Array]:
     """The facts of a row, by name, each a scalar; pure."""
     return {
         name: number if fact.kind is np.int32 else jax.lax.bitcast_convert_type(number, fact.kind)

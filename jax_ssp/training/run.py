@@ -13,7 +13,7 @@ import jax
 
 from jax_ssp.controller import Controller
 from jax_ssp.controller.tape import Tape
-from jax_ssp.failures import failed, joined, never_succeeding, note, told
+from jax_ssp.failures import failed, in_words, joined, never_succeeding, note
 from jax_ssp.runtimes.evaluation import Evaluator, Target, evaluation_device
 from jax_ssp.runtimes.interrupts import current, deferring
 from jax_ssp.runtimes.loop import Loop
@@ -169,14 +169,14 @@ def _carrying(error: BaseException, result: Callable[[], Result]) -> BaseExcepti
             jax.block_until_ready(kept.params)
         except Exception as lost:
             kept = replace(kept, params=None)
-            note(error, f"the parameters are lost: {told(lost)}")
+            note(error, f"the parameters are lost: {in_words(lost)}")
     except Exception as lost:
-        note(error, f"nothing is left of the run: {told(lost)}")
+        note(error, f"nothing is left of the run: {in_words(lost)}")
         return error
     try:
         error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
     except Exception:  # such as a frozen dataclass
-        error, cause = RuntimeError(f"the run was ended by {told(error)}"), error
+        error, cause = RuntimeError(f"the run was ended by {in_words(error)}"), error
         error.__cause__ = cause
         error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
     note(

@@ -56,12 +56,12 @@ class Seat(NamedTuple):
     """Where a worker is.
 
     Attributes:
-        place: the device that it is said to be on.
+        recorded: the device that the tape names for it.
         device: where it computes.
         server: the server's devices.
     """
 
-    place: jax.Device
+    recorded: jax.Device
     device: jax.Device
     server: tuple[jax.Device, ...]
 

@@ -87,9 +87,9 @@ class Worker:
         feed.skip(replica.cursor - feed.taken)
 
     @property
-    def place(self) -> jax.Device:
-        """The device that it is said to be on."""
-        return self.seat.place
+    def recorded(self) -> jax.Device:
+        """The device that the tape names for it."""
+        return self.seat.recorded
 
     @property
     def device(self) -> jax.Device:

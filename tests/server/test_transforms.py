@@ -7,7 +7,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.server import transforms
-from jax_ssp.server.transforms import FACTS, Fact, arrival, supposed, table_of, told
+from jax_ssp.server.transforms import FACTS, Fact, arrival, facts_of, supposed, table_of
 
 MORE = {
     "tokens": Fact(lambda delta: delta.metrics.get("tokens", 0) * delta.push.steps),
@@ -59,7 +59,7 @@ def test_a_merge_is_told_of_in_one_array_of_int32(more):
     assert table.dtype == np.int32
     assert table.shape == (5, len(FACTS))
     assert table[-1].tolist() == table[1].tolist()
-    assert {name: int(value) for name, value in told(jnp.asarray(table[-1])).items()} == {
+    assert {name: int(value) for name, value in facts_of(jnp.asarray(table[-1])).items()} == {
         **dict.fromkeys(MORE, 0),
         "staleness": 3,
         "lag": 8,
@@ -71,7 +71,7 @@ def test_a_merge_is_told_of_in_one_array_of_int32(more):
 def test_a_float_is_told_to_the_bit_and_a_large_number_as_the_largest(monkeypatch):
     monkeypatch.setitem(transforms.FACTS, "third", Fact(lambda delta: -1 / 3, np.float32))
     monkeypatch.setitem(transforms.FACTS, "tokens", Fact(lambda delta: 10**12))
-    facts = told(jnp.asarray(table_of([arrival()])[0]))
+    facts = facts_of(jnp.asarray(table_of([arrival()])[0]))
     assert facts["third"].dtype == np.float32
     assert facts["third"] == np.float32(-1 / 3)
     assert facts["tokens"] == 2**31 - 1
