@@ -85,7 +85,7 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure the table of experiments/README.md."""
+    """Measure the table of experiments/results/fashion_compare/README.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images a run trains on")
     parser.add_argument("--folder", type=Path, default=Path("runs/fashion_compare"))

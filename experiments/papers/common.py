@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study.study import marked
+from experiments.study.study import finite, marked
 from jax_ssp.report.papers import Row, Rows
 from jax_ssp.report.plots import Curve
 
@@ -39,6 +39,12 @@ def time_to(rows: Rows, label: str, level: float, axis: str = "seconds") -> floa
         axis: "seconds" or "updates".
     """
     return statistics.median(_first(row, level, axis) for row in runs(rows, label))
+
+
+def race(rows: Rows, label: str, other: str, share: float) -> tuple[float, tuple[float, float]]:
+    """The level at a share of the other's way, and the seconds to it of one and of the other."""
+    level = part_way(runs(rows, other)[0]["values"][0], last(rows, other), share)
+    return level, (time_to(rows, label, level), time_to(rows, other, level))
 
 
 def part_way(start: float | None, end: float | None, share: float) -> float:
@@ -105,11 +111,6 @@ def curves(rows: Rows, labels: Sequence[str] | None = None) -> list[Curve]:
         for label in chosen
         for row in runs(rows, label)
     ]
-
-
-def finite(value: float | None) -> float:
-    """A loss as a number; infinite where it diverged."""
-    return value if value is not None and math.isfinite(value) else math.inf
 
 
 def _first(row: Mapping[str, Any], level: float, axis: str) -> float:

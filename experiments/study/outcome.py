@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import jax_ssp as ssp
@@ -19,6 +21,20 @@ def whole(result: ssp.Result) -> ssp.Result:
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
+
+
+def clockwork(policy: ssp.Policy, workers: int, delay: Any, seed: int, **how: Any) -> ssp.Result:
+    """A run without gradients: its tape and its schedule.
+
+    Args:
+        policy: to run.
+        workers: how many.
+        delay: model of the seconds of a clock.
+        seed: of the delays.
+        how: `max_updates` or `num_clocks`, and what else `train` takes.
+    """
+    runtime = ssp.Virtual(workers, delay, seed, compute=False)
+    return whole(ssp.train(policy=policy, runtime=runtime, **how))
 
 
 def curve(experiment: ssp.Experiment, metric: str) -> Row:

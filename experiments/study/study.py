@@ -121,7 +121,7 @@ class Study:
         def score(rate: float) -> float:
             own = [self.made(cell, rate, seed) for seed in self.tuning or ()]
             rows.extend(own)
-            losses = [_number(row[self.loss]) for row in own]
+            losses = [finite(row[self.loss]) for row in own]
             return statistics.median(losses) if math.isfinite(max(losses)) else math.inf
 
         scores = refined(score, self.rates, self.refine)
@@ -210,5 +210,6 @@ def marked(rate: float, tried: Iterable[float]) -> str:
     return f"{rate:g}"
 
 
-def _number(value: float | None) -> float:
+def finite(value: float | None) -> float:
+    """A loss as a number; infinite where it diverged."""
     return value if value is not None and math.isfinite(value) else math.inf

@@ -173,6 +173,21 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(
     assert place.split("/")[0] in capsys.readouterr().err
 
 
+def test_a_paper_may_be_a_folder_with_its_parts_beside_it(folder, capsys):
+    package = folder / "large"
+    (package / "inner").mkdir(parents=True)
+    for place in (folder, package / "inner"):
+        (place / "__init__.py").write_text("")
+    (package / "texts.py").write_text('TITLE = "A large paper"\n')
+    text = f"from {folder.name}.large.texts import TITLE\n{CONFIG}"
+    changed = text.replace('"A small paper"', "TITLE").replace("number=3", "number=2")
+    (package / "__init__.py").write_text(changed)
+    assert cli("--papers", folder, "--list") == DONE
+    shown = capsys.readouterr().out.split()
+    assert shown.index("large") < shown.index("small")
+    assert "inner" not in shown
+
+
 def test_the_command_lists_the_papers(folder, capsys):
     assert cli("--papers", folder, "--list") == DONE
     assert "A small paper" in capsys.readouterr().out

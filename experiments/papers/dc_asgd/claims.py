@@ -94,10 +94,8 @@ def sooner(rows: Rows, other: str) -> tuple[bool, str]:
     holds = True
     for workers in WORKERS:
         own = at_best(rows, workers)
-        start = common.runs(own, other)[0]["values"][0]
         for share in SHARES:
-            level = common.part_way(start, common.last(own, other), share)
-            times = [common.time_to(own, label, level) for label in (ADAPTIVE, other)]
+            level, times = common.race(own, ADAPTIVE, other, share)
             holds &= common.sooner(*times)
             at = f"{workers} workers, loss {level:.3g}"
             said.append(f"{at}: {times[0]:.4g} and {times[1]:.4g} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -82,5 +81,4 @@ def at_best(rows: Rows, workers: int) -> list[Mapping[str, Any]]:
 def lasts(rows: Rows, label: str) -> list[float]:
     """Last losses by seed, infinite where it diverged."""
     own = sorted(common.runs(rows, label), key=lambda row: int(row["seed"]))
-    values = [math.inf if row["last"] is None else float(row["last"]) for row in own]
-    return [value if math.isfinite(value) else math.inf for value in values]
+    return [common.finite(row["last"]) for row in own]

@@ -75,9 +75,7 @@ def waits(size: Size, seeds: int) -> list[Row]:
             waiting: list[float] = []
             lag = 0
             for seed in range(seeds):
-                runtime = ssp.Virtual(workers, delay, seed, compute=False)
-                most = UPDATES[size]
-                run = outcome.whole(ssp.train(policy=policy, runtime=runtime, max_updates=most))
+                run = outcome.clockwork(policy, workers, delay, seed, max_updates=UPDATES[size])
                 waiting.append(1 - run.computing)
                 lag = max(lag, int(run.schedule["lag"].max()))
             about = {"kind": "waiting", "setting": setting, "label": label}

@@ -74,13 +74,12 @@ def runtimes(size: Size, seeds: int) -> list[Row]:
     for delay, model in DELAYS.items():
         for kind, policy in KINDS.items():
             for k in range(1, WORKERS + 1):
-                measured: list[float] = []
-                for seed in range(seeds):
-                    runtime = ssp.Virtual(WORKERS, model, seed, compute=False)
-                    updates = ITERATIONS[size] * k
-                    run = ssp.train(policy=policy(k), runtime=runtime, max_updates=updates)
-                    run = outcome.whole(run)
-                    measured.append(run.seconds / run.version)
+                updates = ITERATIONS[size] * k
+                runs = [
+                    outcome.clockwork(policy(k), WORKERS, model, seed, max_updates=updates)
+                    for seed in range(seeds)
+                ]
+                measured = [run.seconds / run.version for run in runs]
                 formula = expected(kind, k) if delay == "exponential" else None
                 about = {"kind": "runtime", "delay": delay, "policy": kind, "k": k}
                 rows.append({**about, "seconds": measured, "formula": formula})

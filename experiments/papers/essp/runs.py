@@ -12,7 +12,7 @@ import numpy as np
 import jax_ssp as ssp
 from experiments.papers import common
 from experiments.papers.ssp import runs as ssp_runs
-from experiments.papers.ssp.runs import CLOCKS, WORKERS
+from experiments.papers.ssp.runs import CLOCKS, WORKERS, bounds
 from experiments.study import outcome
 from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.classical import LogisticRegression
@@ -53,7 +53,12 @@ def measure(size: Size, seeds: int) -> list[Row]:
     rows: list[Row] = []
     for delay, model in DELAYS.items():
         for label, policy in policies(size).items():
-            counts = [reads(clockwork(policy, model, size, seed)) for seed in range(seeds)]
+            clocks = {"num_clocks": CLOCKS[size]}
+            tapes = [
+                outcome.clockwork(policy, WORKERS[size], model, seed, **clocks).tape
+                for seed in range(seeds)
+            ]
+            counts = [reads(tape) for tape in tapes]
             total = [sum(each) for each in zip(*counts, strict=True)]
             rows.append({"kind": "reads", "delay": delay, "label": label, "counts": total})
     methods = {"BSP": ssp.BSP(), **policies(size)}
@@ -70,13 +75,6 @@ def measure(size: Size, seeds: int) -> list[Row]:
         cells = crossed(workload=[name], label=methods)
         rows += Study(cells, rates, range(seeds), run, tuning=(0,)).rows()
     return rows
-
-
-def clockwork(policy: ssp.SSP, delay: Any, size: Size, seed: int) -> Tape:
-    """Of a run without gradients."""
-    runtime = ssp.Virtual(WORKERS[size], delay, seed, compute=False)
-    run = ssp.train(policy=policy, runtime=runtime, num_clocks=CLOCKS[size])
-    return outcome.whole(run).tape
 
 
 def reads(tape: Tape) -> list[int]:
@@ -98,12 +96,6 @@ def reads(tape: Tape) -> list[int]:
                     settled[delta.worker] += 1
                 fresh.append(int(settled.min()))
     return found.tolist()
-
-
-def bounds(rows: Rows) -> list[int]:
-    """Those measured, ascending."""
-    labels = dict.fromkeys(row["label"] for row in rows)
-    return [int(label[4:-1]) for label in labels if label.startswith("SSP(")]
 
 
 def ends(rows: Rows, name: str) -> tuple[str, str]:

@@ -56,11 +56,8 @@ def clockwork(delay: str, label: str, size: Size, seeds: int) -> Row:
             return DELAYS[delay](worker, clock, h, rng)
 
         policy, local_steps = METHODS[label]
-        runtime = ssp.Virtual(WORKERS, counted, seed, compute=False)
-        updates = ROUNDS[size] * WORKERS
-        run = ssp.train(
-            policy=policy, runtime=runtime, local_steps=local_steps, max_updates=updates
-        )
+        how: dict[str, Any] = {"local_steps": local_steps, "max_updates": ROUNDS[size] * WORKERS}
+        run = outcome.clockwork(policy, WORKERS, counted, seed, **how)
         pace.append(WORKERS * run.seconds / run.updates / statistics.fmean(steps))
         merges = run.schedule["merge_version"]
         times = np.zeros(merges.max() + 1)

@@ -65,12 +65,16 @@ def policies(label: str, sizes: Sequence[int]) -> dict[int | None, ssp.Policy]:
             return {r: ssp.Ringmaster(r, stops=label == STOPS) for r in sizes}
 
 
+def clockwork(policy: ssp.Policy, taus: Sequence[float], updates: int) -> ssp.Result:
+    delay = ssp.delays.PerWorker(taus)
+    return outcome.clockwork(policy, len(taus), delay, seed=0, max_updates=updates)
+
+
 @functools.cache
 def updates_within(policy: ssp.Policy, taus: tuple[float, ...], seconds: float) -> int:
     """Deltas that a policy merges in so many virtual seconds, from the clockwork alone."""
-    runtime = ssp.Virtual(len(taus), ssp.delays.PerWorker(taus), compute=False)
     most = 64
-    while (run := ssp.train(policy=policy, runtime=runtime, max_updates=most)).seconds < seconds:
+    while (run := clockwork(policy, taus, most)).seconds < seconds:
         most *= 2
     merged = run.schedule[run.schedule["merge_version"] >= 0]
     return max(1, int((merged["finish"] <= seconds).sum()))
@@ -161,9 +165,7 @@ def update_times(workers: int, seeds: int) -> list[Row]:
                 ratios: list[float] = []
                 for seed in range(seeds):
                     taus = unequal(kind, workers, seed)
-                    runtime = ssp.Virtual(workers, ssp.delays.PerWorker(taus), compute=False)
-                    policy = ssp.Ringmaster(r, stops)
-                    run = ssp.train(policy=policy, runtime=runtime, max_updates=max(200, 4 * r))
+                    run = clockwork(ssp.Ringmaster(r, stops), taus, max(200, 4 * r))
                     done = run.schedule[run.schedule["merge_version"] >= 0]
                     times = np.concatenate([[0.0], np.sort(done["finish"])])
                     ratios.append(float((times[r:] - times[:-r]).max() / longest(taus, r)))

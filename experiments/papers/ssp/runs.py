@@ -93,9 +93,8 @@ def clockwork(size: Size, seeds: int) -> list[Row]:
         for workers in SIZES:
             waiting: list[float] = []
             for seed in range(seeds):
-                runtime = ssp.Virtual(workers, DELAY, seed, compute=False)
                 clocks = CLOCKWORK[size]
-                run = outcome.whole(ssp.train(policy=policy, runtime=runtime, num_clocks=clocks))
+                run = outcome.clockwork(policy, workers, DELAY, seed, num_clocks=clocks)
                 # Up to when the first is done: who is done does not wait.
                 end = min(run.schedule["finish"][run.schedule["clock"] == clocks - 1])
                 own = run.schedule[run.schedule["finish"] <= end]

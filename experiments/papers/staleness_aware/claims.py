@@ -71,9 +71,7 @@ def sooner(rows: Rows, label: str) -> tuple[bool, str]:
     said: list[str] = []
     holds = True
     for share in SHARES:
-        start = common.runs(own, "BSP")[0]["values"][0]
-        level = common.part_way(start, common.last(own, "BSP"), share)
-        times = [common.time_to(own, each, level) for each in (label, "BSP")]
+        level, times = common.race(own, label, "BSP", share)
         holds &= common.sooner(*times)
         said.append(f"to loss {level:.3g}: {times[0]:.4g} s, BSP {times[1]:.4g} s")
     return holds, "; ".join(said)

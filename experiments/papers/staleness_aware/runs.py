@@ -38,12 +38,11 @@ def staleness(delay: str, n: int, size: Size, seeds: int) -> Row:
     largest: list[int] = []
     above: list[float] = []
     for seed in range(seeds):
-        runtime = ssp.Virtual(WORKERS, DELAYS[delay], seed, compute=False)
         updates = ROUNDS[size] * WORKERS
-        policy = ssp.Softsync(n=n)
-        run = outcome.whole(ssp.train(policy=policy, runtime=runtime, max_updates=updates))
-        stale = run.schedule["staleness"][run.schedule["merge_version"] >= 0]
-        stale = stale[WORKERS:]  # the first clocks of all began at version 0
+        run = outcome.clockwork(
+            ssp.Softsync(n=n), WORKERS, DELAYS[delay], seed, max_updates=updates
+        )
+        stale = outcome.staleness(run)[WORKERS:]  # the first clocks of all began at version 0
         means.append(float(stale.mean()))
         largest.append(int(stale.max()))
         above.append(float((stale > 2 * n).mean()))

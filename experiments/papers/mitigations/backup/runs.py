@@ -35,11 +35,8 @@ RATES: dict[Size, tuple[float, ...]] = {
 
 def pace(workers: int, b: int, iterations: int, seed: int) -> float:
     """Seconds an iteration, from the clockwork alone."""
-    run = ssp.train(
-        policy=ssp.BackupWorkers(b=b),
-        runtime=ssp.Virtual(workers, DELAY, seed, compute=False),
-        max_updates=iterations * (workers - b),
-    )
+    updates = iterations * (workers - b)
+    run = outcome.clockwork(ssp.BackupWorkers(b=b), workers, DELAY, seed, max_updates=updates)
     return run.seconds / run.version
 
 
