@@ -1,46 +1,92 @@
-"""Trees of arrays as bytes, for another process that knows what they are like."""
+"""A tree of arrays as one flat buffer of bytes, for whatever carries bytes; nothing is pickled.
+
+The buffer begins with what the arrays are, so that a receiver sees whether they are what it expects
+before it looks at any of them. Then they follow in the order of the tree, each at a multiple of 64
+bytes, where programs on the CPU can use them without a copy.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jax
 import numpy as np
 
+from jax_ssp.trees import Tree, check_arrays, shapes_of
 
-def to_bytes(tree: Any) -> bytes:
-    """The numbers of all leaves, one after the other.
-
-    Args:
-        tree: of arrays in any memory; they are waited for.
-    """
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+ALIGNMENT = 64  # bytes
 
 
-def from_bytes(data: bytes, like: Any) -> Any:
-    """The tree that was given to `to_bytes`, with arrays of NumPy that cannot be written.
+def pack(tree: Tree) -> bytearray:
+    """A tree's arrays in one buffer.
 
     Args:
-        data: the bytes.
-        like: a tree of its structure, with leaves of its shapes and dtypes.
+        tree: arrays of numbers, of JAX or NumPy, which are waited for. PRNG keys are none.
 
     Raises:
-        ValueError: if there are more bytes, or fewer.
+        TypeError: if a leaf is no array with values.
 
     Example:
-        >>> tree = {"w": np.arange(3.0), "n": np.int8(7)}
-        >>> from_bytes(to_bytes(tree), like=tree)
-        {'n': array(7, dtype=int8), 'w': array([0., 1., 2.])}
+        >>> tree = {"w": np.arange(3, dtype=np.float32), "b": np.int8(7)}
+        >>> buffer = pack(tree)
+        >>> again = unpack(buffer, like=tree)
+        >>> again["w"].tolist(), again["b"].item(), again["b"].dtype.name
+        ([0.0, 1.0, 2.0], 7, 'int8')
+    """
+    shapes_of("tree", tree)
+    check_arrays("tree", tree)
+    arrays = list(map(np.asarray, jax.tree.leaves(tree)))
+    about = [[array.dtype.name, *array.shape] for array in arrays]
+    header = json.dumps(about).encode()
+    at = _after(8 + len(header))
+    offsets: list[int] = []
+    for array in arrays:
+        offsets.append(at)
+        at = _after(at + array.nbytes)
+    buffer = bytearray(at)
+    buffer[:8] = len(header).to_bytes(8, "little")
+    buffer[8 : 8 + len(header)] = header
+    for array, offset in zip(arrays, offsets, strict=True):
+        part = np.frombuffer(buffer, np.uint8, array.nbytes, offset)
+        part[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return buffer
+
+
+def unpack(buffer: bytes | bytearray | memoryview, like: Tree) -> Tree:
+    """The tree in a buffer, as NumPy arrays on its memory: they are what it is.
+
+    Args:
+        buffer: from `pack`.
+        like: a tree of the structure, shapes and dtypes that are expected; arrays or
+            `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: if something else is in it, or not all of it is there.
     """
     leaves, structure = jax.tree.flatten(like)
+    expected = [[np.dtype(leaf.dtype).name, *leaf.shape] for leaf in leaves]
+    length = int.from_bytes(buffer[:8], "little")
+    try:
+        about = json.loads(bytes(buffer[8 : 8 + length]))
+    except ValueError as error:
+        raise ValueError("the buffer does not begin as one that `pack` has made.") from error
+    if about != expected:
+        raise ValueError(f"the buffer holds arrays {about}, but {expected} are expected.")
+    at = _after(8 + length)
     arrays: list[Any] = []
-    begin = 0
     for leaf in leaves:
+        dtype = np.dtype(leaf.dtype)
         count = int(np.prod(leaf.shape, dtype=np.int64))
-        if begin + count * leaf.dtype.itemsize > len(data):
-            raise ValueError(f"{len(data)} bytes are too few for a tree like {like}.")
-        arrays.append(np.frombuffer(data, leaf.dtype, count, begin).reshape(leaf.shape))
-        begin += count * leaf.dtype.itemsize
-    if begin != len(data):
-        raise ValueError(f"{len(data)} bytes are too many for a tree like {like}.")
+        if at + count * dtype.itemsize > len(buffer):
+            raise ValueError(
+                f"the buffer ends at byte {len(buffer)}, within an array: it was cut off."
+            )
+        arrays.append(np.frombuffer(buffer, dtype, count, at).reshape(leaf.shape))
+        at = _after(at + count * dtype.itemsize)
     return structure.unflatten(arrays)
+
+
+def _after(offset: int) -> int:
+    """The first aligned offset from this one on."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
