@@ -7,7 +7,6 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.policies import ALL_POLICIES
-from jax_ssp.server.local_store import LocalStore
 from tests.helpers.papers import (
     DIMENSION,
     ORACLES,
@@ -22,6 +21,7 @@ from tests.helpers.papers import (
     simulated,
     virtual,
 )
+from tests.helpers.stores import pushes_of
 
 # One of each policy that is simulated, with arguments that make it do what is its own.
 TRAINED = {type(policy): (policy, *rest) for policy, *rest in ORACLES}
@@ -160,17 +160,10 @@ def test_of_deltas_that_are_powers_of_two_each_read_tells_what_is_in_it(policy):
     ],
     ids=repr,
 )
-def test_what_a_wire_does_not_deliver_is_in_the_residuals(policy, monkeypatch):
+def test_what_a_wire_does_not_deliver_is_in_the_residuals(policy):
     """pushed = merged + dropped + residuals; of a cancelled clock there is nothing anywhere."""
     wire, arrived = ssp.compression.Int8(block=4), {}
-    push = LocalStore.push
-
-    def spy(self, event, payload, metrics):
-        push(self, event, payload, metrics)
-        clock = arrived.setdefault(event.worker, [])
-        clock.append(wire.decode(payload[0], like={"w": np.zeros(8, np.float32)})["w"])
-
-    monkeypatch.setattr(LocalStore, "push", spy)
+    runtime, pushes = pushes_of(virtual(TABLES["heavy"][:4]))
     rng = np.random.default_rng(0)
     deltas = (rng.normal(size=(4, CLOCKS, 8)) * 10 ** rng.uniform(-3, 1, 8)).astype(np.float32)
     result = ssp.train(
@@ -178,11 +171,14 @@ def test_what_a_wire_does_not_deliver_is_in_the_residuals(policy, monkeypatch):
         params={"w": np.zeros(8, np.float32)},
         data=lambda worker: iter(deltas[worker]),
         policy=policy,
-        runtime=virtual(TABLES["heavy"][:4]),
+        runtime=runtime,
         num_clocks=CLOCKS,
         weight="sum",
         delta_wire=wire,
     )
+    for event, payload in pushes:
+        message = wire.decode(payload[0], like={"w": np.zeros(8, np.float32)})
+        arrived.setdefault(event.worker, []).append(message["w"])
     pushed, decoded, merged = np.zeros((4, 8)), np.zeros((4, 8)), np.zeros(8)
     rows = sorted(result.history, key=lambda row: (row["worker"], row["clock"]))
     for row in rows:

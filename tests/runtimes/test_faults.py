@@ -17,7 +17,8 @@ from flax import nnx
 import jax_ssp as ssp
 from jax_ssp.policies import Decision
 from jax_ssp.runtimes import threads as threads_module
-from jax_ssp.worker.worker import Worker
+from jax_ssp.server.local_store import LocalStore
+from tests.helpers.stores import storing
 
 
 def loss_fn(params, batch, key):
@@ -45,15 +46,19 @@ def test_numpy_numbers_from_a_delay_model_do_not_reach_the_tape(tmp_path):
     assert {type(row.now) for row in result.tape} == {float}
 
 
-def test_a_worker_that_does_not_adopt_what_it_was_granted_is_found_out(monkeypatch):
-    honest = Worker.begin
+def test_a_worker_that_does_not_adopt_what_it_was_granted_is_found_out():
+    class Behind(LocalStore):
+        """Gives the version that was asked for first, again and again."""
 
-    def deaf(self, start, snapshot):
-        return honest(self, start, snapshot if start.clock == 0 else None)
+        first = None
 
-    monkeypatch.setattr(Worker, "begin", deaf)
+        def snapshot(self, version):
+            self.first = self.first or super().snapshot(version)
+            return self.first.hold()
+
+    runtime = storing(ssp.Virtual(2, ssp.delays.Exponential(1.0)), Behind)
     with pytest.raises(ValueError, match="told to read another version"):
-        train()
+        train(runtime=runtime)
 
 
 class Normed(nnx.Module):

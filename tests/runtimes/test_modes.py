@@ -14,7 +14,6 @@ import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.commands import Merge, StartAhead
 from jax_ssp.placement import separate_memory
-from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.snapshot import Snapshot
 from tests.helpers.problems import (
@@ -28,6 +27,7 @@ from tests.helpers.problems import (
     linear,
     numbers,
 )
+from tests.helpers.stores import pushes_of
 
 JITTER = delays.ShiftedExponential(shift=0.0, mean=0.002)
 SLOW = optax.sgd(0.01)
@@ -286,24 +286,16 @@ def test_a_wire_costs_little_accuracy(which, wire):
 
 
 def test_what_travels_is_small():
-    deltas = []
-    original = LocalStore.push
-
-    def spy(self, event, payload, metrics):
-        deltas.append(payload)
-        return original(self, event, payload, metrics)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalStore, "push", spy)
-        ssp.train(
-            ssp.make_step(lambda p, b, key: ((p["w"] ** 2).sum(), {}), optax.sgd(0.1)),
-            params={"w": np.ones(4096, np.float32)},
-            data=lambda worker: iter([np.zeros(())] * 3),
-            num_clocks=3,
-            runtime=ssp.Virtual(2),
-            delta_wire=ssp.compression.Int8(),
-        )
-    sizes = {ssp.compression.nbytes(payload) for payload in deltas}
+    runtime, pushes = pushes_of(ssp.Virtual(2))
+    ssp.train(
+        ssp.make_step(lambda p, b, key: ((p["w"] ** 2).sum(), {}), optax.sgd(0.1)),
+        params={"w": np.ones(4096, np.float32)},
+        data=lambda worker: iter([np.zeros(())] * 3),
+        num_clocks=3,
+        runtime=runtime,
+        delta_wire=ssp.compression.Int8(),
+    )
+    sizes = {ssp.compression.nbytes(payload) for _, payload in pushes}
     assert sizes == {4096 + 4 * 4096 // 256}
 
 

@@ -18,6 +18,7 @@ from jax_ssp.server.local_store import LocalStore
 from jax_ssp.worker.adopt import entered
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import bits, merges
+from tests.helpers.stores import storing
 
 SIZE = 6
 WEIGHTS = ["mean", "sum", "merged", 3.0, 0.05]
@@ -91,26 +92,24 @@ def track(**others):
     return ssp.train(spec.pop("step", TRACKER), **spec)
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """What every merge of a run had: statistics before, values that are there, statistics after."""
+def seeing(runtime):
+    """A runtime like this one, and what every merge had: statistics before, values, and after."""
     rows = []
-    merging = LocalStore.merge
 
-    def spy(self, merge):
-        before = jax.tree.map(np.asarray, self.params)
-        opened = [
-            list(map(self.wire.opened, self._pushes[delta.token].payload, self.wire.shapes))
-            for delta in merge.deltas
-        ]
-        first = self.devices[0]
-        joined = [self.wire.cut.join([jax.device_put(p, first) for p in d]) for d in opened]
-        values = [np.asarray(each["mean"].value) for each in joined]
-        merging(self, merge)
-        rows.append((before["mean"], values, np.asarray(self.params["mean"])))
+    class Seeing(LocalStore):
+        def merge(self, merge):
+            before = jax.tree.map(np.asarray, self.params)
+            opened = [
+                list(map(self.wire.opened, self._pushes[delta.token].payload, self.wire.shapes))
+                for delta in merge.deltas
+            ]
+            first = self.devices[0]
+            joined = [self.wire.cut.join([jax.device_put(p, first) for p in d]) for d in opened]
+            values = [np.asarray(each["mean"].value) for each in joined]
+            super().merge(merge)
+            rows.append((before["mean"], values, np.asarray(self.params["mean"])))
 
-    monkeypatch.setattr(LocalStore, "merge", spy)
-    return rows
+    return storing(runtime, Seeing), rows
 
 
 @pytest.fixture
@@ -142,9 +141,11 @@ TABLE = thinned(itertools.product(POLICIES, WEIGHTS, WIRES), 37, slow=6)
 
 
 @pytest.mark.parametrize(("policy", "weight", "wire"), TABLE, ids=repr)
-def test_every_version_lies_among_the_last_and_what_is_merged(policy, weight, wire, seen, bases):
+def test_every_version_lies_among_the_last_and_what_is_merged(policy, weight, wire, bases):
+    runtime, seen = seeing(ssp.Virtual(4, JITTER))
     snapshots = wire if wire is not None and wire.for_snapshots else None
-    track(policy=policy, weight=weight, delta_wire=wire, snapshot_wire=snapshots)
+    spec = {"policy": policy, "weight": weight, "delta_wire": wire, "snapshot_wire": snapshots}
+    track(runtime=runtime, **spec)
     assert in_hull(seen)
     assert in_hull(bases)
 
@@ -155,9 +156,10 @@ EXCHANGING = itertools.product(
 
 
 @pytest.mark.parametrize(("mode", "weight", "policy"), thinned(EXCHANGING, 7), ids=repr)
-def test_in_every_way_of_exchanging(mode, weight, policy, seen, bases):
-    spec = {"policy": policy, "weight": weight, **MODES[mode]}
-    result = track(**spec)
+def test_in_every_way_of_exchanging(mode, weight, policy, bases):
+    spec = {"runtime": ssp.Virtual(4, JITTER), "policy": policy, "weight": weight, **MODES[mode]}
+    runtime, seen = seeing(spec["runtime"])
+    result = track(**{**spec, "runtime": runtime})
     assert in_hull(seen)
     assert in_hull(bases)
     # What is averaged is among what the data show, whatever the weight.
