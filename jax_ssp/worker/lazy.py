@@ -135,7 +135,8 @@ class Lazy:
             worker.whole(worker.read(start, self._read(start)), steps, start.clock)
             for worker, (start, _) in zip(workers, jobs, strict=True)
         ]
-        outcomes = workers[0].program.run_together(steps, inputs)
-        for worker, job, given, outcome in zip(workers, jobs, inputs, outcomes, strict=True):
-            parts = [outcome.part(steps, given)]
-            worker.dispatched(job.start, given.base, outcome.delta, outcome.state, parts)
+        came = workers[0].program.run_together(steps, inputs)
+        for worker, job, given, (delta, state, part) in zip(
+            workers, jobs, inputs, came, strict=True
+        ):
+            worker.dispatched(job.start, given.base, delta, state, [part])

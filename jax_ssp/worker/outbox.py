@@ -14,9 +14,7 @@ import numpy as np
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import DeltaReady
-from jax_ssp.layout import Delta
 from jax_ssp.placement import Placement
-from jax_ssp.server.wire import Wire
 from jax_ssp.worker.replica import Part
 
 
@@ -66,18 +64,20 @@ class Seat(NamedTuple):
     server: tuple[jax.Device, ...]
 
 
-class Report(NamedTuple):
-    """What is said of a delta that computes still.
+class Dispatched(NamedTuple):
+    """A clock that computes, or has.
 
     Attributes:
         clock: its stamp.
-        version: what it is measured from.
-        parts: of its clock.
-        norm: its l2 norm, if that is asked for.
+        version: what its delta is measured from.
+        payload: the delta as it travels.
+        parts: what is said of its steps.
+        norm: the delta's l2 norm, if that is asked for.
     """
 
     clock: int
     version: int
+    payload: list[Any]
     parts: Sequence[Part]
     norm: jax.Array | None
 
@@ -87,40 +87,28 @@ class Outbox:
 
     Args:
         seat: where the worker is.
-        wire: how deltas travel.
     """
 
-    def __init__(self, seat: Seat, wire: Wire) -> None:
+    def __init__(self, seat: Seat) -> None:
         self._place = Placement.of(seat.device)
         self._to = list(map(Placement.of, seat.server))
-        self._wire = wire
         self._stays = all(self._place.device == to.device for to in self._to)
-        self._sent: deque[tuple[Report, list[Any]]] = deque()
+        self._sent: deque[Dispatched] = deque()
 
-    def pack(
-        self, delta: Delta, residual: list[Any], key: jax.Array, clock: int
-    ) -> tuple[list[Any], Delta, list[Any]]:
-        """A delta as it travels, what the server will read of it, what the wire loses of it."""
-        if not self._wire.packs:
-            return [delta], delta, residual
-        payload, sent, residual = self._wire.pack(delta, residual, key, np.int32(clock))
-        return payload, delta if sent is None else sent, residual
-
-    def send(self, report: Report, payload: list[Any]) -> None:
+    def send(self, clock: Dispatched) -> None:
         """Start the copies, where there are any to make."""
         if not self._place.on_host:
-            payload = list(map(self._place.send, payload, self._to))
-            self._place.fetch([(part.finite, part.metrics) for part in report.parts])
-        self._sent.append((report, payload))
+            clock = clock._replace(payload=list(map(self._place.send, clock.payload, self._to)))
+            self._place.fetch([(part.finite, part.metrics) for part in clock.parts])
+        self._sent.append(clock)
 
     def wait(self) -> Push:
         """Wait for the oldest delta; it is then with the server."""
-        report, payload = self._sent.popleft()
+        _, version, payload, parts, norm = self._sent.popleft()
         self._place.wait(payload)
-        parts, norm = report.parts, report.norm
         steps = sum([part.steps for part in parts])
         return Push(
-            report.version,
+            version,
             self._arrived(payload),
             _means(parts, steps),
             steps,
@@ -140,7 +128,7 @@ class Outbox:
 
     def forget(self, clock: int) -> None:
         """The delta of this clock, if it was the last to be sent, is not wanted."""
-        if self._sent and self._sent[-1][0].clock == clock:
+        if self._sent and self._sent[-1].clock == clock:
             self._sent.pop()
 
 

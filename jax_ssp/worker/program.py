@@ -36,26 +36,6 @@ class Inputs(NamedTuple):
     clock: np.int32
 
 
-class Outcome(NamedTuple):
-    """What a program of a clock gives.
-
-    Attributes:
-        delta: from the base.
-        state: of the step.
-        metrics: their means over the steps.
-        finite: whether every number of the delta is.
-    """
-
-    delta: Delta
-    state: Any
-    metrics: Any
-    finite: Any
-
-    def part(self, steps: int, inputs: Inputs) -> Part:
-        """What is to be said of so many steps, computed from these inputs."""
-        return Part(steps, samples_in(inputs.batch, steps), self.finite, self.metrics)
-
-
 class Program:
     """The jitted functions that all workers of a run share.
 
@@ -77,18 +57,22 @@ class Program:
         self.rest = functools.cache(self._rest)
         self._run_together = functools.cache(self._together)
 
-    def run_together(self, steps: int, inputs: Sequence[Inputs]) -> list[Outcome]:
-        """A whole clock of several workers in one program; what they report is there at once."""
+    def run_together(self, steps: int, inputs: Sequence[Inputs]) -> list[tuple[Delta, Any, Part]]:
+        """A whole clock of several workers in one program.
+
+        Gives for each its delta, its new state, and what is to be said of it.
+        """
         bases, states, batches, keys, clocks = zip(*inputs, strict=True)
         deltas, states, metrics, finite = self._run_together(steps)(
             bases, states, batches, keys, np.array(clocks)
         )
         flags = np.asarray(finite)
         values = {name: np.asarray(value) for name, value in metrics.items()}
-        reports = [
-            {name: value[number] for name, value in values.items()} for number in range(len(inputs))
+        parts = [
+            part_of(steps, each.batch, flags[n], {name: v[n] for name, v in values.items()})
+            for n, each in enumerate(inputs)
         ]
-        return list(map(Outcome, deltas, states, reports, flags))
+        return list(zip(deltas, states, parts, strict=True))
 
     def _init(self, params: Params) -> Any:
         return self._step.init(self.layout.rounded(params))
@@ -164,6 +148,11 @@ def program_of(step: Step, layout: Layout) -> Program:
         return _kept(step, layout)
     except TypeError:  # a step that cannot be hashed
         return Program(step, layout)
+
+
+def part_of(steps: int, batch: Any, finite: Any, metrics: Any) -> Part:
+    """What is to be said of so many steps, computed from this batch."""
+    return Part(steps, samples_in(batch, steps), finite, metrics)
 
 
 def samples_in(batch: Any, steps: int) -> int:

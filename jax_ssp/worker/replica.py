@@ -164,7 +164,8 @@ def carried(
 
 def ran_ahead(replica: Replica, ahead: Ahead, state: Any, cursor: int) -> Replica:
     """The first steps of its next clock are dispatched."""
-    return replica._replace(ahead=ahead, state=state, cursor=cursor)
+    version, held, base, delta, _, residual, own, _, _, key = replica
+    return Replica(version, held, base, delta, state, residual, own, ahead, cursor, key)
 
 
 def dispatched(

@@ -28,8 +28,8 @@ from jax_ssp.trees import Params
 from jax_ssp.worker import replica as of
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange
-from jax_ssp.worker.outbox import Outbox, Push, Report, Seat
-from jax_ssp.worker.program import Inputs, Outcome, Program
+from jax_ssp.worker.outbox import Dispatched, Outbox, Push, Seat
+from jax_ssp.worker.program import Inputs, Program, part_of
 from jax_ssp.worker.replica import Ahead, Own, Part, Replica
 from jax_ssp.worker.waits import Waiting, for_data
 from jax_ssp.worker.warmup import Warmup
@@ -51,6 +51,7 @@ class Worker:
 
     Attributes:
         index, seat, program, feed, exchange, wire, memory: as given.
+        recorded, device: of the seat.
         replica: its state now; see `take_out`.
     """
 
@@ -67,6 +68,7 @@ class Worker:
     ) -> None:
         self.index = index
         self.seat = seat
+        self.recorded, self.device = seat.recorded, seat.device
         self.program = program
         self.exchange = exchange
         self.replica = replica
@@ -74,7 +76,7 @@ class Worker:
         self.wire = wire
         self.memory = memory
         self._on_host = Placement.of(seat.device).on_host
-        self._outbox = Outbox(seat, wire)
+        self._outbox = Outbox(seat)
         alpha = exchange.alpha
         self._mixed = None if alpha is None else functools.partial(program.mixed, alpha)
         self._factors = functools.cache(exchange.factors)
@@ -85,16 +87,6 @@ class Worker:
         self._before: tuple[int, Replica] | None = None  # the clock begun last, and what it was
         assert feed.taken <= replica.cursor, "a feed does not go back"
         feed.skip(replica.cursor - feed.taken)
-
-    @property
-    def recorded(self) -> jax.Device:
-        """The device that the tape names for it."""
-        return self.seat.recorded
-
-    @property
-    def device(self) -> jax.Device:
-        """Where it computes."""
-        return self.seat.device
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -132,10 +124,11 @@ class Worker:
             return
         replica = self.replica
         inputs = self._inputs(replica.base, steps, grant.clock)
-        run = self.program.ahead(steps)
-        outcome = Outcome(*run(*inputs, replica.delta, self.memory.take()))
-        ahead = Ahead(outcome.delta, outcome.part(steps, inputs))
-        self.replica = of.ran_ahead(replica, ahead, outcome.state, self.feed.taken)
+        progress, state, metrics, finite = self.program.ahead(steps)(
+            *inputs, replica.delta, self.memory.take()
+        )
+        ahead = Ahead(progress, part_of(steps, inputs.batch, finite, metrics))
+        self.replica = of.ran_ahead(replica, ahead, state, self.feed.taken)
 
     def begin(self, start: StartClock, snapshot: Snapshot | None) -> None:
         """Dispatch a clock, or what is left of it.
@@ -158,8 +151,10 @@ class Worker:
             return
         del before
         inputs = self.whole(base, steps, start.clock)
-        outcome = Outcome(*self.program.clock(steps)(*inputs, self.memory.take()))
-        self.dispatched(start, base, outcome.delta, outcome.state, [outcome.part(steps, inputs)])
+        run = self.program.clock(steps)
+        delta, state, metrics, finite = run(*inputs, self.memory.take())
+        parts = [part_of(steps, inputs.batch, finite, metrics)]
+        self.dispatched(start, base, delta, state, parts)
 
     def _begin_with(
         self, carried: Delta, parts: list[Part], start: StartClock, base: Params, steps: int
@@ -169,9 +164,9 @@ class Worker:
         left = steps - done
         if left:
             inputs = self._inputs(base, left, start.clock)
-            outcome = Outcome(*self.program.rest(done, steps)(*inputs, carried))
-            carried, state = outcome.delta, outcome.state
-            parts.append(outcome.part(left, inputs))
+            run = self.program.rest(done, steps)
+            carried, state, metrics, finite = run(*inputs, carried)
+            parts.append(part_of(left, inputs.batch, finite, metrics))
         elif self.program.layout.has_averaged:
             carried = self.program.entered(base, carried)
         self.dispatched(start, base, carried, state, parts)
@@ -243,14 +238,16 @@ class Worker:
             delta, parts = of.spoiled(delta, parts)
         before, needs = self.replica, self.exchange.needs
         norm = self.program.norm(delta) if needs.norm else None
-        payload, sent, lost = self._outbox.pack(delta, before.residual, before.key, start.clock)
-        own = before.own
+        payload, sent, lost, own = [delta], delta, before.residual, before.own
+        if self.wire.packs:
+            payload, sent, lost = self.wire.pack(delta, lost, before.key, np.int32(start.clock))
+            sent = delta if sent is None else sent
         if needs.own:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
             kept = delta if sent is delta or self.memory.reuses else None
             own = {**own, start.clock: Own(sent, kept)}
         self.replica = of.dispatched(before, base, delta, state, lost, own, self.feed.taken)
-        self._outbox.send(Report(start.clock, before.version, parts, norm), payload)
+        self._outbox.send(Dispatched(start.clock, before.version, payload, parts, norm))
         self._let_go()
 
     def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:

@@ -7,9 +7,8 @@ import pytest
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import Token
-from jax_ssp.layout import Layout
-from jax_ssp.server.wire import Wire
-from jax_ssp.worker.outbox import Outbox, Report, Seat
+from jax_ssp.server.partition import Cut
+from jax_ssp.worker.outbox import Dispatched, Outbox, Seat
 from jax_ssp.worker.replica import Part
 
 PARAMS = {"w": np.zeros(4, np.float32)}
@@ -19,8 +18,7 @@ PARAMS = {"w": np.zeros(4, np.float32)}
 def outbox():
     def make(pieces=1):
         device = jax.devices()[0]
-        servers = tuple(jax.devices()[:pieces])
-        return Outbox(Seat(device, device, servers), Wire(PARAMS, Layout.of(PARAMS), pieces))
+        return Outbox(Seat(device, device, tuple(jax.devices()[:pieces])))
 
     return make
 
@@ -32,7 +30,8 @@ def part(steps=1, finite=True, **metrics):
 
 
 def sent(outbox, clock, *parts, norm=None):
-    outbox.send(Report(clock, clock + 10, parts, norm), [{"w": jnp.full(4, float(clock))}])
+    payload = [{"w": jnp.full(4, float(clock))}]
+    outbox.send(Dispatched(clock, clock + 10, payload, parts, norm))
 
 
 def test_the_oldest_comes_first(outbox):
@@ -73,11 +72,8 @@ def test_only_the_last_can_be_forgotten(outbox):
 
 def test_pieces_arrive_on_the_servers_devices(outbox):
     outbox = outbox(pieces=2)
-    delta = {"w": jnp.arange(4.0)}
-    payload, read, lost = outbox.pack(delta, [], jax.random.key(0), 0)
-    assert read is delta
-    assert lost == []
-    outbox.send(Report(0, 0, [part()], None), payload)
+    payload = Cut(PARAMS, 2).split({"w": jnp.arange(4.0)})
+    outbox.send(Dispatched(0, 0, payload, [part()], None))
     arrived = outbox.wait().payload
     assert [np.asarray(piece["w"]).tolist() for piece in arrived] == [[0.0, 1.0], [2.0, 3.0]]
     first, second = (piece["w"] for piece in arrived)
@@ -88,5 +84,5 @@ def test_pieces_arrive_on_the_servers_devices(outbox):
 def test_where_the_worker_is_the_server_nothing_moves(outbox):
     outbox = outbox()
     delta = {"w": jnp.arange(4.0)}
-    outbox.send(Report(0, 0, [part()], None), [delta])
+    outbox.send(Dispatched(0, 0, [delta], [part()], None))
     assert outbox.wait().payload[0] is delta
