@@ -104,12 +104,14 @@ def _configs(file: Path, module: ModuleType) -> Sequence[Experiment]:
         raise UsageError(f"{file}: `get_sweep()` must give a list of Experiments, got {got}")
     if not configs:
         raise UsageError(f"{file}: `get_sweep()` gives no experiments")
+    experiments: list[Experiment] = []
     for config in configs:
         if not isinstance(config, Experiment):
             raise UsageError(f"{file} must give a jax_ssp.Experiment, got {checks.shown(config)}")
         with usage_errors():
             config.checked_fields()
-    return configs
+        experiments.append(config)
+    return experiments
 
 
 def _takes_nothing(function: Callable[..., Any]) -> bool:

@@ -13,7 +13,7 @@ from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.virtual import Virtual
-from jax_ssp.training.configured import configured
+from jax_ssp.training.configured import Configured, configured
 from jax_ssp.worker.adopt import Mix
 
 
@@ -29,7 +29,7 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
         >>> alternatives(Devices(num_workers=8))["runtime"]["Virtual"]().num_workers
         8
     """
-    transforms = {
+    transforms: dict[str, Callable[[], Configured]] = {
         name: functools.partial(configured, getattr(mitigations, name))
         for name in mitigations.ALL_MITIGATIONS
     }
