@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jax_ssp.cli.config_file import Ended, UsageError, user_frames
 from jax_ssp.cli.output import Steady, steady_streams, was_left
+from jax_ssp.cli.usage import Ended, UsageError, user_frames
 from jax_ssp.failures import in_words, notes
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening

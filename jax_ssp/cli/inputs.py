@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from jax_ssp.checkpoint.claim import TAPE
 from jax_ssp.checkpoint.run_reader import Run, read_run_tape
-from jax_ssp.cli.config_file import UsageError, digest_of, parsed, usage_errors
+from jax_ssp.cli.config_file import digest_of, parsed
+from jax_ssp.cli.usage import UsageError, usage_errors
 from jax_ssp.records import RECORD, TEXT, TEXTS, check_record, read_bytes, short, whole
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import jax_ssp.cli.replay as replay
 import jax_ssp.cli.reproduce as reproduce
 import jax_ssp.cli.run as run
 import jax_ssp.cli.verify as verify
-from jax_ssp.cli.config_file import parser_ends
 from jax_ssp.cli.exits import ended
+from jax_ssp.cli.usage import parser_ends
 
 COMMANDS = (run, replay, verify, reproduce, devices)
 _ABOUT = "Stale-synchronous parallel training for JAX."

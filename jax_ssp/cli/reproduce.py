@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_ssp.cli import exits
-from jax_ssp.cli.config_file import UsageError, imported, usage_errors
+from jax_ssp.cli.config_file import imported
 from jax_ssp.cli.exits import DONE
+from jax_ssp.cli.usage import UsageError, usage_errors
 
 
 def declare(commands: Any) -> None:

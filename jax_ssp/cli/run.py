@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp.cli import exits
-from jax_ssp.cli.config_file import digest_of, parsed, usage_errors
+from jax_ssp.cli.config_file import digest_of, parsed
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
+from jax_ssp.cli.usage import usage_errors
 from jax_ssp.failures import note
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
