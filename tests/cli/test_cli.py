@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.checkpoint.params import save_params
 from jax_ssp.cli import main
 from jax_ssp.cli.config_file import parsed
@@ -184,7 +183,7 @@ def fresh_process(*arguments: object, command: str = COMMAND) -> subprocess.Pope
 
 
 def experiment_of(run: Path) -> dict:
-    return json.loads((run / "config.json").read_text())["experiment"]
+    return ssp.read_run(run).config["experiment"]
 
 
 def rows_of(tape: Path) -> list:
@@ -220,25 +219,19 @@ def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(own, confi
 
 
 def test_a_run_writes_its_folder(finished):
-    config = json.loads((finished / "config.json").read_text())
-    assert Path(config["file"]).name == "line.py"
-    assert config["overrides"] == ["--workdir", str(finished)]
-    assert config["experiment"]["policy"] == {"type": "SSP", "bound": 3, "adopt": "eager"}
-
-    tape = ssp.read_tape(finished / "tape.jsonl.gz")
-    assert tape.complete
-    assert ssp.check_contract(tape).merged == 80
-
-    summary = json.loads((finished / "summary.json").read_text())
-    assert summary["status"] == "done"
-    assert summary["updates"] == 80
-    assert summary["contract"] == "kept"
-    assert (summary["not_finite"], summary["passed_over"]) == (0, 0)
-    rows = read_metrics(finished)
-    assert [row["kind"] for row in rows].count("clock") == 80
-    evaluations = [row for row in rows if row["kind"] == "eval"]
-    assert [row["updates"] for row in evaluations] == [0, 20, 40, 60, 80]
-    assert summary["metrics"] == evaluations[-1]["metrics"]
+    run = ssp.read_run(finished)
+    assert Path(run.config["file"]).name == "line.py"
+    assert run.config["overrides"] == ["--workdir", str(finished)]
+    assert run.config["experiment"]["policy"] == {"type": "SSP", "bound": 3, "adopt": "eager"}
+    assert run.tape.complete
+    assert ssp.check_contract(run.tape).merged == 80
+    assert run.status == "done"
+    assert run.summary["updates"] == 80
+    assert run.summary["contract"] == "kept"
+    assert (run.summary["not_finite"], run.summary["passed_over"]) == (0, 0)
+    assert len(run.history) == 80
+    assert [row["updates"] for row in run.evaluations] == [0, 20, 40, 60, 80]
+    assert run.summary["metrics"] == run.evaluations[-1]["metrics"]
 
     (events,) = finished.glob("events.out.tfevents.*")
     assert b"eval/distance" in events.read_bytes()
@@ -294,7 +287,7 @@ def test_typed_overrides(config, tmp_path):
     assert experiment["workload"]["batch_size"] == 2
     assert (experiment["weight"], experiment["max_updates"]) == (0.25, 40)
     assert (experiment["eval_every"], experiment["seed"]) == (None, 7)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 40
+    assert ssp.read_run(tmp_path / "run").summary["updates"] == 40
 
 
 def test_a_part_is_replaced_by_another_kind(config, tmp_path):
@@ -457,7 +450,7 @@ def test_a_loss_that_is_not_finite_ends_with_3(config, tmp_path, capsys):
     run = tmp_path / "run"
     assert jax_ssp("run", config, "--workload.mistake", "nan", "--workdir", run) == DIVERGED
     assert ": diverged" in capsys.readouterr().out
-    assert json.loads((run / "summary.json").read_text())["status"] == "diverged"
+    assert ssp.read_run(run).status == "diverged"
     assert ssp.read_tape(run / "tape.jsonl.gz").complete
     assert jax_ssp("verify", run) == DONE
 
@@ -927,7 +920,7 @@ def test_an_interrupted_run_ends_whole_with_130(number, endless, tmp_path, capsy
     assert process.returncode == INTERRUPTED
     assert ": interrupted" in shown
     run = tmp_path / "run"
-    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    assert ssp.read_run(run).status == "interrupted"
     assert ssp.read_tape(run / "tape.jsonl.gz").complete
 
     assert jax_ssp("verify", run) == DONE

@@ -35,7 +35,7 @@ def run(file: str, folder: Path) -> dict:
     words = [sys.executable, "-c", command, "run", str(FOLDER / file), "--workdir", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "summary.json").read_text())
+    return ssp.read_run(folder).summary
 
 
 def test_there_are_configs():
