@@ -28,7 +28,7 @@ _NAMES = {
     "Run": "checkpoint",
     "Server": "server.server",
     "Tape": "controller.tape",
-    "TapeMismatch": "runtimes.replay",
+    "TapeMismatch": "controller.errors",
     "Task": "runtimes.plan",
     "Virtual": "runtimes.virtual",
     "Workload": "training.workload",

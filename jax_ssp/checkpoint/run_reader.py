@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jax_ssp import checks
 from jax_ssp.checkpoint.claim import COMPARISON, CONFIG, FORMAT, METRICS, SUMMARY, TAPE
 from jax_ssp.checkpoint.metrics import read_metrics
-from jax_ssp.controller.contract import check_header
+from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape, read_tape
 from jax_ssp.records import RECORD, TEXT, TRUTH, check_record, read_record, short, whole
 

@@ -31,9 +31,15 @@ def declare(commands: Any) -> None:
 
 
 def replay(options: argparse.Namespace, rest: list[str]) -> int:
-    from jax_ssp.controller import ContractViolation, PolicyError, ProtocolError, check_contract
+    from jax_ssp.controller import (
+        ContractViolation,
+        PolicyError,
+        ProtocolError,
+        TapeMismatch,
+        check_contract,
+    )
     from jax_ssp.report.progress import Progress
-    from jax_ssp.runtimes.replay import Replay, TapeMismatch
+    from jax_ssp.runtimes.replay import Replay
 
     tape, run = tape_of(options.run), run_of(options.run)
     config = config_of(run)

@@ -12,8 +12,13 @@ from jax_ssp.controller.commands import (
     StopWorker,
 )
 from jax_ssp.controller.contract import ContractReport, check_contract
-from jax_ssp.controller.controller import Controller, Phase
-from jax_ssp.controller.errors import ContractViolation, PolicyError, ProtocolError
+from jax_ssp.controller.controller import Controller
+from jax_ssp.controller.errors import (
+    ContractViolation,
+    PolicyError,
+    ProtocolError,
+    TapeMismatch,
+)
 from jax_ssp.controller.events import (
     DeltaReady,
     StopRequested,
@@ -23,6 +28,7 @@ from jax_ssp.controller.events import (
     WorkerJoined,
     WorkerLost,
 )
+from jax_ssp.controller.roster import Phase
 
 __all__ = [
     "Cancel",
@@ -42,6 +48,7 @@ __all__ = [
     "StartClock",
     "StopRequested",
     "StopWorker",
+    "TapeMismatch",
     "TimerFired",
     "Token",
     "WorkerDone",

@@ -36,29 +36,13 @@ An illegal event raises `ProtocolError` and changes nothing.
 
 from __future__ import annotations
 
-import enum
-import math
-import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jax_ssp.checks import flag, instance, integer, number, optional, shown
-from jax_ssp.controller.clocks import ClockVector
-from jax_ssp.controller.commands import (
-    Cancel,
-    Command,
-    Drop,
-    Fence,
-    Merge,
-    Merged,
-    SetTimer,
-    StopWorker,
-    new_merge,
-    new_merged,
-    new_start_ahead,
-    new_start_clock,
-)
-from jax_ssp.controller.errors import PolicyError, ProtocolError
+from jax_ssp.controller.answers import TapeLike, check_answer
+from jax_ssp.controller.commands import Command, Fence, new_merge, new_merged
+from jax_ssp.controller.errors import PolicyError, ProtocolError, TapeMismatch
 from jax_ssp.controller.events import (
     DeltaReady,
     Event,
@@ -68,58 +52,16 @@ from jax_ssp.controller.events import (
     WorkerDone,
     WorkerJoined,
     WorkerLost,
-    new_token,
 )
-from jax_ssp.controller.waiting import WaitingRoom
+from jax_ssp.controller.facts import Facts, facts_of
+from jax_ssp.controller.roster import WAITING, Member
+from jax_ssp.controller.starts import Starts
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
-from jax_ssp.policies.base import Decision, Delta, Policy, Wait, in_order, merges_on_arrival
-from jax_ssp.policies.local_steps import Fixed, LocalSteps, as_schedule
+from jax_ssp.policies.base import Delta, Policy
+from jax_ssp.policies.local_steps import LocalSteps, as_schedule
 
 
-class Phase(enum.Enum):
-    """What a live worker is doing."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    FINISHED = "finished"
-
-
-# The enum's members, without the look-up that each use of them would cost.
-_WAITING, _RUNNING, _FINISHED = Phase.WAITING, Phase.RUNNING, Phase.FINISHED
-
-_FAR_TOO_MANY = 64  # times what a policy usually merges, left in the buffer
-
-
-class _Worker:
-    """A live worker. A worker that leaves and comes back is a new one."""
-
-    __slots__ = (
-        "buffered",
-        "clock",
-        "held_coverage",
-        "id",
-        "phase",
-        "started",
-        "steps",
-        "token",
-        "unread",
-        "version",
-    )
-
-    def __init__(self, worker: int, clock: int) -> None:
-        self.id = worker
-        self.clock = clock  # the clocks it has finished
-        self.buffered = 0  # how many of its deltas are, the last ones that it pushed
-        self.phase = _WAITING
-        self.version = -1  # the version it holds; none yet
-        self.held_coverage = -1  # of that version, when it was adopted
-        self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
-        self.started = 0.0  # when it started the clock that it runs, or ran last
-        self.steps = 0  # the local steps of that
-        self.token: Token | None = None  # of that, while it runs
-
-
-class Controller:
+class Controller(Starts):
     """Decides, event by event, for one run.
 
     Args:
@@ -162,95 +104,75 @@ class Controller:
         num_clocks = optional("Controller(num_clocks=...)", num_clocks, integer, least=1)
         max_updates = optional("Controller(max_updates=...)", max_updates, integer, least=1)
         grant_ahead = flag("Controller(grant_ahead=...)", grant_ahead)
-        schedule = as_schedule(local_steps, "Controller(local_steps=...)")
-        self.policy = policy = policy.begin()
-        self.now = -math.inf
-        self.version = 0
-        self.updates = 0
-        self.ended: str | None = None  # why nobody starts any more
-        self.term = 0  # no run is resumed yet
-        self._grants = 0  # given so far
-        self._weight: Weight = check_weight(weight)
-        self._alone = 1.0  # the weight of a delta that is merged alone
-        self._full = False  # whether that is because of max_updates
-        self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
-        self._max_updates = max_updates
-        self._grant_ahead = grant_ahead and not policy.cancels
-        self._reads_own = policy.reads_own
-        self._schedule = schedule = schedule.begin()
-        # Hooks that a policy leaves as they are need not be asked: their answers are known.
-        self._on_arrival = merges_on_arrival(policy)
-        self._always_adopts = type(policy).adopts is Policy.adopts
-        self._own_steps = type(policy).local_steps is not Policy.local_steps
-        self._fixed_steps = schedule.h if type(schedule) is Fixed and not self._own_steps else 0
+        schedule = as_schedule(local_steps, "Controller(local_steps=...)").begin()
+        policy, weight = policy.begin(), check_weight(weight)
+        super().__init__(policy, num_clocks, max_updates, weight, schedule, grant_ahead)
         self._told: list[Policy | LocalSteps] = []  # who wants to hear of every push
         if type(policy).pushed is not Policy.pushed:
             self._told.append(policy)
         if type(schedule).pushed is not LocalSteps.pushed:
             self._told.append(schedule)
-        self._workers: dict[int, _Worker] = {}
-        self._clocks = ClockVector()
-        # Merged on arrival, what is finished is settled: one vector is both, kept at half the cost.
-        self._settled = self._clocks if self._on_arrival else ClockVector()
-        self._left_at: dict[int, int] = {}  # clocks of workers that are gone
-        self._buffer: dict[Delta, tuple[_Worker, Token]] = {}
-        self.buffered: Collection[Delta] = self._buffer.keys()
-        self._running = 0
-        self._timer: float | None = None
-        self._waiting = WaitingRoom()
 
-    # The view that policies decide on.
+    @classmethod
+    def at_start(cls, facts: Facts) -> Controller | None:
+        """The controller of a run as it was at its start; None if its header does not say all."""
+        policy, schedule, overlap, weight = (
+            facts.policy,
+            facts.schedule,
+            facts.overlap,
+            facts.weight,
+        )
+        if policy is None or schedule is None or not facts.ends:
+            return None
+        if overlap is None or weight is None:
+            return None
+        return cls(
+            policy,
+            local_steps=schedule,
+            num_clocks=facts.num_clocks,
+            max_updates=facts.max_updates,
+            weight=weight,
+            grant_ahead=overlap > 0,
+        )
 
-    @property
-    def coverage(self) -> int:
-        return self._settled.min
+    @classmethod
+    def replayed(cls, tape: TapeLike, *kinds: type[Policy] | type[LocalSteps]) -> Controller:
+        """The controller of a run as it was after the last row of its tape.
 
-    @property
-    def min_clock(self) -> int:
-        return self._clocks.min
+        It is made anew from the header, is given the events, and gives each the answer that is on
+        the tape.
 
-    @property
-    def num_workers(self) -> int:
-        return len(self._workers)
+        Args:
+            tape: of a run in any world; it may break off.
+            *kinds: the classes of its policy and schedule, where they are not ours.
 
-    def clock(self, worker: int) -> int:
-        return self._workers[worker].clock
+        Raises:
+            ValueError: if the header does not say all that a controller is made with.
+            TapeMismatch: at the first answer that differs.
 
-    def held_coverage(self, worker: int) -> int:
-        return self._workers[worker].held_coverage
-
-    @property
-    def workers(self) -> Collection[int]:
-        return self._workers.keys()
-
-    def held_version(self, worker: int) -> int:
-        return self._workers[worker].version
-
-    def is_running(self, worker: int) -> bool:
-        return self._workers[worker].phase is _RUNNING
-
-    def buffered_of(self, worker: int) -> int:
-        return self._workers[worker].buffered
-
-    def started(self, worker: int) -> float:
-        return self._workers[worker].started
-
-    def steps(self, worker: int) -> int:
-        return self._workers[worker].steps
-
-    def scheduled_steps(self, worker: int) -> int:
-        return self._schedule.steps(self, worker)
-
-    # What runtimes ask.
-
-    @property
-    def done(self) -> bool:
-        """Nobody runs, nobody waits, nothing is buffered."""
-        return not (self._running or self._waiting or self._buffer)
-
-    def phase(self, worker: int) -> Phase:
-        """What this live worker is doing; KeyError if it is not live."""
-        return self._workers[worker].phase
+        Example:
+            >>> import jax_ssp as ssp
+            >>> run = ssp.train(runtime=ssp.Virtual(4, compute=False), num_clocks=5)
+            >>> controller = Controller.replayed(run.tape)
+            >>> controller.version, controller.done
+            (20, True)
+        """
+        facts = facts_of(tape.header, kinds)
+        controller = cls.at_start(facts)
+        if controller is None:
+            raise ValueError(
+                "the tape's header does not say all that a controller is made with; if its policy "
+                "or schedule is a class of your own, give it: `Controller.replayed(tape, Mine)`."
+            )
+        for now, event, commands in tape:
+            try:
+                here = controller.handle(event, now)
+            except (ProtocolError, PolicyError) as error:
+                raise TapeMismatch(f"at {now} s, no controller takes {event}: {error}") from error
+            check_answer(now, event, commands, here)
+        if tape.complete and not controller.done:
+            raise TapeMismatch("the tape is complete, but its run goes on.")
+        return controller
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event in and say what follows from it.
@@ -271,7 +193,7 @@ class Controller:
         if not now >= self.now:
             raise self._illegal(event, f"time runs backwards, from {self.now} to {now}")
         commands: list[Command] = []
-        cancelled: Sequence[_Worker] = ()
+        cancelled: Sequence[Member] = ()
         if type(event) is DeltaReady:
             asking = self._delta_ready(event, now, commands)
             if asking is None:
@@ -295,17 +217,13 @@ class Controller:
 
     # 1. Take it in.
 
-    def _take_in(self, event: Event) -> _Worker | None:
+    def _take_in(self, event: Event) -> Member | None:
         """Check a rarer event, then apply it; gives the worker that it makes ask for work."""
         match event:
             case WorkerJoined(worker):
                 if worker in self._workers:
                     raise self._illegal(event, "it is here already")
-                at = max(self._clocks.min, self._left_at.pop(worker, 0))
-                record = self._workers[worker] = _Worker(worker, at)
-                self._clocks.join(at)
-                if not self._on_arrival:
-                    self._settled.join(at)
+                record = self._join(worker)
                 self._alone = weight_of(self._weight, len(self._workers))
                 return record
             case WorkerLost(worker) | WorkerDone(worker):
@@ -314,13 +232,7 @@ class Controller:
                     raise self._illegal(event, "it is not here")
                 if type(event) is WorkerDone and event.clock != record.clock:
                     raise self._illegal(event, "it is running another clock")
-                del self._workers[worker]
-                self._left_at[worker] = record.clock
-                self._running -= record.phase is _RUNNING
-                self._clocks.leave(record.clock)
-                if not self._on_arrival:
-                    self._settled.leave(record.clock - record.buffered)
-                self._waiting.leave(worker)
+                self._leave(record)
                 self._alone = weight_of(self._weight, max(1, len(self._workers)))
             case TimerFired(at):
                 if at != self._timer:
@@ -332,25 +244,20 @@ class Controller:
                 raise TypeError(f"`handle(event=...)` must be an event, got {shown(event)}.")
         return None
 
-    def _is_issued(self, token: Any) -> bool:
-        if not isinstance(token, Token):
-            return False
-        return 0 <= token.term <= self.term and 0 <= token.grant < self._grants
-
     def _is_late(self, event: DeltaReady | WorkerDone) -> bool:
         record = self._workers.get(event.worker)
         return record is None or record.token is None or event.token != record.token
 
     def _fence(self, event: DeltaReady | WorkerDone, now: float) -> Fence:
         """Answer what is late."""
-        if not self._is_issued(event.token):
+        token: Any = event.token
+        ours = isinstance(token, Token) and 0 <= token.term <= self.term
+        if not (ours and 0 <= token.grant < self._grants):
             raise self._illegal(event, "its token was never issued")
         self.now = now
-        return Fence(event.worker, event.clock, event.token)
+        return Fence(event.worker, event.clock, token)
 
-    def _delta_ready(
-        self, event: DeltaReady, now: float, commands: list[Command]
-    ) -> _Worker | None:
+    def _delta_ready(self, event: DeltaReady, now: float, commands: list[Command]) -> Member | None:
         """Take a delta in; gives its worker, or None if the delta is late."""
         worker, clock, base, token = event.worker, event.clock, event.version, event.token
         record = self._workers.get(worker)
@@ -367,7 +274,7 @@ class Controller:
             raise self._illegal(event, "it was told to read another version")
         self.now = now
         record.token = None
-        record.phase = _WAITING
+        record.phase = WAITING
         record.clock = clock + 1
         if self._reads_own:
             record.unread += (clock,)
@@ -389,203 +296,3 @@ class Controller:
             record.buffered += 1
             self._buffer[Delta(worker, clock, base)] = record, token
         return record
-
-    # 2. Settle.
-
-    def _settle(self, commands: list[Command]) -> Sequence[_Worker]:
-        """Do what the policy wants done with the buffer; gives the workers that it cancels."""
-        wake: float | None = None
-        cancelled: list[_Worker] = []
-        while self._buffer and not self._full:
-            decision: Any = self.policy.ready(self)
-            if not isinstance(decision, Decision):
-                raise PolicyError(f"{self.policy} gives {decision!r}, not a `Decision`.")
-            merge, drop, reason, wake, cancel = decision
-            before = len(self._buffer)
-            if drop:
-                self._drop(drop, reason, commands)
-            if merge:
-                self._merge(merge, commands)
-            for worker in cancel:
-                cancelled.append(self._cancel(worker, reason, commands))
-            if len(self._buffer) == before:
-                if before > _FAR_TOO_MANY and wake is None:
-                    self._check_not_stuck()
-                break
-        if self._full:
-            self._drop(tuple(self._buffer), "the run has ended by max_updates", commands)
-            wake = None
-        if wake != self._timer:
-            if wake is not None and not math.isfinite(wake):
-                raise PolicyError(f"{self.policy} wants to be woken at {wake}.")
-            self._timer = None if wake is None else float(wake)
-            commands.append(SetTimer(self._timer))
-        return cancelled
-
-    def _check_not_stuck(self) -> None:
-        """A run that merges nothing would never come to its `max_updates`, and fill the memory."""
-        usual = max(self.policy.usual_merge(self.num_workers), self.num_workers, 1)
-        if len(self._buffer) > _FAR_TOO_MANY * usual:
-            raise PolicyError(
-                f"{self.policy} settles none of {len(self._buffer)} buffered deltas, where "
-                f"{usual} are usual. If it is to merge so many, let its `usual_merge` say so."
-            )
-
-    def _merge(self, deltas: Sequence[Delta], commands: list[Command]) -> None:
-        owners = [self._take_out(delta) for delta in deltas]
-        lost = {owner for owner, _ in owners if not self._is_live(owner)}
-        num_workers = len(self._workers) + len(lost)
-        weight = weight_of(self._weight, num_workers, len(deltas))
-        merged: list[Merged] = []
-        for (worker, clock, base), (owner, token) in zip(deltas, owners, strict=True):
-            lag = owner.clock - self._clocks.min if self._is_live(owner) else 0
-            staleness = self.version - base
-            merged.append(new_merged(worker, clock, base, staleness, lag, weight, token))
-        self.version += 1
-        self.updates += len(merged)
-        commands.append(Merge(self.version, tuple(merged), num_workers))
-        self._end_if_full()
-
-    def _is_live(self, record: _Worker) -> bool:
-        return self._workers.get(record.id) is record
-
-    def _end_if_full(self) -> None:
-        full = self._max_updates is not None and self.updates >= self._max_updates
-        if full and self.ended is None:
-            self._full = True
-            self._end("max_updates")
-
-    def _drop(self, deltas: Sequence[Delta], reason: str, commands: list[Command]) -> None:
-        for delta in deltas:
-            if not reason:
-                raise PolicyError(f"{self.policy} drops {delta} without a reason.")
-            owner, token = self._take_out(delta)
-            owner.unread = tuple(stamp for stamp in owner.unread if stamp != delta.clock)
-            commands.append(Drop(delta.worker, delta.clock, reason, token))
-
-    def _cancel(self, worker: int, reason: str, commands: list[Command]) -> _Worker:
-        """End a running clock with nothing pushed."""
-        record = self._workers.get(worker)
-        if record is None or record.phase is not _RUNNING:
-            raise PolicyError(f"{self.policy} cancels worker {worker}, which runs no clock.")
-        if record.buffered:
-            raise PolicyError(f"{self.policy} cancels worker {worker}, whose deltas wait still.")
-        if not reason or not self.policy.cancels:
-            raise PolicyError(f"{self.policy} cancels worker {worker} unannounced, or for nothing.")
-        clock, token = record.clock, record.token
-        assert token is not None, "who runs has a token"
-        record.token = None
-        record.phase = _WAITING
-        record.clock = clock + 1
-        record.version = record.held_coverage = -1  # so that it adopts anew
-        self._running -= 1
-        self._clocks.advance(clock)
-        if not self._on_arrival:
-            self._settled.advance(clock)
-        commands.append(Cancel(worker, clock, reason, token))
-        return record
-
-    def _take_out(self, delta: Delta) -> tuple[_Worker, Token]:
-        """Take a delta out of the buffer; gives who pushed it, live or lost, and its token."""
-        found = self._buffer.pop(delta, None)
-        if found is None:
-            raise PolicyError(f"{self.policy} settles {delta}, which is not buffered.")
-        owner, _ = found
-        if self._is_live(owner):
-            if delta.clock != owner.clock - owner.buffered:
-                raise PolicyError(f"{self.policy} settles {delta} before an earlier one.")
-            owner.buffered -= 1
-            if not self._on_arrival:
-                self._settled.advance(delta.clock)
-        return found
-
-    # 3. Release.
-
-    def _ask_released(self, commands: list[Command]) -> None:
-        for worker in self._waiting.leave_reached(self._settled.min, self.version):
-            self._ask(self._workers[worker], commands)
-
-    def _ask(self, record: _Worker, commands: list[Command]) -> None:
-        """Start a worker's next clock if the policy lets it have it; if not, it waits."""
-        if record.clock >= self._limit:
-            record.phase = _FINISHED
-            commands.append(StopWorker(record.id))
-            return
-        answer = self.policy.admit(self, record.id)
-        if answer:  # which no `Wait` is
-            self._start(record, commands)
-        else:
-            self._wait(record, answer)
-
-    def _wait(self, record: _Worker, answer: Wait | bool) -> None:
-        coverage, version = answer if isinstance(answer, Wait) else (None, None)
-        if coverage is not None and coverage <= self._settled.min:
-            raise PolicyError(f"{self.policy} waits for coverage {coverage}, which is there.")
-        if version is not None and version <= self.version:
-            raise PolicyError(f"{self.policy} waits for version {version}, which is there.")
-        self._waiting.enter(record.id, coverage, version)
-
-    def _start(self, record: _Worker, commands: list[Command]) -> None:
-        worker, clock = record.id, record.clock
-        if record.version < 0 or self._always_adopts or self.policy.adopts(self, worker):
-            record.version = self.version
-            record.held_coverage = self._settled.min
-            buffered = record.buffered if self._reads_own else 0
-            record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
-        record.steps = steps = self._fixed_steps or self._steps(record)
-        record.started = self.now
-        record.phase = _RUNNING
-        self._running += 1
-        record.token = token = new_token(self.term, self._grants)
-        self._grants += 1
-        here, alone = len(self._workers), self._alone
-        read = record.version, record.unread
-        commands.append(new_start_clock(worker, clock, steps, *read, here, alone, token))
-        if self._grant_ahead and clock + 1 < self._limit:
-            commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
-
-    def _steps(self, record: _Worker) -> int:
-        steps: Any = self.policy.local_steps(self, record.id)
-        if not isinstance(steps, int) or steps < 1:
-            who = self.policy if self._own_steps else self._schedule
-            raise PolicyError(f"{who} gives worker {record.id} {steps!r} local steps.")
-        return steps
-
-    def _sure_steps(self, clock: int) -> int:
-        """So many local steps at least a clock will have, whatever is decided when it starts."""
-        return self._fixed_steps or (not self._own_steps and self._schedule.at(clock)) or 1
-
-    # 4. End, and 5. stay alive.
-
-    def _end(self, reason: str) -> None:
-        """Nobody starts any more, and who waits is told so, unless it is said already."""
-        if self.ended is None:
-            self.ended = reason
-            self._limit = 0
-            self._waiting.wait_no_more()
-
-    def _when_nobody_runs(self, commands: list[Command]) -> None:
-        if self._waiting and self._timer is not None:
-            return
-        if self._buffer:
-            self._merge(in_order(self._buffer), commands)
-            if self._timer is not None:
-                self._timer = None
-                commands.append(SetTimer(None))
-            self._ask_released(commands)
-        if self._waiting and not self._running:
-            waiting = sorted(self._waiting)
-            raise PolicyError(f"{self.policy} lets nobody run; waiting: {waiting[:8]}.")
-
-    def _illegal(self, event: Event, why: str) -> ProtocolError:
-        where = f"version {self.version}"
-        worker = getattr(event, "worker", None)
-        record = None if worker is None else self._workers.get(worker)
-        if worker is not None and record is None:
-            where += f", worker {worker} not live"
-        elif worker is not None and record is not None:
-            where += (
-                f", worker {worker} {record.phase.value}, clock {record.clock}, "
-                f"holding version {record.version}"
-            )
-        return ProtocolError(f"illegal {event}: {why} ({where}).")

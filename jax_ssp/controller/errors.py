@@ -11,5 +11,9 @@ class PolicyError(RuntimeError):
     """A policy decided something illegal: settled a delta that is not there, or let nobody run."""
 
 
+class TapeMismatch(ValueError):
+    """The tape was recorded by another experiment, or by other code."""
+
+
 class ContractViolation(AssertionError):
     """A tape shows a read, a merge or a standstill that the contract forbids."""

@@ -27,9 +27,9 @@ from typing import Any, NamedTuple, cast
 from jax_ssp import checks
 from jax_ssp.controller.codec import as_json, from_json, packed, unpacked
 from jax_ssp.controller.commands import Command
-from jax_ssp.controller.contract import check_header
 from jax_ssp.controller.events import Event
 from jax_ssp.controller.form import check_command, check_event
+from jax_ssp.controller.header import check_header
 from jax_ssp.files import AppendedFile
 from jax_ssp.records import (
     TEXT,

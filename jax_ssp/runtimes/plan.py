@@ -17,7 +17,7 @@ import optax
 
 from jax_ssp import checks
 from jax_ssp.checks import shown
-from jax_ssp.controller.contract import type_name
+from jax_ssp.controller.facts import type_name
 from jax_ssp.controller.weight import Weight
 from jax_ssp.placement import Where
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule

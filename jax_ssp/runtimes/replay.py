@@ -8,17 +8,15 @@ from typing import Any
 
 import jax
 
+from jax_ssp.controller.answers import check_answer
 from jax_ssp.controller.commands import Cancel, Command, StartClock
+from jax_ssp.controller.errors import TapeMismatch
 from jax_ssp.controller.events import DeltaReady, TimerFired, WorkerDone, WorkerLost
 from jax_ssp.controller.tape import Entry, Tape
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Parties, Runtime, World
 from jax_ssp.runtimes.faults import NaN, fates
 from jax_ssp.runtimes.lazy import Nothing, OnDemand
-
-
-class TapeMismatch(ValueError):
-    """The tape was recorded by another experiment, or by other code."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +172,7 @@ class TapeClock(Clock):
 
     def answered(self, commands: Sequence[Command]) -> None:
         assert self._entry is not None
-        for recorded, here in zip(self._entry.commands, commands, strict=False):
-            if type(recorded) is not type(here) or recorded != here:
-                self._differs(recorded, here)
-        if len(self._entry.commands) != len(commands):
-            self._differs(self._entry.commands, list(commands))
+        check_answer(self._entry.now, self._entry.event, self._entry.commands, commands)
 
     def came_to(self, params: str) -> None:
         if self._tape.params not in (None, params):
@@ -187,10 +181,3 @@ class TapeClock(Clock):
                 "recording: some batch was another one. `data(worker)` must give a worker the same "
                 "batches each time, whatever the others draw."
             )
-
-    def _differs(self, recorded: object, here: object) -> None:
-        assert self._entry is not None
-        raise TapeMismatch(
-            f"at {self._entry.now} s, to {self._entry.event}, the recording answers {recorded} "
-            f"and this run {here}: the tape was recorded by another version of the code."
-        )

@@ -3,9 +3,9 @@
 What is proved, and by what:
 
 - *Form* (`form.py`): each message is an event or a command, and each field in its range.
-- *Facts* (`facts.py`): what the header promises is what its policy promises, made anew from its
-  recorded fields. Of a policy that is not one of ours the header's word has to do, and the report
-  says so.
+- *Facts* (`controller/facts.py`): what the header promises is what its policy promises, made anew
+  from its recorded fields. Of a policy that is not one of ours the header's word has to do, and the
+  report says so.
 - *Clauses 1 to 5* (`clauses.py`), by a checker that takes nothing from the controller.
 - *Limits* (`limits.py`): workers, local steps, overlap, ends, drops, cancelled clocks and timers
   are such as the header and the policy allow.
@@ -18,32 +18,24 @@ Clause 6, that bound 0 is synchronous training, is about parameters: `replay` sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jax_ssp.checks import shown
+from jax_ssp.controller.answers import TapeLike
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.contract.answers import Answers
 from jax_ssp.controller.contract.clauses import Clauses, violation
-from jax_ssp.controller.contract.facts import check_header, facts_of, type_name
 from jax_ssp.controller.contract.limits import Limits
 from jax_ssp.controller.contract.report import ContractReport
+from jax_ssp.controller.controller import Controller
 from jax_ssp.controller.errors import ContractViolation
 from jax_ssp.controller.events import Event
+from jax_ssp.controller.facts import facts_of
 from jax_ssp.controller.form import check_command, check_event
 from jax_ssp.records import is_number, short
 
-__all__ = ["ContractReport", "check_contract", "check_header", "type_name"]
-
-
-class TapeLike(Protocol):
-    """What the checker reads: a header, and (now, event, commands) in order."""
-
-    @property
-    def header(self) -> Mapping[str, Any]: ...
-    @property
-    def complete(self) -> bool: ...
-    def __iter__(self) -> Iterator[tuple[float, Event, Sequence[Command]]]: ...
+__all__ = ["ContractReport", "check_contract"]
 
 
 def check_contract(tape: TapeLike) -> ContractReport:
@@ -72,7 +64,7 @@ def check_contract(tape: TapeLike) -> ContractReport:
         )
     try:
         facts = facts_of(tape.header)
-        controller = facts.controller()
+        controller = Controller.at_start(facts)
     except ValueError as error:
         raise ContractViolation(f"the header cannot be that of a run: {error}") from error
     clauses = Clauses(facts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jax_ssp.controller.answers import difference
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.contract.clauses import violation
 from jax_ssp.controller.controller import Controller
@@ -27,13 +28,11 @@ class Answers:
             given = self._controller.handle(event, now)
         except (ProtocolError, PolicyError) as error:
             raise violation(7, now, f"no controller takes this: {error}") from error
-        if len(given) != len(commands):
-            told = f"{len(commands)} answers, and {len(given)} by {self._controller.policy}"
-            raise violation(7, now, f"{event} has {told}")
-        for here, there in zip(given, commands, strict=True):
-            if type(here) is not type(there) or here != there:
-                what = f"{event} is answered {there}, and by {self._controller.policy} {here}"
-                raise violation(7, now, what)
+        differs = difference(commands, given)
+        if differs is not None:
+            told, here = differs
+            what = f"{event} is answered {told}, and by {self._controller.policy} {here}"
+            raise violation(7, now, what)
 
     def end(self, complete: bool) -> None:
         """The tape is over; the run is, exactly if the tape is complete."""

@@ -39,7 +39,6 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.contract.facts import Facts
 from jax_ssp.controller.contract.report import ContractReport
 from jax_ssp.controller.contract.stays import Smallest, Stay
 from jax_ssp.controller.errors import ContractViolation
@@ -53,6 +52,7 @@ from jax_ssp.controller.events import (
     WorkerJoined,
     WorkerLost,
 )
+from jax_ssp.controller.facts import Facts
 from jax_ssp.controller.weight import Weight, weight_of
 
 

@@ -18,9 +18,9 @@ from jax_ssp.controller.commands import (
     StopWorker,
 )
 from jax_ssp.controller.contract.clauses import Clauses, violation
-from jax_ssp.controller.contract.facts import Facts
 from jax_ssp.controller.errors import ContractViolation
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined
+from jax_ssp.controller.facts import Facts
 
 
 class Limits:

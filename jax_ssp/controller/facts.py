@@ -12,87 +12,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
-from jax_ssp.controller.controller import Controller
+from jax_ssp.controller.header import check_header
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES, Fixed, LocalSteps, Policy
-from jax_ssp.records import (
-    NUMBER,
-    RECORD,
-    TEXT,
-    TRUTH,
-    Kind,
-    check_record,
-    either,
-    one_of,
-    short,
-    whole,
-)
-
-_NOTHING = one_of(None)
-
-
-def _is_place(value: Any) -> bool:
-    place = cast("list[Any]", value) if isinstance(value, list) else []
-    return len(place) == 2 and TEXT.holds(place[0]) and whole(0).holds(place[1])
-
-
-def _is_places(value: Any) -> bool:
-    places = cast("list[Any]", value) if isinstance(value, list) else [None]
-    return all(map(_is_place, places))
-
-
-def _is_part(value: Any) -> bool:
-    part = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    return TEXT.holds(part.get("type"))
-
-
-_PLACES = Kind("a list of devices, each a platform and a number", _is_places)
-_PART = Kind("an object with a `type`", _is_part)
-HEADER = {
-    "name": either(TEXT, _NOTHING),
-    "policy": TEXT,
-    "bound": either(whole(0), _NOTHING),
-    "max_staleness": either(whole(0), _NOTHING),
-    "reads_own": TRUTH,
-    "waits_for_own": TRUTH,
-    "num_workers": whole(1),
-    "time": one_of("virtual", "wall"),
-    "devices": _PLACES,
-    "server": _PLACES,
-    "batch": whole(1),
-    "experiment": RECORD,
-}
-"""What the keys of a header must be; `train` writes all of them."""
-EXPERIMENT = {
-    "policy": _PART,
-    "num_workers": whole(1),
-    "num_clocks": either(whole(1), _NOTHING),
-    "max_updates": either(whole(1), _NOTHING),
-    "local_steps": either(whole(1), _PART),
-    "weight": either(one_of("mean", "sum", "merged"), NUMBER),
-    "overlap": whole(0),
-    "seed": whole(0),
-}
-
-
-def check_header(header: Mapping[str, Any], of_a_run: bool = False) -> None:
-    """Raise ValueError, naming the key, unless each key of a header is what it must be.
-
-    Args:
-        header: of a tape.
-        of_a_run: whether all keys must be there, as `train` writes them.
-    """
-    check_record("the header", header, HEADER, needed=of_a_run)
-    experiment = header.get("experiment", {})
-    check_record("`experiment` in the header", experiment, EXPERIMENT, needed=of_a_run)
-    told, workers = experiment.get("num_workers"), header.get("num_workers")
-    if None not in (told, workers) and told != workers:
-        raise ValueError(f"the header says {workers} workers, and {told} in `experiment`.")
-    devices, server = header.get("devices"), header.get("server", [])
-    if devices and ((workers is not None and len(devices) != workers) or not server):
-        raise ValueError(f"the header must name the devices of {workers} workers, and a server's.")
+from jax_ssp.records import short
 
 
 @dataclass(frozen=True)
@@ -147,32 +72,21 @@ class Facts:
         """
         return self.policy is None or type(self.policy).ready is not Policy.ready
 
-    def controller(self) -> Controller | None:
-        """The controller of this run as it was at its start; None if that is not known."""
-        if self.policy is None or self.schedule is None or not self.ends:
-            return None
-        if self.overlap is None or self.weight is None:
-            return None
-        return Controller(
-            self.policy,
-            local_steps=self.schedule,
-            num_clocks=self.num_clocks,
-            max_updates=self.max_updates,
-            weight=self.weight,
-            grant_ahead=self.overlap > 0,
-        )
 
-
-def facts_of(header: Mapping[str, Any]) -> Facts:
+def facts_of(header: Mapping[str, Any], kinds: Sequence[type[Any]] = ()) -> Facts:
     """What follows from a header.
+
+    Args:
+        header: of a tape.
+        kinds: classes of policies and schedules that are known beside ours.
 
     Raises:
         ValueError: if it contradicts itself, or its policy.
     """
     check_header(header)
     experiment: Mapping[str, Any] = header.get("experiment", {})
-    policy = _policy_of(header, experiment)
-    schedule, fixed = _steps_of(experiment)
+    policy = _policy_of(header, experiment, kinds)
+    schedule, fixed = _steps_of(experiment, kinds)
     own_steps = policy is not None and type(policy).local_steps is not Policy.local_steps
     return Facts(
         *_promised(header, policy),
@@ -188,14 +102,16 @@ def facts_of(header: Mapping[str, Any]) -> Facts:
     )
 
 
-def _steps_of(experiment: Mapping[str, Any]) -> tuple[LocalSteps | None, int | None]:
-    """The schedule of local steps, if it is one of ours, and H where that is fixed."""
+def _steps_of(
+    experiment: Mapping[str, Any], kinds: Sequence[type[Any]]
+) -> tuple[LocalSteps | None, int | None]:
+    """The schedule of local steps, if it is one that is known, and H where that is fixed."""
     steps = experiment.get("local_steps")
     if steps is None:
         return None, None
     if isinstance(steps, int):
         return Fixed(steps), steps
-    return _made(ALL_SCHEDULES, steps, "local_steps"), None
+    return _made((*ALL_SCHEDULES, *kinds), steps, "local_steps"), None
 
 
 def type_name(kind: type[Any]) -> str:
@@ -211,12 +127,14 @@ def type_name(kind: type[Any]) -> str:
     return name if ours.get(name, kind) is kind else f"{kind.__module__}.{name}"
 
 
-def _policy_of(header: Mapping[str, Any], experiment: Mapping[str, Any]) -> Policy | None:
-    """The policy of a run, if it is one of ours."""
+def _policy_of(
+    header: Mapping[str, Any], experiment: Mapping[str, Any], kinds: Sequence[type[Any]]
+) -> Policy | None:
+    """The policy of a run, if it is one that is known."""
     written, recorded = header.get("policy"), experiment.get("policy")
     if recorded is None:
         return None if written is None else _of_text(written)
-    policy = _made(ALL_POLICIES, recorded, "policy")
+    policy = _made((*ALL_POLICIES, *kinds), recorded, "policy")
     if written is None:
         return policy
     if policy is None:
@@ -264,8 +182,8 @@ def _promised(
 
 
 def _made(kinds: Sequence[type[Any]], recorded: Mapping[str, Any], what: str) -> Any:
-    """One of our parts, made from its recorded fields and checked by itself; None if not ours."""
-    kind = next((each for each in kinds if each.__name__ == recorded["type"]), None)
+    """A part, made from its recorded fields and checked by itself; None if it is not known."""
+    kind = next((each for each in kinds if type_name(each) == recorded["type"]), None)
     if kind is None:
         if any(each.__name__ == recorded["type"] for each in (*ALL_POLICIES, *ALL_SCHEDULES)):
             raise ValueError(f"the header's {what} cannot be {short(recorded)}.")

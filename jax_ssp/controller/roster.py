@@ -1,0 +1,175 @@
+"""The live workers: who is here, at which clock, and what each of them is doing.
+
+A worker that joins enters at the smallest clock of the live workers; one that was here before, no
+lower than where it left. One that leaves stops counting at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import sys
+from collections.abc import Collection
+
+from jax_ssp.controller.clocks import ClockVector
+from jax_ssp.controller.errors import ProtocolError
+from jax_ssp.controller.events import Event, Token
+from jax_ssp.controller.waiting import WaitingRoom
+
+
+class Phase(enum.Enum):
+    """What a live worker is doing."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+# The enum's members, without the look-up that each use of them would cost.
+WAITING, RUNNING, FINISHED = Phase.WAITING, Phase.RUNNING, Phase.FINISHED
+
+
+class Member:
+    """A live worker. A worker that leaves and comes back is a new one."""
+
+    __slots__ = (
+        "buffered",
+        "clock",
+        "held_coverage",
+        "id",
+        "phase",
+        "started",
+        "steps",
+        "token",
+        "unread",
+        "version",
+    )
+
+    def __init__(self, worker: int, clock: int) -> None:
+        self.id = worker
+        self.clock = clock  # the clocks it has finished
+        self.buffered = 0  # how many of its deltas are, the last ones that it pushed
+        self.phase = WAITING
+        self.version = -1  # the version it holds; none yet
+        self.held_coverage = -1  # of that version, when it was adopted
+        self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
+        self.started = 0.0  # when it started the clock that it runs, or ran last
+        self.steps = 0  # the local steps of that
+        self.token: Token | None = None  # of that, while it runs
+
+
+class Roster:
+    """The live workers of a run, and its end: what policies see of them, and runtimes ask.
+
+    Args:
+        on_arrival: whether what is finished is settled at once.
+        num_clocks: clocks that each worker may start; None for no end by clocks.
+
+    Attributes:
+        now: the time of the event that came last (seconds).
+        version: merges so far.
+        updates: deltas merged so far.
+        ended: why nobody starts any more; None as long as that is not so.
+    """
+
+    def __init__(self, on_arrival: bool, num_clocks: int | None) -> None:
+        self.now = -math.inf
+        self.version: int = 0
+        self.updates: int = 0
+        self.ended: str | None = None
+        self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
+        self._on_arrival = on_arrival
+        self._workers: dict[int, Member] = {}
+        self._clocks = ClockVector()
+        # Merged on arrival, what is finished is settled: one vector is both, kept at half the cost.
+        self._settled = self._clocks if on_arrival else ClockVector()
+        self._left_at: dict[int, int] = {}  # clocks of workers that are gone
+        self._running: int = 0
+        self._waiting = WaitingRoom()
+
+    # What policies see.
+
+    @property
+    def coverage(self) -> int:
+        return self._settled.min
+
+    @property
+    def min_clock(self) -> int:
+        return self._clocks.min
+
+    @property
+    def num_workers(self) -> int:
+        return len(self._workers)
+
+    def clock(self, worker: int) -> int:
+        return self._workers[worker].clock
+
+    def held_coverage(self, worker: int) -> int:
+        return self._workers[worker].held_coverage
+
+    @property
+    def workers(self) -> Collection[int]:
+        return self._workers.keys()
+
+    def held_version(self, worker: int) -> int:
+        return self._workers[worker].version
+
+    def is_running(self, worker: int) -> bool:
+        return self._workers[worker].phase is RUNNING
+
+    def buffered_of(self, worker: int) -> int:
+        return self._workers[worker].buffered
+
+    def started(self, worker: int) -> float:
+        return self._workers[worker].started
+
+    def steps(self, worker: int) -> int:
+        return self._workers[worker].steps
+
+    # What runtimes ask.
+
+    def phase(self, worker: int) -> Phase:
+        """What this live worker is doing; KeyError if it is not live."""
+        return self._workers[worker].phase
+
+    # Who comes and goes.
+
+    def _join(self, worker: int) -> Member:
+        at = max(self._clocks.min, self._left_at.pop(worker, 0))
+        record = self._workers[worker] = Member(worker, at)
+        self._clocks.join(at)
+        if not self._on_arrival:
+            self._settled.join(at)
+        return record
+
+    def _leave(self, record: Member) -> None:
+        del self._workers[record.id]
+        self._left_at[record.id] = record.clock
+        self._running -= record.phase is RUNNING
+        self._clocks.leave(record.clock)
+        if not self._on_arrival:
+            self._settled.leave(record.clock - record.buffered)
+        self._waiting.leave(record.id)
+
+    def _is_live(self, record: Member) -> bool:
+        return self._workers.get(record.id) is record
+
+    def _end(self, reason: str) -> None:
+        """Nobody starts any more, and who waits is told so, unless it is said already."""
+        if self.ended is None:
+            self.ended = reason
+            self._limit = 0
+            self._waiting.wait_no_more()
+
+    def _illegal(self, event: Event, why: str) -> ProtocolError:
+        where = f"version {self.version}"
+        worker = getattr(event, "worker", None)
+        record = None if worker is None else self._workers.get(worker)
+        if worker is not None and record is None:
+            where += f", worker {worker} not live"
+        elif worker is not None and record is not None:
+            where += (
+                f", worker {worker} {record.phase.value}, clock {record.clock}, "
+                f"holding version {record.version}"
+            )
+        return ProtocolError(f"illegal {event}: {why} ({where}).")

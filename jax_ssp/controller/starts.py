@@ -1,0 +1,124 @@
+"""Who starts: the policy is asked, and who may not start waits until it can have changed.
+
+Rules 3 and 5 of the controller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax_ssp.controller.buffer import Buffer
+from jax_ssp.controller.commands import (
+    Command,
+    SetTimer,
+    StopWorker,
+    new_start_ahead,
+    new_start_clock,
+)
+from jax_ssp.controller.errors import PolicyError
+from jax_ssp.controller.events import new_token
+from jax_ssp.controller.roster import FINISHED, RUNNING, Member
+from jax_ssp.controller.weight import Weight
+from jax_ssp.policies.base import Policy, Wait, in_order
+from jax_ssp.policies.local_steps import Fixed, LocalSteps
+
+
+class Starts(Buffer):
+    """Starts, stops and lets wait the workers of a run.
+
+    Args:
+        policy, num_clocks, max_updates, weight, schedule: see `Buffer`.
+        grant_ahead: whether who is started may go on with its next clock.
+
+    Attributes:
+        term: how often the run has been resumed.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        num_clocks: int | None,
+        max_updates: int | None,
+        weight: Weight,
+        schedule: LocalSteps,
+        grant_ahead: bool,
+    ) -> None:
+        super().__init__(policy, num_clocks, max_updates, weight, schedule)
+        self.term = 0  # no run is resumed yet
+        self._grants = 0  # given so far
+        self._alone = 1.0  # the weight of a delta that is merged alone
+        self._grant_ahead = grant_ahead and not policy.cancels
+        self._reads_own = policy.reads_own
+        # Hooks that a policy leaves as they are need not be asked: their answers are known.
+        self._always_adopts = type(policy).adopts is Policy.adopts
+        self._own_steps = type(policy).local_steps is not Policy.local_steps
+        self._fixed_steps = schedule.h if type(schedule) is Fixed and not self._own_steps else 0
+
+    def _ask_released(self, commands: list[Command]) -> None:
+        for worker in self._waiting.leave_reached(self._settled.min, self.version):
+            self._ask(self._workers[worker], commands)
+
+    def _ask(self, record: Member, commands: list[Command]) -> None:
+        """Start a worker's next clock if the policy lets it have it; if not, it waits."""
+        if record.clock >= self._limit:
+            record.phase = FINISHED
+            commands.append(StopWorker(record.id))
+            return
+        answer = self.policy.admit(self, record.id)
+        if answer:  # which no `Wait` is
+            self._start(record, commands)
+        else:
+            self._wait(record, answer)
+
+    def _wait(self, record: Member, answer: Wait | bool) -> None:
+        coverage, version = answer if isinstance(answer, Wait) else (None, None)
+        if coverage is not None and coverage <= self._settled.min:
+            raise PolicyError(f"{self.policy} waits for coverage {coverage}, which is there.")
+        if version is not None and version <= self.version:
+            raise PolicyError(f"{self.policy} waits for version {version}, which is there.")
+        self._waiting.enter(record.id, coverage, version)
+
+    def _start(self, record: Member, commands: list[Command]) -> None:
+        worker, clock = record.id, record.clock
+        if record.version < 0 or self._always_adopts or self.policy.adopts(self, worker):
+            record.version = self.version
+            record.held_coverage = self._settled.min
+            buffered = record.buffered if self._reads_own else 0
+            record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
+        record.steps = steps = self._fixed_steps or self._steps(record)
+        record.started = self.now
+        record.phase = RUNNING
+        self._running += 1
+        record.token = token = new_token(self.term, self._grants)
+        self._grants += 1
+        here, alone = len(self._workers), self._alone
+        read = record.version, record.unread
+        commands.append(new_start_clock(worker, clock, steps, *read, here, alone, token))
+        if self._grant_ahead and clock + 1 < self._limit:
+            commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
+
+    def _steps(self, record: Member) -> int:
+        steps: Any = self.policy.local_steps(self, record.id)
+        if not isinstance(steps, int) or steps < 1:
+            who = self.policy if self._own_steps else self._schedule
+            raise PolicyError(f"{who} gives worker {record.id} {steps!r} local steps.")
+        return steps
+
+    def _sure_steps(self, clock: int) -> int:
+        """So many local steps at least a clock will have, whatever is decided when it starts."""
+        return self._fixed_steps or (not self._own_steps and self._schedule.at(clock)) or 1
+
+    # That somebody runs.
+
+    def _when_nobody_runs(self, commands: list[Command]) -> None:
+        if self._waiting and self._timer is not None:
+            return
+        if self._buffer:
+            self._merge(in_order(self._buffer), commands)
+            if self._timer is not None:
+                self._timer = None
+                commands.append(SetTimer(None))
+            self._ask_released(commands)
+        if self._waiting and not self._running:
+            waiting = sorted(self._waiting)
+            raise PolicyError(f"{self.policy} lets nobody run; waiting: {waiting[:8]}.")
