@@ -66,7 +66,7 @@ def failed(error: BaseException) -> BaseException:
 
 
 def never_succeeding(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a `sys.exit` in what a function calls end nothing as a success; see `failed`."""
+    """Have no `sys.exit` within a function end the process as a success; see `failed`."""
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:

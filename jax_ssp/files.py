@@ -235,7 +235,7 @@ def _released(fd: int, path: Path, owner: int) -> None:
 
 
 def _leave_to_parent() -> None:
-    """A child, such as one that loads data, may live longer than the run: the lock is not its."""
+    """A child, such as one that loads data, may live longer than the run: it has no lock."""
     for lock in list(_locks):
         lock.release()
 

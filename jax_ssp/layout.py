@@ -31,7 +31,7 @@ Delta: TypeAlias = Any  # like parameters, with a `Statistic` for each leaf that
 class Statistic(NamedTuple):
     """A leaf of a delta that is averaged.
 
-    Where the value is not finite there is none: it then counts in no merge.
+    One whose value is not finite counts in no merge.
 
     Attributes:
         value: what the worker came to.
@@ -146,7 +146,7 @@ class Layout:
     # What is trained, what is averaged.
 
     def map(self, function: Callable[..., Any], *trees: Any) -> Any:
-        """`function(averaged, leaf, ...)` over trees; of a delta's averaged it gets a Statistic."""
+        """`function(averaged, leaf, ...)` over trees; a delta has `Statistic`s for some leaves."""
         return jax.tree.map(function, self.flags, *trees)
 
     def trained(self, tree: Any) -> list[Any]:
@@ -155,7 +155,7 @@ class Layout:
         return [leaf for leaf, flag in zip(leaves, self.averaged, strict=True) if not flag]
 
     def apart(self, tree: Any) -> tuple[Any, list[Any]]:
-        """A tree without its averaged leaves (there is None), and those."""
+        """A tree with None in place of its averaged leaves, and those leaves."""
         if not self.has_averaged:
             return tree, []
         leaves = self.structure.flatten_up_to(tree)
@@ -174,7 +174,7 @@ class Layout:
         )
 
     def delta_like(self, params: Params) -> Delta:
-        """A delta of these shapes: the parameters' own arrays, as often as they are needed."""
+        """A delta of these shapes, made of the parameters' own arrays."""
         return self.map(lambda averaged, leaf: Statistic(leaf, leaf) if averaged else leaf, params)
 
     def measured(self, delta: Params, base: Params) -> Delta:

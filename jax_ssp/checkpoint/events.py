@@ -65,8 +65,8 @@ class Pieces:
 class Events:
     """Scalars on their way into a TensorBoard file: means by tag, written when told to.
 
-    tensorboardX gives the records' form alone: its writer hands each scalar through a queue of
-    pickles to a thread, which costs more than writing it, and fails where a disk is full.
+    Of tensorboardX only the form of the records is used: its writer hands each scalar through a
+    queue of pickles to a thread, which costs more than writing it, and fails where a disk is full.
     """
 
     def __init__(self, folder: Path) -> None:

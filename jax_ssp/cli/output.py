@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 class Steady:
-    """A stream in the place of another: what that does not take is dropped.
+    """Stands in for a stream; what that one does not take is dropped.
 
     Attributes:
         failure: why something was dropped; None if nothing was.

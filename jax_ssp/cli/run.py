@@ -170,8 +170,8 @@ def _saved(folder: RunFolder, result: Result, error: str | None = None) -> dict[
 class _Signals(Observer):
     """What becomes of signals that `train` does not take: before it, and while its run is saved.
 
-    Before, nothing is lost by ending at once. After, they wait; who means it (the third signal, and
-    the second since) gets out of that too.
+    Before the run nothing is lost by ending at once. While it is saved signals wait, but a user who
+    insists gets out of that too: by the third signal, if it is the second since saving began.
     """
 
     def __init__(self, interrupts: Interrupts) -> None:

@@ -68,8 +68,8 @@ class StartAhead(NamedTuple):
     Attributes:
         worker: who.
         clock: which clock: the one after that which it runs.
-        local_steps: so many optimizer steps at least the clock will have, and no more of it may be
-            run ahead; H, where that is known before.
+        local_steps: the clock will have at least so many optimizer steps, and no more of them may
+            be run ahead. It is H where that is known before the clock starts.
     """
 
     worker: int

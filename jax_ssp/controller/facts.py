@@ -155,7 +155,7 @@ def _promised(
 ) -> tuple[int | None, int | None, bool, bool]:
     """Bound, largest staleness, and what of their own deltas workers read and wait for.
 
-    By the policy, or as told.
+    By the policy where it is one of ours, else as the header declares.
     """
     bound, staleness = header.get("bound"), header.get("max_staleness")
     reads_own = header.get("reads_own", True)

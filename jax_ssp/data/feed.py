@@ -213,7 +213,7 @@ class Feed:
         return self._put(stacked, device)
 
     def _put(self, batch: Tree, device: Device = None) -> Tree:
-        """A batch on the device; NumPy arrays stay what they are where a program reads them so."""
+        """A batch on the device; NumPy arrays stay what they are where programs read those."""
         device = self._device if device is None else device
         on_host = isinstance(device, jax.Device) and Placement.of(device).on_host
         if on_host and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):

@@ -124,6 +124,6 @@ def scale_by_gap(
 
 
 def _gap(w: Any, weights: jax.Array, mean: jax.Array, square: jax.Array) -> jax.Array:
-    """G, from the sums of weighted squares, of weights, and the square of the way."""
+    """G, from the moving sums of squares and of weights, and the square of the distance."""
     step = jnp.asarray(w, mean.dtype) * jnp.sqrt(mean / weights.astype(mean.dtype))
     return 1 + jnp.where(step > 0, jnp.sqrt(square) / jnp.where(step > 0, step, 1), 0)

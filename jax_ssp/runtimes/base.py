@@ -87,7 +87,7 @@ class Clock(ABC):
         self.timer = at
 
     def due(self) -> TimerFired | None:
-        """That the timer fires now, if it does. Asked under the loop's lock, so it is the last."""
+        """The `TimerFired` that is due now, if any; asked under the loop's lock, so none is old."""
         at = self.timer
         return None if at is None or at > self.now() else TimerFired(at)
 

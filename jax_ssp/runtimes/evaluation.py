@@ -212,7 +212,7 @@ class Evaluator:
         return True
 
     def submit(self, point: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Evaluate the newest version now and give the row, or, with a thread, start to: None."""
+        """Evaluate the newest version and give its row; with a thread, start to, and give None."""
         params = self._store.params
         if self._thread is None:
             return self._row({**point, "passed_over": 0}, params)

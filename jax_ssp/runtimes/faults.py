@@ -68,7 +68,7 @@ class Fault(ABC):
 
     @abstractmethod
     def change(self, fate: Fate) -> Fate:
-        """What becomes of a clock of which this was to become."""
+        """The fate of a clock with this fault, given its fate without."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Slow(Fault):
     """The clock takes longer.
 
     Args:
-        seconds: so much, in the seconds of the world.
+        seconds: how much longer, in the seconds of the world.
 
     Raises:
         ValueError: if `seconds` is negative or not finite.

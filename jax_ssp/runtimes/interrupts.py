@@ -32,10 +32,10 @@ def _nothing() -> None:
 
 
 class Deferral:
-    """What becomes of signals for a while: the first is only told, each further one interrupts.
+    """For a while the first signal is only reported, and each further one interrupts.
 
     Args:
-        patience: how many are only told.
+        patience: how many are only reported.
 
     Attributes:
         count: signals since it began, and those before it that nobody saw.
@@ -48,7 +48,7 @@ class Deferral:
         self._after: Callable[[], object] = _nothing
 
     def when(self, tell: Callable[[], object], after: Callable[[], object] = _nothing) -> None:
-        """Have the first signal call this, and call it now if there was one; it may be told twice.
+        """Have the first signal call this, and call it now if one has come; perhaps twice.
 
         Args:
             tell: called in the signal's handler, so it must not wait for a lock.
@@ -124,7 +124,7 @@ _deferral: ContextVar[Deferral] = ContextVar("deferral")
 
 
 def deferring(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a function take interrupts when it suits; within it `current` says what came."""
+    """Have a function take interrupts when it can; within it `current` gives what came."""
 
     @wraps(function)
     def deferred(*args: P.args, **kwargs: P.kwargs) -> T:

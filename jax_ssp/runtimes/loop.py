@@ -2,10 +2,9 @@
 
 Every event of the world is handed to the controller, event and answer are written on the tape, the
 commands are carried out, and the observers are told. What passes here is numbers: arrays are in the
-store, which hears what becomes of them in the order of the tape. One lock
-makes this one event at a time: the thread of a worker that has finished a clock does it itself, so
-that no hand-over to another thread stands between two clocks, and the order in which the lock is
-taken is the tape.
+store, which hears what becomes of them in the order of the tape. One lock makes this one event at a
+time: the thread of a worker that has finished a clock does it itself, so that no hand-over to
+another thread stands between two clocks, and the order in which the lock is taken is the tape.
 """
 
 from __future__ import annotations

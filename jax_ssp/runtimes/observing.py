@@ -60,7 +60,7 @@ class Observers:
         self.tell("on_start", info)
 
     def end(self, status: str) -> None:
-        """The run is over; the last is told first, and each is told once."""
+        """The run is over: observers are told in reverse order, each once."""
         observers, self._to_end = self._to_end, []
         self._tell(observers, "on_end", status)
 
@@ -68,7 +68,7 @@ class Observers:
         """Call a method of each with copies of what is a mapping.
 
         Raises:
-            BaseException: what the first raised that did, once all have been told.
+            BaseException: the first error that one of them raised, once all have been told.
         """
         self._tell(self._observers, method, *what)
 

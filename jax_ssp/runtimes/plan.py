@@ -220,7 +220,7 @@ class Plan:
 
 
 def _metadata(kind: type[Plan]) -> dict[str, dict[str, Any]]:
-    """By field, what is known of it; a class that only gives it another default keeps that."""
+    """The metadata of each field; a class that only gives it another default keeps them."""
     known: dict[str, dict[str, Any]] = {column.name: {} for column in fields(kind)}
     for each in reversed(kind.__mro__):
         own: Mapping[str, Any] = vars(each).get("__dataclass_fields__", {})

@@ -95,7 +95,7 @@ class Replay(Runtime):
 
 
 class TapeClock(Clock):
-    """Has happen again what a tape says, and sees that all comes as it came.
+    """Repeats what a tape says, and checks that all comes as it came when it was recorded.
 
     Args:
         tape: of a run in any world.

@@ -45,7 +45,7 @@ class States(NamedTuple):
 
     @classmethod
     def of(cls, workers: Iterable[Any], server: Any, deltas: Any) -> States:
-        """These states; None for one that a program took over, and failed."""
+        """The states; None in place of one that a program took over before it failed."""
         return cls([_left(each) for each in workers], _left(server), _left(deltas))
 
 

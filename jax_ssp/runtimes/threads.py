@@ -202,7 +202,7 @@ class Threads(Executor):
             self._delays.draw(start)  # so that the next clock gets its own
 
     def _suffer(self, worker: Worker, start: StartClock, fate: Fate, began: float) -> bool:
-        """Have happen to a worker what is to; gives whether it goes on with the clock."""
+        """Play what is to go wrong in this clock; gives whether the worker goes on with it."""
         index = worker.index
         if fate.error is not None:
             raise fate.error

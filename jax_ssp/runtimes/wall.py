@@ -53,7 +53,7 @@ class WallClock(Clock):
         """Wait until something comes in, but not for long, and leave it there.
 
         Raises:
-            BaseException: what somebody failed with.
+            BaseException: the error of whoever failed.
         """
         message = self._next(SIGNAL_SECONDS)
         if message is not LOOK:

@@ -36,7 +36,7 @@ class _Leased:
 
     Attributes:
         snapshot: as it travels.
-        count: by how many it is needed: clocks, and workers for the last that they were granted.
+        count: how many need it: clocks that read it, and workers that were granted it last.
         opened: what workers make of it, where it is compressed, once that was asked for.
     """
 
@@ -222,7 +222,7 @@ class LocalStore(Store):
     def _base(self, start: StartClock, leased: _Leased) -> list[Params]:
         """What a clock's delta is measured from: what its worker reads, as that makes it.
 
-        It is made at once: a worker that needs an own delta no more uses its memory again.
+        It is made at once: once an own delta is settled, the worker uses its memory again.
         """
         own = self._own.get(start.worker, {})
         for stamp in [stamp for stamp in own if stamp not in start.pending]:

@@ -255,7 +255,7 @@ class Merging:
 
 
 def _brings(judged: jax.Array) -> jax.Array:
-    """Whether what was judged so was not dropped: it moves something, or has never done so."""
+    """Whether what was judged so was kept: it still moves something, or it moved nothing before."""
     return judged[..., 1] | ~judged[..., 0]
 
 

@@ -48,7 +48,7 @@ class MergePrograms:
         return self._merge(*self._last(params, state, deltas, free))
 
     def judge(self, params: Params, state: State, deltas: Some) -> jax.Array:
-        """Of each delta of a merge, and of the merge: did it move anything, and does it still?"""
+        """Whether each delta, and then the merge, moved anything before its transform and after."""
         return self._judge(params, state, deltas, _of_the_stalest(deltas))
 
     def text(self, params: Params, state: State, deltas: Some) -> str:

@@ -1,7 +1,7 @@
 """The server: merged parameters, their versions, and the server's optimizer.
 
 A merge makes one new version, `params' = params + server_tx(sum of weight * delta_tx(delta))`, in
-in one jitted program (see `merging.py`). Versions are immutable, so they are shared without a copy;
+one jitted program (see `merging.py`). Versions are immutable, so they are shared without a copy;
 the server itself holds only the newest. The memory of a version that nobody holds any more becomes
 that of a later one (see `snapshot.py`).
 

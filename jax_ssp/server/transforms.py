@@ -120,7 +120,7 @@ def supported(
 
 
 def keeps_for_later(tx: optax.GradientTransformation, params: Params) -> bool:
-    """Whether a transform gives 0 where it only waits for more: known ones of optax."""
+    """Whether a transform of optax is known to give 0 while it waits for more deltas."""
     kinds = (optax.MultiStepsState, optax.ApplyEvery)
     state = jax.eval_shape(tx.init, params)
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
@@ -168,7 +168,7 @@ def checked(name: str, tx: optax.GradientTransformationExtraArgs, params: Params
 def is_elementwise(
     tx: optax.GradientTransformationExtraArgs, params: Params, cut: Cut, wants_base: bool
 ) -> bool:
-    """Whether pieces, each alone, come out as they do in the whole; tried, not proved."""
+    """Whether a transform gives each piece what it gives it in the whole; tried, not proved."""
 
     def updated(
         update: Params, state: Any, params: Params, base: Params, staleness: int

@@ -68,7 +68,7 @@ def opened(snapshot: Snapshot, wire: Wire, device: jax.Device) -> Params:
 def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:
     """Progress made on another base, as a delta from this one: statistics enter it by their rule.
 
-    What has no value keeps none, and beside what is not finite nothing has one.
+    A statistic without a value stays without one, and where the progress is not finite, all are.
     """
     good = all_finite(kinds.trained(carried))
 
@@ -85,7 +85,7 @@ def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:
 def mixed(kinds: Layout, alpha: jax.Array, old: Params, base: Params, *moves: Delta) -> Delta:
     """What to carry over to `base` for local = alpha * local + (1 - alpha) * base.
 
-    Before, local is `old` plus the moves made since.
+    Local is, before that, `old` plus the moves made since.
     """
 
     def leaf(averaged: bool, old: Any, base: Any, *moves: Any) -> Any:
@@ -104,9 +104,9 @@ def mixed(kinds: Layout, alpha: jax.Array, old: Params, base: Params, *moves: De
 
 
 def if_finite(kinds: Layout, delta: Delta) -> Delta:
-    """The delta, or zeros if a number that is trained is not finite: a bad clock spoils no other.
+    """The delta, or zeros if a trained number of it is not finite: no bad clock spoils another.
 
-    Its statistics then have no value anyhow.
+    Of such a delta no statistic has a value.
     """
     finite = all_finite(kinds.trained(delta))
 
@@ -117,7 +117,7 @@ def if_finite(kinds: Layout, delta: Delta) -> Delta:
 
 
 def gone_on(kinds: Layout, base: Params, delta: Delta) -> Params:
-    """Where a worker is at the end of a clock from this base; at the base, if it was a bad one."""
+    """The parameters after a clock from this base; the base itself if its delta is not finite."""
 
     def leaf(averaged: bool, base: jax.Array, leaf: Any) -> jax.Array:
         if averaged:

@@ -1,4 +1,4 @@
-"""Whether a step, and what it is made of, is one: by shapes alone, before anything computes."""
+"""Whether a step is one, and its loss and optimizer too: by shapes, before anything computes."""
 
 from __future__ import annotations
 

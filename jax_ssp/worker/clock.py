@@ -120,7 +120,7 @@ def _reached(kinds: Layout, base: Params, progress: Params) -> Params:
 def _with_values(
     kinds: Layout, before: Params, local: Params, delta: Params, good: jax.Array
 ) -> Params:
-    """A step's delta, but of what is averaged the value that it has come to."""
+    """A step's delta, with the value it has come to in place of each averaged leaf."""
 
     def leaf(averaged: bool, before: jax.Array, local: jax.Array, delta: jax.Array) -> jax.Array:
         return jnp.where(good, local + delta, before) if averaged else delta

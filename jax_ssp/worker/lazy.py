@@ -61,7 +61,7 @@ class Lazy:
         self._jobs[start.worker] = _Job(start, ahead)
 
     def cancel(self, worker: int) -> None:
-        """The clock that this worker was to run is not wanted any more, computed or not."""
+        """End the clock that this worker was to run, computed or not."""
         job = self._jobs.pop(worker, None)
         if job is None:
             self._workers[worker].cancel()

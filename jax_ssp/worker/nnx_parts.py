@@ -50,7 +50,7 @@ class Part:
         return self._cached or not real or not bool(jnp.all(jnp.isfinite(value)))
 
     def filled(self, values: Mapping[str, Any], bare: bool = False) -> tuple[tuple[Any, ...], Any]:
-        """Path, and the variable with other arrays; bare, what it holds alone."""
+        """The path, and the variable with other arrays; with `bare`, what it would hold."""
         held = self._structure.unflatten(
             [values[leaf[0]] if isinstance(leaf, tuple) else leaf for leaf in self._leaves]
         )

@@ -127,7 +127,7 @@ class Outbox:
         return not self._sent
 
     def forget(self, clock: int) -> None:
-        """The delta of this clock, if it was the last to be sent, is not wanted."""
+        """Forget the delta of this clock, if it was the last to be sent."""
         if self._sent and self._sent[-1].clock == clock:
             self._sent.pop()
 

@@ -67,7 +67,7 @@ class Warmup(NamedTuple):
         self.memory.give(delta)
 
     def _compile_parts(self, steps: int, delta: Delta) -> None:
-        """What a clock is made of that starts from what another left."""
+        """Compile the parts of a clock that starts from what another left."""
         program, exchange, held = self.program, self.exchange, self.replica.held
         first, moves = min(exchange.overlap, steps), [delta]
         if first:
