@@ -426,17 +426,38 @@ def test_no_version_lives_that_nobody_needs(policy, mode, live_versions):
 @pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
     """Large arrays are put where others were: the same bits as if each had memory of its own."""
-    slope = np.linspace(0, 1, 70_000, dtype=np.float32)  # 280 kB
-    spec = {
-        "step": ssp.make_step(lambda p, b, key: (((p["w"] - b * slope) ** 2).sum(), {}), SLOW),
-        "params": {"w": slope},
-        "data": lambda worker: (np.float32(worker + n) for n in itertools.count()),
-        "policy": policy,
-        "num_clocks": 25,
-        **MODES[mode],
-    }
+    spec = {**large(policy), **MODES[mode]}
     with separate_memory() if apart else contextlib.nullcontext():
         result = ssp.train(runtime=ssp.Devices(num_workers=4, delay=JITTER), **spec)
     monkeypatch.setattr(Memory, "LARGE", 1 << 60)
     again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
     assert bits(again.params) == bits(result.params)
+
+
+@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.KAsync(2), ssp.KSync(2)], ids=repr)
+@pytest.mark.parametrize("mode", ["plain", "mix", "mix at the end"])
+@pytest.mark.parametrize("bases", [False, True])
+def test_nor_is_it_where_clocks_are_computed_long_after_they_were_granted(
+    mode, policy, bases, monkeypatch
+):
+    """Versions come and go between a grant and its clock, and between a push and its merge."""
+    spec = {**large(policy), **MODES[mode]}
+    if bases:
+        spec["delta_tx"] = ssp.mitigations.delay_compensation(learning_rate=0.01)
+    runtime = ssp.Virtual(4, delays.Exponential())
+    result = ssp.train(runtime=runtime, **spec)
+    monkeypatch.setattr(Memory, "LARGE", 1 << 60)
+    again = ssp.train(runtime=runtime, **spec)
+    assert bits(again.params) == bits(result.params)
+
+
+def large(policy):
+    """What `train` needs for a problem of arrays whose memory is used again."""
+    slope = np.linspace(0, 1, 70_000, dtype=np.float32)  # 280 kB
+    return {
+        "step": ssp.make_step(lambda p, b, key: (((p["w"] - b * slope) ** 2).sum(), {}), SLOW),
+        "params": {"w": slope},
+        "data": lambda worker: (np.float32(worker + n) for n in itertools.count()),
+        "policy": policy,
+        "num_clocks": 25,
+    }

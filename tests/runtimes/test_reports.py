@@ -163,12 +163,12 @@ def test_schedule_and_history_read_the_weight_off_the_tape(weight):
 
 
 class Again(VirtualClock):
-    """Each push comes once more, after three others."""
+    """Each push comes once more, after some others."""
 
-    seen = ()
+    seen, others = (), 3
 
     def next_event(self):
-        if len(self.seen) > 3:
+        if len(self.seen) > self.others:
             again, *self.seen = self.seen
             return again
         message = super().next_event()
@@ -178,18 +178,28 @@ class Again(VirtualClock):
 
 
 class Twice(ssp.Virtual):
+    clock = Again
+
     def open(self, session):
         executor = OnDemand(session.workers, session.store)
         delays = DelayDraws(self.delay, self.seed, session.num_workers)
-        return World(Again(session.num_workers, executor, delays), executor)
+        return World(self.clock(session.num_workers, executor, delays), executor)
+
+
+class AtOnce(Twice):
+    """And at once, when the first may not be settled."""
+
+    class clock(Again):
+        others = 0
 
 
 @pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.BSP(), ssp.KSync(2)], ids=repr)
 @pytest.mark.parametrize("overlap", [0, 1])
-def test_a_push_that_comes_again_is_on_the_tape_and_nowhere_else(policy, overlap):
+@pytest.mark.parametrize("twice", [Twice, AtOnce])
+def test_a_push_that_comes_again_is_on_the_tape_and_nowhere_else(policy, overlap, twice):
     spec = linear(policy=policy, num_clocks=6, overlap=overlap)
     once = ssp.train(runtime=RUNTIMES["virtual"], **spec)
-    result = ssp.train(runtime=Twice(3, delays.Exponential()), **spec)
+    result = ssp.train(runtime=twice(3, delays.Exponential()), **spec)
     assert ssp.check_contract(result.tape).late > 5
     assert bits(result.params) == bits(once.params)
     assert result.history == once.history
