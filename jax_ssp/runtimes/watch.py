@@ -39,7 +39,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waits = waits
-        self._told = [each for each in observers if type(each).on_wait is not Observer.on_wait]
+        self._listeners = [each for each in observers if type(each).on_wait is not Observer.on_wait]
         self._clock = clock
         self._last = clock()  # when something happened
         self._patience = 1.0  # how many times the limits
@@ -94,12 +94,12 @@ class Watch:
 
     def say(self, waits: Sequence[Waiting]) -> None:
         """Tell those observers that want to know, or whoever reads standard error."""
-        for observer in self._told:
+        for observer in self._listeners:
             try:
                 observer.on_wait(waits)
             except Exception as error:
                 _print(f"jax_ssp: {type(observer).__name__}.on_wait raised {error!r}")
-        if not self._told:
+        if not self._listeners:
             _print(f"jax_ssp: {describe(waits, self._asked is not None)}")
 
     def _run(self) -> None:

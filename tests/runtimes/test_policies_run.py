@@ -15,7 +15,7 @@ from jax_ssp.controller import Cancel, DeltaReady, Fence, TimerFired
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
 from jax_ssp.runtimes.base import LOOK
 from jax_ssp.runtimes.wall import WallClock
-from jax_ssp.worker.worker import Worker
+from jax_ssp.server.local_store import LocalStore
 from tests.helpers.problems import (
     DIMENSION,
     PARAMS,
@@ -27,6 +27,7 @@ from tests.helpers.problems import (
     loss_fn,
     numbers,
 )
+from tests.helpers.stores import storing
 
 RUNTIMES = {
     "devices": ssp.Devices(num_workers=4, delay=delays.ShiftedExponential(shift=0.0, mean=0.002)),
@@ -165,7 +166,7 @@ def test_clocks_cancelled_while_they_compute_are_thrown_away():
 
 def test_who_is_cancelled_again_and_again_begins_the_newest_clock_only():
     """While worker 3 is held up its next clocks are started and cancelled: it passes them over."""
-    held, begun = threading.Event(), []
+    held, readers = threading.Event(), []
 
     def data(worker):
         for number in itertools.count():
@@ -180,20 +181,19 @@ def test_who_is_cancelled_again_and_again_begins_the_newest_clock_only():
             if any(isinstance(c, Cancel) and c.clock == 30 for c in commands):
                 held.set()
 
-    begin = Worker.begin
+    class Counts(LocalStore):
+        """Who begins a clock after one that was cancelled reads a version anew."""
 
-    def counted(self, start, snapshot):
-        begun.append((start.worker, start.clock))
-        begin(self, start, snapshot)
+        def snapshot(self, version):
+            readers.append(threading.current_thread().name)
+            return super().snapshot(version)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "begin", counted)
-        result = ssp.train(
-            runtime=ssp.Devices(num_workers=4),
-            observers=[Count()],
-            **linear(policy=ssp.KSync(3), num_clocks=40, step=MOMENTUM, data=data),
-        )
-    assert len([clock for worker, clock in begun if worker == 3]) < 20
+    result = ssp.train(
+        runtime=storing(ssp.Devices(num_workers=4), Counts),
+        observers=[Count()],
+        **linear(policy=ssp.KSync(3), num_clocks=40, step=MOMENTUM, data=data),
+    )
+    assert 0 < readers.count("ssp-worker-3") < 20
     np.testing.assert_allclose(result.params["w"], reference(result.tape), rtol=2e-4, atol=2e-5)
 
 
