@@ -41,9 +41,9 @@ _NAMES = {
     "make_step": "worker.step",
     "outer": "mitigations",
     "read_run": "checkpoint",
-    "read_tape": "controller.tape",
+    "read_tape": "controller.tape_file",
     "train": "training.train",
-    "write_tape": "controller.tape",
+    "write_tape": "controller.tape_file",
 }
 
 __all__ = sorted([*_MODULES, *_NAMES])

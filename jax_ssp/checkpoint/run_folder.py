@@ -28,7 +28,7 @@ from jax_ssp.checkpoint.params import save_params
 from jax_ssp.checkpoint.summary import Finished, extent, summarize
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
-from jax_ssp.controller.tape import TapeWriter, write_tape
+from jax_ssp.controller.tape_file import TapeWriter, write_tape
 from jax_ssp.files import replace_file, say, write_json
 from jax_ssp.runtimes.observer import Observer
 

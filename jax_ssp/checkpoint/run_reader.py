@@ -16,7 +16,8 @@ from jax_ssp import checks
 from jax_ssp.checkpoint.claim import COMPARISON, CONFIG, FORMAT, METRICS, SUMMARY, TAPE
 from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.controller.header import check_header
-from jax_ssp.controller.tape import Tape, read_tape
+from jax_ssp.controller.tape import Tape
+from jax_ssp.controller.tape_file import read_tape
 from jax_ssp.records import RECORD, TEXT, TRUTH, check_record, read_record, short, whole
 
 if TYPE_CHECKING:

@@ -22,8 +22,10 @@ from jax_ssp.controller.errors import PolicyError
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.roster import RUNNING, WAITING, Member, Roster
 from jax_ssp.controller.weight import Weight, weight_of
-from jax_ssp.policies.base import Decision, Delta, Policy, merges_on_arrival
-from jax_ssp.policies.local_steps import LocalSteps
+from jax_ssp.policies.base import Policy, merges_on_arrival
+from jax_ssp.policies.decision import Decision
+from jax_ssp.policies.schedules import LocalSteps
+from jax_ssp.policies.view import Delta
 
 _FAR_TOO_MANY = 64  # times what a policy usually merges, left in the buffer
 

@@ -57,8 +57,9 @@ from jax_ssp.controller.facts import Facts, facts_of
 from jax_ssp.controller.roster import WAITING, Member
 from jax_ssp.controller.starts import Starts
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
-from jax_ssp.policies.base import Delta, Policy
-from jax_ssp.policies.local_steps import LocalSteps, as_schedule
+from jax_ssp.policies.base import Policy
+from jax_ssp.policies.schedules import LocalSteps, as_schedule
+from jax_ssp.policies.view import Delta
 
 
 class Controller(Starts):

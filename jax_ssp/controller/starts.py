@@ -19,8 +19,10 @@ from jax_ssp.controller.errors import PolicyError
 from jax_ssp.controller.events import new_token
 from jax_ssp.controller.roster import FINISHED, RUNNING, Member
 from jax_ssp.controller.weight import Weight
-from jax_ssp.policies.base import Policy, Wait, in_order
-from jax_ssp.policies.local_steps import Fixed, LocalSteps
+from jax_ssp.policies.base import Policy
+from jax_ssp.policies.decision import Wait
+from jax_ssp.policies.rules import in_order
+from jax_ssp.policies.schedules import Fixed, LocalSteps
 
 
 class Starts(Buffer):

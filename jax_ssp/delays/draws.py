@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_ssp.checks import number, shown
 from jax_ssp.controller.commands import StartClock
-from jax_ssp.delays.random import LONGEST, DelayModel
+from jax_ssp.delays.base import LONGEST, DelayModel
 
 
 class DelayDraws:

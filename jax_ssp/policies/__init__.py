@@ -6,30 +6,30 @@ in the contract tests.
 
 from jax_ssp.policies.asp import ASP as ASP
 from jax_ssp.policies.backup import BackupWorkers as BackupWorkers
-from jax_ssp.policies.base import Decision as Decision
-from jax_ssp.policies.base import Delta as Delta
 from jax_ssp.policies.base import Policy as Policy
-from jax_ssp.policies.base import View as View
-from jax_ssp.policies.base import Wait as Wait
 from jax_ssp.policies.bsp import BSP as BSP
+from jax_ssp.policies.decision import Decision as Decision
+from jax_ssp.policies.decision import Wait as Wait
 from jax_ssp.policies.dssp import DSSP as DSSP
 from jax_ssp.policies.fedbuff import FedBuff as FedBuff
 from jax_ssp.policies.kasync import KAsync as KAsync
 from jax_ssp.policies.kbatchasync import KBatchAsync as KBatchAsync
 from jax_ssp.policies.kbatchsync import KBatchSync as KBatchSync
 from jax_ssp.policies.ksync import KSync as KSync
-from jax_ssp.policies.local_steps import DyLU as DyLU
-from jax_ssp.policies.local_steps import Fixed as Fixed
-from jax_ssp.policies.local_steps import LocalSteps as LocalSteps
-from jax_ssp.policies.local_steps import PostLocal as PostLocal
-from jax_ssp.policies.local_steps import as_schedule as as_schedule
 from jax_ssp.policies.psp import PSP as PSP
 from jax_ssp.policies.quorum import Quorum as Quorum
 from jax_ssp.policies.rennala import Rennala as Rennala
 from jax_ssp.policies.ringmaster import Ringmaster as Ringmaster
+from jax_ssp.policies.schedules import DyLU as DyLU
+from jax_ssp.policies.schedules import Fixed as Fixed
+from jax_ssp.policies.schedules import LocalSteps as LocalSteps
+from jax_ssp.policies.schedules import PostLocal as PostLocal
+from jax_ssp.policies.schedules import as_schedule as as_schedule
 from jax_ssp.policies.softsync import Softsync as Softsync
 from jax_ssp.policies.ssp import SSP as SSP
 from jax_ssp.policies.vap import VAP as VAP
+from jax_ssp.policies.view import Delta as Delta
+from jax_ssp.policies.view import View as View
 
 _CLASSES = [each for each in tuple(globals().values()) if isinstance(each, type)]
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put
-from jax_ssp.policies.base import (
-    Decision,
-    Policy,
-    View,
-    Wait,
-    drop_outdated,
-    merge_first,
-    until_merged,
-)
+from jax_ssp.policies.base import Policy
+from jax_ssp.policies.decision import Decision, Wait
+from jax_ssp.policies.rules import drop_outdated, merge_first, until_merged
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

@@ -8,135 +8,13 @@ in `remembered` fields, which are no part of the config: every run begins with a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Self
 
-
-class Delta(NamedTuple):
-    """A pushed delta that is neither merged nor dropped yet.
-
-    Attributes:
-        worker: who pushed it.
-        clock: its stamp, the clock it was computed in.
-        version: its base, the version it is measured from.
-    """
-
-    worker: int
-    clock: int
-    version: int
-
-
-class View(Protocol):
-    """What a policy may look at. Counts are of clocks and versions; times are in seconds."""
-
-    @property
-    def now(self) -> float:
-        """The time of the event being handled (seconds)."""
-        ...
-
-    @property
-    def version(self) -> int:
-        """The server's newest version: merges applied so far."""
-        ...
-
-    @property
-    def coverage(self) -> int:
-        """Of the newest version: every live worker's deltas stamped below this are in it."""
-        ...
-
-    @property
-    def min_clock(self) -> int:
-        """The smallest clock of any live worker."""
-        ...
-
-    @property
-    def num_workers(self) -> int:
-        """Live workers, those that have finished all their clocks included."""
-        ...
-
-    @property
-    def workers(self) -> Collection[int]:
-        """The live workers, in the order in which they joined."""
-        ...
-
-    @property
-    def buffered(self) -> Collection[Delta]:
-        """Pushed deltas waiting for a decision, in the order in which they came."""
-        ...
-
-    def clock(self, worker: int) -> int:
-        """Clocks this live worker has finished, so the number of the one that it asks to start."""
-        ...
-
-    def held_coverage(self, worker: int) -> int:
-        """Coverage of the snapshot this worker holds, when it adopted it."""
-        ...
-
-    def held_version(self, worker: int) -> int:
-        """The version this worker holds; -1 before its first clock, and after a cancelled one."""
-        ...
-
-    def is_running(self, worker: int) -> bool:
-        """Whether this worker runs a clock; if not, it waits or has finished all."""
-        ...
-
-    def buffered_of(self, worker: int) -> int:
-        """How many of this worker's deltas are buffered."""
-        ...
-
-    def started(self, worker: int) -> float:
-        """When this worker started the clock that it runs, or else its last one (seconds)."""
-        ...
-
-    def steps(self, worker: int) -> int:
-        """The local steps of that clock."""
-        ...
-
-    def scheduled_steps(self, worker: int) -> int:
-        """H for this worker's next clock by the run's `local_steps` (steps)."""
-        ...
-
-
-class Wait(NamedTuple):
-    """A "no" from `admit` that says when to ask again; it is false as a condition.
-
-    Give one of the two. A plain `False` is asked again after every event, which costs a call for
-    each waiting worker; a `Wait` costs nothing until its time has come.
-
-    Attributes:
-        coverage: ask again once the newest version covers this many clocks.
-        version: ask again once the server has reached this version.
-    """
-
-    coverage: int | None = None
-    version: int | None = None
-
-    def __bool__(self) -> bool:
-        return False
-
-
-class Decision(NamedTuple):
-    """What to do with the buffered deltas now.
-
-    Attributes:
-        merge: deltas to apply, in this order, as one new version.
-        drop: deltas to forget.
-        reason: why they are dropped, or clocks cancelled; needed if there are any.
-        wake: ask `ready` again at this time (seconds) if something is buffered then; each decision
-            replaces the wake of the one before.
-        cancel: running workers whose clock is to end now, with nothing pushed, after the merge.
-            They may have no delta buffered then, and the policy must say that it `cancels`.
-    """
-
-    merge: Sequence[Delta] = ()
-    drop: Sequence[Delta] = ()
-    reason: str = ""
-    wake: float | None = None
-    cancel: Sequence[int] = ()
-
-
-NOTHING = Decision()
+from jax_ssp.policies.decision import Decision, Wait
+from jax_ssp.policies.rules import merge_at_barrier
+from jax_ssp.policies.view import Delta, View
 
 
 @dataclass(frozen=True)
@@ -242,46 +120,6 @@ def begun(config: Any) -> Any:
 def merges_on_arrival(policy: Policy) -> bool:
     """Whether the policy's `ready` is the default, and merges every delta as it comes."""
     return type(policy).ready is Policy.ready and policy.guaranteed_bound != 0
-
-
-def merge_at_barrier(view: View) -> Decision:
-    """Merge once every live worker has pushed; the order is fixed, whoever came first."""
-    if view.min_clock > view.coverage:
-        return Decision(merge=in_order(view.buffered))
-    return NOTHING
-
-
-def in_order(deltas: Iterable[Delta]) -> list[Delta]:
-    """By clock, then by worker: the same order whoever came first."""
-    return sorted(deltas, key=lambda delta: (delta.clock, delta.worker))
-
-
-def running(view: View) -> list[int]:
-    """The workers that run a clock."""
-    return [worker for worker in view.workers if view.is_running(worker)]
-
-
-def until_covered(view: View, clock: int) -> bool | Wait:
-    """Let a worker wait until the newest version covers this clock."""
-    return view.coverage >= clock or Wait(coverage=clock)
-
-
-def merge_first(view: View, count: int) -> Decision:
-    """Merge the first `count` deltas as one version once so many are there."""
-    buffered = tuple(view.buffered)
-    return Decision(merge=buffered[:count]) if len(buffered) >= count else NOTHING
-
-
-def drop_outdated(view: View) -> Decision | None:
-    """Drop the deltas whose base is not the newest version; None if there are none."""
-    outdated = [delta for delta in view.buffered if delta.version < view.version]
-    reason = "a newer version is there"
-    return Decision(drop=outdated, reason=reason) if outdated else None
-
-
-def until_merged(view: View, worker: int) -> bool | Wait:
-    """Let a worker wait until its own deltas are settled; who does so `waits_for_own`."""
-    return view.buffered_of(worker) == 0 or Wait(version=view.version + 1)
 
 
 def no_more_than(policy: Policy, field: str, num_workers: int) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jax_ssp.policies.base import Policy, View, Wait, until_covered
+from jax_ssp.policies.base import Policy
+from jax_ssp.policies.decision import Wait
+from jax_ssp.policies.rules import until_covered
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

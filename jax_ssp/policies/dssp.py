@@ -6,7 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put
-from jax_ssp.policies.base import Delta, Policy, View, Wait, remembered
+from jax_ssp.policies.base import Policy, remembered
+from jax_ssp.policies.decision import Wait
+from jax_ssp.policies.view import Delta, View
 
 MOST_EXTRA = 1000  # clocks between the bounds: a grant weighs each of them
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put
-from jax_ssp.policies.base import Decision, Policy, View, merge_first
+from jax_ssp.policies.base import Policy
+from jax_ssp.policies.decision import Decision
+from jax_ssp.policies.rules import merge_first
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

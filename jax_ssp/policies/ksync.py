@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put
-from jax_ssp.policies.base import (
-    NOTHING,
-    Decision,
-    Policy,
-    View,
-    Wait,
-    in_order,
-    no_more_than,
-    running,
-    until_covered,
-)
+from jax_ssp.policies.base import Policy, no_more_than
+from jax_ssp.policies.decision import NOTHING, Decision, Wait
+from jax_ssp.policies.rules import in_order, running, until_covered
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

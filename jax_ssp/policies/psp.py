@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put, seed
-from jax_ssp.policies.base import Policy, View, remembered
+from jax_ssp.policies.base import Policy, remembered
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jax_ssp.checks import flag, integer, number, put
-from jax_ssp.policies.base import (
-    NOTHING,
-    Decision,
-    Policy,
-    View,
-    Wait,
-    no_more_than,
-    remembered,
-    running,
-    until_merged,
-)
+from jax_ssp.policies.base import Policy, no_more_than, remembered
+from jax_ssp.policies.decision import NOTHING, Decision, Wait
+from jax_ssp.policies.rules import running, until_merged
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

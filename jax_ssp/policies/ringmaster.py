@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jax_ssp.checks import flag, integer, put
-from jax_ssp.policies.base import Decision, Policy, View, remembered
+from jax_ssp.policies.base import Policy, remembered
+from jax_ssp.policies.decision import Decision
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

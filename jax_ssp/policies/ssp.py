@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jax_ssp.checks import choice, integer, put
-from jax_ssp.policies.base import Policy, View, Wait
+from jax_ssp.policies.base import Policy
+from jax_ssp.policies.decision import Wait
+from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)

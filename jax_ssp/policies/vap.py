@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from jax_ssp.checks import number, put
-from jax_ssp.policies.base import Delta, Policy, View, remembered
+from jax_ssp.policies.base import Policy, remembered
+from jax_ssp.policies.view import Delta, View
 
 
 @dataclass(frozen=True)

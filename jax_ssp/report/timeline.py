@@ -29,7 +29,7 @@ def run_summary(
     """Draw one run: who computed when, how stale the deltas were, what came of it.
 
     Args:
-        schedule: one row a clock, of `jax_ssp.controller.tape.SCHEDULE_DTYPE`.
+        schedule: one row a clock, of `jax_ssp.runtimes.schedule.SCHEDULE_DTYPE`.
         evaluations: rows with `time` and `metrics`, as observers are given them; the first two
             metrics are drawn.
         path: of the file to write.

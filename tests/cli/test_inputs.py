@@ -11,7 +11,7 @@ import pytest
 
 from jax_ssp.cli import main
 from jax_ssp.cli.exits import BUG, DONE, USAGE
-from jax_ssp.controller.tape import read_tape, write_tape
+from jax_ssp.controller.tape_file import read_tape, write_tape
 
 CLOCKWORK = '''"""The clockwork alone."""
 import jax_ssp as ssp

@@ -48,7 +48,8 @@ PROGRAM = """
 import sys
 from jax_ssp.controller import *
 from jax_ssp.controller.rows import Fold
-from jax_ssp.controller.tape import Tape, read_tape, write_tape
+from jax_ssp.controller.tape import Tape
+from jax_ssp.controller.tape_file import read_tape, write_tape
 from jax_ssp.policies import KAsync, SSP
 
 for policy in (SSP(2), KAsync(2)):

@@ -29,7 +29,8 @@ from jax_ssp.controller import (
     WorkerJoined,
     WorkerLost,
 )
-from jax_ssp.controller.tape import FORMAT, Tape, TapeWriter, read_tape, write_tape
+from jax_ssp.controller.tape import Tape
+from jax_ssp.controller.tape_file import FORMAT, TapeWriter, read_tape, write_tape
 from jax_ssp.runtimes.schedule import schedule
 
 COUNT = st.integers(0, 2**40)

@@ -43,8 +43,8 @@ from jax_ssp.controller import (
 )
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
-from jax_ssp.controller.tape import FORMAT as TAPE_FORMAT
 from jax_ssp.controller.tape import Tape
+from jax_ssp.controller.tape_file import FORMAT as TAPE_FORMAT
 
 HERE = Path(__file__).parent
 CONFIG, RUN, TAPE, OLD = HERE / "line.py", HERE / "run", HERE / "tape.jsonl.gz", HERE / "old"

@@ -9,7 +9,8 @@ import jax_ssp as ssp
 from experiments.study import outcome
 from experiments.study.study import Cell, Study, crossed
 from experiments.workloads.digits import DigitsMLP
-from jax_ssp.policies.base import View, Wait
+from jax_ssp.policies.decision import Wait
+from jax_ssp.policies.view import View
 from jax_ssp.report.papers import Row, Size
 
 LOWER, UPPER = 3, 15

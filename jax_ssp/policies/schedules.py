@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from jax_ssp.checks import MOST_STEPS, integer, put
-from jax_ssp.policies.base import Delta, View, begun, remembered
+from jax_ssp.policies.base import begun, remembered
+from jax_ssp.policies.view import Delta, View
 
 
 @dataclass(frozen=True)

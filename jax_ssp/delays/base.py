@@ -1,0 +1,80 @@
+"""Delay models: how long a clock of a worker takes, in seconds.
+
+A delay model is a callable `(worker, clock, steps, rng) -> seconds`. Its parameters are seconds of
+ONE local step; a clock of `steps` local steps is the sum of that many independent draws. Only
+`FromTrace` differs: what was measured is a whole clock. `rng` is a generator of the worker's own,
+asked once a clock in the order of the clocks, so what is drawn for (worker, clock) does not depend
+on the schedule that the draws lead to.
+"""
+
+import abc
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from jax_ssp.checks import number, several
+
+CALL = "(worker, clock, steps, rng) -> seconds"
+"""How a delay model is called."""
+LONGEST = 1e18
+"""The longest that anything may take (seconds): sums of such times are finite still."""
+
+Row = TypeVar("Row")
+
+
+class Delay(abc.ABC):
+    """Base class of the delay models; any callable of the same signature will do as well."""
+
+    @abc.abstractmethod
+    def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
+        """How long a clock takes.
+
+        Args:
+            worker: the worker, counted from 0.
+            clock: the clock, counted from 0.
+            steps: local steps in this clock, at least 1.
+            rng: the worker's own random generator.
+
+        Returns:
+            Seconds for the whole clock.
+        """
+
+    def check(self, num_workers: int) -> None:
+        """Raise ValueError, naming the remedy, if it does not fit a run of so many workers."""
+
+    def ahead(self, rng: np.random.Generator, count: int) -> list[float] | None:
+        """What `count` calls for clocks of one step would give; None if that depends on more.
+
+        Only for speed: scalar draws cost more than all else that a simulated clock does.
+        """
+        return None
+
+
+# What a runtime takes: a `Delay`, or any callable of that signature. To a type checker it is `Any`,
+# so that the command line shows the fields of the model that a config names, whatever it is.
+DelayModel: TypeAlias = Any
+
+
+def check_delay(delay: DelayModel, num_workers: int) -> None:
+    """Raise ValueError if a delay model has no answer for one of so many workers, or for nobody."""
+    if isinstance(delay, Delay):
+        delay.check(num_workers)
+
+
+def row_of(delay: Delay, rows: tuple[Row, ...], worker: int) -> Row:
+    """What `rows`, one for each worker, holds for `worker`."""
+    if not 0 <= worker < len(rows):
+        raise ValueError(
+            f"`{type(delay).__name__}(seconds=...)` must have an entry for worker {worker}, got "
+            f"{len(rows)} entries; give one for each worker."
+        )
+    return rows[worker]
+
+
+def each_seconds(field: str, value: Any, must: str) -> tuple[float, ...]:
+    """Some seconds."""
+    listed = several(field, value, must)
+    return tuple(
+        number(f"{field}[{index}]", each, least=0, most=LONGEST)
+        for index, each in enumerate(listed)
+    )
