@@ -1,12 +1,15 @@
 """Injected faults: every policy and mode keeps its promise, and a replay repeats them."""
 
+import signal
+import threading
+
 import numpy as np
 import optax
 import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays, faults
-from jax_ssp.controller import Cancel, DeltaReady, WorkerLost
+from jax_ssp.controller import Cancel, DeltaReady, StopRequested, WorkerLost
 from jax_ssp.policies import ALL_POLICIES
 from tests.helpers.problems import bits, linear, loss_fn
 
@@ -137,6 +140,41 @@ def test_a_hung_thread_ends_with_the_run():
     runtime = ssp.Devices(num_workers=3, faults=[faults.Hang(0, 2)])
     assert ssp.train(runtime=runtime, observers=[Stops()], **spec).status == "done"
     assert ended == ["done"]
+
+
+def test_a_slow_clock_takes_longer_on_devices_too():
+    runtime = ssp.Devices(num_workers=2, faults=[faults.Slow(1, 2, seconds=0.1)])
+    rows = ssp.train(runtime=runtime, **linear(policy=ssp.ASP(), num_clocks=4)).schedule
+    took = {(row["worker"], row["clock"]): row["finish"] - row["start"] for row in rows}
+    assert took[1, 2] >= 0.1
+
+
+def test_who_hangs_on_devices_holds_the_run_up_until_it_is_interrupted():
+    """All others wait for it at the bound; a second interrupt need not wait."""
+    wait = threading.Event()
+
+    class Presses(ssp.Observer):
+        def on_entry(self, now, event, commands):
+            if type(event) is DeltaReady and event.clock == 3:  # nobody can get further
+                signal.raise_signal(signal.SIGINT)
+            if type(event) is StopRequested:
+                wait.set()
+
+    def press():
+        assert wait.wait(60)
+        signal.raise_signal(signal.SIGINT)
+
+    second = threading.Thread(target=press)
+    second.start()
+    runtime = ssp.Devices(num_workers=2, faults=[faults.Hang(1, 2)])
+    spec = linear(policy=ssp.SSP(1), num_clocks=6)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ssp.train(runtime=runtime, observers=[Presses()], **spec)
+    second.join()
+    kept = caught.value.result
+    assert (kept.status, kept.updates) == ("interrupted", 6)
+    again = ssp.train(runtime=ssp.Replay(kept.tape), **spec)
+    assert bits(again.params) == bits(kept.params)
 
 
 @pytest.mark.parametrize("wire", [None, ssp.compression.TopK(0.5)], ids=repr)

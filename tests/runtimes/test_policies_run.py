@@ -11,9 +11,12 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.controller import Cancel, DeltaReady, Fence, TimerFired
+from jax_ssp.controller import Cancel, Controller, DeltaReady, Fence, TimerFired
+from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
-from jax_ssp.runtimes.base import LOOK
+from jax_ssp.runtimes.base import LOOK, World
+from jax_ssp.runtimes.lazy import Nothing
+from jax_ssp.runtimes.loop import Loop
 from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.server.local_store import LocalStore
 from tests.helpers.problems import (
@@ -218,6 +221,19 @@ def test_a_timer_set_anew_while_the_old_one_fires_is_kept():
     assert clock.due() is None
     clock.set_timer(None)
     assert clock.due() is None
+
+
+def test_whether_a_timer_is_due_is_asked_once_more_under_the_lock():
+    answers = [TimerFired(1.0), None]  # another thread sets it anew in between
+
+    class Late(WallClock):
+        def due(self):
+            return answers.pop(0)
+
+    loop = Loop(Controller(ssp.ASP(), num_clocks=1), None, Tape({}))
+    loop.enter(World(Late(0), Nothing()))
+    loop.take(None)
+    assert (answers, list(loop.tape)) == ([], [])
 
 
 def test_mixing_and_cancelling_share_no_memory_that_is_used_again():
