@@ -7,6 +7,7 @@ fields, so one that a subclass adds is in all of them.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -154,8 +155,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """The fields that a replay compares, as JSON-able facts."""
         known = _metadata(type(self))
-        facts = self.describe().items()
-        return {name: value for name, value in facts if known[name].get("identity", True)}
+        names = [name for name in known if known[name].get("identity", True)]
+        return {name: describe(getattr(self, name)) for name in names}
 
     def checked_fields(self) -> Self:
         """This plan with each value as Python has it.
@@ -219,6 +220,7 @@ class Plan:
         return name
 
 
+@functools.cache
 def _metadata(kind: type[Plan]) -> dict[str, dict[str, Any]]:
     """The metadata of each field; a class that only gives it another default keeps them."""
     known: dict[str, dict[str, Any]] = {column.name: {} for column in fields(kind)}
