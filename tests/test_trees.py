@@ -38,13 +38,9 @@ def test_the_answer_may_be_asked_for_at_once():
 
 @pytest.mark.parametrize(
     ("dtype", "sums"),
-    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("int8", None)],
+    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32")],
 )
 def test_sums_are_taken_in_at_least_float32(dtype, sums):
-    if sums is None:
-        with pytest.raises(ValueError, match="not inexact"):
-            wide(jnp.dtype(dtype))
-        return
     assert wide(jnp.dtype(dtype)) == sums
     assert weighted(np.ones(2, dtype), np.float32(0.5)).dtype == sums
 

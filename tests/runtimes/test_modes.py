@@ -429,8 +429,8 @@ def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
     spec = {**large(policy), **MODES[mode]}
     with separate_memory() if apart else contextlib.nullcontext():
         result = ssp.train(runtime=ssp.Devices(num_workers=4, delay=JITTER), **spec)
-    monkeypatch.setattr(Memory, "LARGE", 1 << 60)
-    again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
+        monkeypatch.setattr(Memory, "LARGE", 1 << 60)
+        again = ssp.train(runtime=ssp.Replay(result.tape), **spec)
     assert bits(again.params) == bits(result.params)
 
 
