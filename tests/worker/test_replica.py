@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_ssp.worker import replica as of
@@ -47,6 +47,7 @@ def test_before_its_first_clock_it_has_nothing_to_go_on_with():
     }
 
 
+@settings(deadline=None)
 @given(own=st.sets(st.integers(0, 9)), pending=st.sets(st.integers(0, 9)))
 def test_with_a_clock_it_keeps_the_own_deltas_that_are_pending(own, pending):
     before = some(own={stamp: Own(f"sent {stamp}", f"delta {stamp}") for stamp in sorted(own)})
@@ -58,6 +59,7 @@ def test_with_a_clock_it_keeps_the_own_deltas_that_are_pending(own, pending):
     assert changed(before, after) <= {"version", "held", "base", "delta", "own"}
 
 
+@settings(deadline=None)
 @given(
     held=st.floats(-10, 10),
     own=st.lists(st.floats(-10, 10), max_size=4),
