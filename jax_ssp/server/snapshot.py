@@ -14,6 +14,9 @@ from jax_ssp.server.memory import Memory
 Message: TypeAlias = Any  # a piece of a tree, or what a compressor makes of it
 
 
+_counting = threading.Lock()  # one for all: it is held for less time than another takes to make
+
+
 class Snapshot:
     """A version as it travels to workers.
 
@@ -36,25 +39,24 @@ class Snapshot:
         (None, None)
     """
 
-    __slots__ = ("__weakref__", "_holders", "_lock", "_memory", "pieces", "version")
+    __slots__ = ("__weakref__", "_holders", "_memory", "pieces", "version")
 
     def __init__(self, version: int, pieces: list[Message], memory: Sequence[Memory] = ()) -> None:
         self.version = version
         self.pieces = pieces
         self._memory = memory
         self._holders = 1
-        self._lock = threading.Lock()
 
     def hold(self) -> Snapshot:
         """The snapshot, for one more who needs it; any thread may ask."""
-        with self._lock:
+        with _counting:
             assert self._holders > 0, "nobody takes what was let go of"
             self._holders += 1
         return self
 
     def release(self) -> None:
         """One who needed it does so no more; any thread may say so."""
-        with self._lock:
+        with _counting:
             self._holders -= 1
             last = self._holders == 0
             assert self._holders >= 0, "each holder lets go once"

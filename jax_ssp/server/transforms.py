@@ -80,13 +80,19 @@ def table_of(deltas: Sequence[Arrival]) -> np.ndarray:
     All are int32, the floats among them by their bits: one array, since every argument of a program
     takes its time.
     """
-    rows = [[_bits(fact, fact.read(delta)) for fact in FACTS.values()] for delta in deltas]
-    staleness = [delta.merged.staleness for delta in deltas]
-    return np.array([*rows, rows[staleness.index(max(staleness))]], np.int32)
+    facts = FACTS.values()
+    rows = [[_bits(kind, read(delta)) for read, kind in facts] for delta in deltas]
+    stalest = rows[0]
+    if len(rows) > 1:
+        staleness = [delta.merged.staleness for delta in deltas]
+        stalest = rows[staleness.index(max(staleness))]
+    return np.array([*rows, stalest], np.int32)
 
 
-def _bits(fact: Fact, value: float) -> int:
-    if fact.kind is np.int32:
+def _bits(kind: Any, value: float) -> int:
+    if kind is np.int32:
+        if type(value) is int and -LARGEST <= value <= LARGEST:
+            return value
         return max(-LARGEST, min(int(value), LARGEST))
     return int(np.asarray(value, np.float32).view(np.int32))
 

@@ -73,20 +73,19 @@ class Versions:
         """
         factors, facts = self._factors(arrivals), table_of(arrivals)
         bases = bases if self.merging.wants_base else ()
+        old, kept = self.newest.pieces, None  # where a piece is the only one, it sees that itself
         parts = [
-            Some(_pieces(deltas, index), factors, facts, _pieces(bases, index))
-            for index in range(len(self.newest.pieces))
+            Some(_pieces(deltas, index), factors, facts, _pieces(bases, index), kept)
+            for index in range(len(old))
         ]
         if self._judges_apart:
-            # Where a piece is the only one, it sees that by itself.
             kept = self._kept(programs, parts)
             parts = [part._replace(kept=kept) for part in parts]
         pieces: list[Params] = []
-        for index, (piece, part) in enumerate(zip(self.newest.pieces, parts, strict=True)):
+        for index, part in enumerate(parts):
             free = self._memory[index].take()
-            merged = programs.merge(piece, self.states[index], part, free)
-            pieces.append(merged[0])
-            self.states[index] = merged[1]
+            piece, self.states[index] = programs.merge(old[index], self.states[index], part, free)
+            pieces.append(piece)
         self.version += 1
         before, self.newest = self.newest, Snapshot(self.version, pieces, self._memory)
         before.release()
