@@ -25,7 +25,8 @@ from jax_ssp.checks import shown
 from jax_ssp.controller.answers import TapeLike
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.contract.answers import Answers
-from jax_ssp.controller.contract.clauses import Clauses, violation
+from jax_ssp.controller.contract.book import violation
+from jax_ssp.controller.contract.clauses import Clauses
 from jax_ssp.controller.contract.limits import Limits
 from jax_ssp.controller.contract.report import ContractReport
 from jax_ssp.controller.controller import Controller

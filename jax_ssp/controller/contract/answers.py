@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from jax_ssp.controller.answers import difference
 from jax_ssp.controller.commands import Command
-from jax_ssp.controller.contract.clauses import violation
+from jax_ssp.controller.contract.book import violation
 from jax_ssp.controller.controller import Controller
 from jax_ssp.controller.errors import PolicyError, ProtocolError
 from jax_ssp.controller.events import Event

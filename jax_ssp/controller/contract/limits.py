@@ -17,7 +17,8 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
-from jax_ssp.controller.contract.clauses import Clauses, violation
+from jax_ssp.controller.contract.book import violation
+from jax_ssp.controller.contract.clauses import Clauses
 from jax_ssp.controller.errors import ContractViolation
 from jax_ssp.controller.events import DeltaReady, Event, StopRequested, WorkerJoined
 from jax_ssp.controller.facts import Facts

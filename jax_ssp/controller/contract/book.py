@@ -1,0 +1,70 @@
+"""What the clauses keep of a run: who is here, what is under way, and the figures found.
+
+Nothing of it is taken from the controller: minima come from heaps with lazy deletion, where the
+controller counts; whether a version contains a delta, from the log of merges, where it keeps
+counters.
+"""
+
+from __future__ import annotations
+
+from jax_ssp.controller.contract.stays import Smallest, Stay
+from jax_ssp.controller.errors import ContractViolation
+from jax_ssp.controller.events import Token
+from jax_ssp.controller.facts import Facts
+from jax_ssp.controller.weight import Weight
+
+
+def violation(clause: int, now: float, what: str) -> ContractViolation:
+    """A breach of a clause at a time (seconds), in a line that can be read."""
+    what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]} ..."
+    return ContractViolation(f"clause {clause} broken at {now} s: {what}.")
+
+
+_LONGEST = 600  # characters
+
+
+class Book:
+    """What is known of a run after some rows of its tape."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.bound = facts.bound
+        self.staleness_bound = facts.max_staleness
+        self.reads_own = facts.reads_own
+        self.waits_for_own = facts.waits_for_own
+        self.weight: Weight | None = facts.weight
+        self.grants: int = 0  # tokens issued
+        self.now = float("-inf")
+        self.stays: dict[int, Stay] = {}
+        self.finished = Smallest()
+        self.settled = Smallest()
+        self.left: dict[int, int] = {}
+        self.floor: int = 0
+        self.version: int = 0
+        self.coverage = [0]  # of each version, when last seen as the newest
+        # Not settled, by (worker, clock): base, stay and token.
+        self.pushed: dict[tuple[int, int], tuple[int, Stay, Token]] = {}
+        self.running: int = 0
+        self.unfinished: int = 0
+        self.timer: float | None = None
+        self.ending: bool = False
+        self.reads: int = 0
+        self.ahead: int = 0
+        self.merged: int = 0
+        self.dropped: int = 0
+        self.cancelled: int = 0
+        self.late: int = 0
+        self.total_staleness: int = 0
+        self.max_start_lag: int = 0
+        self.max_lag: int = 0
+        self.max_staleness: int = 0
+
+    def _see_coverage(self) -> None:
+        if self.stays:
+            self.coverage[self.version] = self.settled.value()
+
+    def _min_clock(self) -> int:
+        self.floor = max(self.floor, self.finished.value())
+        return self.floor
+
+    def _violation(self, clause: int, what: str) -> ContractViolation:
+        return violation(clause, self.now, what)

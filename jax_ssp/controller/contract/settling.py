@@ -1,0 +1,94 @@
+"""What has to be so when a delta is merged or dropped, or a clock cancelled: clause 4."""
+
+from __future__ import annotations
+
+from jax_ssp.controller.commands import Cancel, Drop, Merge
+from jax_ssp.controller.contract.book import Book
+from jax_ssp.controller.contract.stays import Stay
+from jax_ssp.controller.events import Token
+from jax_ssp.controller.weight import weight_of
+
+
+class Settling(Book):
+    """Checks the commands that settle clocks."""
+
+    def _merge(self, merge: Merge) -> None:
+        if merge.version != self.version + 1:
+            raise self._violation(4, f"{merge} after {self.version}")
+        if not merge.deltas:
+            raise self._violation(4, f"{merge} of nothing")
+        settled = [
+            self._settle(delta.worker, delta.clock, delta.token, merge) for delta in merge.deltas
+        ]
+        lost = {id(stay) for worker, _, stay in settled if self.stays.get(worker) is not stay}
+        workers = len(self.stays) + len(lost)
+        if merge.num_workers != workers:
+            raise self._violation(4, f"{merge}: there are {workers} workers")
+        weight = None
+        if self.weight is not None:
+            weight = weight_of(self.weight, workers, len(settled))
+        for delta, (worker, base, stay) in zip(merge.deltas, settled, strict=True):
+            staleness = self.version - base
+            here = self.stays.get(worker) is stay
+            lag = self.finished.of[worker] - self._min_clock() if here else 0
+            told = (delta.base, delta.staleness, delta.lag, delta.weight)
+            found = (base, staleness, lag, delta.weight if weight is None else weight)
+            if told != found:
+                raise self._violation(4, f"{delta}: base, staleness, lag, weight are {found}")
+            if self.staleness_bound is not None and staleness > self.staleness_bound:
+                raise self._violation(2, f"{delta}: allowed are {self.staleness_bound}")
+            self.merged += 1
+            self.total_staleness += staleness
+            self.max_staleness = max(self.max_staleness, staleness)
+        self.version += 1
+        self.coverage.append(0)
+        self._see_coverage()
+
+    def _drop(self, drop: Drop) -> None:
+        if not drop.reason:
+            raise self._violation(4, f"{drop} has no reason")
+        self._settle(drop.worker, drop.clock, drop.token, drop)
+        self._see_coverage()
+        self.dropped += 1
+
+    def _cancel(self, cancel: Cancel) -> None:
+        worker, clock = cancel.worker, cancel.clock
+        stay = self.stays.get(worker)
+        running = stay and stay.running
+        told = (clock, cancel.token)
+        if stay is None or running is None or told != (running.clock, running.token) or stay.ahead:
+            raise self._violation(4, f"{cancel}, but the worker does not run that clock alone")
+        if not cancel.reason:
+            raise self._violation(4, f"{cancel} has no reason")
+        if stay.log and stay.log[-1][1] is None:
+            raise self._violation(4, f"{cancel}, but an earlier delta waits")
+        stay.running = None
+        stay.held = -1
+        self.running -= 1
+        self.finished.put(worker, clock + 1)
+        self.settled.put(worker, clock + 1)
+        self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())
+        self._see_coverage()
+        self.cancelled += 1
+
+    def _settle(
+        self, worker: int, clock: int, token: Token, command: Merge | Drop
+    ) -> tuple[int, int, Stay]:
+        """Take a delta off the list of those under way; gives its worker, its base and the stay."""
+        found = self.pushed.pop((worker, clock), None)
+        if found is None or found[2] != token:
+            raise self._violation(4, f"{command}: ({worker}, {clock}) is not under way")
+        base, stay, _ = found
+        if self.stays.get(worker) is stay:
+            log = stay.log
+            at = len(log) - 1
+            while log[at][0] != clock:
+                at -= 1
+            if at > 0 and log[at - 1][1] is None:
+                raise self._violation(4, f"{command}: ({worker}, {clock}) overtakes its own")
+            if isinstance(command, Merge):
+                log[at] = (clock, command.version)
+            else:
+                del log[at]
+            self.settled.put(worker, clock + 1)
+        return worker, base, stay

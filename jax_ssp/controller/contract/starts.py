@@ -1,0 +1,92 @@
+"""When a clock may be started or granted ahead, and a worker be stopped: clauses 1 to 3."""
+
+from __future__ import annotations
+
+from jax_ssp.controller.commands import StartAhead, StartClock, StopWorker
+from jax_ssp.controller.contract.book import Book
+from jax_ssp.controller.events import Token
+from jax_ssp.controller.weight import weight_of
+
+
+class Starts(Book):
+    """Checks the commands that let workers run."""
+
+    def _started(self, start: StartClock) -> None:
+        worker, clock, version = start.worker, start.clock, start.version
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is not None or stay.stopped:
+            raise self._violation(1, f"{start}, but the worker is not waiting")
+        finished = self.finished.of[worker]
+        if clock != finished:
+            raise self._violation(1, f"{start}, but it has finished {finished} clocks")
+        if stay.ahead is not None and stay.ahead.local_steps > start.local_steps:
+            raise self._violation(1, f"{start}, but it was granted {stay.ahead}")
+        if start.num_workers != len(self.stays) or start.local_steps < 1:
+            raise self._violation(3, f"{start}: there are {len(self.stays)} workers")
+        if not 0 <= version <= self.version:
+            raise self._violation(2, f"{start}: no such version")
+        self._gate(start)
+        unread: list[int] = []
+        for stamp, merged_in in reversed(stay.log if self.reads_own else ()):
+            if merged_in is not None and merged_in <= version:
+                break
+            unread.append(stamp)
+        own = tuple(reversed(unread))
+        if self.waits_for_own and stay.log and stay.log[-1][1] is None:
+            raise self._violation(3, f"{start}, but its own delta {stay.log[-1][0]} waits still")
+        if start.pending != own:
+            raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
+        if self.weight is not None and start.weight != weight_of(self.weight, start.num_workers):
+            weight = weight_of(self.weight, start.num_workers)
+            raise self._violation(3, f"{start}, but a delta merged alone has the weight {weight}")
+        if version not in (self.version, stay.held):
+            raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
+        if start.token != Token(0, self.grants):
+            raise self._violation(4, f"{start}, but the token is number {self.grants} of term 0")
+        self.grants += 1
+        stay.held = version
+        stay.running = start
+        stay.ahead = None
+        self.running += 1
+        self.reads += 1
+
+    def _granted(self, ahead: StartAhead) -> None:
+        worker, clock, local_steps = ahead.worker, ahead.clock, ahead.local_steps
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is None or stay.running.clock != clock - 1:
+            raise self._violation(1, f"{ahead}, but the worker does not run clock {clock - 1}")
+        if stay.ahead is not None:
+            raise self._violation(1, f"{ahead}, but it was granted {stay.ahead}")
+        if local_steps < 1:
+            raise self._violation(3, f"{ahead}: there are no steps")
+        self._not_ending(ahead)
+        stay.ahead = ahead
+        self.ahead += 1
+
+    def _not_ending(self, command: StartClock | StartAhead) -> None:
+        if self.ending:
+            raise self._violation(5, f"{command}, but the run is ending")
+
+    def _gate(self, start: StartClock) -> None:
+        """What has to be so when a clock is started."""
+        self._not_ending(start)
+        low = self._min_clock()
+        self.max_start_lag = max(self.max_start_lag, start.clock - low)
+        if self.bound is None:
+            return
+        needed = start.clock - self.bound
+        if low < needed:
+            raise self._violation(1, f"{start}, but a live worker has finished only {low}")
+        covers = self.coverage[start.version]
+        if covers < needed:
+            raise self._violation(2, f"{start}: version {start.version} covers {covers} < {needed}")
+
+    def _stopped(self, worker: int, command: StopWorker) -> None:
+        stay = self.stays.get(worker)
+        if stay is None or stay.running is not None or stay.stopped:
+            raise self._violation(5, f"{command}, but the worker is not waiting")
+        if stay.ahead is not None:  # that it is void says that the run ends: nobody starts after it
+            self.ending = True
+            stay.ahead = None
+        self.unfinished -= 1
+        stay.stopped = True
