@@ -19,6 +19,7 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
+from jax_ssp.controller.rows import Fold
 from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.weight import weight_of
 from jax_ssp.policies import (
@@ -112,6 +113,12 @@ def again(policy, entries, extra, limits):
     return answers, tape
 
 
+def settled(rows):
+    """What is settled, whatever became of it, in order."""
+    fold = Fold()
+    return [row for entry in rows for row in fold.take(*entry)]
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 @settings(deadline=None, max_examples=15)
 @given(
@@ -144,6 +151,7 @@ def test_pushes_that_come_late_or_twice_change_nothing_that_is_settled(policy, s
         rng.shuffle(pushes)
     answers, tape = again(policy, entries, extra, limits)
     assert answers == [row.commands for row in entries]
+    assert settled(tape) == settled(entries)
     assert check_contract(tape).late == sum(map(len, extra.values()))
 
 
