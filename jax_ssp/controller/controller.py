@@ -9,8 +9,8 @@ The rules, in order, for every event:
 1. *Take it in.* A worker that joins enters at the smallest clock of the live workers (one that was
    here before enters no lower than where it left). A ready delta advances its worker's clock and
    is buffered. A lost worker, or one whose data has ended, stops counting at once; what it pushed
-   stays in the buffer. A delta
-   whose token is not the one that its worker runs under is late: it is fenced, and that is all.
+   stays in the buffer. A delta whose token is not the one that its worker runs under is late: it is
+   fenced, and that is all.
 2. *Settle.* The policy is asked what to do with the buffer until it wants nothing more. A merge
    makes one version of one or more deltas. The deltas of a worker are settled (merged or dropped)
    in the order of their stamps; `coverage` is the smallest count of settled deltas of any live

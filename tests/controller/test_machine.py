@@ -112,8 +112,8 @@ class Moody(Policy):
 def must_wait(policy, run, worker):
     """Whether the policy has to keep this worker back, from the model's facts alone."""
     model = run.model
-    stay = model.live[worker]
-    clock = stay.clock
+    incarnation = model.live[worker]
+    clock = incarnation.clock
     match policy:
         case BSP() | SSP() | KSync():
             return model.coverage(model.version) < clock - policy.guaranteed_bound
@@ -231,10 +231,16 @@ class Schedules(RuleBasedStateMachine):
         assert repr(event) in message
         assert f"version {self.run.model.version}" in message
         worker = getattr(event, "worker", None)
-        stay = self.run.model.live.get(worker)
-        if stay:
-            phase = "running" if stay.running else "finished" if stay.stopped else "waiting"
-            assert f"worker {worker} {phase}, clock {stay.clock}" in message
+        incarnation = self.run.model.live.get(worker)
+        if incarnation:
+            phase = (
+                "running"
+                if incarnation.running
+                else "finished"
+                if incarnation.stopped
+                else "waiting"
+            )
+            assert f"worker {worker} {phase}, clock {incarnation.clock}" in message
         elif worker is not None:
             assert f"worker {worker} not live" in message
 
@@ -250,14 +256,16 @@ class Schedules(RuleBasedStateMachine):
         assert controller.done == (not (model.running() or model.waiting() or model.buffered))
         if model.live:
             assert controller.coverage == model.coverage(model.version)
-        for worker, stay in model.live.items():
-            assert controller.clock(worker) == stay.clock
-            assert controller.is_running(worker) == bool(stay.running)
-            assert controller.held_version(worker) == (-1 if stay.held is None else stay.held)
+        for worker, incarnation in model.live.items():
+            assert controller.clock(worker) == incarnation.clock
+            assert controller.is_running(worker) == bool(incarnation.running)
+            assert controller.held_version(worker) == (
+                -1 if incarnation.held is None else incarnation.held
+            )
             waiting = [delta for delta in model.buffered if delta.worker == worker]
             assert controller.buffered_of(worker) <= len(waiting)
-            if stay.running:
-                assert controller.held_coverage(worker) <= model.coverage(stay.held)
+            if incarnation.running:
+                assert controller.held_coverage(worker) <= model.coverage(incarnation.held)
 
     @invariant()
     def nobody_waits_in_vain(self):

@@ -209,7 +209,7 @@ def played(kind, policy, workers=3, clocks=4, **limits):
     handle(WorkerJoined(0))
     handle(late)
     if controller.phase(0).value != "running":
-        return tape  # it was taken for the push of the second stay
+        return tape  # it was taken for the push of the second incarnation
     while running:
         handle(running.pop(min(running, key=lambda worker: running[worker].token)).finished())
     tape.complete = True

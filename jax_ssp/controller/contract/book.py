@@ -7,7 +7,7 @@ counters.
 
 from __future__ import annotations
 
-from jax_ssp.controller.contract.stays import Smallest, Stay
+from jax_ssp.controller.contract.incarnations import Incarnation, Smallest
 from jax_ssp.controller.errors import ContractViolation
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.facts import Facts
@@ -34,15 +34,15 @@ class Book:
         self.weight: Weight | None = facts.weight
         self.grants: int = 0  # tokens issued
         self.now = float("-inf")
-        self.stays: dict[int, Stay] = {}
+        self.live: dict[int, Incarnation] = {}
         self.finished = Smallest()
         self.settled = Smallest()
         self.left: dict[int, int] = {}
         self.floor: int = 0
         self.version: int = 0
         self.coverage = [0]  # of each version, when last seen as the newest
-        # Not settled, by (worker, clock): base, stay and token.
-        self.pushed: dict[tuple[int, int], tuple[int, Stay, Token]] = {}
+        # Not settled, by (worker, clock): base, incarnation and token.
+        self.pushed: dict[tuple[int, int], tuple[int, Incarnation, Token]] = {}
         self.running: int = 0
         self.unfinished: int = 0
         self.timer: float | None = None
@@ -59,7 +59,7 @@ class Book:
         self.max_staleness: int = 0
 
     def _see_coverage(self) -> None:
-        if self.stays:
+        if self.live:
             self.coverage[self.version] = self.settled.value()
 
     def _min_clock(self) -> int:

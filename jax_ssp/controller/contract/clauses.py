@@ -38,10 +38,10 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
+from jax_ssp.controller.contract.incarnations import Incarnation
 from jax_ssp.controller.contract.report import ContractReport
 from jax_ssp.controller.contract.settling import Settling
 from jax_ssp.controller.contract.starts import Starts
-from jax_ssp.controller.contract.stays import Stay
 from jax_ssp.controller.events import (
     DeltaReady,
     Event,
@@ -141,34 +141,38 @@ class Clauses(Starts, Settling):
         )
 
     def _joined(self, worker: int) -> None:
-        if worker in self.stays or worker < 0:
+        if worker in self.live or worker < 0:
             raise self._violation(4, f"worker {worker} joins twice, or is nobody")
         at = max(self._min_clock(), self.left.get(worker, 0))
-        self.stays[worker] = Stay()
+        self.live[worker] = Incarnation()
         self.finished.put(worker, at)
         self.settled.put(worker, at)
         self.unfinished += 1
 
     def _lost(self, worker: int) -> None:
-        if worker not in self.stays:
+        if worker not in self.live:
             raise self._violation(4, f"worker {worker} is lost but not here")
         self.floor = self._min_clock()
-        stay = self.stays.pop(worker)
-        self.running -= stay.running is not None
-        self.unfinished -= not stay.stopped
+        incarnation = self.live.pop(worker)
+        self.running -= incarnation.running is not None
+        self.unfinished -= not incarnation.stopped
         self.left[worker] = self.finished.of.pop(worker)
         del self.settled.of[worker]
 
     def _done(self, event: WorkerDone) -> None:
-        start = self.stays[event.worker].running
+        start = self.live[event.worker].running
         assert start is not None
         if start.clock != event.clock:
             raise self._violation(4, f"{event}, but that clock was not started")
         self._lost(event.worker)
 
     def _is_late(self, event: DeltaReady | WorkerDone) -> bool:
-        stay = self.stays.get(event.worker)
-        return stay is None or stay.running is None or stay.running.token != event.token
+        incarnation = self.live.get(event.worker)
+        return (
+            incarnation is None
+            or incarnation.running is None
+            or incarnation.running.token != event.token
+        )
 
     def _fenced(self, event: DeltaReady | WorkerDone, commands: Sequence[Command]) -> None:
         """What is late, of which nothing may follow."""
@@ -183,21 +187,21 @@ class Clauses(Starts, Settling):
 
     def _pushed(self, event: DeltaReady) -> None:
         worker, clock, version = event.worker, event.clock, event.version
-        stay = self.stays[worker]
-        start = stay.running
+        incarnation = self.live[worker]
+        start = incarnation.running
         assert start is not None
-        if stay.short > 1 or (stay.short and event.steps > 1):
+        if incarnation.short > 1 or (incarnation.short and event.steps > 1):
             raise self._violation(4, f"{event}, but its worker's data had ended before")
         if start.clock != clock:
             raise self._violation(4, f"{event}, but that clock was not started")
         if version != start.version:
             raise self._violation(2, f"{event}, but it was granted {start.version}")
-        stay.short += event.steps < start.local_steps
+        incarnation.short += event.steps < start.local_steps
         if not 1 <= event.steps <= start.local_steps or event.samples < 0:
             raise self._violation(4, f"{event}, but it was to make {start.local_steps} steps")
-        stay.running = None
+        incarnation.running = None
         self.running -= 1
-        self.pushed[worker, clock] = (version, stay, event.token)
-        stay.log.append((clock, None))
+        self.pushed[worker, clock] = (version, incarnation, event.token)
+        incarnation.log.append((clock, None))
         self.finished.put(worker, clock + 1)
         self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jax_ssp.controller.commands import Cancel, Drop, Merge
 from jax_ssp.controller.contract.book import Book
-from jax_ssp.controller.contract.stays import Stay
+from jax_ssp.controller.contract.incarnations import Incarnation
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.weight import weight_of
 
@@ -20,16 +20,20 @@ class Settling(Book):
         settled = [
             self._settle(delta.worker, delta.clock, delta.token, merge) for delta in merge.deltas
         ]
-        lost = {id(stay) for worker, _, stay in settled if self.stays.get(worker) is not stay}
-        workers = len(self.stays) + len(lost)
+        lost = {
+            id(incarnation)
+            for worker, _, incarnation in settled
+            if self.live.get(worker) is not incarnation
+        }
+        workers = len(self.live) + len(lost)
         if merge.num_workers != workers:
             raise self._violation(4, f"{merge}: there are {workers} workers")
         weight = None
         if self.weight is not None:
             weight = weight_of(self.weight, workers, len(settled))
-        for delta, (worker, base, stay) in zip(merge.deltas, settled, strict=True):
+        for delta, (worker, base, incarnation) in zip(merge.deltas, settled, strict=True):
             staleness = self.version - base
-            here = self.stays.get(worker) is stay
+            here = self.live.get(worker) is incarnation
             lag = self.finished.of[worker] - self._min_clock() if here else 0
             told = (delta.base, delta.staleness, delta.lag, delta.weight)
             found = (base, staleness, lag, delta.weight if weight is None else weight)
@@ -53,17 +57,22 @@ class Settling(Book):
 
     def _cancel(self, cancel: Cancel) -> None:
         worker, clock = cancel.worker, cancel.clock
-        stay = self.stays.get(worker)
-        running = stay and stay.running
+        incarnation = self.live.get(worker)
+        running = incarnation and incarnation.running
         told = (clock, cancel.token)
-        if stay is None or running is None or told != (running.clock, running.token) or stay.ahead:
+        if (
+            incarnation is None
+            or running is None
+            or told != (running.clock, running.token)
+            or incarnation.ahead
+        ):
             raise self._violation(4, f"{cancel}, but the worker does not run that clock alone")
         if not cancel.reason:
             raise self._violation(4, f"{cancel} has no reason")
-        if stay.log and stay.log[-1][1] is None:
+        if incarnation.log and incarnation.log[-1][1] is None:
             raise self._violation(4, f"{cancel}, but an earlier delta waits")
-        stay.running = None
-        stay.held = -1
+        incarnation.running = None
+        incarnation.held = -1
         self.running -= 1
         self.finished.put(worker, clock + 1)
         self.settled.put(worker, clock + 1)
@@ -73,14 +82,14 @@ class Settling(Book):
 
     def _settle(
         self, worker: int, clock: int, token: Token, command: Merge | Drop
-    ) -> tuple[int, int, Stay]:
-        """Take a delta off the list of those under way; gives its worker, its base and the stay."""
+    ) -> tuple[int, int, Incarnation]:
+        """Take a delta off the list of those under way; gives worker, base, incarnation."""
         found = self.pushed.pop((worker, clock), None)
         if found is None or found[2] != token:
             raise self._violation(4, f"{command}: ({worker}, {clock}) is not under way")
-        base, stay, _ = found
-        if self.stays.get(worker) is stay:
-            log = stay.log
+        base, incarnation, _ = found
+        if self.live.get(worker) is incarnation:
+            log = incarnation.log
             at = len(log) - 1
             while log[at][0] != clock:
                 at -= 1
@@ -91,4 +100,4 @@ class Settling(Book):
             else:
                 del log[at]
             self.settled.put(worker, clock + 1)
-        return worker, base, stay
+        return worker, base, incarnation

@@ -13,54 +13,60 @@ class Starts(Book):
 
     def _started(self, start: StartClock) -> None:
         worker, clock, version = start.worker, start.clock, start.version
-        stay = self.stays.get(worker)
-        if stay is None or stay.running is not None or stay.stopped:
+        incarnation = self.live.get(worker)
+        if incarnation is None or incarnation.running is not None or incarnation.stopped:
             raise self._violation(1, f"{start}, but the worker is not waiting")
         finished = self.finished.of[worker]
         if clock != finished:
             raise self._violation(1, f"{start}, but it has finished {finished} clocks")
-        if stay.ahead is not None and stay.ahead.local_steps > start.local_steps:
-            raise self._violation(1, f"{start}, but it was granted {stay.ahead}")
-        if start.num_workers != len(self.stays) or start.local_steps < 1:
-            raise self._violation(3, f"{start}: there are {len(self.stays)} workers")
+        if incarnation.ahead is not None and incarnation.ahead.local_steps > start.local_steps:
+            raise self._violation(1, f"{start}, but it was granted {incarnation.ahead}")
+        if start.num_workers != len(self.live) or start.local_steps < 1:
+            raise self._violation(3, f"{start}: there are {len(self.live)} workers")
         if not 0 <= version <= self.version:
             raise self._violation(2, f"{start}: no such version")
         self._gate(start)
         unread: list[int] = []
-        for stamp, merged_in in reversed(stay.log if self.reads_own else ()):
+        for stamp, merged_in in reversed(incarnation.log if self.reads_own else ()):
             if merged_in is not None and merged_in <= version:
                 break
             unread.append(stamp)
         own = tuple(reversed(unread))
-        if self.waits_for_own and stay.log and stay.log[-1][1] is None:
-            raise self._violation(3, f"{start}, but its own delta {stay.log[-1][0]} waits still")
+        if self.waits_for_own and incarnation.log and incarnation.log[-1][1] is None:
+            raise self._violation(
+                3, f"{start}, but its own delta {incarnation.log[-1][0]} waits still"
+            )
         if start.pending != own:
             raise self._violation(3, f"{start}, but it is to have its own deltas {own}")
         if self.weight is not None and start.weight != weight_of(self.weight, start.num_workers):
             weight = weight_of(self.weight, start.num_workers)
             raise self._violation(3, f"{start}, but a delta merged alone has the weight {weight}")
-        if version not in (self.version, stay.held):
+        if version not in (self.version, incarnation.held):
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
         if start.token != Token(0, self.grants):
             raise self._violation(4, f"{start}, but the token is number {self.grants} of term 0")
         self.grants += 1
-        stay.held = version
-        stay.running = start
-        stay.ahead = None
+        incarnation.held = version
+        incarnation.running = start
+        incarnation.ahead = None
         self.running += 1
         self.reads += 1
 
     def _granted(self, ahead: StartAhead) -> None:
         worker, clock, local_steps = ahead.worker, ahead.clock, ahead.local_steps
-        stay = self.stays.get(worker)
-        if stay is None or stay.running is None or stay.running.clock != clock - 1:
+        incarnation = self.live.get(worker)
+        if (
+            incarnation is None
+            or incarnation.running is None
+            or incarnation.running.clock != clock - 1
+        ):
             raise self._violation(1, f"{ahead}, but the worker does not run clock {clock - 1}")
-        if stay.ahead is not None:
-            raise self._violation(1, f"{ahead}, but it was granted {stay.ahead}")
+        if incarnation.ahead is not None:
+            raise self._violation(1, f"{ahead}, but it was granted {incarnation.ahead}")
         if local_steps < 1:
             raise self._violation(3, f"{ahead}: there are no steps")
         self._not_ending(ahead)
-        stay.ahead = ahead
+        incarnation.ahead = ahead
         self.ahead += 1
 
     def _not_ending(self, command: StartClock | StartAhead) -> None:
@@ -82,11 +88,13 @@ class Starts(Book):
             raise self._violation(2, f"{start}: version {start.version} covers {covers} < {needed}")
 
     def _stopped(self, worker: int, command: StopWorker) -> None:
-        stay = self.stays.get(worker)
-        if stay is None or stay.running is not None or stay.stopped:
+        incarnation = self.live.get(worker)
+        if incarnation is None or incarnation.running is not None or incarnation.stopped:
             raise self._violation(5, f"{command}, but the worker is not waiting")
-        if stay.ahead is not None:  # that it is void says that the run ends: nobody starts after it
+        if (
+            incarnation.ahead is not None
+        ):  # that it is void says that the run ends: nobody starts after it
             self.ending = True
-            stay.ahead = None
+            incarnation.ahead = None
         self.unfinished -= 1
-        stay.stopped = True
+        incarnation.stopped = True

@@ -27,8 +27,8 @@ class Smallest:
 
 
 @dataclass
-class Stay:
-    """A worker from its join to its loss; one that comes back begins another stay."""
+class Incarnation:
+    """A worker from its join to its loss; one that comes back is another incarnation."""
 
     stopped: bool = False
     short: int = 0  # clocks that had fewer steps than were granted
