@@ -13,6 +13,7 @@ from jax_ssp.controller.events import (
     Token,
     WorkerDone,
     WorkerJoined,
+    new_delta_ready,
 )
 from jax_ssp.controller.tape import Tape
 from jax_ssp.delays.draws import DelayDraws
@@ -101,6 +102,7 @@ class VirtualClock(Clock):
         handle, append, draw = controller.handle, tape.append, self._delays.draw
         heappush, heappop = heapq.heappush, heapq.heappop
         finishing, count = self._finishing, self._count
+        pushed = new_delta_ready  # what `start.finished()` gives, at two thirds of its cost
         seconds, updates = 0.0, 0
         while finishing or self._at_once or not controller.done:
             if self._at_once or self.timer is not None or not finishing:
@@ -115,7 +117,8 @@ class VirtualClock(Clock):
                 if self._cancelled and self._was_cancelled(start):
                     continue
                 self._now = now
-                event = start.finished()
+                worker, clock = start.worker, start.clock
+                event = pushed(worker, clock, start.version, start.token, start.local_steps)
             commands = handle(event, now)
             append(now, event, commands)
             for command in commands:
