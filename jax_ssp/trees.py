@@ -43,9 +43,7 @@ def check_params(params: Any, name: str = "params") -> Any:
                 "of `ssp.make_nnx_step` does."
             )
     check_arrays(name, params)
-    for leaf in jax.tree.leaves(params):
-        if isinstance(leaf, float) and MOST < abs(leaf) < math.inf:
-            raise ValueError(f"`{name}` must hold numbers of at most {MOST:g}, got {leaf}.")
+    check_sizes(name, params)
     return shapes
 
 
@@ -66,6 +64,13 @@ def check_arrays(name: str, tree: Any) -> None:
                 f"`{name}{jax.tree_util.keystr(path)}` must be an array with values, got "
                 f"{shown(leaf)}."
             )
+
+
+def check_sizes(name: str, tree: Any) -> None:
+    """Raise ValueError if a number of Python's is too large for float32."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, float) and MOST < abs(leaf) < math.inf:
+            raise ValueError(f"`{name}` must hold numbers of at most {MOST:g}, got {leaf}.")
 
 
 def shapes_of(name: str, tree: Any) -> Any:

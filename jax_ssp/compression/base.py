@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jax_ssp.checks import instance, shown
 from jax_ssp.pairs import join, split
-from jax_ssp.trees import Tree, shapes_of, wide, widened
+from jax_ssp.trees import Tree, check_sizes, shapes_of, wide, widened
 
 Message: TypeAlias = Any
 
@@ -260,6 +260,7 @@ def decode_leaves(
 def _shapes(tree: Tree, name: str = "tree") -> list[jax.ShapeDtypeStruct]:
     """Shape and dtype of each leaf, as JAX would hold it; TypeError unless all are floats."""
     shapes = shapes_of(name, tree)
+    check_sizes(name, tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(

@@ -1044,3 +1044,9 @@ def test_a_run_draws_by_worker_and_clock_and_replays_bit_for_bit(runtime):
 def test_a_random_snapshot_wire_is_refused():
     with pytest.raises(ValueError, match=r"draws random numbers.*use it as `delta_wire`"):
         LocalStore(ssp.Server({"w": jnp.ones(3)}), snapshot_wire=RandK())
+
+
+@everyone
+def test_a_number_too_large_for_float32_is_refused(format):
+    with pytest.raises(ValueError, match=r"`tree` must hold numbers of at most .*, got 1e\+300"):
+        format.encode({"w": 1e300})
