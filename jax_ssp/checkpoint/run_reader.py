@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_ssp import checks
-from jax_ssp.checkpoint.claim import COMPARISON, CONFIG, FORMAT, METRICS, SUMMARY, TAPE
+from jax_ssp.checkpoint.claim import CONFIG, FORMAT, METRICS, SUMMARY, TAPE
 from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape
@@ -162,14 +162,22 @@ class Run:
 
     def _check_end(self, tape: Tape) -> None:
         """Raise ValueError if the folder says that the run came further than its tape."""
-        found = f"{self.path / TAPE} is damaged: it breaks off after {len(tape)} rows"
-        if self.summary is not None:
-            told = self.summary["tape"]
-            if not tape.complete and (told["complete"] or told["rows"] != len(tape)):
-                ended = "to the end" if told["complete"] else "the last of the run"
-                raise ValueError(f"{found}, but {SUMMARY} says that {told['rows']} lead {ended}.")
-        elif not tape.complete and (self.path / "params_manifest.json").exists():
-            raise ValueError(f"{found}, but the run's last parameters are there.")
+        file = self.path / TAPE
+        damaged = f"{file} is damaged: it breaks off after {len(tape)} rows"
+        if self.summary is None:
+            if not tape.complete and (self.path / "params_manifest.json").exists():
+                raise ValueError(f"{damaged}, but the run's last parameters are there.")
+            return
+        rows, complete = self.summary["tape"]["rows"], self.summary["tape"]["complete"]
+        if (rows, complete) == (len(tape), tape.complete):
+            return
+        ended = "to the end" if complete else "the last of the run"
+        said = f"{SUMMARY} says that {rows} lead {ended}"
+        if tape.complete:
+            raise ValueError(
+                f"{file} is whole after {len(tape)} rows, but {said}: they are of different runs."
+            )
+        raise ValueError(f"{damaged}, but {said}.")
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
@@ -193,12 +201,6 @@ def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
     path = checks.path("runs_in(folder=...)", folder)
     members = [] if (path / TAPE).is_file() else _members(path)
     return [Run.read(each) for each in members or [path]]
-
-
-def is_sweep(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is that of a sweep: of several runs, perhaps compared already."""
-    path = checks.path("is_sweep(folder=...)", folder)
-    return not (path / TAPE).exists() and ((path / COMPARISON).exists() or bool(_members(path)))
 
 
 def read_run_tape(path: Path) -> Tape:

@@ -38,9 +38,7 @@ class Experiment(Plan):
 
     name: str = "experiment"
     """Names the run's folder; in a sweep, runs of one name are one curve."""
-    workload: Workload | None = plan_field(
-        None, maybe(a(Workload, "an `ssp.Workload`")), identity=False
-    )
+    workload: Workload | None = plan_field(None, _workload, identity=False)
     """Model, data and optimizer."""
     server_tx: Configured = plan_field(_NOTHING, _configured)
     """Transform on the server, once a merge."""

@@ -13,7 +13,6 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp.checkpoint import Run, runs_in
 from jax_ssp.checkpoint.run_folder import RunFolder
-from jax_ssp.checkpoint.run_reader import is_sweep
 
 
 def loss_fn(params, batch, key):
@@ -133,6 +132,13 @@ def test_a_row_that_is_none_is_named(row, folder):
         Run.read(folder).history  # noqa: B018
 
 
+def test_a_tape_of_another_run_is_not_taken_for_this_ones(folder, tmp_path):
+    train(tmp_path / "other", num_clocks=3)
+    shutil.copy(tmp_path / "other" / "tape.jsonl.gz", folder)
+    with pytest.raises(ValueError, match=r"json says that 10 lead to the end: .* different runs"):
+        Run.read(folder).tape  # noqa: B018
+
+
 def test_a_folder_of_another_format_is_refused_by_name_with_the_remedy(folder):
     config = {"file": "config.py", "environment": {"jax_ssp": "0.0.9", "commit": "abc123"}}
     wrote = "with the version that wrote it"
@@ -154,10 +160,7 @@ def test_a_sweeps_folder_names_its_runs(done, tmp_path):
         Run.read(tmp_path / "sweep")
     assert [run.path.name for run in runs_in(tmp_path / "sweep")] == ["00-a", "01-b"]
     assert [run.path for run in runs_in(done[0])] == [done[0]]
-    assert is_sweep(tmp_path / "sweep")
-    assert not is_sweep(done[0])
     for nothing in (tmp_path, tmp_path / "none"):
-        assert not is_sweep(nothing)
         with pytest.raises(ValueError, match="is not a run's folder, there is no tape"):
             runs_in(nothing)
 

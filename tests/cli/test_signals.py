@@ -1,6 +1,6 @@
 """A signal at any moment of a run of the command line: it is heard, and nothing trained is lost.
 
-`python -m tests.test_signals 200` tries so many moments and prints what came of them.
+`python -m tests.cli.test_signals 200` tries so many moments and prints what came of them.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is run for `depth.py`: updates to a target, for every optimizer, depth and staleness."""
+"""What is run for `depth`: updates to a target, for every optimizer, depth and staleness."""
 
 from __future__ import annotations
 

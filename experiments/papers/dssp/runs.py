@@ -1,4 +1,4 @@
-"""What is run for dynamic SSP: see `dssp.py`."""
+"""What is run for dynamic SSP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of `essp.py`: lazy and eager reads at every bound, and how old what they read is."""
+"""The runs of `essp`: lazy and eager reads at every bound, and how old what they read is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DELAYS: dict[str, Any] = {
     "even": ssp.delays.LogNormal(median=1.0, sigma=0.1),
     "uneven": ssp_runs.DELAY,
 }
-# Batches larger than in `ssp.py`, since the last value on one seed is to tell of the rates.
+# Batches larger than in `ssp`, since the last value on one seed is to tell of the rates.
 PROBLEMS = {
     "matrix factorization": ssp_runs.PROBLEMS["matrix factorization"],
     "logistic regression": ssp_runs.Problem(

@@ -1,4 +1,4 @@
-"""What is run for the null case: see `null_case.py`."""
+"""What is run for the null case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is run for Ringmaster ASGD and Rennala SGD: see `ringmaster.py`."""
+"""What is run for Ringmaster ASGD and Rennala SGD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of `ssp.py`: three problems under every bound, and the clockwork alone."""
+"""The runs of `ssp`: three problems under every bound, and the clockwork alone."""
 
 from __future__ import annotations
 
