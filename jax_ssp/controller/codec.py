@@ -11,24 +11,12 @@ from functools import cache, partial
 from itertools import islice
 from typing import Any, get_args, get_origin, get_type_hints
 
-from jax_ssp.controller.commands import COMMANDS, Command
+from jax_ssp.controller.commands import COMMANDS, Command, Merge, StartClock
 from jax_ssp.controller.constructors import NEW, generated
-from jax_ssp.controller.events import EVENTS, Event, Token
+from jax_ssp.controller.events import EVENTS, DeltaReady, Event, Token
 
 _KINDS: tuple[type[Any], ...] = (*EVENTS, *COMMANDS)
 _NAMED = {kind.__name__: kind for kind in _KINDS}
-
-
-def packed(now: float, event: Event, commands: Sequence[Command]) -> list[Any]:
-    """A row of a tape as one flat list of numbers, strings and tuples of numbers.
-
-    A token is its grant in term 0, else both.
-    """
-    row: list[Any] = [now]
-    _PACKERS[type(event)](event, row)
-    for command in commands:
-        _PACKERS[type(command)](command, row)
-    return row
 
 
 def unpacked(row: Sequence[Any]) -> tuple[float, Event, list[Command]]:
@@ -89,29 +77,44 @@ def _each(hint: Any) -> Any:
     return each if hasattr(each, "_fields") else None
 
 
-# The functions that pack and unpack a message are generated: they run for every event.
+# The functions that pack and unpack are generated: they run for every event.
 
 
-def _packing(kind: Any, begin: str, indent: str = "    ") -> str:
-    """The lines that put `message`, of this kind, at the end of `row`."""
+def _packer() -> Callable[[float, Event, Sequence[Command]], list[Any]]:
+    """The function `packed`, as one without a call in it: these would cost more than the rest."""
+    names: dict[str, Any] = {f"_{kind.__name__}": kind for kind in _KINDS}
+    lines = f"    _kind = type(_event)\n{_packing(EVENTS, '_event', '    ', '_row = [_now, {}]')}"
+    lines += "    for _command in _commands:\n        _kind = type(_command)\n"
+    lines += f"{_packing(COMMANDS, '_command', ' ' * 8, '_row += ({},)')}    return _row\n"
+    return generated("pack", f"def pack(_now, _event, _commands):\n{lines}", names)
+
+
+def _packing(kinds: Sequence[type[Any]], message: str, indent: str, put: str) -> str:
+    """The lines that pack a message of one of these kinds, whichever it is."""
+    lines, test = "", "if"
+    for kind in sorted(kinds, key=lambda kind: kind not in _FREQUENT):
+        lines += f"{indent}{test} _kind is _{kind.__name__}:\n"
+        lines += _packing_one(kind, message, f"{indent}    ", put, [str(_KINDS.index(kind))])
+        test = "elif"
+    return f"{lines}{indent}else:\n{indent}    raise KeyError(_kind)\n"
+
+
+def _packing_one(kind: type[Any], message: str, indent: str, put: str, flat: list[str]) -> str:
+    """The lines for one kind, which put its fields behind what is there of it."""
     hints = get_type_hints(kind)
-    flat = [begin] if begin else []
-    more = ""
+    lines, more = f"{indent}{', '.join(kind._fields)}, = {message}\n", ""
     for name in kind._fields:
         each = _each(hints[name])
         if hints[name] is Token:
-            flat.append(f"(tuple({name}) if {name}[0] else {name}[1])")
+            lines += f"{indent}_term, _grant = {name}\n"
+            flat.append("(_term, _grant) if _term else _grant")
         elif each is not None:  # how many there are, and behind all other fields the items
             flat.append(f"len({name})")
-            more += f"{indent}for message in {name}:\n{_packing(each, '', indent + '    ')}"
+            more += f"{indent}for {message} in {name}:\n"
+            more += _packing_one(each, message, f"{indent}    ", put, [])
         else:
             flat.append(name)
-    taken = f"{indent}{', '.join(kind._fields)}, = message\n"
-    return f"{taken}{indent}row += ({', '.join(flat)},)\n{more}"
-
-
-def _packer(kind: Any, code: int) -> Callable[[Any, list[Any]], None]:
-    return generated("pack", f"def pack(message, row):\n{_packing(kind, str(code))}", {})
+    return f"{lines}{indent}{put.format(', '.join(flat))}\n{more}"
 
 
 def _unpacker(kind: Any) -> Callable[[Iterator[Any]], Any]:
@@ -129,5 +132,10 @@ def _unpacker(kind: Any) -> Callable[[Iterator[Any]], Any]:
     return generated("unpack", f"def unpack(rest):\n{lines}", names)
 
 
-_PACKERS = {kind: _packer(kind, code) for code, kind in enumerate(_KINDS)}
+_FREQUENT = (DeltaReady, StartClock, Merge)  # so asked for first
+
+packed = _packer()
+"""A row of a tape, `(now, event, commands)`, as one flat list of numbers, strings and tuples of
+numbers. A token is its grant in term 0, else both."""
+
 _UNPACKERS = [_unpacker(kind) for kind in _KINDS]

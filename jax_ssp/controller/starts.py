@@ -93,9 +93,9 @@ class Starts(Buffer):
         self._running += 1
         record.token = token = new_token(self.term, self._grants)
         self._grants += 1
-        here, alone = len(self._workers), self._alone
-        read = record.version, record.unread
-        commands.append(new_start_clock(worker, clock, steps, *read, here, alone, token))
+        version, unread, here = record.version, record.unread, len(self._workers)
+        start = new_start_clock(worker, clock, steps, version, unread, here, self._alone, token)
+        commands.append(start)
         if self._grant_ahead and clock + 1 < self._limit:
             commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
 

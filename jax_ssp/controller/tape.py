@@ -80,10 +80,11 @@ class Tape:
 
     def append(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """Add what happened (`now` in seconds) and what the controller answered."""
-        self._rows.append(packed(now, event, commands))
-        if len(self._rows) == _PACK:
-            self._packed.append(marshal.dumps(self._rows, _PACKING))
-            self._rows.clear()
+        rows = self._rows
+        rows.append(packed(now, event, commands))
+        if len(rows) == _PACK:
+            self._packed.append(marshal.dumps(rows, _PACKING))
+            rows.clear()
 
     def __len__(self) -> int:
         return len(self._packed) * _PACK + len(self._rows)
