@@ -162,22 +162,14 @@ class Run:
 
     def _check_end(self, tape: Tape) -> None:
         """Raise ValueError if the folder says that the run came further than its tape."""
-        file = self.path / TAPE
-        damaged = f"{file} is damaged: it breaks off after {len(tape)} rows"
-        if self.summary is None:
-            if not tape.complete and (self.path / "params_manifest.json").exists():
-                raise ValueError(f"{damaged}, but the run's last parameters are there.")
-            return
-        rows, complete = self.summary["tape"]["rows"], self.summary["tape"]["complete"]
-        if (rows, complete) == (len(tape), tape.complete):
-            return
-        ended = "to the end" if complete else "the last of the run"
-        said = f"{SUMMARY} says that {rows} lead {ended}"
-        if tape.complete:
-            raise ValueError(
-                f"{file} is whole after {len(tape)} rows, but {said}: they are of different runs."
-            )
-        raise ValueError(f"{damaged}, but {said}.")
+        found = f"{self.path / TAPE} is damaged: it breaks off after {len(tape)} rows"
+        if self.summary is not None:
+            told = self.summary["tape"]
+            if not tape.complete and (told["complete"] or told["rows"] != len(tape)):
+                ended = "to the end" if told["complete"] else "the last of the run"
+                raise ValueError(f"{found}, but {SUMMARY} says that {told['rows']} lead {ended}.")
+        elif not tape.complete and (self.path / "params_manifest.json").exists():
+            raise ValueError(f"{found}, but the run's last parameters are there.")
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:

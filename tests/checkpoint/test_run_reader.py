@@ -132,13 +132,6 @@ def test_a_row_that_is_none_is_named(row, folder):
         Run.read(folder).history  # noqa: B018
 
 
-def test_a_tape_of_another_run_is_not_taken_for_this_ones(folder, tmp_path):
-    train(tmp_path / "other", num_clocks=3)
-    shutil.copy(tmp_path / "other" / "tape.jsonl.gz", folder)
-    with pytest.raises(ValueError, match=r"json says that 10 lead to the end: .* different runs"):
-        Run.read(folder).tape  # noqa: B018
-
-
 def test_a_folder_of_another_format_is_refused_by_name_with_the_remedy(folder):
     config = {"file": "config.py", "environment": {"jax_ssp": "0.0.9", "commit": "abc123"}}
     wrote = "with the version that wrote it"
