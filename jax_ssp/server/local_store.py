@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -45,25 +45,12 @@ class _Leased:
     opened: list[Params] | None = None
 
 
-class _Push(NamedTuple):
-    """A clock that is finished."""
+_Push: TypeAlias = tuple[DeltaReady, list[Message], Mapping[str, float]]
+"""A clock that is finished. (This and the next are plain tuples: each clock makes one.)"""
 
-    event: DeltaReady
-    payload: list[Message]
-    metrics: Mapping[str, float]
-
-
-@dataclass(slots=True)
-class _Clock:
-    """A clock that was granted, and whose delta is not settled.
-
-    Attributes:
-        start: the grant.
-        base: what its delta is measured from, in pieces, where that is asked for.
-    """
-
-    start: StartClock
-    base: list[Params] | None
+_Clock: TypeAlias = "tuple[StartClock, list[Params] | None]"
+"""A clock that was granted, and whose delta is not settled; and what that is measured from, in
+pieces, where that is asked for."""
 
 
 class LocalStore(Store):
@@ -125,40 +112,41 @@ class LocalStore(Store):
 
     def lease(self, start: StartClock) -> None:
         with self._lock:
-            leased = self._need(start.version)
+            worker, version = start.worker, start.version
+            leased = self._need(version)
             leased.count += 1  # by the clock, and by the worker
-            before = self._last.get(start.worker)
-            self._last[start.worker] = start.version
+            before = self._last.get(worker)
+            self._last[worker] = version
             if before is not None:
                 self._need_no_more(before)
             base = self._base(start, leased) if self.wants_base else None
-            self._clocks[start.token] = _Clock(start, base)
+            self._clocks[start.token] = start, base
 
     def push(self, event: DeltaReady, payload: list[Message], metrics: Mapping[str, float]) -> None:
         with self._lock:
-            self._pushes[event.token] = _Push(event, payload, metrics)
+            self._pushes[event.token] = event, payload, metrics
             if self.wants_base and event.token in self._clocks:
                 self._own.setdefault(event.worker, {})[event.clock] = payload
 
     def merge(self, merge: Merge) -> None:
-        tokens = [delta.token for delta in merge.deltas]
-        bases = [self._clocks[token].base for token in tokens] if self.wants_base else []
-        pushes = [self._pushes[token] for token in tokens]
-        version = self.server.versions.apply(
-            self._programs,
-            [push.payload for push in pushes],
-            [
-                Arrival(delta, push.event, push.metrics, merge.num_workers)
-                for delta, push in zip(merge.deltas, pushes, strict=True)
-            ],
-            [base for base in bases if base is not None],
-        )
+        payloads: list[list[Message]] = []
+        arrivals: list[Arrival] = []
+        bases: list[list[Params]] = []
+        for delta in merge.deltas:
+            event, payload, metrics = self._pushes[delta.token]
+            payloads.append(payload)
+            arrivals.append(Arrival(delta, event, metrics, merge.num_workers))
+            if self.wants_base:
+                _, base = self._clocks[delta.token]
+                if base is not None:
+                    bases.append(base)
+        version = self.server.versions.apply(self._programs, payloads, arrivals, bases)
         assert version == merge.version, "server and controller count the same merges"
         with self._lock:
             if version == 1:
                 self._need_no_more(0)  # by those who were made before
-            for token in tokens:
-                self._forget(token)
+            for delta in merge.deltas:
+                self._forget(delta.token)
 
     def drop(self, token: Token) -> None:
         with self._lock:
@@ -172,8 +160,8 @@ class LocalStore(Store):
             self._own.pop(worker, None)
             running = [
                 token
-                for token, clock in self._clocks.items()
-                if clock.start.worker == worker and token not in self._pushes
+                for token, (start, _) in self._clocks.items()
+                if start.worker == worker and token not in self._pushes
             ]
             for token in running:
                 self._forget(token)
@@ -190,7 +178,7 @@ class LocalStore(Store):
         """One more needs this version."""
         leased = self._leased.get(version)
         if leased is None:
-            assert version == self.version, "only the newest version is leased anew"
+            assert version == self.server.versions.version, "only the newest is leased anew"
             leased = self._leased[version] = _Leased(self._published())
         leased.count += 1
         return leased
@@ -206,7 +194,7 @@ class LocalStore(Store):
         self._pushes.pop(token, None)
         clock = self._clocks.pop(token, None)
         if clock is not None:
-            self._need_no_more(clock.start.version)
+            self._need_no_more(clock[0].version)
 
     def _published(self) -> Snapshot:
         """The newest version as it travels."""

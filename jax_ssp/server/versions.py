@@ -141,4 +141,4 @@ class Versions:
 
 def _pieces(trees: Sequence[list[Any]], index: int) -> tuple[Any, ...]:
     """Of each tree the piece of that number."""
-    return tuple([tree[index] for tree in trees])
+    return tuple([tree[index] for tree in trees]) if trees else ()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jax_ssp.controller.commands import StartClock
-from jax_ssp.controller.events import DeltaReady
+from jax_ssp.controller.events import DeltaReady, new_delta_ready
 from jax_ssp.placement import Placement
 from jax_ssp.worker.replica import Part
 
@@ -41,12 +41,15 @@ class Push(NamedTuple):
 
     def event(self, start: StartClock) -> DeltaReady:
         """What is reported with it."""
-        return start.finished(
-            version=self.version,
-            steps=self.steps,
-            samples=self.samples,
-            finite=self.finite,
-            norm=self.norm,
+        return new_delta_ready(  # at half of what `start.finished` costs
+            start.worker,
+            start.clock,
+            self.version,
+            start.token,
+            self.steps,
+            self.samples,
+            self.finite,
+            self.norm,
         )
 
 
