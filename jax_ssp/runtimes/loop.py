@@ -93,6 +93,7 @@ class Loop:
         self._closed = False  # nothing is taken any more
         self._over = False
         self._verdict: str | None = None
+        self._data_ended = False  # of any worker
         self._fold = Fold()
         self._metrics: dict[Token, Mapping[str, float]] = {}  # of deltas that are not settled
 
@@ -201,7 +202,9 @@ class Loop:
             return ended
         if self.store is not None and not self.store.finite():
             return "diverged"
-        return self._verdict or ("done" if self.tape.complete else "stopped")
+        # Where all are lost, nobody came to an end: not of its clocks, nor of its data.
+        all_lost = ended is None and not self.controller.num_workers and not self._data_ended
+        return self._verdict or ("done" if self.tape.complete and not all_lost else "stopped")
 
     def _event(self, now: float, event: Event, metrics: Mapping[str, float] | None) -> None:
         if type(event) is TimerFired:
@@ -217,6 +220,7 @@ class Loop:
             if metrics is not None and not late:
                 self._metrics[event.token] = metrics
         elif type(event) is WorkerLost or (type(event) is WorkerDone and not late):
+            self._data_ended |= type(event) is WorkerDone
             self._leaves(event.worker)
         for command in commands:
             self._carry_out(command, now, rows)
@@ -268,22 +272,23 @@ class Loop:
         diverges = self.store is not None and not all(row.finite for row in rows)
         if diverges and not self.store.finite():
             self._end("diverged")
-        for row in rows:
-            self._settled(row)
+        self._settled(*rows)
         if self.store is not None:
             self._evaluations.merged(self._about(self.store, now), merge.num_workers)
 
     def _about(self, store: Store, now: float) -> dict[str, Any]:
         return {"version": store.version, "updates": self.updates, "time": now}
 
-    def _settled(self, settled: Row) -> None:
-        metrics = self._metrics.pop(settled.token, None)
-        if metrics is None and not self._observers:
-            return
-        row = history_row(settled, self.updates, metrics)
-        if metrics is not None:
-            self.history.append(row)
-        if self._observers:
+    def _settled(self, *settled: Row) -> None:
+        """Keep a row of each, then tell of them: an observer that raises leaves none out."""
+        rows: list[dict[str, Any]] = []
+        for each in settled:
+            metrics = self._metrics.pop(each.token, None)
+            if metrics is not None or self._observers:
+                rows.append(history_row(each, self.updates, metrics))
+                if metrics is not None:
+                    self.history.append(rows[-1])
+        for row in rows if self._observers else ():
             self._observers.tell("on_clock", row)
 
     def _end(self, verdict: str) -> None:

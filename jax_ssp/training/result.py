@@ -34,8 +34,9 @@ class Result:
             versions since the one before, not evaluated since they waited still) and `metrics`, a
             dict of what `evaluate` gave.
         states: of the optimizers, at the end; None if nothing was computed.
-        status: "done", "target", "stopped", "interrupted" or "diverged"; of a result that an error
-            carries, "failed" or "interrupted".
+        status: "done", "target", "stopped" (all workers were lost, or nothing could happen any
+            more), "interrupted" or "diverged"; of a result that an error carries, "failed" or
+            "interrupted".
         version: merges applied.
         updates: deltas merged.
         seconds: from the first clock's start to the last merge, virtual or wall as the world has

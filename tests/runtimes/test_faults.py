@@ -390,6 +390,17 @@ def test_an_observer_that_fails_keeps_nobody_else_from_hearing_and_hides_nothing
     assert status == ("done" if method == "on_end" else "failed")
 
 
+def test_what_is_merged_is_in_the_history_though_an_observer_fails():
+    class Fails(ssp.Observer):
+        def on_clock(self, row):
+            raise LookupError("at the first row of the merge")
+
+    with pytest.raises(LookupError) as caught:
+        train(observers=[Fails()], policy=ssp.BSP())
+    kept = caught.value.result
+    assert (kept.version, kept.updates, len(kept.history)) == (1, 2, 2)
+
+
 def test_what_observers_are_given_is_theirs():
     class Takes(ssp.Observer):
         def on_start(self, info):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from itertools import islice
 
 import numpy as np
 import optax
@@ -11,7 +12,7 @@ import jax_ssp as ssp
 from jax_ssp import delays, faults
 from jax_ssp.controller import Cancel, DeltaReady, StopRequested, WorkerLost
 from jax_ssp.policies import ALL_POLICIES
-from tests.helpers.problems import bits, linear, loss_fn
+from tests.helpers.problems import batches, bits, linear, loss_fn
 
 CANCELLING = [ssp.KSync(2), ssp.KBatchSync(3), ssp.Ringmaster(2, stops=True)]
 POLICIES = [*(policy() for policy in ALL_POLICIES), *CANCELLING]
@@ -205,7 +206,20 @@ def test_all_are_lost():
     runtime = ssp.Virtual(2, faults=[faults.Crash(0, 1), faults.Crash(1, 2)])
     result = ssp.train(runtime=runtime, **linear(num_clocks=5))
     assert len(events(result, WorkerLost)) == 2
-    assert result.updates == 3
+    assert (result.status, result.updates) == ("stopped", 3)
+    again = ssp.train(runtime=ssp.Replay(result.tape), **linear(num_clocks=5))
+    assert again.status == "stopped"
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [{"num_clocks": 3}, {"max_updates": 2}, {"data": lambda worker: islice(batches(worker), 3)}],
+)
+def test_who_is_lost_leaves_the_others_to_come_to_an_end(ends):
+    runtime = ssp.Virtual(2, faults=[faults.Crash(0, 1)])
+    spec = {**linear(num_clocks=None if "max_updates" in ends else 5), **ends}
+    result = ssp.train(runtime=runtime, **spec)
+    assert result.status == "done"
 
 
 # What they may be.
