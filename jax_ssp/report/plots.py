@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jax_ssp.report.styles import PAPER, looks, new_figure
+from jax_ssp.report.styles import PAPER, looks, new_figure, plain
 
 MAX_POINTS = 500  # of a drawn curve
 
@@ -98,11 +98,11 @@ def draw_curves(
     groups = _grouped(curves)
     for index, (label, look) in enumerate(looks(list(groups)).items()):
         every = (0.14 * index / len(groups), 0.14)  # markers of different lines apart
-        _draw_seeds(axis, groups[label], what, {**look, "label": label, "markevery": every})
+        _draw_seeds(axis, groups[label], what, {**look, "label": plain(label), "markevery": every})
     axis.margins(x=0.02)
     scale(axis, np.concatenate([curve.values for curve in curves]))
     name = "updates (merged deltas)" if what == "updates" else f"time ({unit})"
-    axis.set(xlabel=name, ylabel=metric.replace("_", " "))
+    axis.set(xlabel=name, ylabel=plain(metric).replace("_", " "))
 
 
 def legend_below(figure: Figure, curves: Sequence[Curve]) -> None:

@@ -121,6 +121,16 @@ def _between_bounds(bound: int) -> Style:
     return Style(to_hex((red, green, blue)), _LONG_SHORT, _MARKERS[bound % len(_MARKERS)])
 
 
+def plain(name: str) -> str:
+    r"""A name of the user's for a figure, where what is between two $ would be a formula.
+
+    Example:
+        >>> print(plain("US$ in $k"))
+        US\$ in \$k
+    """
+    return name.replace("$", r"\$")
+
+
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Each label's style as arguments of `plot`; labels of the same policy differ in marker."""
     looks: dict[str, dict[str, Any]] = {}

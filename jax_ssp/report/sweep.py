@@ -55,7 +55,7 @@ def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row[column] = statistics.fmean(run["summary"][column] for run in runs)
     last = [run["evaluations"][-1]["metrics"] for run in runs if run["evaluations"]]
     for metric in dict.fromkeys(metric for each in last for metric in each):
-        values = [math.nan if each[metric] is None else each[metric] for each in last]
+        values = [math.nan if each.get(metric) is None else each[metric] for each in last]
         column = f"last {metric}" if metric in (*row, "status") else metric
         row[column] = statistics.median(values)
         row[f"{column} range"] = f"{min(values):.3g} to {max(values):.3g}"

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from jax_ssp.report.plots import scale
-from jax_ssp.report.styles import DARK, DASHED, DROPPED, LIGHT, PAPER, new_figure
+from jax_ssp.report.styles import DARK, DASHED, DROPPED, LIGHT, PAPER, new_figure, plain
 
 MAX_BARS = 40  # clocks of a worker
 MAX_WORKERS = 64
@@ -60,7 +60,7 @@ def run_summary(
             ]
             marker = "o" if len(rows) <= 30 else None
             axis.plot(*zip(*rows, strict=True), color=DARK, marker=marker, markersize=2.5)
-            axis.set(xlabel=f"time ({unit})", ylabel=metric.replace("_", " "))
+            axis.set(xlabel=f"time ({unit})", ylabel=plain(metric).replace("_", " "))
             scale(axis, np.array([value for _, value in rows]))
         for letter, axis in zip("abcd", figure.axes, strict=False):
             axis.set_title(f"({letter})", loc="left")

@@ -198,3 +198,9 @@ def test_run_summary_of_little(tmp_path: Path) -> None:
     assert len(run_summary(dropped, evaluations("loss"), tmp_path / "b.png").axes) == 3
     with pytest.raises(ValueError, match="no clock of this run"):
         run_summary(schedule(0, 0), [], tmp_path / "c.png")
+
+
+def test_no_metric_is_a_formula(tmp_path: Path) -> None:
+    odd = r"$\foo$ ${$"
+    figure = run_summary(schedule(2, 3), evaluations(odd), tmp_path / "a.png")
+    assert odd.replace("$", r"\$") in [axis.get_ylabel() for axis in figure.axes]

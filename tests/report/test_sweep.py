@@ -1,6 +1,7 @@
 """What is made of the runs of a sweep."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,15 @@ def test_a_metric_that_has_the_name_of_a_column_stands_beside_it(tmp_path: Path)
     assert (row["seconds"], row["last seconds"]) == (4.0, 0.25)
     assert (row["status"], row["last status"]) == ("done", 7.0)
     assert (row["updates"], row["last updates"]) == (8, 9.0)
+
+
+def test_no_name_is_a_formula(tmp_path: Path) -> None:
+    odd = run(0, {r"$\foo$": 1.0})
+    compare([{**odd, "name": r"$\bar"}, {**odd, "name": r"$_{$"}], tmp_path)
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_seed_that_lacks_a_metric_leaves_it_without_a_number(tmp_path: Path) -> None:
+    (row,) = compare([run(0, {"loss": 1.0}), run(1, {"loss": 2.0, "top5": 0.5})], tmp_path)
+    assert (row["loss"], row["loss range"]) == (1.5, "1 to 2")
+    assert math.isnan(row["top5"])
