@@ -237,6 +237,8 @@ def describe(config: Any) -> Any:
     Example:
         >>> describe({"policy": SSP(bound=2), 1: (math.inf, None)})
         {'policy': {'type': 'SSP', 'bound': 2, 'adopt': 'eager'}, '1': ['inf', None]}
+        >>> describe({"b", "a"})
+        ['a', 'b']
     """
     if is_dataclass(config) and not isinstance(config, type):
         columns = [column.name for column in fields(config) if column.init]
@@ -244,6 +246,8 @@ def describe(config: Any) -> Any:
         return {"type": type_name(type(config)), **parts}
     if isinstance(config, (list, tuple)):
         return [describe(each) for each in config]
+    if isinstance(config, (set, frozenset)):  # whose order differs from process to process
+        return sorted(map(describe, config), key=repr)
     if isinstance(config, dict):
         return {str(name): describe(each) for name, each in config.items()}
     finite = not isinstance(config, float) or math.isfinite(config)

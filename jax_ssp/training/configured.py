@@ -43,14 +43,30 @@ def _configured_class(function: Callable[..., optax.GradientTransformation]) -> 
     # The command line shows this as the help of the transform's group of options.
     doc = (inspect.getdoc(function) or function.__name__).split("\n")[0]
 
-    def build(self: Any) -> optax.GradientTransformation:
-        given = {column.name: getattr(self, column.name) for column in fields(self)}
-        return function(**{name: _built(value) for name, value in given.items()})
+    def given(self: Any) -> dict[str, Any]:
+        return {column.name: getattr(self, column.name) for column in fields(self)}
 
-    namespace = {"build": build, "__doc__": doc, "__module__": function.__module__}
+    def build(self: Any) -> optax.GradientTransformation:
+        return function(**{name: _built(value) for name, value in given(self).items()})
+
+    def reduced(self: Any) -> Any:  # pickle finds the function by its name, but not this class
+        return _made, (function, given(self))
+
+    namespace = {
+        "build": build,
+        "__reduce__": reduced,
+        "__doc__": doc,
+        "__module__": function.__module__,
+    }
     return make_dataclass(
         function.__name__, columns, bases=(Configured,), frozen=True, namespace=namespace
     )
+
+
+def _made(
+    function: Callable[..., optax.GradientTransformation], arguments: dict[str, Any]
+) -> Configured:
+    return _configured_class(function)(**arguments)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A transform of a config has the arguments of its function as fields, on the command line too."""
 
 import dataclasses
+import pickle
 
 import jax.numpy as jnp
 import optax
@@ -43,6 +44,15 @@ def test_equal_arguments_make_equal_transforms():
     assert half != ssp.configured(default)
     assert ssp.configured(optax.identity) == ssp.Experiment().server_tx
     assert dataclasses.replace(half, exponent=1.0) == ssp.configured(default)
+
+
+def test_it_can_be_pickled_alone_and_in_an_experiment():
+    inner = ssp.configured(optax.sgd, learning_rate=0.5)
+    transform = ssp.chained(ssp.configured(ssp.outer, optimizer=inner))
+    experiment = ssp.Experiment(server_tx=transform)
+    again = pickle.loads(pickle.dumps(experiment))
+    assert again == experiment
+    assert type(again.server_tx.parts[0]) is type(transform.parts[0])
 
 
 def test_its_arguments_are_checked_at_once():
