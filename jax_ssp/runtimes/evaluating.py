@@ -33,6 +33,11 @@ class Evaluations:
         self._reached = reached
         self._doing: tuple[str, float] | None = None  # what takes as long as it takes
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is evaluated at all."""
+        return self._evaluator is not None
+
     def begin(self) -> None:
         """The run begins: the first version is evaluated already."""
         if self._evaluator is not None:

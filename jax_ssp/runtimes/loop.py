@@ -215,7 +215,7 @@ class Loop:
         self.tape.append(now, event, commands)
         self.clock.answered(commands)
         rows = iter(self._fold.take(now, event, commands))
-        late = any(type(command) is Fence for command in commands)
+        late = len(commands) == 1 and type(commands[0]) is Fence  # nothing else follows from it
         if type(event) is DeltaReady:
             if metrics is not None and not late:
                 self._metrics[event.token] = metrics
@@ -273,7 +273,7 @@ class Loop:
         if diverges and not self.store.finite():
             self._end("diverged")
         self._settled(*rows)
-        if self.store is not None:
+        if self.store is not None and self._evaluations.wanted:
             self._evaluations.merged(self._about(self.store, now), merge.num_workers)
 
     def _about(self, store: Store, now: float) -> dict[str, Any]:

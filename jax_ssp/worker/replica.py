@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jax_ssp.controller.constructors import constructor
 from jax_ssp.layout import Delta
 from jax_ssp.trees import Params
 
@@ -92,9 +93,12 @@ class Replica(NamedTuple):
         return 0 if self.ahead is None else self.ahead.part.steps
 
 
+new_replica = constructor(Replica)  # each clock makes two
+
+
 def born(held: Params, state: Any, residual: list[Any], key: jax.Array) -> Replica:
     """A worker before its first clock."""
-    return Replica(-1, held, None, None, state, residual, {}, None, 0, key)
+    return new_replica(-1, held, None, None, state, residual, {}, None, 0, key)
 
 
 def begun(
@@ -124,7 +128,7 @@ def begun(
     if gone:
         own = {stamp: each for stamp, each in own.items() if stamp in pending}
     # Not by `_replace`, which takes three times as long: it is done at each clock.
-    begun = Replica(version, held, None, None, state, residual, own, ahead, cursor, key)
+    begun = new_replica(version, held, None, None, state, residual, own, ahead, cursor, key)
     return begun, gone
 
 
@@ -165,7 +169,7 @@ def carried(
 def ran_ahead(replica: Replica, ahead: Ahead, state: Any, cursor: int) -> Replica:
     """The first steps of its next clock are dispatched."""
     version, held, base, delta, _, residual, own, _, _, key = replica
-    return Replica(version, held, base, delta, state, residual, own, ahead, cursor, key)
+    return new_replica(version, held, base, delta, state, residual, own, ahead, cursor, key)
 
 
 def dispatched(
@@ -179,7 +183,7 @@ def dispatched(
 ) -> Replica:
     """A clock that was begun is dispatched whole, and its delta sent."""
     version, held, *_, key = replica
-    return Replica(version, held, base, delta, state, residual, own, None, cursor, key)
+    return new_replica(version, held, base, delta, state, residual, own, None, cursor, key)
 
 
 def undoable(replica: Replica, carries: bool) -> Replica:
