@@ -98,6 +98,7 @@ class LocalStore(Store):
         self._reads = [jax.jit(partial(self.wire.read, like=each)) for each in self.wire.shapes]
         self._opened = jax.jit(self.wire.opened)
         self._add = jax.jit(self.layout.added)
+        self._sent: Snapshot | None = None  # the version compressed last
         self._lock = threading.Lock()
         self._pushes: dict[Token, _Push] = {}
         self._clocks: dict[Token, _Clock] = {}
@@ -201,9 +202,11 @@ class LocalStore(Store):
         newest = self.server.versions.newest
         if self.wire.snapshots is None:
             return newest.hold()
-        both = list(map(self._publish, newest.pieces, self._residuals))
-        messages, self._residuals = ([pair[side] for pair in both] for side in (0, 1))
-        return Snapshot(self.version, messages)
+        if self._sent is None or self._sent.version != self.version:  # once, whoever has left since
+            both = list(map(self._publish, newest.pieces, self._residuals))
+            messages, self._residuals = ([pair[side] for pair in both] for side in (0, 1))
+            self._sent = Snapshot(self.version, messages)
+        return self._sent.hold()
 
     # Bases.
 

@@ -67,6 +67,27 @@ def test_a_version_stays_until_its_clock_is_settled_and_its_worker_reads_another
     assert held(store) == [2]
 
 
+def test_a_version_is_compressed_once_though_all_who_read_it_have_left():
+    server = ssp.Server({"w": np.linspace(0.0, 1.0, 7, dtype=np.float32)})
+    store = LocalStore(server, snapshot_wire=ssp.compression.Int8())
+    first = start(0)
+    store.lease(first)
+    store.push(first.finished(), [{"w": jnp.full(7, 0.3)}], {})
+    store.merge(merge(1, first))
+    read = []
+    for grant in (2, 3, 4):
+        running = start(grant, worker=grant, version=1)
+        store.lease(running)
+        snapshot = store.snapshot(1)
+        read.append(jax.tree.map(np.asarray, snapshot.pieces))
+        snapshot.release()
+        store.leave(grant)
+        store.leave(0)
+        assert held(store) == []
+    for other in read[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, read[0])
+
+
 def test_who_leaves_needs_nothing_more_but_what_is_pushed_is_merged():
     store = store_of()
     pushed, running = start(0), start(1, clock=1)
