@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jax_ssp.controller.commands import StartClock
+from jax_ssp.controller.constructors import constructor
 from jax_ssp.controller.events import DeltaReady, new_delta_ready
 from jax_ssp.placement import Placement
 from jax_ssp.worker.replica import Part
@@ -53,6 +54,9 @@ class Push(NamedTuple):
         )
 
 
+new_push = constructor(Push)
+
+
 class Seat(NamedTuple):
     """Where a worker is.
 
@@ -85,6 +89,9 @@ class Dispatched(NamedTuple):
     norm: jax.Array | None
 
 
+new_dispatched = constructor(Dispatched)
+
+
 class Outbox:
     """Deltas on their way to the server, in the order of their clocks.
 
@@ -110,7 +117,7 @@ class Outbox:
         _, version, payload, parts, norm = self._sent.popleft()
         self._place.wait(payload)
         steps = sum([part.steps for part in parts])
-        return Push(
+        return new_push(
             version,
             self._arrived(payload),
             _means(parts, steps),

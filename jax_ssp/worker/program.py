@@ -14,7 +14,7 @@ from jax_ssp.layout import Delta, Layout
 from jax_ssp.trees import Params, all_finite, squared_norm
 from jax_ssp.worker.adopt import entered, gone_on, mixed
 from jax_ssp.worker.clock import clock_fn
-from jax_ssp.worker.replica import Part
+from jax_ssp.worker.replica import Part, new_part
 from jax_ssp.worker.step import Step
 
 
@@ -152,7 +152,7 @@ def program_of(step: Step, layout: Layout) -> Program:
 
 def part_of(steps: int, batch: Any, finite: Any, metrics: Any) -> Part:
     """What is to be said of so many steps, computed from this batch."""
-    return Part(steps, samples_in(batch, steps), finite, metrics)
+    return new_part(steps, samples_in(batch, steps), finite, metrics)
 
 
 def samples_in(batch: Any, steps: int) -> int:

@@ -38,6 +38,9 @@ class Part(NamedTuple):
     metrics: Mapping[str, Any]
 
 
+new_part = constructor(Part)
+
+
 class Ahead(NamedTuple):
     """The first steps of a clock, dispatched before its `StartClock`."""
 
@@ -56,6 +59,9 @@ class Own(NamedTuple):
 
     sent: Delta
     delta: Delta
+
+
+new_own = constructor(Own)
 
 
 class Replica(NamedTuple):
@@ -93,7 +99,7 @@ class Replica(NamedTuple):
         return 0 if self.ahead is None else self.ahead.part.steps
 
 
-new_replica = constructor(Replica)  # each clock makes two
+new_replica = constructor(Replica)  # at half the cost: each clock makes two
 
 
 def born(held: Params, state: Any, residual: list[Any], key: jax.Array) -> Replica:

@@ -28,9 +28,9 @@ from jax_ssp.trees import Params
 from jax_ssp.worker import replica as of
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange
-from jax_ssp.worker.outbox import Dispatched, Outbox, Push, Seat
+from jax_ssp.worker.outbox import Outbox, Push, Seat, new_dispatched
 from jax_ssp.worker.program import Inputs, Program, part_of
-from jax_ssp.worker.replica import Ahead, Own, Part, Replica
+from jax_ssp.worker.replica import Ahead, Part, Replica, new_own
 from jax_ssp.worker.waits import Waiting, for_data
 from jax_ssp.worker.warmup import Warmup
 
@@ -245,9 +245,9 @@ class Worker:
         if needs.own:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
             kept = delta if sent is delta or self.memory.reuses else None
-            own = {**own, start.clock: Own(sent, kept)}
+            own = {**own, start.clock: new_own(sent, kept)}
         self.replica = of.dispatched(before, base, delta, state, lost, own, self.feed.taken)
-        self._outbox.send(Dispatched(start.clock, before.version, payload, parts, norm))
+        self._outbox.send(new_dispatched(start.clock, before.version, payload, parts, norm))
         self._let_go()
 
     def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:
