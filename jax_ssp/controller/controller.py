@@ -108,11 +108,11 @@ class Controller(Starts):
         schedule = as_schedule(local_steps, "Controller(local_steps=...)").begin()
         policy, weight = policy.begin(), check_weight(weight)
         super().__init__(policy, num_clocks, max_updates, weight, schedule, grant_ahead)
-        self._told: list[Policy | LocalSteps] = []  # who wants to hear of every push
+        self._listeners: list[Policy | LocalSteps] = []  # who wants to hear of every push
         if type(policy).pushed is not Policy.pushed:
-            self._told.append(policy)
+            self._listeners.append(policy)
         if type(schedule).pushed is not LocalSteps.pushed:
-            self._told.append(schedule)
+            self._listeners.append(schedule)
 
     @classmethod
     def at_start(cls, facts: Facts) -> Controller | None:
@@ -281,7 +281,7 @@ class Controller(Starts):
             record.unread += (clock,)
         self._running -= 1
         self._clocks.advance(clock)
-        for listener in self._told:
+        for listener in self._listeners:
             listener.pushed(self, Delta(worker, clock, base), event.norm)
         if self._on_arrival and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.

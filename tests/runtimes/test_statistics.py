@@ -94,13 +94,17 @@ def track(**others):
 
 def seeing(runtime):
     """A runtime like this one, and what every merge had: statistics before, values, and after."""
-    rows = []
+    rows, pushed = [], {}
 
     class Seeing(LocalStore):
+        def push(self, event, payload, metrics):
+            pushed[event.token] = payload
+            super().push(event, payload, metrics)
+
         def merge(self, merge):
             before = jax.tree.map(np.asarray, self.params)
             opened = [
-                list(map(self.wire.opened, self._pushes[delta.token].payload, self.wire.shapes))
+                list(map(self.wire.opened, pushed[delta.token], self.wire.shapes))
                 for delta in merge.deltas
             ]
             first = self.devices[0]
