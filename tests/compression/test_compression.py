@@ -166,6 +166,15 @@ EVERYONE = {
     "top of all": TopOfAll(),
 }
 everyone = pytest.mark.parametrize("format", EVERYONE.values(), ids=EVERYONE)
+# What compiles a lot is tried with three formats in the quick loop, and with all in CI.
+compiled = pytest.mark.parametrize(
+    "format",
+    [
+        pytest.param(format, marks=[] if number % 3 == 0 else [pytest.mark.slow])
+        for number, format in enumerate(EVERYONE.values())
+    ],
+    ids=EVERYONE,
+)
 
 QUICK = settings(deadline=None, max_examples=25)
 SHAPES = st.sampled_from([(), (0,), (1,), (6,), (7,), (3, 5), (1, 300)])  # few: each is compiled
@@ -308,7 +317,7 @@ def test_the_error_is_within_its_bound_in_every_dtype(format, numpy, bound, firs
         assert np.all(np.abs(y - x) <= bound(x) * (1 + 1e-5) + half_ulp * 1.01)
 
 
-@everyone
+@compiled
 def test_structure_shapes_and_dtypes_stay(format, first):
     tree = mixed(first=first)
     message, decoded, residual = compressing(format)(tree, residual_of(tree))
@@ -331,7 +340,7 @@ def test_float64_leaves_take_no_more_bytes_unless_they_are_sent_as_they_are(form
         assert kinds <= {"bfloat16", "float16", "int8", "uint8", "int32", "float32"}
 
 
-@everyone
+@compiled
 def test_numpy_leaves_will_do(format):
     tree = {"w": np.linspace(-1, 1, 9).astype(np.float32), "v": np.linspace(0, 1, 5)}
     same = jax.tree.map(jnp.asarray, tree)
@@ -344,7 +353,7 @@ def test_a_tree_without_leaves_will_do(format):
     assert compress(format, {"w": None}, residual_of({"w": None})) == ([], {"w": None}, {"w": None})
 
 
-@everyone
+@compiled
 def test_jitted_or_not_it_is_the_same_to_the_last_bit(format, first):
     trees = [mixed(seed, first) for seed in (0, 10)]
     if first == "float64":  # the other leaves are as before; one by one, operations compile slowly
@@ -446,7 +455,7 @@ def test_the_residual_stays_within_one_message_s_error(format, numpy, bound, fir
             assert np.all(np.abs(left) <= bound(total) * (1 + 1e-5) + rounding)
 
 
-@everyone
+@compiled
 def test_it_runs_in_scan_and_vmap(format):
     trees = {"w": normal((6, 4, 70)), "b": normal((6, 5), dtype="bfloat16")}
     each = [jax.tree.map(lambda leaf, i=i: leaf[i], trees) for i in range(6)]

@@ -52,9 +52,10 @@ MODES = {
         "snapshot_wire": BF16,
     },
 }
+LAZY = ssp.SSP(2, "lazy")
 POLICIES = {
     "ssp": ssp.SSP(2),
-    "lazy": ssp.SSP(2, "lazy"),
+    "lazy": LAZY,
     "asp": ssp.ASP(),
     "bsp": ssp.BSP(),
 }
@@ -94,7 +95,7 @@ def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, 
 
 # The same table where no two devices share memory, as it is with accelerators.
 APART = [
-    pytest.param(*each.values, id=each.id, marks=[] if number % 4 == 0 else [pytest.mark.slow])
+    pytest.param(*each.values, id=each.id, marks=[] if number % 8 == 0 else [pytest.mark.slow])
     for number, each in enumerate(TABLE)
     if not each.marks
 ] + [each for each in TABLE if each.marks]
@@ -421,7 +422,11 @@ def test_no_version_lives_that_nobody_needs(policy, mode, live_versions):
     assert live_versions() == 0
 
 
-@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.SSP(2, "lazy"), ssp.BSP()], ids=repr)
+@pytest.mark.parametrize(
+    "policy",
+    [ssp.SSP(2), *(pytest.param(each, marks=pytest.mark.slow) for each in (LAZY, ssp.BSP()))],
+    ids=repr,
+)
 @pytest.mark.parametrize("mode", ["plain", "overlap 1 of 3", "mix", "mix at the end", "all"])
 @pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
