@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jax_ssp.checkpoint.claim import MANIFEST
 from jax_ssp.files import replace_file
 from jax_ssp.records import parsed_json, read_bytes
-
-MANIFEST = "params_manifest.json"
 
 
 class Leaf(NamedTuple):

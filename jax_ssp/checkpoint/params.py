@@ -27,8 +27,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.claim import MANIFEST
 from jax_ssp.checkpoint.manifest import (
-    MANIFEST,
     Leaf,
     Manifest,
     check_files,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_ssp import checks
-from jax_ssp.checkpoint.claim import CONFIG, FORMAT, METRICS, SUMMARY, TAPE
+from jax_ssp.checkpoint.claim import CONFIG, FORMAT, MANIFEST, METRICS, SUMMARY, TAPE
 from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape
@@ -168,7 +168,7 @@ class Run:
             if not tape.complete and (told["complete"] or told["rows"] != len(tape)):
                 ended = "to the end" if told["complete"] else "the last of the run"
                 raise ValueError(f"{found}, but {SUMMARY} says that {told['rows']} lead {ended}.")
-        elif not tape.complete and (self.path / "params_manifest.json").exists():
+        elif not tape.complete and (self.path / MANIFEST).exists():
             raise ValueError(f"{found}, but the run's last parameters are there.")
 
 

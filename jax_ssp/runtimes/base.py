@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
-from jax_ssp.controller.events import Event, TimerFired
+from jax_ssp.controller.events import Event, TimerFired, Token
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.faults import Fault
 from jax_ssp.worker.waits import Waiting
@@ -116,6 +116,17 @@ class Clock(ABC):
 
     def came_to(self, params: str) -> None:
         """The run is complete, and this is the fingerprint of its last parameters."""
+
+
+class Cancelled(set[Token]):
+    """Clocks that were cancelled, until they have come to their end."""
+
+    def ended(self, start: StartClock) -> bool:
+        """Whether this clock was cancelled; asked once, where it has come to its end."""
+        if start.token not in self:
+            return False
+        self.remove(start.token)
+        return True
 
 
 class Executor(ABC):

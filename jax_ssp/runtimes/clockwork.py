@@ -10,15 +10,14 @@ from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartClock
 from jax_ssp.controller.events import (
     Event,
     StopRequested,
-    Token,
     WorkerDone,
     WorkerJoined,
     new_delta_ready,
 )
 from jax_ssp.controller.tape import Tape
 from jax_ssp.delays.draws import DelayDraws
-from jax_ssp.runtimes.base import LOOK, Clock, LazyExecutor, Message
-from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fates
+from jax_ssp.runtimes.base import LOOK, Cancelled, Clock, LazyExecutor, Message
+from jax_ssp.runtimes.faults import NO_FAULTS, Fates, fate_of
 
 
 class VirtualClock(Clock):
@@ -46,7 +45,7 @@ class VirtualClock(Clock):
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
         # Finishing clocks: (when, tie-breaker: who started first, start).
         self._finishing: list[tuple[float, int, StartClock]] = []
-        self._cancelled: set[Token] = set()  # of those among these
+        self._cancelled = Cancelled()  # of those among these
         self._count = 0
 
     def now(self) -> float:
@@ -60,7 +59,7 @@ class VirtualClock(Clock):
         self._count += 1
         finish = self._now + self._delays.draw(start)
         if self._fates:
-            fate = self._fates.get((start.worker, start.clock), FINE)
+            fate = fate_of(self._fates, start)
             if fate.hangs:
                 self._hung.add(start.worker)
             if start.worker in self._hung:
@@ -77,7 +76,7 @@ class VirtualClock(Clock):
     def next_event(self) -> Message | None:
         if self._at_once:
             return Message(self._at_once.popleft())
-        while self._cancelled and self._finishing and self._was_cancelled(self._finishing[0][2]):
+        while self._cancelled and self._finishing and self._cancelled.ended(self._finishing[0][2]):
             heapq.heappop(self._finishing)
         timer = self.timer
         if timer is not None and not (self._finishing and self._finishing[0][0] <= timer):
@@ -87,13 +86,6 @@ class VirtualClock(Clock):
             return None
         self._now, _, start = heapq.heappop(self._finishing)
         return self._executor.finished(start)
-
-    def _was_cancelled(self, start: StartClock) -> bool:
-        """Whether this clock was cancelled; asked once, when it would have finished."""
-        if start.token not in self._cancelled:
-            return False
-        self._cancelled.remove(start.token)
-        return True
 
     def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int] | None:
         if self._fates:
@@ -114,7 +106,7 @@ class VirtualClock(Clock):
                     event, self.timer = self.due(), None
             else:
                 now, _, start = heappop(finishing)
-                if self._cancelled and self._was_cancelled(start):
+                if self._cancelled and self._cancelled.ended(start):
                     continue
                 self._now = now
                 worker, clock = start.worker, start.clock

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from jax_ssp import checks
+from jax_ssp.controller.commands import StartClock
 from jax_ssp.delays import LONGEST
 
 __all__ = ["Crash", "Fault", "Hang", "NaN", "Raise", "Slow"]
@@ -45,6 +46,11 @@ Fates: TypeAlias = Mapping[tuple[int, int], Fate]
 """By worker and clock; all others are fine."""
 
 NO_FAULTS: Fates = MappingProxyType({})
+
+
+def fate_of(fates: Fates, start: StartClock) -> Fate:
+    """What becomes of a clock that is started."""
+    return fates.get((start.worker, start.clock), FINE)
 
 
 @dataclass(frozen=True)

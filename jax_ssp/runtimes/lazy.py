@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
 from jax_ssp.controller.events import WorkerLost
-from jax_ssp.runtimes.base import LazyExecutor, Message
-from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates
+from jax_ssp.runtimes.base import LazyExecutor, Message, Parties
+from jax_ssp.runtimes.faults import NO_FAULTS, Fate, Fates, fate_of
 from jax_ssp.server.store import Store
 from jax_ssp.worker.lazy import Lazy
 from jax_ssp.worker.waits import Waiting
@@ -35,7 +35,7 @@ class OnDemand(LazyExecutor):
         return self._computing.has_data(worker)
 
     def start(self, start: StartClock) -> None:
-        if self._fates and _fate(self._fates, start).nan:
+        if self._fates and fate_of(self._fates, start).nan:
             self._workers[start.worker].spoil(start.clock)
         self._computing.start(start)
 
@@ -52,7 +52,7 @@ class OnDemand(LazyExecutor):
         self._computing.cancel(cancel.worker)
 
     def finished(self, start: StartClock) -> Message:
-        if self._fates and _is_lost(_fate(self._fates, start)):
+        if self._fates and _is_lost(fate_of(self._fates, start)):
             self._computing.done(start.worker)
             return Message(WorkerLost(start.worker))
         event, metrics = self._computing.push(start)
@@ -79,14 +79,17 @@ class Nothing(LazyExecutor):
         return True
 
     def finished(self, start: StartClock) -> Message:
-        fate = _fate(self._fates, start)
+        fate = fate_of(self._fates, start)
         if _is_lost(fate):
             return Message(WorkerLost(start.worker))
         return Message(start.finished(finite=not fate.nan))
 
 
-def _fate(fates: Fates, start: StartClock) -> Fate:
-    return fates.get((start.worker, start.clock), FINE)
+def lazy_executor(session: Parties, batch: int, fates: Fates) -> LazyExecutor:
+    """The one that goes with these parties: with one another, or with nothing to compute."""
+    if session.store is None:
+        return Nothing(fates)
+    return OnDemand(session.workers, session.store, batch, fates)
 
 
 def _is_lost(fate: Fate) -> bool:

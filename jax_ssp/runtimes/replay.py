@@ -16,7 +16,7 @@ from jax_ssp.controller.tape import Entry, Tape
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.base import Clock, LazyExecutor, Message, Parties, Runtime, World
 from jax_ssp.runtimes.faults import NaN, fates
-from jax_ssp.runtimes.lazy import Nothing, OnDemand
+from jax_ssp.runtimes.lazy import lazy_executor
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,8 @@ class Replay(Runtime):
         return [Placement.named(*place, who).device for place in self.tape.header[places]]
 
     def open(self, session: Parties) -> World:
-        wrong, store = fates(self.faults), session.store
-        executor = Nothing(wrong)
-        if store is not None:
-            executor = OnDemand(session.workers, store, self.batch, wrong)
+        wrong = fates(self.faults)
+        executor = lazy_executor(session, self.batch, wrong)
         return World(TapeClock(self.tape, executor), executor)
 
     def check(self, header: Mapping[str, Any]) -> None:

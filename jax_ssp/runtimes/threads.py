@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, StartAhead, StartClock
-from jax_ssp.controller.events import Token, WorkerDone, WorkerLost
+from jax_ssp.controller.events import WorkerDone, WorkerLost
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.failures import note
-from jax_ssp.runtimes.base import Executor
-from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates
+from jax_ssp.runtimes.base import Cancelled, Executor
+from jax_ssp.runtimes.faults import FINE, NO_FAULTS, Fate, Fates, fate_of
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.server.store import Store
@@ -64,7 +64,7 @@ class Threads(Executor):
         self._queues: list[queue.SimpleQueue[_Job]] = [queue.SimpleQueue() for _ in workers]
         # To look whether still to wait.
         self._wakes: list[queue.SimpleQueue[None]] = [queue.SimpleQueue() for _ in workers]
-        self._cancelled: set[Token] = set()  # clocks that have not come to their end yet
+        self._cancelled = Cancelled()
         self._compiled: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each worker
         self._closing = False
         self._interrupted = False
@@ -164,16 +164,16 @@ class Threads(Executor):
         """
         began = time.perf_counter()
         index = worker.index
-        if self._was_cancelled(start):  # before it was begun
+        if self._cancelled.ended(start):  # before it was begun
             self._skip(worker, start)
             return True
         self._does(index, f"computes clock {start.clock}", COMPUTING_SECONDS)
         if not worker.has_data():
             self._doing[index] = None
             self.report(WorkerDone(index, start.clock, start.token), None)
-            self._was_cancelled(start)  # if it was, that was late
+            self._cancelled.ended(start)  # if it was, that was late
             return True
-        fate = self._fates.get((index, start.clock), FINE) if self._fates else FINE
+        fate = fate_of(self._fates, start) if self._fates else FINE
         if fate is not FINE and not self._suffer(worker, start, fate, began):
             return False
         if not self._begin(worker, start):
@@ -192,7 +192,7 @@ class Threads(Executor):
         event = push.event(start)
         self._store.push(event, push.payload, push.metrics)
         self.report(event, push.metrics)
-        if self._was_cancelled(start):  # so that push was late
+        if self._cancelled.ended(start):  # so that push was late
             worker.cancel()
         return True
 
@@ -225,18 +225,11 @@ class Threads(Executor):
             adopts = not worker.holds(start.version)
             snapshot = self._store.snapshot(start.version) if adopts else None
         except LookupError:
-            if not self._was_cancelled(start):
+            if not self._cancelled.ended(start):
                 raise
             self._skip(worker, start)
             return False
         worker.begin(start, snapshot)
-        return True
-
-    def _was_cancelled(self, start: StartClock) -> bool:
-        """Whether this clock was cancelled; asked where it has come to its end."""
-        if start.token not in self._cancelled:
-            return False
-        self._cancelled.remove(start.token)
         return True
 
     def _sleep(self, start: StartClock, began: float, seconds: float) -> None:

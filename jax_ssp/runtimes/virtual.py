@@ -19,7 +19,7 @@ from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.runtimes.base import Parties, Runtime, World
 from jax_ssp.runtimes.clockwork import VirtualClock
 from jax_ssp.runtimes.faults import Fault, check_faults, check_workers, fates
-from jax_ssp.runtimes.lazy import Nothing, OnDemand
+from jax_ssp.runtimes.lazy import lazy_executor
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ class Virtual(Runtime):
         return [devices[0]]  # with the workers, so that nothing travels
 
     def open(self, session: Parties) -> World:
-        wrong, store = fates(self.faults), session.store
-        executor = Nothing(wrong)
-        if store is not None:
-            executor = OnDemand(session.workers, store, self.batch, wrong)
+        wrong = fates(self.faults)
+        executor = lazy_executor(session, self.batch, wrong)
         delays = DelayDraws(self.delay, self.seed, session.num_workers)
         return World(VirtualClock(session.num_workers, executor, delays, wrong), executor)

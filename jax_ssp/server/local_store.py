@@ -21,13 +21,13 @@ from jax_ssp.compression import Compressor
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.placement import Placement
-from jax_ssp.server.merging import factors_of
+from jax_ssp.server.merging import factors_alone
 from jax_ssp.server.server import Server
 from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.server.store import Store
 from jax_ssp.server.transforms import Arrival
 from jax_ssp.server.wire import Wire
-from jax_ssp.trees import Params, as_float
+from jax_ssp.trees import Params
 
 
 @dataclass(slots=True)
@@ -219,8 +219,7 @@ class LocalStore(Store):
         for stamp in [stamp for stamp in own if stamp not in start.pending]:
             del own[stamp]
         base = self._as_read(leased)
-        factors = factors_of([start.weight], start.num_workers, self.server.weight)[0]
-        weight, share = map(as_float, factors)
+        weight, share = factors_alone(start.weight, start.num_workers, self.server.weight)
         for payload in own.values():
             opened = payload
             if self.wire.deltas is not None:

@@ -59,6 +59,20 @@ def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np
     return as_float([weights, shares_of(weight, weights, num_workers)]).T
 
 
+def factors_alone(weight: float, num_workers: int, rule: Weight) -> tuple[np.ndarray, np.ndarray]:
+    """What a delta is added with that is not merged yet: its weight, and its statistics' share.
+
+    As a merge of it alone would do it, which is how its worker reads it, and how its base is made.
+
+    Args:
+        weight: of the delta, if it were merged alone.
+        num_workers: live workers.
+        rule: the server's.
+    """
+    (share,) = shares_of(rule, [weight], num_workers)
+    return as_float(weight), as_float(share)
+
+
 class Merging:
     """Two transforms around a weighted sum; statistics beside it, by the rule of `layout.py`.
 

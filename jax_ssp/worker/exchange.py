@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from jax_ssp.controller.weight import Weight, shares_of
+from jax_ssp.controller.weight import Weight
+from jax_ssp.server.merging import factors_alone
 from jax_ssp.trees import as_float
 from jax_ssp.worker.adopt import Adopt, Mix
 from jax_ssp.worker.needs import Needs
@@ -49,5 +50,4 @@ class Exchange:
             weight: of a delta that is merged alone.
             num_workers: live ones.
         """
-        (share,) = shares_of(self.weight, [weight], num_workers)
-        return as_float(weight), as_float(share)
+        return factors_alone(weight, num_workers, self.weight)
