@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import queue
 import signal
@@ -209,17 +210,18 @@ def test_an_interrupt_says_what_the_end_waits_for_and_the_second_does_not_wait(m
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("runtime", WORLDS, ids=["devices", "virtual"])
-def test_without_an_observer_that_shows_it_a_line_goes_to_standard_error(runtime, capfd):
-    seen = []
+def test_without_an_observer_that_shows_it_a_line_goes_to_standard_error(runtime, monkeypatch):
+    seen = io.StringIO()  # can be read while another thread writes, which loses what capfd holds
+    monkeypatch.setattr("sys.stderr", seen)
 
     def data(worker):
         for number in range(1000):
-            while (worker, number) == (2, 3) and "worker 2 waits" not in "".join(seen):
-                seen.append(capfd.readouterr().err)
+            while (worker, number) == (2, 3) and "worker 2 waits" not in seen.getvalue():
+                pass
             yield np.ones(2, np.float32)
 
     assert train(data=data, runtime=runtime).status == "done"
-    assert "jax_ssp: all wait: worker 2 waits for batch 3 of its data (" in "".join(seen)
+    assert "jax_ssp: all wait: worker 2 waits for batch 3 of its data (" in seen.getvalue()
 
 
 @pytest.mark.usefixtures("soon")
