@@ -20,14 +20,17 @@ from jax_ssp.records import (
 _NOTHING = one_of(None)
 
 
-def _is_place(value: Any) -> bool:
-    place = cast("list[Any]", value) if isinstance(value, list) else []
-    return len(place) == 2 and TEXT.holds(place[0]) and whole(0).holds(place[1])
+def _pairs(says: str, first: Kind, second: Kind) -> Kind:
+    """A list of pairs, each of one value of either kind."""
 
+    def is_pair(value: Any) -> bool:
+        pair = cast("list[Any]", value) if isinstance(value, list) else []
+        return len(pair) == 2 and first.holds(pair[0]) and second.holds(pair[1])
 
-def _is_places(value: Any) -> bool:
-    places = cast("list[Any]", value) if isinstance(value, list) else [None]
-    return all(map(_is_place, places))
+    def holds(value: Any) -> bool:
+        return all(map(is_pair, cast("list[Any]", value) if isinstance(value, list) else [None]))
+
+    return Kind(says, holds)
 
 
 def _is_part(value: Any) -> bool:
@@ -35,7 +38,8 @@ def _is_part(value: Any) -> bool:
     return TEXT.holds(part.get("type"))
 
 
-_PLACES = Kind("a list of devices, each a platform and a number", _is_places)
+_PLACES = _pairs("a list of devices, each a platform and a number", TEXT, whole(0))
+_CLOCKS = _pairs("a list of clocks, each a worker and its clock", whole(0), whole(0))
 _PART = Kind("an object with a `type`", _is_part)
 HEADER = {
     "name": either(TEXT, _NOTHING),
@@ -52,6 +56,8 @@ HEADER = {
     "experiment": RECORD,
 }
 """What the keys of a header must be; `train` writes all of them."""
+OPTIONAL = {"nan": _CLOCKS}
+"""The same of keys that only some runs have."""
 EXPERIMENT = {
     "policy": _PART,
     "num_workers": whole(1),
@@ -72,6 +78,7 @@ def check_header(header: Mapping[str, Any], of_a_run: bool = False) -> None:
         of_a_run: whether all keys must be there, as `train` writes them.
     """
     check_record("the header", header, HEADER, needed=of_a_run)
+    check_record("the header", header, OPTIONAL, needed=False)
     experiment = header.get("experiment", {})
     check_record("`experiment` in the header", experiment, EXPERIMENT, needed=of_a_run)
     told, workers = experiment.get("num_workers"), header.get("num_workers")

@@ -101,6 +101,10 @@ def test_what_a_policy_that_is_not_ours_promises_is_said_to_be_declared():
         ({"experiment__local_steps": {"type": "DyLU"}}, "its fields are"),
         ({"devices": [["cpu", 0]]}, "must name the devices"),
         ({"experiment": None}, "'experiment' is None"),
+        ({"nan": None}, "'nan' is None"),
+        ({"nan": [[1]]}, "'nan' is"),
+        ({"nan": [[1, -3]]}, "'nan' is"),
+        ({"nan": [[1, 2, 3]]}, "'nan' is"),
     ],
     ids=repr,
 )
