@@ -9,24 +9,12 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.cli import main
 from jax_ssp.cli.exits import DONE, USAGE
 from tests.helpers import drills
+from tests.helpers.command_line import as_it_was, jax_ssp
 from tests.helpers.harness import random_run
 
-
-def jax_ssp(*words) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(list(map(str, words)))
-    return end.value.code
-
-
-@pytest.fixture(autouse=True)
-def as_it_was():
-    """A config file puts its folder where modules are looked for."""
-    path = list(sys.path)
-    yield
-    sys.path[:] = path
+__all__ = ["as_it_was"]  # a fixture, for every test here
 
 
 def test_a_change_is_made_where_its_lines_are_and_nowhere_else():

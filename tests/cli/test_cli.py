@@ -26,6 +26,9 @@ from jax_ssp.cli.config_file import parsed
 from jax_ssp.cli.exits import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.training.alternatives import alternatives
+from tests.helpers.command_line import as_it_was, jax_ssp
+
+__all__ = ["as_it_was"]  # a fixture, for every test here
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 COMMAND = "from jax_ssp.cli import main; main()"
@@ -130,15 +133,6 @@ def get_sweep() -> list[ssp.Experiment]:
 """
 
 
-@pytest.fixture(autouse=True)
-def as_it_was():
-    """What `main` changes in a process is changed back."""
-    path, handler = list(sys.path), signal.getsignal(signal.SIGTERM)
-    yield
-    sys.path[:] = path
-    signal.signal(signal.SIGTERM, handler)
-
-
 @pytest.fixture
 def config(tmp_path) -> Path:
     return written(tmp_path / "line.py", CONFIG)
@@ -165,14 +159,6 @@ def run(finished, tmp_path) -> Path:
 def written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
-
-
-def jax_ssp(*arguments: object) -> int:
-    """Call `main`; gives the exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def fresh_process(*arguments: object, command: str = COMMAND) -> subprocess.Popen:

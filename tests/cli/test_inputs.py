@@ -5,13 +5,14 @@ import json
 import os
 import random
 import shutil
-import sys
 
 import pytest
 
-from jax_ssp.cli import main
 from jax_ssp.cli.exits import BUG, DONE, USAGE
 from jax_ssp.controller.tape_file import read_tape, write_tape
+from tests.helpers.command_line import as_it_was, jax_ssp
+
+__all__ = ["as_it_was"]  # a fixture, for every test here
 
 CLOCKWORK = '''"""The clockwork alone."""
 import jax_ssp as ssp
@@ -46,23 +47,6 @@ def get_config():
         name="sum", workload=Sum(), policy=ssp.SSP(1), runtime=runtime, num_clocks=4
     )
 '''
-
-
-@pytest.fixture(autouse=True)
-def as_it_was():
-    """What `replay` changes in a process is changed back."""
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith("config_"):
-            del sys.modules[name]
-
-
-def jax_ssp(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return ended.value.code
 
 
 def a_run(folder, text):

@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.checkpoint.claim import FORMAT as FOLDER_FORMAT
-from jax_ssp.cli import main
 from jax_ssp.cli.exits import DONE, USAGE
 from jax_ssp.controller import (
     Cancel,
@@ -45,6 +43,9 @@ from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
 from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.tape_file import FORMAT as TAPE_FORMAT
+from tests.helpers.command_line import as_it_was, jax_ssp
+
+__all__ = ["as_it_was"]  # a fixture, for every test here
 
 HERE = Path(__file__).parent
 CONFIG, RUN, TAPE, OLD = HERE / "line.py", HERE / "run", HERE / "tape.jsonl.gz", HERE / "old"
@@ -69,23 +70,6 @@ EVERY_MESSAGE = [
     (3.0, WorkerLost(0), []),
     (3.5, StopRequested("interrupted"), [StopWorker(0)]),
 ]
-
-
-@pytest.fixture(autouse=True)
-def as_it_was():
-    """What `replay` changes in a process is changed back."""
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith("config_"):
-            del sys.modules[name]
-
-
-def jax_ssp(*words):
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

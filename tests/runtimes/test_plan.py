@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.cli import main
 from jax_ssp.cli.exits import DONE, USAGE
 from jax_ssp.runtimes.plan import Plan, plan_field
 from jax_ssp.training.run import run
+from tests.helpers.command_line import jax_ssp
 
 CLOCKWORK = ssp.Virtual(num_workers=2, compute=False)
 PLAN = Plan(runtime=CLOCKWORK, num_clocks=3)
@@ -72,12 +72,6 @@ class Dated(ssp.Experiment):
 def get_config():
     return Dated(runtime=ssp.Virtual(num_workers=2, compute=False), num_clocks=3)
 '''
-
-
-def jax_ssp(*words) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(list(map(str, words)))
-    return end.value.code
 
 
 def test_a_field_of_an_experiment_in_a_config_file_is_on_the_command_line_too(tmp_path, capsys):
