@@ -11,6 +11,7 @@ from jax_ssp import delays
 from jax_ssp.data.feed import Feed
 from jax_ssp.worker.worker import Worker
 from tests.helpers.problems import PARAMS, batches, bits
+from tests.runtimes import test_modes as modes
 
 SGD = optax.sgd(0.03, momentum=0.5)
 
@@ -36,25 +37,10 @@ class Tracker:
 
 STEPS = {"noisy": ssp.make_step(noisy_loss, SGD), "averaged": Tracker()}
 PARAMETERS = {"noisy": PARAMS, "averaged": {**PARAMS, "mean": np.zeros(6, np.float32)}}
-INT8, BF16 = ssp.compression.Int8(block=4), ssp.compression.BFloat16()
-MODES = {
-    "plain": {},
-    "overlap 1 of 1": {"overlap": 1},
-    "overlap 1 of 3": {"overlap": 1, "local_steps": 3},
-    "overlap 3 of 3": {"overlap": 3, "local_steps": 3},
-    "mix": {"overlap": 1, "local_steps": 2, "adopt": ssp.Mix(0.5)},
+# Those of the worlds' table that a replica has a part in, and two more.
+MODES = {name: mode for name, mode in modes.MODES.items() if name != "one device"} | {
     "mix at the end": {"adopt": ssp.Mix(0.25)},
-    "devices": {"placement": "devices"},
-    "int8 deltas": {"delta_wire": INT8},
     "random wire": {"delta_wire": ssp.compression.RandK(1 / 3)},
-    "bf16 snapshots": {"snapshot_wire": BF16},
-    "all": {
-        "overlap": 1,
-        "local_steps": 2,
-        "placement": "devices",
-        "delta_wire": INT8,
-        "snapshot_wire": BF16,
-    },
 }
 POLICIES = {"ssp": ssp.SSP(2), "lazy": ssp.SSP(2, "lazy"), "cancels": ssp.KSync(2)}
 
