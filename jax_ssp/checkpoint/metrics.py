@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.claim import METRICS
 from jax_ssp.checkpoint.events import Events, Pieces
 from jax_ssp.records import RECORD, check_record, one_of, parsed_json, short
 from jax_ssp.runtimes.observer import Observer
@@ -57,7 +58,7 @@ class MetricsWriter(Observer):
         checks.function("MetricsWriter(clock=...)", clock, "() -> seconds")
         checks.number("MetricsWriter(clock=...)()", clock())
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         self._rows = Pieces(path, size=_whole_lines(path))
         self._events = Events(folder)
         self._finalizer = weakref.finalize(self, _close, self._rows, self._events)
@@ -132,7 +133,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         ValueError: if a line is not JSON, or no row of this version.
     """
     path = checks.path("read_metrics(path=...)", path)
-    path = path / "metrics.jsonl" if path.is_dir() else path
+    path = path / METRICS if path.is_dir() else path
     try:
         *lines, _broken_off = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -194,10 +194,9 @@ class RunFolder(Observer):
             attempt("params", lambda: save_params(folder, result.params))
         if result.residuals:
             attempt("residuals", lambda: save_params(folder / "residuals", result.residuals))
-        rows, complete = len(result.tape), result.tape.complete
+        tape = extent(result)
         if TAPE in problems:
-            rows, complete = writer.rows if writer is not None else 0, False
-        tape = {"rows": rows, "complete": complete}
+            tape = {"rows": writer.rows if writer is not None else 0, "complete": False}
         attempt(SUMMARY, lambda: write_json(folder / SUMMARY, {**summary(), "tape": tape}))
         if not (folder / CONFIG).exists():
             attempt(CONFIG, lambda: self._write_config(folder))

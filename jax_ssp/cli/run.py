@@ -194,7 +194,6 @@ class _Signals(Observer):
 
 def trained(plan: Plan, task: Task, observers: list[Any]) -> Result:
     """Train; what is wrong with what is given is the user's mistake until the run has begun."""
-    from jax_ssp.runtimes.observer import Observer
     from jax_ssp.training.run import run
 
     class Begun(Observer):
