@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.checks import integer
 from jax_ssp.failures import note
 from jax_ssp.placement import Placement
 from jax_ssp.trees import Tree
@@ -42,6 +43,10 @@ class Feed:
     Attributes:
         iterator: what the batches are drawn from.
 
+    Raises:
+        TypeError: if `iterator` cannot be iterated over.
+        TypeError, ValueError: if `worker` is no integer of at least 0.
+
     Example:
         >>> feed = Feed(iter(np.arange(6.0).reshape(3, 2)), jax.devices()[0], worker=0)
         >>> feed.prefetch(steps=1)
@@ -52,12 +57,14 @@ class Feed:
     """
 
     def __init__(self, iterator: Iterable[Tree], device: Device, worker: int) -> None:
-        if not isinstance(iterator, Iterable):
+        worker = integer("Feed(worker=...)", worker, least=0)
+        try:
+            self.iterator = iter(iterator)
+        except Exception as error:  # an array of no dimensions has `__iter__`, and refuses
             raise TypeError(
                 f"`data(worker={worker})` must return an iterator of batches, got "
                 f"{type(iterator).__name__}."
-            )
-        self.iterator = iter(iterator)
+            ) from error
         self._fresh = getattr(self.iterator, "fresh", False) is True
         self._device = device
         self._worker = worker
