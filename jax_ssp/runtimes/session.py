@@ -27,7 +27,7 @@ from jax_ssp.worker.clock import averaged_leaves
 from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.needs import Needs
 from jax_ssp.worker.outbox import Seat
-from jax_ssp.worker.program import program_of
+from jax_ssp.worker.program import frozen_of, program_of
 from jax_ssp.worker.warmup import first_replica
 from jax_ssp.worker.worker import Worker
 
@@ -106,7 +106,7 @@ def make_session(plan: Plan, task: Task) -> Session:
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
         "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
-        "step": digest(workers[0].lower().as_text()),
+        "step": digest(workers[0].lower().as_text(), *jax.tree.leaves(frozen_of(task.step))),
         "server_tx": digest(store.program()),
         "jax": jax.__version__,
         "platforms": sorted({Placement.of(device).backend for device in devices}),
@@ -157,6 +157,7 @@ def _workers(
     needs = Needs(policy.reads_own, policy.needs_norms, policy.cancels)
     delta = jax.eval_shape(store.layout.delta_like, store.shapes)
     memory = {device: Memory(delta, device) for device in devices}
+    frozen = {device: Placement.of(device).put(frozen_of(task.step)) for device in {*devices}}
     exchange = Exchange(
         plan.schedule.usual, plan.weight, needs, plan.num_clocks, overlap, plan.adopt
     )
@@ -165,7 +166,7 @@ def _workers(
     workers = [
         Worker(
             index,
-            Seat(each, device, store.devices),
+            Seat(each, device, store.devices, frozen[device]),
             program,
             feed,
             exchange,

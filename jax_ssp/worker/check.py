@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +18,40 @@ def no_loss(argument: str, signature: str, value: Any) -> TypeError:
         f"`{argument}` must be a function {signature} -> (loss, metrics), got {name_of(value)}; "
         "the optimizer comes after it."
     )
+
+
+def with_key(argument: str, loss: Callable[..., Any]) -> Callable[[Any, Any, jax.Array], Any]:
+    """A loss of (model, batch) or (model, batch, key) as one of the latter.
+
+    Its third argument is the key if it is called so, or has no default.
+
+    Raises:
+        TypeError: if it can be called neither way.
+    """
+    try:
+        of = inspect.signature(loss)
+    except Exception:  # some callables written in C do not say
+        return lambda model, batch, key: loss(model, batch)
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    third = [each.name for each in of.parameters.values() if each.kind in places][2:3]
+    if third != ["key"] and _takes(of, None, None):
+        return lambda model, batch, key: loss(model, batch)
+    if _takes(of, None, None, None):
+        return loss
+    if _takes(of, None, None, key=None):
+        return lambda model, batch, key: loss(model, batch, key=key)
+    raise TypeError(
+        f"`{argument}` must be a function (model, batch) or (model, batch, key) -> (loss, "
+        f"metrics), got {shown(loss)}, whose arguments are {of}."
+    )
+
+
+def _takes(of: inspect.Signature, *arguments: Any, **named: Any) -> bool:
+    try:
+        of.bind(*arguments, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def check_optimizer(function: str, optimizer: Any) -> None:

@@ -6,9 +6,10 @@ what stays the worker's, and the random streams.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,18 @@ from flax import nnx
 from jax_ssp.pairs import on_pairs
 from jax_ssp.trees import all_finite
 from jax_ssp.views import seeing
-from jax_ssp.worker.check import check_optimizer, loss_and_metrics, name_of, no_loss
-from jax_ssp.worker.nnx_parts import like_before, parts_of, seeded, trains
+from jax_ssp.worker.check import (
+    check_optimizer,
+    loss_and_metrics,
+    name_of,
+    no_loss,
+    with_key,
+)
+from jax_ssp.worker.nnx_parts import Chosen, key_of_loss, like_before, parts_of, seeded
 from jax_ssp.worker.step import Batch, Metrics, WorkerState, updates_of
+
+NnxLoss: TypeAlias = Callable[..., tuple[jax.Array, Metrics]]
+"""`(model, batch) -> (loss, metrics)`, or `(model, batch, key) -> (loss, metrics)`."""
 
 
 class NnxState(NamedTuple):
@@ -41,22 +51,29 @@ class NnxStep:
     Attributes:
         params: the model's arrays, as a flat dict from dotted path to array: what is trained, and
             what is averaged over the workers (BatchNorm statistics).
+        frozen: parameters that are not trained, as another such dict. They stay as they are, and
+            are never sent.
         optimizer: as it was given.
     """
 
     def __init__(
         self,
         model: nnx.Module,
-        loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+        loss: NnxLoss,
         optimizer: optax.GradientTransformation,
+        wrt: Any = nnx.Param,
     ) -> None:
         model = nnx.clone(model)
         model.train()
         nnx.pop(model, nnx.Intermediate)
-        self._graph, trained, self._rngs, rest = nnx.split(model, trains, nnx.RngState, ...)
+        chosen = Chosen(wrt)
+        self._graph, trained, frozen, self._rngs, rest = nnx.split(
+            model, chosen.trains, chosen.freezes, nnx.RngState, ...
+        )
         self._trained = parts_of(trained)
-        self._parts = [*self._trained, *parts_of(rest)]
-        self._loss = loss
+        chosen.check(self._trained, model)
+        self._parts = [*self._trained, *parts_of(frozen), *parts_of(rest)]
+        self._loss = with_key("make_nnx_step(loss=...)", loss)
         self.optimizer = optimizer
         values = {name: value for part in self._parts for name, value in part.arrays.items()}
         count = Counter(name for part in self._parts for name in part.arrays)
@@ -64,12 +81,20 @@ class NnxStep:
         if repeated:
             raise ValueError(f"`make_nnx_step(model=...)` has several variables named {repeated}.")
         self._paths = {name: path for part in self._trained for name, path in part.paths.items()}
+        still = {name for part in parts_of(frozen) for name in part.arrays}
         kept = {name for part in parts_of(rest) for name in part.arrays if part.stays(name)}
+        self.frozen = {name: jnp.asarray(values[name]) for name in still}
         self._kept = {name: jnp.asarray(values[name]) for name in kept}
         self.params: dict[str, jax.Array] = {
-            name: jnp.asarray(value) for name, value in values.items() if name not in kept
+            name: jnp.asarray(values[name]) for name in values if name not in still | kept
         }
         self._tx = seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
+
+    def holding(self, frozen: dict[str, jax.Array]) -> NnxStep:
+        """The same step, with other arrays in place of `frozen`."""
+        other = copy.copy(self)
+        other.frozen = frozen
+        return other
 
     def init(self, params: dict[str, jax.Array]) -> NnxState:
         return NnxState(self._tx.init(params), self._kept)
@@ -101,7 +126,7 @@ class NnxStep:
                 in the model that the step was made of.
         """
         kept = self._kept if state is None else state.kept
-        model = self._merge({**params, **kept}, self._rngs)
+        model = self._merge({**params, **kept, **self.frozen}, self._rngs)
         model.eval()
         return model
 
@@ -117,8 +142,9 @@ class NnxStep:
         state, kept = worker_state
 
         def loss_fn(trained: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
-            model = self._merge({**rest, **kept, **trained}, seeded(self._rngs, key))
-            loss, metrics = loss_and_metrics(self._loss(model, batch))
+            values = {**rest, **kept, **self.frozen, **trained}
+            model = self._merge(values, seeded(self._rngs, key))
+            loss, metrics = loss_and_metrics(self._loss(model, batch, key_of_loss(key)))
             return loss, (metrics, self._read(model, {**rest, **kept}))
 
         (loss, (metrics, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
@@ -148,14 +174,17 @@ class NnxStep:
 
 def make_nnx_step(
     model: nnx.Module,
-    loss: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+    loss: NnxLoss,
     optimizer: optax.GradientTransformation,
+    wrt: Any = nnx.Param,
 ) -> NnxStep:
     r"""Make a training step from a flax.nnx model.
 
     Of what the model holds,
 
-    - `nnx.Param` variables of floating point are trained by the optimizer;
+    - `nnx.Param` variables of floating point are trained by the optimizer, those that `wrt` picks;
+    - `nnx.Param` variables that it does not pick are *frozen*: they are neither trained nor sent,
+      and lie once on each device, for all its workers. What a call assigns to them is lost;
     - all other arrays of floating point (BatchNorm's mean and variance, say, and plain attributes)
       are averaged over the workers, whatever weight and transform the server has for what is
       trained: they stay in the range of what workers came to, and a step that is not finite leaves
@@ -168,24 +197,35 @@ def make_nnx_step(
 
     The optimizer, and the server's transforms too, see what is trained as nested dicts by path,
     `{"layers": {0: {"kernel": ...}}}`, so that masks and labels can be written for that: functions
-    of it, or a tree, which may as well be an `nnx.State` as `nnx.state(model, nnx.Param)` gives it,
-    or flat like `step.params`. They are told the loss, as `make_step` says.
+    of it, or a tree, which may as well be an `nnx.State` as `nnx.state(model, wrt)` gives it, or
+    flat like `step.params`. They are told the loss, as `make_step` says.
+
+    Random numbers replay bit for bit, whether they come from the model's own streams
+    (`nnx.Dropout`) or from the key of the loss: both are functions of the run's seed, the worker,
+    the clock and the step in it, and so the same whatever ran before.
 
     The model itself is copied, not changed.
 
     Args:
         model: the model; train it from `step.params`, use it as `step.model(result.params)`.
-        loss: `(model, batch) -> (loss, metrics)`, called with the model in training mode; a metric
-            named "loss" gives way to the loss.
+        loss: `(model, batch) -> (loss, metrics)` or `(model, batch, key) -> (loss, metrics)`,
+            called with the model in training mode; a metric named "loss" gives way to the loss. It
+            gets a key if its third argument is called `key` or has no default.
         optimizer: any optax optimizer; its state belongs to the worker.
+        wrt: which parameters to train, as a filter of flax.nnx: a type (`nnx.LoRAParam`), a
+            function of path and variable, `nnx.PathContains("head")`, or a list of such, of which
+            each picks some. A type of variable that is no `nnx.Param` may be trained too. What
+            flax changes itself (`nnx.BatchStat`, `nnx.RngState`, `nnx.Cache`) is not.
 
     Returns:
         A step with `params`, the model's initial arrays by dotted path (a dot within a name is
-        written as `\\.`), and `model(params)`.
+        written as `\\.`), `frozen`, those it leaves as they are, and `model(params)`, which puts
+        them together again.
 
     Raises:
-        TypeError: if `model` is no flax.nnx module, `loss` no function, or `optimizer` no optax
-            optimizer.
+        TypeError: if `model` is no flax.nnx module, `loss` no such function, `optimizer` no optax
+            optimizer, or `wrt` no filter.
+        ValueError: if `wrt` picks no parameter of the model.
 
     Example:
         >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
@@ -198,6 +238,13 @@ def make_nnx_step(
         ['bias', 'kernel']
         >>> step.model(step.params)(jnp.ones((3, 2))).shape
         (3, 1)
+
+        Only what is low in rank is trained and sent:
+
+        >>> tuned = nnx.LoRA(2, 1, 1, base_module=model, rngs=nnx.Rngs(1))
+        >>> step = make_nnx_step(tuned, loss, optax.adamw(0.1), wrt=nnx.LoRAParam)
+        >>> sorted(step.params), sorted(step.frozen)
+        (['lora_a', 'lora_b'], ['base_module.bias', 'base_module.kernel'])
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(
@@ -207,4 +254,4 @@ def make_nnx_step(
     if not callable(loss):
         raise no_loss("make_nnx_step(loss=...)", "(model, batch)", loss)
     check_optimizer("make_nnx_step", optimizer)
-    return NnxStep(model, loss, optimizer)
+    return NnxStep(model, loss, optimizer, wrt)

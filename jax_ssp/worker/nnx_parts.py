@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from jax_ssp.checks import shown
 
 
 class Part:
@@ -62,11 +64,62 @@ def parts_of(state: Any) -> list[Part]:
     return [Part(path, variable) for path, variable in nnx.to_flat_state(state)]
 
 
-def trains(path: tuple[Any, ...], variable: Any) -> bool:
-    """A filter of nnx: what the optimizer is to train."""
-    if not isinstance(variable, nnx.Param):
-        return False
-    return all(map(_is_floating, jax.tree.leaves(variable.get_value())))
+class Chosen:
+    """What of a model is trained, and which of its parameters are frozen; filters of nnx.
+
+    Args:
+        wrt: the user's filter: what is to be trained.
+
+    Raises:
+        TypeError: if it is none.
+    """
+
+    # What flax changes itself, as a model is called.
+    _OWN = (nnx.BatchStat, nnx.RngState, nnx.Cache, nnx.Intermediate)
+
+    def __init__(self, wrt: Any) -> None:
+        self.wrt = wrt
+        try:
+            self._picked = nnx.filterlib.to_predicate(wrt)
+        except Exception as error:
+            raise self._no_filter(f"got {shown(wrt)}") from error
+
+    def trains(self, path: tuple[Any, ...], variable: Any) -> bool:
+        """Whether the optimizer is to train this."""
+        if not isinstance(variable, nnx.Variable) or isinstance(variable, self._OWN):
+            return False
+        return self._picks(path, variable) and all(
+            map(_is_floating, jax.tree.leaves(variable.get_value()))
+        )
+
+    def freezes(self, path: tuple[Any, ...], variable: Any) -> bool:
+        """Whether this is a parameter that stays as it is."""
+        return isinstance(variable, nnx.Param) and not self._picks(path, variable)
+
+    def check(self, trained: Sequence[Part], model: Any) -> None:
+        """Raise ValueError if there is nothing to train, in a model that has parameters."""
+        types = {type(v).__name__ for _, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+        if types and not trained:
+            raise ValueError(
+                f"`make_nnx_step(wrt=...)` picks no parameter of the model, got {shown(self.wrt)}; "
+                f"its parameters are of {', '.join(sorted(types))}. What is to be trained must be "
+                "variables of floating point."
+            )
+
+    def _picks(self, path: tuple[Any, ...], variable: Any) -> bool:
+        try:
+            picked = self._picked(path, variable)
+            return bool(picked)
+        except Exception as error:
+            raise self._no_filter(
+                f"got {shown(self.wrt)}, which raised {type(error).__name__} at {path}: {error}"
+            ) from error
+
+    def _no_filter(self, got: str) -> TypeError:
+        return TypeError(
+            "`make_nnx_step(wrt=...)` must be a filter of flax.nnx, such as `nnx.LoRAParam`, "
+            f"`nnx.PathContains('head')`, or a function (path, variable) -> bool, {got}."
+        )
 
 
 def _is_array(leaf: Any) -> bool:
@@ -95,6 +148,14 @@ def like_before(value: Any, before: jax.Array) -> Any:
         if jnp.issubdtype(value.dtype, kind) and jnp.issubdtype(before.dtype, kind):
             return value.astype(before.dtype)
     return value
+
+
+_OF_LOSS = 2**31 - 1  # no stream of a model has this number
+
+
+def key_of_loss(key: jax.Array) -> jax.Array:
+    """The key that the loss gets, of that of its step: other than those of the model's streams."""
+    return jax.random.fold_in(key, _OF_LOSS)
 
 
 def seeded(rngs: Any, key: jax.Array) -> Any:

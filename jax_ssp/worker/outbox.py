@@ -64,11 +64,13 @@ class Seat(NamedTuple):
         recorded: the device that the tape names for it.
         device: where it computes.
         server: the server's devices.
+        frozen: what its step reads and never changes; it lies here once, for all workers.
     """
 
     recorded: jax.Device
     device: jax.Device
     server: tuple[jax.Device, ...]
+    frozen: Any = ()
 
 
 class Dispatched(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ class Inputs(NamedTuple):
         batch: of its steps, stacked if there are several.
         key: of the worker.
         clock: its number.
+        frozen: what the step reads and never changes, the same arrays for all workers of a device.
     """
 
     base: Params
@@ -34,6 +35,10 @@ class Inputs(NamedTuple):
     batch: Any
     key: jax.Array
     clock: np.int32
+    frozen: Any = ()
+
+
+FREE = len(Inputs._fields)  # behind them comes memory that a program may put its delta in
 
 
 class Program:
@@ -62,9 +67,9 @@ class Program:
 
         Gives for each its delta, its new state, and what is to be said of it.
         """
-        bases, states, batches, keys, clocks = zip(*inputs, strict=True)
+        bases, states, batches, keys, clocks, (frozen, *_) = zip(*inputs, strict=True)
         deltas, states, metrics, finite = self._run_together(steps)(
-            bases, states, batches, keys, np.array(clocks)
+            bases, states, batches, keys, np.array(clocks), frozen
         )
         flags = np.asarray(finite)
         values = {name: np.asarray(value) for name, value in metrics.items()}
@@ -77,47 +82,58 @@ class Program:
     def _init(self, params: Params) -> Any:
         return self._step.init(self.layout.rounded(params))
 
-    def _run(self, steps: int, first: int = 0) -> Any:
+    def _run(self, steps: int, first: int = 0) -> Callable[..., Any]:
         """See `clock_fn`; gives too whether the delta is finite."""
-        run = clock_fn(self._step, steps, first, self.layout)
 
-        def reporting(*arguments: Any) -> Any:
-            delta, state, metrics = run(*arguments)
+        def reporting(inputs: Inputs, *carried: Any) -> Any:
+            *others, frozen = inputs
+            run = clock_fn(holding(self._step, frozen), steps, first, self.layout)
+            delta, state, metrics = run(*others, *carried)
             delta = jax.lax.optimization_barrier(delta)  # made once, whoever looks at it
             return delta, state, metrics, all_finite(self.layout.trained(delta))
 
         return reporting
 
     def _clock(self, steps: int) -> Any:
-        """A whole clock: (base, state, batch, key, clock, free)."""
+        """A whole clock: (*inputs, free)."""
         run = self._run(steps)
 
         def clock(*arguments: Any) -> Any:
-            return run(*arguments[:-1])
+            *inputs, _ = arguments
+            return run(Inputs(*inputs))
 
-        return jax.jit(clock, donate_argnums=(1, 5), keep_unused=True)
+        return jax.jit(clock, donate_argnums=(1, FREE), keep_unused=True)
 
     def _ahead(self, steps: int) -> Any:
-        """A clock's first steps on what the last left: (base, state, ..., clock, delta, free)."""
+        """A clock's first steps on what the last left: (*inputs, delta, free)."""
         run = self._run(steps)
 
         def ahead(base: Params, *others: Any) -> Any:
             *others, delta, _ = others
-            return run(gone_on(self.layout, base, delta), *others)
+            return run(Inputs(gone_on(self.layout, base, delta), *others))
 
-        return jax.jit(ahead, donate_argnums=(1, 6), keep_unused=True)
+        return jax.jit(ahead, donate_argnums=(1, FREE + 1), keep_unused=True)
 
     def _rest(self, first: int, steps: int) -> Any:
-        """The steps of a clock from number `first` on: (base, state, ..., clock, carried)."""
-        return jax.jit(self._run(steps - first, first), donate_argnums=(1, 5))
+        """The steps of a clock from number `first` on: (*inputs, carried)."""
+        run = self._run(steps - first, first)
+
+        def rest(*arguments: Any) -> Any:
+            *inputs, carried = arguments
+            return run(Inputs(*inputs), carried)
+
+        return jax.jit(rest, donate_argnums=(1, FREE))
 
     def _together(self, steps: int) -> Any:
         """A whole clock of several workers in one program, each with its own base and state."""
         run = self._run(steps)
 
-        def together(bases: Any, states: Any, batches: Any, keys: Any, clocks: Any) -> Any:
+        def together(
+            bases: Any, states: Any, batches: Any, keys: Any, clocks: Any, frozen: Any
+        ) -> Any:
             each = [_stacked(trees) for trees in (bases, states, batches, keys)]
-            deltas, states, metrics, finite = jax.vmap(run)(*each, clocks)
+            whole = jax.vmap(lambda *of_one: run(Inputs(*of_one, frozen)))
+            deltas, states, metrics, finite = whole(*each, clocks)
             count = len(bases)
             return _unstacked(deltas, count), _unstacked(states, count), metrics, finite
 
@@ -126,6 +142,16 @@ class Program:
     def _norm(self, delta: Delta) -> jax.Array:
         """The l2 norm of what is trained, summed in at least float32."""
         return jnp.sqrt(squared_norm(self.layout.trained(delta)))
+
+
+def frozen_of(step: Step) -> Any:
+    """The arrays that a step reads and never changes, if it says so."""
+    return getattr(step, "frozen", ()) if hasattr(step, "holding") else ()
+
+
+def holding(step: Any, frozen: Any) -> Step:
+    """The step with these arrays in place of its frozen ones; itself, if it has none."""
+    return step if not jax.tree.leaves(frozen) else step.holding(frozen)
 
 
 def _stacked(trees: tuple[Any, ...]) -> Any:

@@ -9,15 +9,16 @@ will do. A clock of H local steps is one `lax.scan` over such a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jax_ssp.checks import function
 from jax_ssp.pairs import descent, on_pairs
-from jax_ssp.trees import Params
+from jax_ssp.trees import Params, check_arrays, check_sizes, shapes_of
 from jax_ssp.worker.check import check_optimizer, loss_and_metrics, no_loss
 
 WorkerState: TypeAlias = Any
@@ -32,7 +33,10 @@ class Step(Protocol):
     trained but only averaged (running statistics) can be named by a method
     `averaged(params) -> tree of booleans` (they stay among the values that workers come to); if the
     server's transforms, with their masks, are to see parameters otherwise arranged, a method
-    `views(params) -> list of trees` says how (see `jax_ssp.views`).
+    `views(params) -> list of trees` says how (see `jax_ssp.views`). Large arrays that a step reads
+    and never changes can be an attribute `frozen`, with a method `holding(frozen) -> step` that
+    gives the same step with others in their place: then they are arguments of its programs, one
+    copy on a device, where an array that it merely uses would be written into each program.
     """
 
     def init(self, params: Params) -> WorkerState:
@@ -50,8 +54,13 @@ class Step(Protocol):
 class LossStep:
     """A step by the gradient of a loss. Made by `make_step`."""
 
-    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+    loss_fn: Callable[..., tuple[jax.Array, Metrics]]
     optimizer: optax.GradientTransformation
+    frozen: Any = None
+
+    def holding(self, frozen: Any) -> LossStep:
+        """The same step, with other arrays in place of `frozen`."""
+        return replace(self, frozen=frozen)
 
     def init(self, params: Params) -> WorkerState:
         return on_pairs(self.optimizer).init(params)
@@ -59,8 +68,10 @@ class LossStep:
     def __call__(
         self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
     ) -> tuple[Params, WorkerState, Metrics]:
+        given = (batch, key) if self.frozen is None else (batch, key, self.frozen)
+
         def loss_fn(params: Params) -> tuple[jax.Array, Metrics]:
-            return loss_and_metrics(self.loss_fn(params, batch, key))
+            return loss_and_metrics(self.loss_fn(params, *given))
 
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         optimizer = on_pairs(self.optimizer)
@@ -71,8 +82,9 @@ class LossStep:
 
 
 def make_step(
-    loss_fn: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]],
+    loss_fn: Callable[..., tuple[jax.Array, Metrics]],
     optimizer: optax.GradientTransformation,
+    frozen: Any = None,
 ) -> LossStep:
     """Make a training step from a loss and an optimizer.
 
@@ -86,17 +98,25 @@ def make_step(
     `optax.contrib.split_real_and_imaginary` does). Its gradient is conjugated before: what
     `jax.grad` gives is the conjugate of the ascent.
 
+    What is not to be trained (the base weights under LoRA, an embedding) is `frozen`: it is neither
+    trained nor sent, and lies once on each device, for all its workers. An array that the loss
+    merely uses would be written into each program. (`optax.masked` and `optax.set_to_zero` keep a
+    parameter as it is too, but it is a parameter still, and travels.)
+
     Args:
         loss_fn: pure, `(params, batch, key) -> (loss, metrics)`; `loss` a scalar, `metrics` a
-            dict of scalars, `key` a PRNG key of this worker, clock and step.
+            dict of scalars, `key` a PRNG key of this worker, clock and step. With `frozen` it is
+            called `(params, batch, key, frozen)`.
         optimizer: any optax optimizer; its updates are the delta.
+        frozen: a tree of arrays of any dtype.
 
     Returns:
         A step whose metrics are `{**metrics, "loss": loss}`: a metric named "loss" gives way.
 
     Raises:
-        TypeError: if `loss_fn` is no function, or `optimizer` no optax optimizer; from the step, if
-            the optimizer needs an argument that a step does not have.
+        TypeError: if `loss_fn` is no such function, `optimizer` no optax optimizer, or `frozen` no
+            tree of arrays; from the step, if the optimizer needs an argument that a step does not
+            have.
 
     Example:
         >>> import jax.numpy as jnp
@@ -107,12 +127,37 @@ def make_step(
         >>> delta, _, metrics = step(params, step.init(params), jnp.ones(2), jax.random.key(0))
         >>> delta["w"].tolist(), float(metrics["loss"])
         ([0.5, 0.5], 2.0)
+
+        With frozen weights beside those that are trained:
+
+        >>> def tuned(params, batch, key, frozen):
+        ...     return jnp.sum((frozen["w"] + params["w"] - batch) ** 2), {}
+        >>> step = make_step(tuned, optax.sgd(0.25), frozen={"w": jnp.full(2, 3.0)})
+        >>> delta, _, _ = step(params, step.init(params), jnp.ones(2), jax.random.key(0))
+        >>> delta["w"].tolist()
+        [-1.0, -1.0]
     """
     if not callable(loss_fn):
         raise no_loss("make_step(loss_fn=...)", "(params, batch, key)", loss_fn)
-    function("make_step(loss_fn=...)", loss_fn, "(params, batch, key) -> (loss, metrics)")
     check_optimizer("make_step", optimizer)
-    return LossStep(loss_fn, optimizer)
+    if frozen is not None:
+        frozen = _checked_frozen(frozen)
+    arguments = "params, batch, key" if frozen is None else "params, batch, key, frozen"
+    try:
+        function("make_step(loss_fn=...)", loss_fn, f"({arguments}) -> (loss, metrics)")
+    except TypeError as error:
+        if frozen is None:
+            raise
+        raise TypeError(f"{error} With `frozen`, `loss_fn` is given that too.") from error
+    return LossStep(loss_fn, optimizer, frozen)
+
+
+def _checked_frozen(frozen: Any) -> Any:
+    name = "make_step(frozen=...)"
+    shapes_of(name, frozen)
+    check_arrays(name, frozen)
+    check_sizes(name, frozen)
+    return jax.tree.map(jnp.asarray, frozen)
 
 
 def updates_of(

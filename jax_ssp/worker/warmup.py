@@ -49,6 +49,7 @@ class Warmup(NamedTuple):
     wire: Wire
     memory: Memory
     replica: Replica
+    frozen: Any = ()
 
     def compile(self) -> None:
         """Compile what it will run, for its device, by running it once; the results are dropped."""
@@ -115,4 +116,5 @@ class Warmup(NamedTuple):
         """What a program of so many steps would take now, with a state of its own."""
         state = jax.tree.map(jnp.copy, self.replica.state)
         batch = self.feed.example(steps)
-        return Inputs(self.replica.held, state, batch, self.replica.key, np.int32(0))
+        key, frozen = self.replica.key, self.frozen
+        return Inputs(self.replica.held, state, batch, key, np.int32(0), frozen)

@@ -252,7 +252,8 @@ class Worker:
 
     def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:
         replica = self.replica
-        return Inputs(base, replica.state, self.feed.take(steps), replica.key, np.int32(clock))
+        batch, frozen = self.feed.take(steps), self.seat.frozen
+        return Inputs(base, replica.state, batch, replica.key, np.int32(clock), frozen)
 
     # Memory: what was read or sent may be overwritten once the worker has let go of it.
 
@@ -293,4 +294,5 @@ class Worker:
     @property
     def _warmup(self) -> Warmup:
         wire, memory = self.wire, self.memory
-        return Warmup(self.program, self.feed, self.exchange, wire, memory, self.replica)
+        frozen = self.seat.frozen
+        return Warmup(self.program, self.feed, self.exchange, wire, memory, self.replica, frozen)
