@@ -1,4 +1,4 @@
-"""The evaluations of a run: when they are made, and what became of them."""
+"""The versions of a run: who is told of them, when they are evaluated, and what came of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.observing import Observers
+from jax_ssp.runtimes.version import Version
 from jax_ssp.worker.waits import Waiting
 
 
@@ -31,27 +32,31 @@ class Evaluations:
         self._evaluator = evaluator
         self._observers = observers
         self._reached = reached
+        self._seen: list[Version] = []  # evaluated, or to be, that observers want to see
         self._doing: tuple[str, float] | None = None  # what takes as long as it takes
 
     @property
     def wanted(self) -> bool:
-        """Whether anything is evaluated at all."""
-        return self._evaluator is not None
+        """Whether anybody wants to know of versions."""
+        return self._evaluator is not None or self._observers.see_versions
 
-    def begin(self) -> None:
+    def begin(self, first: Version) -> None:
         """The run begins: the first version is evaluated already."""
+        self._made(first)
         if self._evaluator is not None:
+            self._keep(first)
             self._done(self._evaluator.first)
 
-    def merged(self, point: dict[str, Any], num_workers: int) -> None:
+    def merged(self, version: Version, num_workers: int) -> None:
         """A version was made; evaluate it if it is due.
 
         Args:
-            point: its `version, updates, time`.
+            version: the newest.
             num_workers: that took part.
         """
-        if self._evaluator is not None and self._evaluator.due(point["updates"], num_workers):
-            self._evaluate(self._evaluator, point)
+        self._made(version)
+        if self._evaluator is not None and self._evaluator.due(version.updates, num_workers):
+            self._evaluate(self._evaluator, version)
 
     def take(self, future: Future[Any]) -> None:
         """An evaluation aside is finished, unless it was passed over for a newer version."""
@@ -60,13 +65,13 @@ class Evaluations:
         if row is not None:
             self._done(row)
 
-    def finish(self, point: dict[str, Any]) -> None:
+    def finish(self, last: Version) -> None:
         """The run is over: wait for what is being evaluated, then evaluate the last version."""
         if self._evaluator is None:
             return
         self._drain(self._evaluator)
-        if self.rows[-1]["version"] != point["version"]:
-            self._evaluate(self._evaluator, point)
+        if self.rows[-1]["version"] != last.version:
+            self._evaluate(self._evaluator, last)
             self._drain(self._evaluator)
 
     def waits(self) -> list[Waiting]:
@@ -74,12 +79,23 @@ class Evaluations:
         doing = self._doing
         return [] if doing is None else [Waiting(None, doing[0], time.monotonic() - doing[1])]
 
-    def _evaluate(self, evaluator: Evaluator, point: dict[str, Any]) -> None:
-        self._doing = f"version {point['version']} is evaluated", time.monotonic()
-        row = evaluator.submit(point)
+    def _evaluate(self, evaluator: Evaluator, version: Version) -> None:
+        self._doing = f"version {version.version} is evaluated", time.monotonic()
+        if evaluator.is_aside and self._observers.see_evaluated:
+            version.hold()
+        self._keep(version)
+        row = evaluator.submit(version.point())
         self._doing = None
         if row is not None:
             self._done(row)
+
+    def _made(self, version: Version) -> None:
+        if self._observers.see_versions:
+            self._observers.see("on_version", version)
+
+    def _keep(self, version: Version) -> None:
+        if self._observers.see_evaluated:
+            self._seen.append(version)
 
     def _drain(self, evaluator: Evaluator) -> None:
         self._doing = "the last versions are evaluated", time.monotonic()
@@ -92,5 +108,10 @@ class Evaluations:
         assert self._evaluator is not None
         self.rows.append(row)
         self._observers.tell("on_eval", row)
+        while self._seen:
+            version = self._seen.pop(0)  # or one that was passed over
+            if version.version == row["version"]:
+                self._observers.see("on_evaluated", version, row)
+                break
         if self._evaluator.reached(row):
             self._reached()

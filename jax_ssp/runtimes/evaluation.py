@@ -198,6 +198,11 @@ class Evaluator:
         self._settings = Settings()
         self._thread = _Aside()
 
+    @property
+    def is_aside(self) -> bool:
+        """Whether the run goes on while it evaluates."""
+        return self._thread is not None
+
     def due(self, updates: int, num_workers: int) -> bool:
         """Is it time, now that this many deltas are merged?"""
         if self._every is None:

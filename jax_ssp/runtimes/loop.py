@@ -41,10 +41,12 @@ from jax_ssp.controller.events import (
 from jax_ssp.controller.rows import Fold, Row
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.base import Clock, Executor, World
+from jax_ssp.runtimes.ending import Ending
 from jax_ssp.runtimes.evaluating import Evaluations
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
-from jax_ssp.runtimes.observing import Observers, history_row
+from jax_ssp.runtimes.observing import History, Observers
+from jax_ssp.runtimes.version import Version
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
@@ -58,10 +60,9 @@ class Loop:
     """Carries a controller's commands out until its run is done.
 
     Attributes:
-        history: a row for each settled delta (see `Observer.on_clock`).
         status: how the run ended (see `Observer.on_end`); "failed" until it has.
         seconds: time of the last merge.
-        updates: deltas merged.
+        updates, steps, samples: merged: deltas, and the local steps and examples in them.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class Loop:
         self.clock: Clock  # since it entered a world, like the executor
         self.executor: Executor
         self.tape = tape
-        self.history: list[dict[str, Any]] = []
         self.status = "failed"
         self.seconds = 0.0
-        self.updates = 0
-        self._observers = Observers() if observers is None else observers
+        self.updates = self.steps = self.samples = 0
+        self._observers = observers or Observers()
+        self._history = History(self._observers)
         self._evaluations = Evaluations(evaluator, self._observers, partial(self._end, "target"))
         self._watch = Watch(list) if watch is None else watch
         self._held_back = Deferral() if held is None else held  # interrupts
@@ -92,10 +93,13 @@ class Loop:
         self._lock = threading.RLock()
         self._closed = False  # nothing is taken any more
         self._over = False
-        self._verdict: str | None = None
-        self._data_ended = False  # of any worker
+        self._ending = Ending()
         self._fold = Fold()
-        self._metrics: dict[Token, Mapping[str, float]] = {}  # of deltas that are not settled
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A row for each settled delta (see `Observer.on_clock`)."""
+        return self._history.rows
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -110,7 +114,9 @@ class Loop:
 
     def run(self) -> None:
         """Run to the end."""
-        self._evaluations.begin()
+        if self.store is not None:
+            self._evaluations.begin(self._newest(self.store))
+        self.take(None)  # should somebody have asked for the end by now
         ran = None
         if self.store is None and not self._observers:
             ran = self.clock.run_clockwork(self.controller, self.tape)
@@ -121,11 +127,13 @@ class Loop:
         self._closed = True
         self._over = True
         if self.store is not None:
-            self._evaluations.finish(self._about(self.store, self.seconds))
+            self._evaluations.finish(self._newest(self.store))
             if self.tape.complete:
                 self.tape.params = self.store.fingerprint()
                 self.clock.came_to(self.tape.params)
-        self.status = self._final_status()
+        self.status = self._ending.status(self.controller, self.tape.complete, self._is_finite)
+        if self._held_back.count:
+            self.status = "interrupted"
 
     def _run(self) -> None:
         with self._lock:  # nobody reports anything before all have joined
@@ -152,6 +160,12 @@ class Loop:
             return [Waiting(None, f"{observer} runs", seconds, QUIET_SECONDS)]
         return evaluating or self.executor.waits()
 
+    def end_early(self, reason: str) -> None:
+        """An observer asks for the end; any thread may call this."""
+        if self.clock.decides:
+            self._ending.early(reason)
+            self.clock.wake()
+
     def _interrupted(self) -> None:
         """Ask for the end; called in a signal handler."""
         self.clock.request_stop("interrupted")
@@ -166,19 +180,21 @@ class Loop:
             what: None says that the timer may be due.
             metrics: that came with a delta.
         """
-        if what is None and self.clock.due() is None:
+        if what is None and not self._ending and self.clock.due() is None:
             return
         with self._lock:
             if what is None:
                 what = self.clock.due()  # by now it may be set anew
-            if what is None or self._closed:
+            if self._closed or (what is None and not self._ending):
                 return
             self._closed = True  # should something be raised, nothing more is taken
             self._taking = time.monotonic()
             if isinstance(what, Future):
                 self._evaluations.take(what)
-            else:
+            elif what is not None:
                 self._event(self.clock.now(), what, metrics)
+            for reason in self._ending.asked(self.controller):
+                self._event(self.clock.now(), StopRequested(reason), None)
             self._closed = self.tape.complete = self.controller.done
             self._taking = None
             self._watch.happened()
@@ -194,18 +210,6 @@ class Loop:
         if held:
             self._lock.release()
 
-    def _final_status(self) -> str:
-        if self._held_back.count:
-            return "interrupted"
-        ended = self.controller.ended
-        if ended not in (None, "max_updates"):
-            return ended
-        if self.store is not None and not self.store.finite():
-            return "diverged"
-        # Where all are lost, nobody came to an end: not of its clocks, nor of its data.
-        all_lost = ended is None and not self.controller.num_workers and not self._data_ended
-        return self._verdict or ("done" if self.tape.complete and not all_lost else "stopped")
-
     def _event(self, now: float, event: Event, metrics: Mapping[str, float] | None) -> None:
         if type(event) is TimerFired:
             self.clock.set_timer(None)
@@ -218,9 +222,9 @@ class Loop:
         late = len(commands) == 1 and type(commands[0]) is Fence  # nothing else follows from it
         if type(event) is DeltaReady:
             if metrics is not None and not late:
-                self._metrics[event.token] = metrics
+                self._history.metrics[event.token] = metrics
         elif type(event) is WorkerLost or (type(event) is WorkerDone and not late):
-            self._data_ended |= type(event) is WorkerDone
+            self._ending.by_data |= type(event) is WorkerDone
             self._leaves(event.worker)
         for command in commands:
             self._carry_out(command, now, rows)
@@ -243,12 +247,12 @@ class Loop:
                 self.executor.cancel(command)
                 self.clock.cancelled(command)
                 self._dropped(command.token)
-                self._settled(next(rows))
+                self._history.settled([next(rows)], self.updates)
             case Drop():
                 self._dropped(command.token)
-                self._settled(next(rows))
+                self._history.settled([next(rows)], self.updates)
             case Fence():
-                if command.token not in self._metrics:  # else it came twice, and is needed
+                if command.token not in self._history.metrics:  # else it came twice, and is needed
                     self._dropped(command.token)
             case SetTimer(at):
                 self.clock.set_timer(at)
@@ -268,31 +272,22 @@ class Loop:
         if self.store is not None:
             self.store.merge(merge)
         self.seconds = now
-        self.updates += len(merge.deltas)
-        diverges = self.store is not None and not all(row.finite for row in rows)
-        if diverges and not self.store.finite():
+        self.updates += len(rows)
+        self.steps += sum(row.steps for row in rows)
+        self.samples += sum(row.samples for row in rows)
+        if not all(row.finite for row in rows) and not self._is_finite():
             self._end("diverged")
-        self._settled(*rows)
+        self._history.settled(rows, self.updates)
         if self.store is not None and self._evaluations.wanted:
-            self._evaluations.merged(self._about(self.store, now), merge.num_workers)
+            self._evaluations.merged(self._newest(self.store), merge.num_workers)
 
-    def _about(self, store: Store, now: float) -> dict[str, Any]:
-        return {"version": store.version, "updates": self.updates, "time": now}
+    def _is_finite(self) -> bool:
+        return self.store is None or self.store.finite()
 
-    def _settled(self, *settled: Row) -> None:
-        """Keep a row of each, then tell of them: an observer that raises leaves none out."""
-        rows: list[dict[str, Any]] = []
-        for each in settled:
-            metrics = self._metrics.pop(each.token, None)
-            if metrics is not None or self._observers:
-                rows.append(history_row(each, self.updates, metrics))
-                if metrics is not None:
-                    self.history.append(rows[-1])
-        for row in rows if self._observers else ():
-            self._observers.tell("on_clock", row)
+    def _newest(self, store: Store) -> Version:
+        counts = self.updates, self.steps, self.samples, 0
+        return Version(store.version, *counts, self.seconds, store)
 
     def _end(self, verdict: str) -> None:
-        if self._verdict is None and (self._over or self.clock.decides):
-            self._verdict = verdict
-            if not self._over:
-                self.clock.request_stop(verdict)
+        if self._over or self.clock.decides:
+            self._ending.judged(verdict, self._over)

@@ -1,13 +1,32 @@
-"""What watches a run, and is told what happens in it."""
+"""What watches a run, is told what happens in it, and may end it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jax_ssp import checks
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
 from jax_ssp.worker.waits import Waiting
+
+if TYPE_CHECKING:
+    from jax_ssp.runtimes.version import Version
+    from jax_ssp.trees import Params
+
+
+class Kept(NamedTuple):
+    """What an observer keeps of a run, for its result and its folder.
+
+    Attributes:
+        name: under which it is kept, such as "ema".
+        params: what is kept.
+        about: what is to be said of it, as facts for JSON.
+    """
+
+    name: str
+    params: Params
+    about: Mapping[str, Any]
 
 
 class Observer:
@@ -17,10 +36,54 @@ class Observer:
     threads, and everybody else waits meanwhile: they should return soon. What is given to them is
     theirs to keep and to change. One that raises ends the run with its error, which carries what
     there is of the result; the others are told all the same.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> class Enough(ssp.Observer):
+        ...     def on_clock(self, row):
+        ...         if row["updates"] >= 3:
+        ...             self.stop("three are enough")
+        >>> rehearsal = ssp.Virtual(num_workers=1, compute=False)
+        >>> result = ssp.train(runtime=rehearsal, num_clocks=100, observers=[Enough()])
+        >>> result.status, result.reason
+        ('early', 'three are enough')
     """
 
+    _ask: Callable[[str], object] | None = None  # of the run that it watches
+
+    def stop(self, reason: str) -> None:
+        """Have the run end early: nobody starts another clock, running ones are merged.
+
+        It is heard once all is done that follows from the event which was told of: before
+        anything else happens, so that what ends a run is the same in every world. It stands on the
+        tape. It does nothing in a replay, where the tape says when the run ends; in a run that is
+        ending already; and after the first time.
+
+        Args:
+            reason: why, in a few words; it becomes `Result.reason`.
+
+        Raises:
+            TypeError, ValueError: if the reason is no text, or empty.
+            RuntimeError: if there is no run that it watches.
+        """
+        name = type(self).__name__
+        reason = checks.text(f"{name}.stop(reason=...)", reason)
+        if self._ask is None:
+            raise RuntimeError(
+                f"`{name}.stop` was called while it watches no run; call it in a method that tells "
+                "of one, such as `on_eval`."
+            )
+        self._ask(reason)
+
+    def kept(self) -> Kept | None:
+        """Parameters to be kept with the result, and saved in the run's folder; None for none."""
+        return None
+
     def on_start(self, info: Mapping[str, Any]) -> None:
-        """The run begins: `name, num_workers, num_clocks, max_updates, policy, time`."""
+        """The run begins: `name, num_workers, num_clocks, max_updates, policy, time, evaluates`.
+
+        `evaluates` says whether anything is evaluated at all.
+        """
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         """A row of the tape; `now` in seconds."""
@@ -31,11 +94,24 @@ class Observer:
         See `Result.history` for what is in the row. The metrics of a cancelled clock are empty.
         """
 
+    def on_version(self, version: Version) -> None:
+        """A version is there: number 0 before the first clock, then each that a merge has made.
+
+        Its rows have been told before, by `on_clock`. Parameters and states are fetched when they
+        are read, and only then cost anything.
+        """
+
     def on_eval(self, row: Mapping[str, Any]) -> None:
         """A version was evaluated: `version, updates, time` (seconds), `passed_over, metrics`.
 
         `passed_over` counts the versions that were due since the evaluation before, and waited when
         this one came.
+        """
+
+    def on_evaluated(self, version: Version, row: Mapping[str, Any]) -> None:
+        """A version was evaluated, and this is that very version, with the row of `on_eval`.
+
+        On real devices there may be newer ones by now, unless `eval_waits` is set.
         """
 
     def on_wait(self, waits: Sequence[Waiting]) -> None:
@@ -46,4 +122,4 @@ class Observer:
         """
 
     def on_end(self, status: str) -> None:
-        """The run is over: done, target, stopped, interrupted, diverged or failed."""
+        """The run is over: done, target, early, stopped, interrupted, diverged or failed."""

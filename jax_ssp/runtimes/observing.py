@@ -6,12 +6,14 @@ what ended the run before. Rows are copied for each, so that none can change wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jax_ssp.controller.events import Token
 from jax_ssp.controller.rows import Row
 from jax_ssp.failures import joined, note
-from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.observer import Kept, Observer
+from jax_ssp.runtimes.version import Version
 
 
 def history_row(row: Row, updates: int, metrics: Mapping[str, float] | None) -> dict[str, Any]:
@@ -44,25 +46,50 @@ class Observers:
 
     Attributes:
         telling: who is being told what just now, such as "Progress.on_clock"; None otherwise.
+        see_versions: whether one of them wants to see every version.
+        see_evaluated: whether one wants to see those that are evaluated.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
         self._to_end: list[Observer] = []  # who is to be told the end
         self.telling: str | None = None
+        self.see_versions = any(_overrides(each, "on_version") for each in self._observers)
+        self.see_evaluated = any(_overrides(each, "on_evaluated") for each in self._observers)
 
     def __bool__(self) -> bool:
         return bool(self._observers)
 
-    def start(self, info: Mapping[str, Any]) -> None:
-        """The run begins."""
+    def start(self, info: Mapping[str, Any], ask: Callable[[str], object] | None = None) -> None:
+        """The run begins; `ask` takes the reason for which an observer wants it to end."""
         self._to_end = list(reversed(self._observers))
+        for each in self._observers:
+            object.__setattr__(each, "_ask", ask)  # also one that is frozen
         self.tell("on_start", info)
 
     def end(self, status: str) -> None:
         """The run is over: observers are told in reverse order, each once."""
         observers, self._to_end = self._to_end, []
-        self._tell(observers, "on_end", status)
+        try:
+            self._tell(observers, "on_end", status)
+        finally:
+            for each in observers:
+                object.__setattr__(each, "_ask", None)
+
+    def kept(self) -> dict[str, Kept]:
+        """What they keep, each under a name of its own, such as "ema" and "ema-2"."""
+        kept: dict[str, Kept] = {}
+        for each in self._observers:
+            own = each.kept()
+            if own is not None:
+                same = sum(other.name == own.name for other in kept.values())
+                kept[own.name if not same else f"{own.name}-{same + 1}"] = own
+        return kept
+
+    def see(self, method: str, version: Version, *what: Any) -> None:
+        """Tell of a version, which can be read meanwhile."""
+        with version.told():
+            self.tell(method, version, *what)
 
     def tell(self, method: str, *what: Any) -> None:
         """Call a method of each with copies of what is a mapping.
@@ -87,9 +114,49 @@ class Observers:
             raise first
 
 
+class History:
+    """The settled clocks of a run: a row of each is kept, where it has metrics, and told of.
+
+    Args:
+        observers: to tell.
+
+    Attributes:
+        rows: those kept.
+        metrics: of deltas that are not settled.
+    """
+
+    def __init__(self, observers: Observers) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.metrics: dict[Token, Mapping[str, float]] = {}
+        self._observers = observers
+
+    def settled(self, settled: Sequence[Row], updates: int) -> None:
+        """Keep a row of each, then tell of them: an observer that raises leaves none out.
+
+        Args:
+            settled: of the fold.
+            updates: deltas merged by then.
+        """
+        rows: list[dict[str, Any]] = []
+        for each in settled:
+            metrics = self.metrics.pop(each.token, None)
+            if metrics is not None or self._observers:
+                rows.append(history_row(each, updates, metrics))
+                if metrics is not None:
+                    self.rows.append(rows[-1])
+        for row in rows if self._observers else ():
+            self._observers.tell("on_clock", row)
+
+
 def _copy(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of its own, its metrics too."""
     own = dict(row)
     if "metrics" in own:
         own["metrics"] = dict(own["metrics"])
     return own
+
+
+def _overrides(observer: Observer, method: str) -> bool:
+    """Whether an observer has its own method of this name; on the instance will do."""
+    own = getattr(observer, method)
+    return getattr(own, "__func__", own) is not getattr(Observer, method)

@@ -128,6 +128,9 @@ class Plan:
     """Compressor of the snapshots."""
     eval_every: int | None = plan_field(None, maybe(rules.count), identity=False)
     """Clocks between evaluations; by default only the first and the last version are evaluated."""
+    eval_waits: bool = plan_field(False, checks.flag, identity=False)
+    """Whether nobody starts a clock while a version is evaluated, on real devices too: what follows
+    from it (target, EarlyStop) then comes at the same version in every world."""
     evaluate_on: Where = plan_field(None, rules.evaluate_on, identity=False)
     """Where to evaluate: host (the CPU), or a device such as gpu:7; by default one without a
     worker, if there is one."""
@@ -212,6 +215,8 @@ class Plan:
             raise ValueError(
                 "`eval_every` and `target` need `evaluate`, a function params -> metrics."
             )
+        if self.eval_waits:
+            raise ValueError("`eval_waits` needs `evaluate`, a function params -> metrics.")
         if self.evaluate_on is not None:
             raise ValueError("`evaluate_on` needs `evaluate`, a function params -> metrics.")
 

@@ -65,7 +65,8 @@ class Experiment(Plan):
         """
         plan = self.checked_fields()
         if not plan.runtime.computes:
-            return replace(plan, eval_every=None, evaluate_on=None, target=None), Task()
+            none = dict.fromkeys(("eval_every", "evaluate_on", "target"))
+            return replace(plan, **none, eval_waits=False), Task()
         if plan.workload is None:
             raise ValueError(
                 "`Experiment(workload=...)` is missing; only a runtime that computes nothing "

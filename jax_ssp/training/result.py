@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_ssp.controller import WorkerDone
+from jax_ssp.controller import StopRequested, WorkerDone
 from jax_ssp.controller.tape import Tape
+from jax_ssp.runtimes.ending import told_reason
+from jax_ssp.runtimes.observer import Kept
 from jax_ssp.runtimes.schedule import schedule
 from jax_ssp.runtimes.states import States
 from jax_ssp.trees import Params
@@ -34,9 +36,11 @@ class Result:
             versions since the one before, not evaluated since they waited still) and `metrics`, a
             dict of what `evaluate` gave.
         states: of the optimizers, at the end; None if nothing was computed.
-        status: "done", "target", "stopped" (all workers were lost, or nothing could happen any
-            more), "interrupted" or "diverged"; of a result that an error carries, "failed" or
-            "interrupted".
+        kept: what observers keep, by name, such as "ema" and "best": `params` and what is to be
+            said `about` them.
+        status: "done", "target", "early" (an observer ended it; see `reason`), "stopped" (all
+            workers were lost, or nothing could happen any more), "interrupted" or "diverged"; of a
+            result that an error carries, "failed" or "interrupted".
         version: merges applied.
         updates: deltas merged.
         seconds: from the first clock's start to the last merge, virtual or wall as the world has
@@ -51,6 +55,7 @@ class Result:
     evaluations: list[dict[str, Any]] = field(repr=False)
     residuals: list[Params] = field(repr=False)
     states: States | None = field(repr=False)
+    kept: dict[str, Kept] = field(repr=False)
     status: str
     version: int
     updates: int
@@ -86,14 +91,21 @@ class Result:
         ends = (event for _, event, _ in self.tape if isinstance(event, WorkerDone))
         return dict(sorted((end.worker, end.clock) for end in ends))
 
+    @cached_property
+    def reason(self) -> str:
+        """Why an observer ended the run early; empty if none did."""
+        asked = (event for _, event, _ in self.tape if isinstance(event, StopRequested))
+        return next((told_reason(stop.reason) for stop in asked), "")
+
     def summary(self) -> str:
         """A few lines for people."""
         rows = self.schedule
         merged = rows[rows["merge_version"] >= 0]
         workers = self.tape.header["num_workers"]
         stale = merged["staleness"]
+        early = f" ({self.reason})" if self.status == "early" else ""
         lines = [
-            f"{self.tape.header['policy']} on {workers} workers: {self.status}",
+            f"{self.tape.header['policy']} on {workers} workers: {self.status}{early}",
             f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped "
             "or cancelled",
             f"{self.seconds:.3g} {self.tape.header['time']} seconds, "

@@ -59,7 +59,7 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
     error = _run(session, loop, evaluator, telling, watch)
 
     def result() -> Result:
-        return _result(session, loop, time.perf_counter() - began)
+        return _result(session, loop, telling, time.perf_counter() - began)
 
     if error is not None:
         raise _carrying(error, result)
@@ -94,7 +94,7 @@ def _evaluator(session: Session) -> Evaluator | None:
     goal = None if plan.target is None else Target.parse(plan.target)
     every = 1 if plan.eval_every is None and goal is not None else plan.eval_every
     busy = [worker.device for worker in session.workers]
-    aside = plan.runtime.time == "wall"
+    aside = plan.runtime.time == "wall" and not plan.eval_waits
     device = evaluation_device(plan.evaluate_on, busy, store.devices, aside)
     return Evaluator(evaluate, every, device, store, goal)
 
@@ -119,10 +119,11 @@ def _run(
         world.prepare()
         if evaluator is not None:
             closing.append(evaluator.close)
-            if world.clock.real:
+            if world.clock.real and not plan.eval_waits:
                 evaluator.go_aside(world.clock.post)
         closing.append(lambda: observers.end(loop.status))
-        observers.start({**header, **ends, "tape": loop.tape})
+        about = {**header, **ends, "tape": loop.tape, "evaluates": evaluator is not None}
+        observers.start(about, loop.end_early)
         loop.run()
     except BaseException as raised:  # given back
         error = raised
@@ -135,7 +136,7 @@ def _run(
     return error
 
 
-def _result(session: Session, loop: Loop, wall_seconds: float) -> Result:
+def _result(session: Session, loop: Loop, observers: Observers, wall_seconds: float) -> Result:
     """What there is by now."""
     workers, store = session.workers, session.store
     params = masters = None
@@ -152,6 +153,7 @@ def _result(session: Session, loop: Loop, wall_seconds: float) -> Result:
         evaluations=loop.evaluations,
         residuals=[] if wire is None else [worker.replica.residual for worker in workers],
         states=session.states(),
+        kept=observers.kept(),
         status=loop.status,
         version=loop.controller.version if store is None else store.version,
         updates=loop.updates,

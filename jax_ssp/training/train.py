@@ -45,6 +45,7 @@ def train(
     seed: int = 0,
     evaluate: EvalFn | None = None,
     eval_every: int | None = None,
+    eval_waits: bool = False,
     evaluate_on: str | jax.Device | None = None,
     target: str | None = None,
     observers: Sequence[Observer] = (),
@@ -91,13 +92,17 @@ def train(
         eval_every: clocks between evaluations; by default only the first and the last version are
             evaluated. On real devices evaluation runs beside the workers; a version that still
             waits for it when the next one is due is passed over.
+        eval_waits: whether nobody starts a clock while a version is evaluated, on real devices too.
+            None is passed over then, and what follows from an evaluation (`target`, `EarlyStop`)
+            comes at the same version in every world, where the same versions are made.
         evaluate_on: where `evaluate` gets its parameters: "host" (the CPU), or one device, such as
             "gpu:7" or a `jax.Device`. By default, on accelerators, one that has no worker and is
             not the server's, so that none is slowed down; where there is none, the first worker's,
             which the host spares at its own speed.
         target: ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with
             it `eval_every` is 1 by default.
-        observers: told what happens while it happens.
+        observers: told what happens while it happens, and who may end the run: `ssp.Ema`,
+            `ssp.Best`, `ssp.EarlyStop`, loggers, or your own.
         name: of the run, for the observers.
 
     Returns:
@@ -146,6 +151,7 @@ def train(
         delta_wire=delta_wire,
         snapshot_wire=snapshot_wire,
         eval_every=eval_every,
+        eval_waits=eval_waits,
         evaluate_on=evaluate_on,
         target=target,
         seed=seed,

@@ -29,8 +29,8 @@ class Dated(Plan):
 
 # What a replay compares is what decides the numbers, and only that.
 NOT_COMPARED = {
-    *("name", "runtime", "placement", "server_tx", "delta_tx", "eval_every", "evaluate_on"),
-    *("target", "workload"),
+    *("name", "runtime", "placement", "server_tx", "delta_tx", "target", "workload"),
+    *("eval_every", "eval_waits", "evaluate_on"),
 }
 
 

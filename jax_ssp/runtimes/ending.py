@@ -1,0 +1,89 @@
+"""How the end of a run is asked for while it goes, and what the end is called.
+
+Evaluations ask for it (a target is reached), merges (the server has diverged), and observers. All
+of them are heard right after the event in which they asked, before anything else happens: then a
+run ends at the same version in every world where the same versions are made.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from jax_ssp.controller import Controller
+
+EARLY = "early"
+_EARLY = f"{EARLY}: "  # then follows the observer's reason, on the tape
+
+
+class Ending:
+    """Who asked for the end of a run.
+
+    Attributes:
+        verdict: what the run itself has come to, such as "target"; None for nothing special.
+        by_data: whether the data of any worker has ended.
+    """
+
+    def __init__(self) -> None:
+        self.verdict: str | None = None
+        self.by_data = False
+        self._asked: deque[str] = deque()  # which any thread may append to
+
+    def __bool__(self) -> bool:
+        """Whether somebody has asked, and was not heard yet."""
+        return bool(self._asked)
+
+    def early(self, reason: str) -> None:
+        """An observer asks; any thread may."""
+        self._asked.append(_EARLY + reason)
+
+    def judged(self, verdict: str, over: bool) -> None:
+        """The run has come to this, which is its end; if it is not over anyway."""
+        if self.verdict is None:
+            self.verdict = verdict
+            if not over:
+                self._asked.append(verdict)
+
+    def asked(self, controller: Controller) -> Iterator[str]:
+        """The reason of each `StopRequested` that is due; what an observer wants of an end, not."""
+        while self._asked:
+            reason = self._asked.popleft()
+            if controller.ended is None or not reason.startswith(_EARLY):
+                yield reason
+
+    def status(self, controller: Controller, complete: bool, finite: Callable[[], bool]) -> str:
+        """How a run that is over has ended (see `Observer.on_end`).
+
+        Args:
+            controller: its.
+            complete: whether its tape is.
+            finite: whether the server is.
+        """
+        ended = controller.ended
+        if ended not in (None, "max_updates"):
+            return status_of(ended)
+        if not finite():
+            return "diverged"
+        # Where all are lost, nobody came to an end: not of its clocks, nor of its data.
+        all_lost = ended is None and not controller.num_workers and not self.by_data
+        return self.verdict or ("done" if complete and not all_lost else "stopped")
+
+
+def status_of(reason: str) -> str:
+    """What a run that was ended with a `StopRequested` of this reason is said to have come to.
+
+    Example:
+        >>> status_of("target"), status_of("early: the loss went up")
+        ('target', 'early')
+    """
+    return EARLY if reason.startswith(_EARLY) else reason
+
+
+def told_reason(reason: str) -> str:
+    """What an observer gave as the reason; empty if it was no observer.
+
+    Example:
+        >>> told_reason("early: the loss went up"), told_reason("target")
+        ('the loss went up', '')
+    """
+    return reason.removeprefix(_EARLY) if reason.startswith(_EARLY) else ""
