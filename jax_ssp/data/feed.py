@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.checks import integer
+from jax_ssp.data.arrays import taken
 from jax_ssp.failures import note
 from jax_ssp.placement import Placement
 from jax_ssp.trees import Tree
@@ -29,14 +30,17 @@ Device: TypeAlias = jax.Device | jax.sharding.Sharding | None
 class Feed:
     """What a runtime draws a worker's batches from: placed on its device, fetched ahead on request.
 
-    Not thread-safe: it belongs to the thread of its worker. NumPy arrays are copied as they are
-    drawn, so an iterator may fill the same buffers again; one that never does can say so by an
+    Not thread-safe: it belongs to the thread of its worker. Arrays on the host are copied as they
+    are drawn, so an iterator may fill the same buffers again; one that never does can say so by an
     attribute `fresh = True`, and its arrays are used as they are. What `take` returns may alias
     arrays of the iterator (`jax.device_put` aliases what is already in place), so it must not be
     donated.
 
     Args:
-        iterator: the batches, pytrees of NumPy or JAX arrays.
+        iterator: the batches, pytrees of arrays: NumPy's, JAX's, or of a library whose arrays offer
+            themselves by `__array__` or `__dlpack__` (tensors of torch and TensorFlow on the CPU).
+            Something to be iterated over will do, such as a `torch.utils.data.DataLoader`: its
+            worker's part of the run is then one pass over it.
         device: where to put them: a device, or the sharding of one batch; None for the default.
         worker: the worker, for error messages.
 
@@ -44,7 +48,8 @@ class Feed:
         iterator: what the batches are drawn from.
 
     Raises:
-        TypeError: if `iterator` cannot be iterated over.
+        TypeError: if `iterator` cannot be iterated over, or gives examples one by one; from what
+            draws a batch, if a leaf of it is no array of numbers.
         TypeError, ValueError: if `worker` is no integer of at least 0.
 
     Example:
@@ -58,6 +63,12 @@ class Feed:
 
     def __init__(self, iterator: Iterable[Tree], device: Device, worker: int) -> None:
         worker = integer("Feed(worker=...)", worker, least=0)
+        if hasattr(iterator, "__getitem__") and not hasattr(iterator, "__iter__"):
+            raise TypeError(
+                f"`data(worker={worker})` must return an iterator of batches, got a "
+                f"{type(iterator).__name__}, which gives examples one by one; wrap it in a "
+                "`torch.utils.data.DataLoader(dataset, batch_size=...)`, or give `ssp.data.Shards`."
+            )
         try:
             self.iterator = iter(iterator)
         except Exception as error:  # an array of no dimensions has `__iter__`, and refuses
@@ -181,15 +192,22 @@ class Feed:
         """Draws until `steps` batches wait here; False if the iterator does not give as many."""
         while len(self._batches) < steps and self._end is None:
             self._drawing = time.monotonic()
+            which = f"`data(worker={self._worker})`, batch {self._taken + len(self._batches)}"
             try:
                 batch = next(self.iterator)
-                self._batches.append(batch if self._fresh else owned(batch))
             except Exception as error:
-                count = self._taken + len(self._batches)
-                note(error, f"in `data(worker={self._worker})`, batch {count}")
+                note(error, f"in {which}")
                 self._end = error
+            else:
+                self._add(batch, which)
             self._drawing = None
         return len(self._batches) >= steps
+
+    def _add(self, batch: Any, which: str) -> None:
+        try:
+            self._batches.append(taken(batch, which, self._fresh))
+        except Exception as error:  # raised where the batch is needed
+            self._end = error
 
     def _need(self, steps: int) -> None:
         if self._draw(steps):
@@ -237,11 +255,6 @@ class Feed:
             f"{self._taken} and {other.get(path, 'missing')} in batch {self._taken + index}; leave "
             "out the incomplete last batch, or pad it."
         )
-
-
-def owned(tree: Tree) -> Tree:
-    """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
-    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def kind_of(batch: Tree) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ import optax
 
 from jax_ssp.checks import function, integer, optional
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
-from jax_ssp.data.feed import owned
+from jax_ssp.data.arrays import owned
 from jax_ssp.layout import Delta, Layout
 from jax_ssp.server.arguments import check_averaged, check_devices, check_merge, check_transforms
 from jax_ssp.server.merging import Merging
