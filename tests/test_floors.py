@@ -16,7 +16,7 @@ from tests.helpers.house import MODULES, PATHS, circles, functions, imported, im
 FLOORS = {
     "ground": (
         *("checks", "failures", "records", "files", "trees", "layout", "pairs", "views"),
-        *("placement", "data", "policies", "mitigations", "compression"),
+        *("surroundings", "placement", "data", "policies", "mitigations", "compression"),
     ),
     "protocol": ("controller",),
     "parties": ("server", "worker", "delays"),
@@ -24,7 +24,9 @@ FLOORS = {
     "face": ("training", "report", "cli"),
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.values()) for room in rooms}
-STANDARD_LIBRARY_ALONE = ("checks", "failures", "records", "files", "policies", "controller")
+STANDARD_LIBRARY_ALONE = (
+    *("checks", "failures", "records", "files", "surroundings", "policies", "controller"),
+)
 
 MOST_LINES = 300  # of a file
 MOST_PARAMETERS = 8  # of a function, but for `train`

@@ -104,6 +104,7 @@ def measured(layers: int, width: int, mode: str, clocks: int) -> dict[str, Any]:
     with accelerators(ledger, host=how["placement"] is host):
         train(
             ssp.make_step(loss_fn, optax.sgd(1e-3)),
+            progress=False,
             params=params,
             data=lambda worker: iter([batch] * clocks),
             runtime=ssp.Devices(devices, delay=ssp.delays.Exponential(MEAN_DELAY)),

@@ -83,6 +83,7 @@ class Problem:
         clocks = max(2, steps // self.local_steps)
         result = ssp.train(
             self.step,
+            progress=False,
             params=self.params,
             data=self._batches,
             policy=policy,

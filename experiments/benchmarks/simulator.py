@@ -58,7 +58,8 @@ STEP = ssp.make_step(loss_fn, optax.sgd(1e-2))
 def clockwork(workers: int, clocks: int) -> float:
     """Seconds that the clockwork alone takes."""
     runtime = ssp.Virtual(num_workers=workers, delay=DELAY, compute=False)
-    return seconds(lambda: ssp.train(policy=ssp.SSP(3), runtime=runtime, num_clocks=clocks))
+    how = {"policy": ssp.SSP(3), "runtime": runtime, "num_clocks": clocks}
+    return seconds(lambda: ssp.train(**how, progress=False))
 
 
 def training(batch: int, clocks: int) -> float:
@@ -72,6 +73,7 @@ def training(batch: int, clocks: int) -> float:
     watch = Stopwatch()
     ssp.train(
         STEP,
+        progress=False,
         params=params,
         data=lambda worker: itertools.repeat(examples),
         policy=ssp.SSP(3),

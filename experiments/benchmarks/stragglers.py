@@ -60,6 +60,7 @@ def measured(policy: Any, delay: Any, workers: int, updates: int, seed: int) -> 
     """Seconds for so many updates."""
     result = ssp.train(
         STEP,
+        progress=False,
         params={"w": np.ones(16, np.float32)},
         data=lambda worker: itertools.repeat(np.ones((4, 16), np.float32)),
         policy=policy,
@@ -72,7 +73,7 @@ def measured(policy: Any, delay: Any, workers: int, updates: int, seed: int) -> 
 def predicted(policy: Any, delay: Any, workers: int, updates: int, seed: int) -> float:
     """The same in virtual time."""
     runtime = ssp.Virtual(num_workers=workers, delay=delay, seed=seed, compute=False)
-    return ssp.train(policy=policy, runtime=runtime, max_updates=updates).seconds
+    return ssp.train(policy=policy, runtime=runtime, max_updates=updates, progress=False).seconds
 
 
 def rows(name: str, workers: int, updates: int, rounds: int) -> list[dict[str, Any]]:

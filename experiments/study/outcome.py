@@ -13,7 +13,7 @@ from jax_ssp.runtimes.evaluation import Target
 
 def run(experiment: ssp.Experiment) -> ssp.Result:
     """Run it to its end."""
-    return whole(experiment.run())
+    return whole(experiment.run(progress=False))
 
 
 def whole(result: ssp.Result) -> ssp.Result:
@@ -34,7 +34,7 @@ def clockwork(policy: ssp.Policy, workers: int, delay: Any, seed: int, **how: An
         how: `max_updates` or `num_clocks`, and what else `train` takes.
     """
     runtime = ssp.Virtual(workers, delay, seed, compute=False)
-    return whole(ssp.train(policy=policy, runtime=runtime, **how))
+    return whole(ssp.train(policy=policy, runtime=runtime, progress=False, **how))
 
 
 def curve(experiment: ssp.Experiment, metric: str) -> Row:

@@ -1,24 +1,19 @@
-"""What a person sees of a run while it goes: a live table on a terminal, plain lines elsewhere.
+"""What a person sees of a run while it goes.
 
-`screen.py` keeps what is known of the run, and draws it; `Progress` decides when. A display that
-fails, since its reader went away or for whatever reason, is given up: nothing of it gets into the
-run.
+`screen.py` keeps what is known of the run, and draws it; `displays.py` has where it is shown;
+`Progress` decides when. A display that fails, since its reader went away or for whatever reason, is
+given up: nothing of it gets into the run.
 """
 
 from __future__ import annotations
 
-import contextlib
-import select
-import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 
 from jax_ssp import checks
 from jax_ssp.controller.commands import Command, Fence, Merge, StartClock, StopWorker
@@ -31,32 +26,32 @@ from jax_ssp.controller.events import (
     WorkerLost,
 )
 from jax_ssp.files import say
-from jax_ssp.report.screen import RunState, Seen, line, screen, title
+from jax_ssp.report.displays import display
+from jax_ssp.report.screen import RunState, Seen
 from jax_ssp.report.tables import format_number, format_seconds
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.watch import describe
 from jax_ssp.worker.waits import Waiting
 
-LIVE_SECONDS = 1 / 8
-LINE_SECONDS = 5.0
 MAX_COST = 1 / 20  # share of real time that drawing may take
 
 
 class Progress(Observer):
     """Shows a run while it goes.
 
-    On a terminal: a header, and a table with one row a worker (with more than 16 workers, what
-    they are doing in sum). Elsewhere: a line every few seconds and one for each evaluation. The
-    seconds in the table are the run's own, virtual or wall; `updates/s` is in real time. Where
-    nothing happens for long, it says whom all wait for.
+    On a terminal and in a notebook: a header, and a table with one row a worker (with more than 16
+    workers, what they are doing in sum), drawn in place. Elsewhere: a line every few seconds and
+    one for each evaluation. The seconds in the table are the run's own, virtual or wall; rates are
+    in real time. Where nothing happens for long, it says whom all wait for.
 
     It never ends a run, nor holds one up: what cannot be shown is left out, and a display that
     fails is given up.
 
     Args:
-        console: where to; standard error by default.
-        interval: real time between two looks (seconds); 1/8 on a terminal and 5 elsewhere by
-            default. Drawing takes no more than a twentieth of the time, however many workers.
+        console: where to; by default the output of a notebook's cell, or else standard error.
+        interval: real time between two looks (seconds); by default 1/8 on a terminal, 1/2 in a
+            notebook and 5 elsewhere. Drawing takes no more than a twentieth of the time, however
+            many workers.
         clock: gives real time (seconds); for tests.
     """
 
@@ -71,16 +66,11 @@ class Progress(Observer):
         interval = checks.optional("Progress(interval=...)", interval, checks.number, least=0)
         checks.function("Progress(clock=...)", clock, "() -> seconds")
         checks.number("Progress(clock=...)()", clock())
-        self._console = Console(stderr=True) if console is None else console
-        self._console.on_broken_pipe = _broken_pipe
-        self._on_terminal = self._console.is_interactive
+        self._display = display(console)
         self._failed = False
         self._lock = threading.RLock()  # `on_wait` comes from a thread of its own
-        default = LIVE_SECONDS if self._on_terminal else LINE_SECONDS
-        self._interval = default if interval is None else interval
+        self._interval = self._display.seconds if interval is None else interval
         self._clock = clock
-        self._live: Live | None = None
-        self._stop_live: Callable[[], object] = lambda: None
         self._begin({})
 
     def _begin(self, info: Mapping[str, Any]) -> None:
@@ -90,25 +80,10 @@ class Progress(Observer):
         self._due = now + self._interval
 
     def on_start(self, info: Mapping[str, Any]) -> None:
-        self._stop_live()
+        self._display.close()
         self._begin(dict(info))
         self._failed = False
-        if self._on_terminal:
-            self._shown(self._start_live)
-        else:
-            self._print(title(self._run))
-
-    def _start_live(self) -> None:
-        # Drawn by hand, from the controller's thread: no other thread draws but that of `on_wait`.
-        # What is printed meanwhile goes above the table, unless it goes to a file.
-        self._live = Live(
-            console=self._console,
-            auto_refresh=False,
-            redirect_stdout=_is_terminal(sys.stdout),
-            redirect_stderr=_is_terminal(sys.stderr),
-        )
-        self._stop_live = weakref.finalize(self, _stop, self._live)  # even if the end never comes
-        self._live.start()
+        self._shown(lambda: self._display.begin(self._run))
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         try:
@@ -149,7 +124,7 @@ class Progress(Observer):
         """Say that the run ends, which takes as long as the clocks that are running."""
         self._run.ending = True
         self._run.status = "finishing the clocks under way (interrupt again to leave them)"
-        self._print(f"interrupted: {self._run.status}")
+        self._tell(f"interrupted: {self._run.status}")
         self._due = self._clock()
 
     def _set(self, worker: int, clock: int | None, state: str) -> None:
@@ -192,13 +167,13 @@ class Progress(Observer):
         count = row["passed_over"]
         passed = f" ({count} passed over)" if count else ""
         self._run.evaluation = f"eval at update {row['updates']}: {metrics}{passed}"
-        self._print(self._run.evaluation)
+        self._display.tell(self._run.evaluation)
 
     def on_wait(self, waits: Sequence[Waiting]) -> None:
         with self._lock:
             self._run.waiting = describe(waits, self._run.ending)
-            self._print(self._run.waiting)
-            if self._live is not None:
+            self._tell(self._run.waiting)
+            if self._display.in_place:
                 self._show()
 
     def on_end(self, status: str) -> None:
@@ -207,37 +182,24 @@ class Progress(Observer):
             now = self._clock()
             run.samples = deque([(run.began, 0), (now, run.merged)])  # the rate of the whole run
             run.waiting = ""
-            if self._live is not None:
-                run.status = status
-                self._shown(lambda: self._draw(run))
-            else:
-                took = format_seconds(now - run.began)
-                self._print(f"{status} after {took} · {line(run)}")
-            self._stop_live()
-            self._live = None
+            run.status = status
+            text = f"{status} after {format_seconds(now - run.began)}"
+            self._shown(lambda: self._display.end(run, text))
+            self._display.close()
 
     def _show(self) -> None:
         begin = self._clock()
         self._run.sample(begin)
-        if self._live is not None:
-            self._shown(lambda: self._draw(self._run))
-        else:
-            self._print(line(self._run))
+        self._shown(lambda: self._display.draw(self._run))
         end = self._clock()
         self._due = max(begin + self._interval, end + (end - begin) / MAX_COST)
 
-    def _draw(self, run: RunState) -> None:
-        if self._live is not None:
-            self._live.update(screen(run), refresh=True)
-
-    def _print(self, line: str) -> None:
-        """Print a line where there is no terminal to draw on."""
-        if not self._on_terminal:
-            self._shown(lambda: self._console.out(_written(line, self._console)))
+    def _tell(self, text: str) -> None:
+        self._shown(lambda: self._display.tell(text))
 
     def _shown(self, show: Callable[[], object]) -> None:
         """Show something, unless that has failed before, or its reader had to be waited for."""
-        if self._failed or not _has_room(self._console):
+        if self._failed or not self._display.has_room():
             return
         try:
             show()
@@ -248,41 +210,4 @@ class Progress(Observer):
         if not self._failed and not isinstance(error, OSError):
             say(f"the progress cannot be shown: {error!r}; the run goes on")
         self._failed = True
-        self._stop_live()
-
-
-def _broken_pipe() -> None:
-    """In place of rich's, which closes standard output and ends the process."""
-    raise BrokenPipeError
-
-
-def _stop(live: Live) -> None:
-    with contextlib.suppress(Exception):
-        live.stop()
-
-
-def _is_terminal(stream: Any) -> bool:
-    try:
-        return stream.isatty()
-    except (AttributeError, ValueError):  # there is none, or it is closed
-        return False
-
-
-def _has_room(console: Console) -> bool:
-    """Whether what is written there is taken at once; a pipe that nobody empties is full."""
-    try:
-        _, ready, _ = select.select((), (console.file.fileno(),), (), 0)
-    except (OSError, ValueError, AttributeError):
-        return True  # it is no file of the system's, or a broken one, which writing shows
-    return bool(ready)
-
-
-def _written(line: str, console: Console) -> str:
-    """A line in the letters that there are there."""
-    try:
-        line.encode(console.encoding)
-    except UnicodeEncodeError:
-        return line.replace(" · ", " | ").encode(console.encoding, "replace").decode()
-    except LookupError:
-        return line.encode("ascii", "replace").decode()
-    return line
+        self._display.close()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import optax
 
+from jax_ssp.report.default import with_progress
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.plan import Plan, Task, plan_field
@@ -50,10 +51,22 @@ class Experiment(Plan):
     """Where to evaluate: host (the CPU), or a device such as gpu:7; by default one without a
     worker, if there is one."""
 
-    def run(self, observers: Sequence[Observer] = (), runtime: Runtime | None = None) -> Result:
-        """Run it; `runtime`, if given, in place of its own (for a replay)."""
+    def run(
+        self,
+        observers: Sequence[Observer] = (),
+        runtime: Runtime | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """Run it.
+
+        Args:
+            observers: told what happens while it happens.
+            runtime: in place of its own, for a replay.
+            progress: whether to show how far it is; see `train`.
+        """
         experiment = self if runtime is None else replace(self, runtime=runtime)
-        return run(*experiment.ready(), observers)
+        watching = with_progress(observers, progress)
+        return run(*experiment.ready(), watching)
 
     def ready(self) -> tuple[Experiment, Task]:
         """The plan of the run, and the task that the workload makes.

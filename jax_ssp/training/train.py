@@ -12,6 +12,7 @@ from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight
 from jax_ssp.placement import Where
 from jax_ssp.policies import SSP, LocalSteps, Policy
+from jax_ssp.report.default import with_progress
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn
@@ -50,6 +51,7 @@ def train(
     target: str | None = None,
     observers: Sequence[Observer] = (),
     name: str | None = None,
+    progress: bool | None = None,
 ) -> Result:
     """Train under a policy, in a world.
 
@@ -104,6 +106,9 @@ def train(
         observers: told what happens while it happens, and who may end the run: `ssp.Ema`,
             `ssp.Best`, `ssp.EarlyStop`, loggers, or your own.
         name: of the run, for the observers.
+        progress: shows how far the run is, as `ssp.Progress` does: True shows it, False does not,
+            and None shows it in a notebook and where standard error is a terminal, unless there is
+            one among the observers, or the run is not in the main thread of the main process.
 
     Returns:
         The final parameters, the tape, and what was measured. A run that was interrupted (once; a
@@ -156,4 +161,4 @@ def train(
         target=target,
         seed=seed,
     )
-    return run(plan, Task(step, params, data, evaluate), observers)
+    return run(plan, Task(step, params, data, evaluate), with_progress(observers, progress))

@@ -213,13 +213,14 @@ def test_the_terminal_is_given_back_even_if_the_end_never_comes() -> None:
 
 
 def test_one_progress_can_watch_run_after_run() -> None:
-    progress = Progress(terminal())
+    console = terminal()
+    progress = Progress(console)
     for _ in range(2):
         run = Run(progress, 2)
         run.join()
         run.finish(1.0, 0, 0)
         progress.on_end("done")
-        assert last_screen(progress._console)[1].startswith("updates 1/80 ")
+        assert last_screen(console)[1].startswith("updates 1/80 ")
     progress.on_start({"name": "unfinished"})
     progress.on_start({"name": "demo"})
     progress.on_end("stopped")

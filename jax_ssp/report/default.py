@@ -1,0 +1,42 @@
+"""Whether a run that nobody says anything of shows its progress."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+from collections.abc import Sequence
+
+from jax_ssp import checks
+from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.rules import observers as check_observers
+from jax_ssp.surroundings import is_terminal, surroundings
+
+
+def with_progress(observers: Sequence[Observer], progress: bool | None) -> Sequence[Observer]:
+    """The observers of a run, and a `Progress` behind them if it is to be shown.
+
+    Args:
+        observers: those that the user gives.
+        progress: True shows it, False does not. None shows it to a person: in a notebook, or where
+            standard error is a terminal; but not of runs in other threads or processes than the
+            main ones, of which there may be many at once. A `Progress` among the observers is
+            enough.
+    """
+    progress = checks.optional("progress", progress, checks.flag)
+    observers = check_observers("observers", observers)
+    if not (_somebody_looks() if progress is None else progress):
+        return observers
+    from jax_ssp.report.progress import Progress  # rich only when it draws
+
+    if any(isinstance(each, Progress) for each in observers):
+        return observers
+    return (*observers, Progress())
+
+
+def _somebody_looks() -> bool:
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if multiprocessing.parent_process() is not None:
+        return False
+    return surroundings() == "notebook" or is_terminal(sys.stderr)

@@ -1,0 +1,39 @@
+"""Where a person sits: at a notebook, at Python's prompt, or in front of a script that runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal, TypeAlias
+
+Surroundings: TypeAlias = Literal["notebook", "prompt", "script"]
+
+
+def surroundings() -> Surroundings:
+    """What this process is, for whoever looks at it.
+
+    Returns:
+        "notebook" in a kernel of IPython's (Jupyter, Colab, VS Code), whose outputs can be changed;
+        "prompt" where a person types lines one by one; "script" otherwise. IPython is asked only if
+        it is imported already.
+    """
+    shell = ipython()
+    if shell is not None:
+        return "notebook" if hasattr(shell, "kernel") else "prompt"
+    return "prompt" if hasattr(sys, "ps1") or sys.flags.interactive else "script"
+
+
+def ipython() -> Any:
+    """The shell of IPython that runs this process; None if none does."""
+    module = sys.modules.get("IPython")
+    try:
+        return None if module is None else module.get_ipython()
+    except Exception:  # such as a half-imported module
+        return None
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is shown to a person, such as `sys.stderr`."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
