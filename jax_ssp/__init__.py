@@ -19,6 +19,7 @@ _NAMES = {
     "ContractViolation": "controller",
     "Controller": "controller",
     "Devices": "runtimes.devices",
+    "Ends": "controller",
     "Experiment": "training.experiment",
     "Mix": "worker.adopt",
     "Observer": "runtimes.observer",

@@ -13,6 +13,7 @@ from jax_ssp.controller.commands import (
 )
 from jax_ssp.controller.contract import ContractReport, check_contract
 from jax_ssp.controller.controller import Controller
+from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import (
     ContractViolation,
     PolicyError,
@@ -37,6 +38,7 @@ __all__ = [
     "Controller",
     "DeltaReady",
     "Drop",
+    "Ends",
     "Fence",
     "Merge",
     "Merged",

@@ -13,13 +13,14 @@ from jax_ssp.controller.commands import (
     Cancel,
     Command,
     Drop,
-    Merge,
     Merged,
     SetTimer,
+    new_merge,
     new_merged,
 )
+from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import PolicyError
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.events import DeltaReady
 from jax_ssp.controller.roster import RUNNING, WAITING, Member, Roster
 from jax_ssp.controller.weight import Weight, weight_of
 from jax_ssp.policies.base import Policy, merges_on_arrival
@@ -35,10 +36,10 @@ class Buffer(Roster):
 
     Args:
         policy: decides what becomes of them.
-        num_clocks: see `Roster`.
-        max_updates: merged deltas that end the run; None for no end by them.
+        ends: the counts that end the run.
         weight: the rule of weights.
         schedule: of the local steps, where the policy has no rule of its own.
+        round_samples: examples of one synchronous step of all workers; 0 where nothing is computed.
 
     Attributes:
         policy: the run's own copy.
@@ -48,23 +49,34 @@ class Buffer(Roster):
     def __init__(
         self,
         policy: Policy,
-        num_clocks: int | None,
-        max_updates: int | None,
+        ends: Ends,
         weight: Weight,
         schedule: LocalSteps,
+        round_samples: int,
     ) -> None:
-        super().__init__(merges_on_arrival(policy), num_clocks)
+        super().__init__(merges_on_arrival(policy), ends.num_clocks)
         self.policy = policy
         self._weight: Weight = weight
         self._schedule = schedule
-        self._max_updates = max_updates
-        self._full = False  # whether the run has ended because of max_updates
-        self._buffer: dict[Delta, tuple[Member, Token]] = {}
+        self._ends = ends
+        self._by_total = ends.by_total
+        self._full = False  # whether the run has ended because of a total
+        self._round_samples = round_samples
+        self._buffer: dict[Delta, tuple[Member, DeltaReady]] = {}
         self.buffered: Collection[Delta] = self._buffer.keys()
         self._timer: float | None = None
+        self._listeners: list[Policy | LocalSteps] = []  # who wants to hear of every push
+        if type(policy).pushed is not Policy.pushed:
+            self._listeners.append(policy)
+        if type(schedule).pushed is not LocalSteps.pushed:
+            self._listeners.append(schedule)
 
     def scheduled_steps(self, worker: int) -> int:
         return self._schedule.steps(self, worker)
+
+    def round_at(self, samples: int) -> int:
+        """The round of a version in which so many examples are merged."""
+        return samples // self._round_samples if self._round_samples else 0
 
     @property
     def done(self) -> bool:
@@ -92,7 +104,7 @@ class Buffer(Roster):
                     self._check_not_stuck()
                 break
         if self._full:
-            self._drop(tuple(self._buffer), "the run has ended by max_updates", commands)
+            self._drop(tuple(self._buffer), f"the run has ended by {self.ended}", commands)
             wake = None
         if wake != self._timer:
             if wake is not None and not math.isfinite(wake):
@@ -116,28 +128,38 @@ class Buffer(Roster):
         num_workers = len(self._workers) + len(lost)
         weight = weight_of(self._weight, num_workers, len(deltas))
         merged: list[Merged] = []
-        for (worker, clock, base), (owner, token) in zip(deltas, owners, strict=True):
+        for (worker, clock, base), (owner, push) in zip(deltas, owners, strict=True):
             lag = owner.clock - self._clocks.min if self._is_live(owner) else 0
             staleness = self.version - base
-            merged.append(new_merged(worker, clock, base, staleness, lag, weight, token))
+            merged.append(new_merged(worker, clock, base, staleness, lag, weight, push.token))
         self.version += 1
-        self.updates += len(merged)
-        commands.append(Merge(self.version, tuple(merged), num_workers))
+        commands.append(new_merge(self.version, tuple(merged), num_workers, self.round))
+        for _, push in owners:
+            self.updates += 1
+            self.total_steps += push.steps
+            if push.samples:
+                self._count_samples(push.samples)
         self._end_if_full()
 
+    def _count_samples(self, samples: int) -> None:
+        """So many examples more are merged."""
+        self.samples += samples
+        self.round = self.round_at(self.samples)
+
     def _end_if_full(self) -> None:
-        full = self._max_updates is not None and self.updates >= self._max_updates
-        if full and self.ended is None:
-            self._full = True
-            self._end("max_updates")
+        if self.ended is None:
+            total = self._ends.reached(self.updates, self.total_steps, self.samples)
+            if total is not None:
+                self._full = True
+                self._end(total)
 
     def _drop(self, deltas: Sequence[Delta], reason: str, commands: list[Command]) -> None:
         for delta in deltas:
             if not reason:
                 raise PolicyError(f"{self.policy} drops {delta} without a reason.")
-            owner, token = self._take_out(delta)
+            owner, push = self._take_out(delta)
             owner.unread = tuple(stamp for stamp in owner.unread if stamp != delta.clock)
-            commands.append(Drop(delta.worker, delta.clock, reason, token))
+            commands.append(Drop(delta.worker, delta.clock, reason, push.token))
 
     def _cancel(self, worker: int, reason: str, commands: list[Command]) -> Member:
         """End a running clock with nothing pushed."""
@@ -161,8 +183,8 @@ class Buffer(Roster):
         commands.append(Cancel(worker, clock, reason, token))
         return record
 
-    def _take_out(self, delta: Delta) -> tuple[Member, Token]:
-        """Take a delta out of the buffer; gives who pushed it, live or lost, and its token."""
+    def _take_out(self, delta: Delta) -> tuple[Member, DeltaReady]:
+        """Take a delta out of the buffer; gives who pushed it, live or lost, and the push."""
         found = self._buffer.pop(delta, None)
         if found is None:
             raise PolicyError(f"{self.policy} settles {delta}, which is not buffered.")

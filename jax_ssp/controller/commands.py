@@ -22,6 +22,8 @@ class StartClock(NamedTuple):
         num_workers: live workers now.
         weight: the factor of a delta that is merged alone now (see `jax_ssp.controller.weight`).
         token: what the push of this clock is to quote.
+        round: of `version`: the examples merged in it, over those of one synchronous step of all
+            workers, rounded down. It is what schedules count; 0 where nothing is computed.
     """
 
     worker: int
@@ -32,6 +34,7 @@ class StartClock(NamedTuple):
     num_workers: int
     weight: float
     token: Token
+    round: int = 0
 
     def finished(
         self,
@@ -114,11 +117,13 @@ class Merge(NamedTuple):
         deltas: what it is made of.
         num_workers: live workers, plus lost ones that have a delta in this merge (one that was lost
             and is back counts as two).
+        round: of the version that the deltas are applied to; see `StartClock`.
     """
 
     version: int
     deltas: tuple[Merged, ...]
     num_workers: int
+    round: int = 0
 
 
 new_merge = constructor(Merge)

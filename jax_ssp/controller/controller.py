@@ -22,10 +22,10 @@ The rules, in order, for every event:
    *Ahead*, if the run wants that: a worker that is started may go on with the clock after, should
    there be one, while its delta travels. Nobody is asked for that: the policy decides about that
    clock when the delta is there, as without.
-4. *End.* A worker that has finished `num_clocks` is stopped. Once `max_updates` deltas are merged,
-   nobody starts, and what is pushed from then on is dropped; after a stop request nobody starts,
-   and what is still pushed is merged. Clocks granted ahead are void then. When nobody runs any
-   more, what is left in the buffer is merged as one version.
+4. *End.* A worker that has finished `num_clocks` is stopped. Once a total (of merged deltas, local
+   steps or examples) is reached, nobody starts, and what is pushed from then on is dropped; after a
+   stop request nobody starts, and what is still pushed is merged. Clocks granted ahead are void
+   then. When nobody runs any more, what is left in the buffer is merged as one version.
 5. *Stay alive.* If somebody still has clocks to do, then some worker runs or a timer is set. Where
    all wait for more deltas than can come any more, what is buffered is merged as one version; a
    policy that still lets nobody run is stopped with an error rather than left to hang, and so is
@@ -39,9 +39,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jax_ssp.checks import flag, instance, integer, number, optional, shown
+from jax_ssp.checks import flag, instance, integer, number, shown
 from jax_ssp.controller.answers import TapeLike, check_answer
 from jax_ssp.controller.commands import Command, Fence, new_merge, new_merged
+from jax_ssp.controller.ends import NO_ENDS, Ends
 from jax_ssp.controller.errors import PolicyError, ProtocolError, TapeMismatch
 from jax_ssp.controller.events import (
     DeltaReady,
@@ -67,22 +68,22 @@ class Controller(Starts):
 
     Args:
         policy: the rules of admission and merging; the run's own copy of it is made here.
+        ends: the counts that end the run; without any only a stop request does.
         local_steps: H, or the schedule of it (steps a clock), where the policy has none of its own.
-        num_clocks: clocks every worker finishes; None for no end by clocks.
-        max_updates: the run ends with the merge that brings the merged deltas to this many; a
-            barrier is never split, so a policy that merges several at once may go past it.
         weight: of a delta in a merge: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the
             merge), or a number.
         grant_ahead: whether who is started may go on with its next clock (`StartAhead`); not under
             a policy that cancels clocks.
+        reads_own: whether workers read their own deltas while these wait, unless the policy says
+            that they do not; false where deltas are gradients for an optimizer on the server.
+        round_samples: examples of a round (one synchronous step of all workers); 0: none are known.
 
     Raises:
-        ValueError: if `local_steps`, `num_clocks` or `max_updates` is less than 1, or `weight` is
-            none of these.
+        TypeError, ValueError: if one cannot be what it is.
 
     Example:
         >>> from jax_ssp.policies import SSP
-        >>> controller = Controller(SSP(bound=1), num_clocks=2)
+        >>> controller = Controller(SSP(bound=1), ends=Ends(num_clocks=2))
         >>> (start,) = controller.handle(WorkerJoined(0), now=0.0)
         >>> start.worker, start.clock, start.version, start.token
         (0, 0, 0, Token(term=0, grant=0))
@@ -95,45 +96,42 @@ class Controller(Starts):
         self,
         policy: Policy,
         *,
+        ends: Ends = NO_ENDS,
         local_steps: int | LocalSteps = 1,
-        num_clocks: int | None = None,
-        max_updates: int | None = None,
         weight: Weight = "mean",
         grant_ahead: bool = False,
+        reads_own: bool = True,
+        round_samples: int = 0,
     ) -> None:
         instance("Controller(policy=...)", policy, Policy, "a Policy such as `SSP(bound=3)`")
-        num_clocks = optional("Controller(num_clocks=...)", num_clocks, integer, least=1)
-        max_updates = optional("Controller(max_updates=...)", max_updates, integer, least=1)
-        grant_ahead = flag("Controller(grant_ahead=...)", grant_ahead)
-        schedule = as_schedule(local_steps, "Controller(local_steps=...)").begin()
-        policy, weight = policy.begin(), check_weight(weight)
-        super().__init__(policy, num_clocks, max_updates, weight, schedule, grant_ahead)
-        self._listeners: list[Policy | LocalSteps] = []  # who wants to hear of every push
-        if type(policy).pushed is not Policy.pushed:
-            self._listeners.append(policy)
-        if type(schedule).pushed is not LocalSteps.pushed:
-            self._listeners.append(schedule)
+        instance("Controller(ends=...)", ends, Ends, "what `Ends(num_clocks=...)` gives")
+        super().__init__(
+            policy.begin(),
+            ends,
+            check_weight(weight),
+            as_schedule(local_steps, "Controller(local_steps=...)").begin(),
+            integer("Controller(round_samples=...)", round_samples, least=0),
+            flag("Controller(grant_ahead=...)", grant_ahead),
+            flag("Controller(reads_own=...)", reads_own),
+        )
 
     @classmethod
     def at_start(cls, facts: Facts) -> Controller | None:
         """The controller of a run as it was at its start; None if its header does not say all."""
-        policy, schedule, overlap, weight = (
-            facts.policy,
-            facts.schedule,
-            facts.overlap,
-            facts.weight,
-        )
-        if policy is None or schedule is None or not facts.ends:
+        policy, schedule, ends = facts.policy, facts.schedule, facts.ends
+        overlap, weight, round_samples = facts.overlap, facts.weight, facts.round_samples
+        if policy is None or schedule is None or ends is None or overlap is None:
             return None
-        if overlap is None or weight is None:
+        if weight is None or round_samples is None:
             return None
         return cls(
             policy,
+            ends=ends,
             local_steps=schedule,
-            num_clocks=facts.num_clocks,
-            max_updates=facts.max_updates,
             weight=weight,
             grant_ahead=overlap > 0,
+            reads_own=facts.reads_own,
+            round_samples=round_samples,
         )
 
     @classmethod
@@ -288,12 +286,15 @@ class Controller(Starts):
             version = self.version
             lag = clock + 1 - self._clocks.min
             merged = new_merged(worker, clock, base, version - base, lag, self._alone, token)
+            commands.append(new_merge(version + 1, (merged,), len(self._workers), self.round))
             self.version = version + 1
             self.updates += 1
-            commands.append(new_merge(version + 1, (merged,), len(self._workers)))
-            if self._max_updates is not None:
+            self.total_steps += event.steps
+            if event.samples:
+                self._count_samples(event.samples)
+            if self._by_total:
                 self._end_if_full()
         else:
             record.buffered += 1
-            self._buffer[Delta(worker, clock, base)] = record, token
+            self._buffer[Delta(worker, clock, base)] = record, event
         return record

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.header import check_header
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES, Fixed, LocalSteps, Policy
@@ -32,12 +33,11 @@ class Facts:
         policy: where it is one of ours.
         schedule: of the local steps, where it is one of ours.
         num_workers: that ever join.
-        ends: whether the header says how the run ends, by the following two.
-        num_clocks: clocks of each worker.
-        max_updates: merged deltas that end the run.
+        ends: the counts that end the run.
         local_steps: H, where that is fixed.
         weight: of a delta.
         overlap: local steps run ahead.
+        round_samples: examples of a round; 0 where nothing is computed.
     """
 
     bound: int | None
@@ -47,12 +47,11 @@ class Facts:
     policy: Policy | None
     schedule: LocalSteps | None = None
     num_workers: int | None = None
-    ends: bool = False
-    num_clocks: int | None = None
-    max_updates: int | None = None
+    ends: Ends | None = None
     local_steps: int | None = None
     weight: Weight | None = None
     overlap: int | None = None
+    round_samples: int | None = None
 
     @property
     def may_cancel(self) -> bool:
@@ -89,17 +88,23 @@ def facts_of(header: Mapping[str, Any], kinds: Sequence[type[Any]] = ()) -> Fact
     schedule, fixed = _steps_of(experiment, kinds)
     own_steps = policy is not None and type(policy).local_steps is not Policy.local_steps
     return Facts(
-        *_promised(header, policy),
+        *_promised(header, experiment, policy),
         policy,
         schedule=schedule,
         num_workers=header.get("num_workers", experiment.get("num_workers")),
-        ends="num_clocks" in experiment and "max_updates" in experiment,
-        num_clocks=experiment.get("num_clocks"),
-        max_updates=experiment.get("max_updates"),
+        ends=_ends_of(experiment),
         local_steps=None if own_steps else fixed,
         weight=experiment.get("weight"),
         overlap=experiment.get("overlap"),
+        round_samples=header.get("round_samples"),
     )
+
+
+def _ends_of(experiment: Mapping[str, Any]) -> Ends | None:
+    names = [column.name for column in fields(Ends)]
+    if not all(name in experiment for name in names):
+        return None
+    return Ends(**{name: experiment[name] for name in names})
 
 
 def _steps_of(
@@ -151,19 +156,25 @@ def _policy_of(
 
 
 def _promised(
-    header: Mapping[str, Any], policy: Policy | None
+    header: Mapping[str, Any], experiment: Mapping[str, Any], policy: Policy | None
 ) -> tuple[int | None, int | None, bool, bool]:
     """Bound, largest staleness, and what of their own deltas workers read and wait for.
 
-    By the policy where it is one of ours, else as the header declares.
+    By the policy where it is one of ours, else as the header declares; where the optimizer is on
+    the server, deltas are gradients, and nobody reads its own.
     """
     bound, staleness = header.get("bound"), header.get("max_staleness")
-    reads_own = header.get("reads_own", True)
+    on_workers = experiment.get("optimizer_on", "workers") == "workers"
+    reads_own = header.get("reads_own", on_workers)
+    if reads_own and not on_workers:
+        raise ValueError(
+            "the header says reads_own true, but the optimizer is on the server, where it is false."
+        )
     if policy is None:
         return bound, staleness, reads_own, header.get("waits_for_own", False)
     by_policy: dict[str, Any] = {
         "bound": policy.guaranteed_bound,
-        "reads_own": policy.reads_own,
+        "reads_own": policy.reads_own and on_workers,
         "waits_for_own": policy.waits_for_own,
     }
     if "num_workers" in header:

@@ -53,6 +53,7 @@ HEADER = {
     "devices": _PLACES,
     "server": _PLACES,
     "batch": whole(1),
+    "round_samples": whole(0),
     "experiment": RECORD,
 }
 """What the keys of a header must be; `train` writes all of them."""
@@ -63,6 +64,10 @@ EXPERIMENT = {
     "num_workers": whole(1),
     "num_clocks": either(whole(1), _NOTHING),
     "max_updates": either(whole(1), _NOTHING),
+    "max_steps": either(whole(1), _NOTHING),
+    "max_samples": either(whole(1), _NOTHING),
+    "num_epochs": either(whole(1), _NOTHING),
+    "optimizer_on": one_of("workers", "server"),
     "local_steps": either(whole(1), _PART),
     "weight": either(one_of("mean", "sum", "merged"), NUMBER),
     "overlap": whole(0),

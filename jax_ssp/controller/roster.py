@@ -38,6 +38,7 @@ class Member:
         "held_coverage",
         "id",
         "phase",
+        "round",
         "started",
         "steps",
         "token",
@@ -52,6 +53,7 @@ class Member:
         self.phase = WAITING
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
+        self.round = 0  # of that version
         self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
         self.started = 0.0  # when it started the clock that it runs, or ran last
         self.steps = 0  # the local steps of that
@@ -69,6 +71,9 @@ class Roster:
         now: the time of the event that came last (seconds).
         version: merges so far.
         updates: deltas merged so far.
+        total_steps: local steps merged so far.
+        samples: examples merged so far.
+        round: of the newest version (see `StartClock`).
         ended: why nobody starts any more; None as long as that is not so.
     """
 
@@ -76,6 +81,9 @@ class Roster:
         self.now = -math.inf
         self.version: int = 0
         self.updates: int = 0
+        self.total_steps: int = 0
+        self.samples: int = 0
+        self.round: int = 0
         self.ended: str | None = None
         self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
         self._on_arrival = on_arrival

@@ -15,6 +15,7 @@ from jax_ssp.controller.commands import (
     new_start_ahead,
     new_start_clock,
 )
+from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import PolicyError
 from jax_ssp.controller.events import new_token
 from jax_ssp.controller.roster import FINISHED, RUNNING, Member
@@ -29,8 +30,10 @@ class Starts(Buffer):
     """Starts, stops and lets wait the workers of a run.
 
     Args:
-        policy, num_clocks, max_updates, weight, schedule: see `Buffer`.
+        policy, ends, weight, schedule, round_samples: see `Buffer`.
         grant_ahead: whether who is started may go on with its next clock.
+        reads_own: whether workers read their own deltas while these wait, where the policy does not
+            say that they do not.
 
     Attributes:
         term: how often the run has been resumed.
@@ -39,18 +42,19 @@ class Starts(Buffer):
     def __init__(
         self,
         policy: Policy,
-        num_clocks: int | None,
-        max_updates: int | None,
+        ends: Ends,
         weight: Weight,
         schedule: LocalSteps,
+        round_samples: int,
         grant_ahead: bool,
+        reads_own: bool,
     ) -> None:
-        super().__init__(policy, num_clocks, max_updates, weight, schedule)
+        super().__init__(policy, ends, weight, schedule, round_samples)
         self.term = 0  # no run is resumed yet
         self._grants = 0  # given so far
         self._alone = 1.0  # the weight of a delta that is merged alone
         self._grant_ahead = grant_ahead and not policy.cancels
-        self._reads_own = policy.reads_own
+        self._reads_own = reads_own and policy.reads_own
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
         self._always_adopts = type(policy).adopts is Policy.adopts
         self._own_steps = type(policy).local_steps is not Policy.local_steps
@@ -85,6 +89,7 @@ class Starts(Buffer):
         if record.version < 0 or self._always_adopts or self.policy.adopts(self, worker):
             record.version = self.version
             record.held_coverage = self._settled.min
+            record.round = self.round
             buffered = record.buffered if self._reads_own else 0
             record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
         record.steps = steps = self._fixed_steps or self._steps(record)
@@ -94,8 +99,8 @@ class Starts(Buffer):
         record.token = token = new_token(self.term, self._grants)
         self._grants += 1
         version, unread, here = record.version, record.unread, len(self._workers)
-        start = new_start_clock(worker, clock, steps, version, unread, here, self._alone, token)
-        commands.append(start)
+        start = worker, clock, steps, version, unread, here, self._alone, token, record.round
+        commands.append(new_start_clock(*start))
         if self._grant_ahead and clock + 1 < self._limit:
             commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
 

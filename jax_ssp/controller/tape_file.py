@@ -20,7 +20,7 @@ from jax_ssp.controller.tape import Tape
 from jax_ssp.files import AppendedFile
 from jax_ssp.records import packed_lines, parsed_json, short
 
-FORMAT = 4  # since a start says the weight of own deltas; 3 since pushes quote a token
+FORMAT = 5  # since starts and merges say their round; 4 since a start says own deltas' weight
 
 
 class TapeWriter:

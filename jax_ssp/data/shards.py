@@ -27,6 +27,11 @@ class Shards:
         num_workers: workers that share the examples.
         seed: non-negative; it decides who owns which examples, and every order.
 
+    Attributes:
+        samples_per_epoch: the examples that all workers together are given while each goes through
+            its own once: those of whole batches. Each worker leaves out what does not fill a last
+            batch, fewer than `batch_size`. It is what `train(num_epochs=...)` counts with.
+
     Raises:
         TypeError: if a number is not whole.
         ValueError: if the arrays differ in length, or there are too few examples for each worker to
@@ -38,6 +43,8 @@ class Shards:
         >>> epoch = [next(batches)["x"] for _ in range(2)]
         >>> sorted(np.concatenate(epoch).tolist())
         [0.0, 2.0, 3.0, 6.0]
+        >>> shards.samples_per_epoch
+        8
     """
 
     def __init__(self, arrays: Tree, batch_size: int, num_workers: int, seed: int = 0) -> None:
@@ -47,6 +54,11 @@ class Shards:
         self.arrays = _arrays(arrays)
         self.num_examples = _num_examples(self.arrays)
         self._check_sizes()
+        own = [
+            len(range(worker, self.num_examples, self.num_workers))
+            for worker in range(self.num_workers)
+        ]
+        self.samples_per_epoch = sum(count - count % self.batch_size for count in own)
         # The fourth word keeps this stream apart from those of (seed, worker, epoch).
         self.order = np.random.default_rng([self.seed, 0, 0, 1]).permutation(self.num_examples)
 

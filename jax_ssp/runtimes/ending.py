@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from jax_ssp.controller import Controller
+from jax_ssp.controller.ends import TOTALS
 
 EARLY = "early"
 _EARLY = f"{EARLY}: "  # then follows the observer's reason, on the tape
@@ -60,7 +61,7 @@ class Ending:
             finite: whether the server is.
         """
         ended = controller.ended
-        if ended not in (None, "max_updates"):
+        if ended is not None and ended not in TOTALS:
             return status_of(ended)
         if not finite():
             return "diverged"

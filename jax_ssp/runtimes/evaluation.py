@@ -185,7 +185,8 @@ class Evaluator:
         self._post: Callable[[Future[Any]], None] | None = None
         self._under_way: list[Future[dict[str, Any]]] = []
         self._waiting = 0  # versions passed over for the one that waits
-        point = {"version": 0, "updates": 0, "time": 0.0, "passed_over": 0}
+        nothing = dict.fromkeys(("version", "updates", "steps", "samples"), 0)
+        point = {**nothing, "time": 0.0, "passed_over": 0}
         self.first = self._row(point, store.params)
         self.reached(self.first)
 

@@ -29,6 +29,7 @@ from jax_ssp.controller.commands import (
     StartClock,
     StopWorker,
 )
+from jax_ssp.controller.ends import Totals
 from jax_ssp.controller.events import (
     DeltaReady,
     Event,
@@ -45,7 +46,7 @@ from jax_ssp.runtimes.ending import Ending
 from jax_ssp.runtimes.evaluating import Evaluations
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
-from jax_ssp.runtimes.observing import History, Observers
+from jax_ssp.runtimes.observing import History, Observers, added
 from jax_ssp.runtimes.version import Version
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
@@ -62,7 +63,7 @@ class Loop:
     Attributes:
         status: how the run ended (see `Observer.on_end`); "failed" until it has.
         seconds: time of the last merge.
-        updates, steps, samples: merged: deltas, and the local steps and examples in them.
+        totals: what is merged.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Loop:
         self.tape = tape
         self.status = "failed"
         self.seconds = 0.0
-        self.updates = self.steps = self.samples = 0
+        self.totals = Totals()
         self._observers = observers or Observers()
         self._history = History(self._observers)
         self._evaluations = Evaluations(evaluator, self._observers, partial(self._end, "target"))
@@ -123,7 +124,8 @@ class Loop:
         if ran is None:
             self._run()
         else:
-            self.seconds, self.updates = ran
+            self.seconds, updates = ran
+            self.totals = Totals(updates, self.controller.total_steps)
         self._closed = True
         self._over = True
         if self.store is not None:
@@ -247,10 +249,10 @@ class Loop:
                 self.executor.cancel(command)
                 self.clock.cancelled(command)
                 self._dropped(command.token)
-                self._history.settled([next(rows)], self.updates)
+                self._history.settled([next(rows)], self.totals)
             case Drop():
                 self._dropped(command.token)
-                self._history.settled([next(rows)], self.updates)
+                self._history.settled([next(rows)], self.totals)
             case Fence():
                 if command.token not in self._history.metrics:  # else it came twice, and is needed
                     self._dropped(command.token)
@@ -272,12 +274,10 @@ class Loop:
         if self.store is not None:
             self.store.merge(merge)
         self.seconds = now
-        self.updates += len(rows)
-        self.steps += sum(row.steps for row in rows)
-        self.samples += sum(row.samples for row in rows)
+        self.totals = added(self.totals, rows)
         if not all(row.finite for row in rows) and not self._is_finite():
             self._end("diverged")
-        self._history.settled(rows, self.updates)
+        self._history.settled(rows, self.totals)
         if self.store is not None and self._evaluations.wanted:
             self._evaluations.merged(self._newest(self.store), merge.num_workers)
 
@@ -285,8 +285,8 @@ class Loop:
         return self.store is None or self.store.finite()
 
     def _newest(self, store: Store) -> Version:
-        counts = self.updates, self.steps, self.samples, 0
-        return Version(store.version, *counts, self.seconds, store)
+        at = self.controller.round_at(self.totals.samples)
+        return Version(store.version, *self.totals, at, self.seconds, store)
 
     def _end(self, verdict: str) -> None:
         if self._over or self.clock.decides:

@@ -80,9 +80,11 @@ class Observer:
         return None
 
     def on_start(self, info: Mapping[str, Any]) -> None:
-        """The run begins: `name, num_workers, num_clocks, max_updates, policy, time, evaluates`.
+        """The run begins.
 
-        `evaluates` says whether anything is evaluated at all.
+        There are `name, num_workers, policy, time` and the tape's other facts; what ends it,
+        `num_clocks, max_updates, max_steps, max_samples, num_epochs`; and `evaluates`, whether
+        anything is evaluated at all.
         """
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
@@ -102,10 +104,11 @@ class Observer:
         """
 
     def on_eval(self, row: Mapping[str, Any]) -> None:
-        """A version was evaluated: `version, updates, time` (seconds), `passed_over, metrics`.
+        """A version was evaluated.
 
-        `passed_over` counts the versions that were due since the evaluation before, and waited when
-        this one came.
+        The row has `version`; the totals `updates, steps, samples` that are merged in it; `time`
+        (seconds), `passed_over` and `metrics`. `passed_over` counts the versions that were due
+        since the evaluation before, and waited when this one came.
         """
 
     def on_evaluated(self, version: Version, row: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jax_ssp.controller.ends import Totals
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.rows import Row
 from jax_ssp.failures import joined, note
@@ -16,18 +17,28 @@ from jax_ssp.runtimes.observer import Kept, Observer
 from jax_ssp.runtimes.version import Version
 
 
-def history_row(row: Row, updates: int, metrics: Mapping[str, float] | None) -> dict[str, Any]:
+def added(totals: Totals, merged: Sequence[Row]) -> Totals:
+    """What is merged once these clocks are too."""
+    updates, steps, samples = totals
+    for row in merged:
+        updates, steps, samples = updates + 1, steps + row.steps, samples + row.samples
+    return Totals(updates, steps, samples)
+
+
+def history_row(row: Row, totals: Totals, metrics: Mapping[str, float] | None) -> dict[str, Any]:
     """A settled clock as observers and `Result.history` have it.
 
     Args:
         row: of the fold.
-        updates: deltas merged by then.
+        totals: what is merged by then.
         metrics: of the clock; None if there are none.
     """
     merged = row.merge_version >= 0
     return {
         "worker": row.worker,
         "clock": row.clock,
+        "steps": row.steps,
+        "samples": row.samples,
         "start": row.start,
         "finish": row.finish,
         "base_version": row.base_version if merged else -1,
@@ -36,7 +47,8 @@ def history_row(row: Row, updates: int, metrics: Mapping[str, float] | None) -> 
         "lag": row.lag,
         "weight": row.weight,
         "finite": row.finite,
-        "updates": updates,
+        "updates": totals.updates,
+        "samples_seen": totals.samples,
         "metrics": {} if metrics is None else dict(metrics),
     }
 
@@ -130,18 +142,18 @@ class History:
         self.metrics: dict[Token, Mapping[str, float]] = {}
         self._observers = observers
 
-    def settled(self, settled: Sequence[Row], updates: int) -> None:
+    def settled(self, settled: Sequence[Row], totals: Totals) -> None:
         """Keep a row of each, then tell of them: an observer that raises leaves none out.
 
         Args:
             settled: of the fold.
-            updates: deltas merged by then.
+            totals: what is merged by then.
         """
         rows: list[dict[str, Any]] = []
         for each in settled:
             metrics = self.metrics.pop(each.token, None)
             if metrics is not None or self._observers:
-                rows.append(history_row(each, updates, metrics))
+                rows.append(history_row(each, totals, metrics))
                 if metrics is not None:
                     self.rows.append(rows[-1])
         for row in rows if self._observers else ():

@@ -18,6 +18,7 @@ import optax
 
 from jax_ssp import checks
 from jax_ssp.checks import shown
+from jax_ssp.controller.ends import NO_ENDS, Ends
 from jax_ssp.controller.facts import type_name
 from jax_ssp.controller.weight import Weight
 from jax_ssp.placement import Where
@@ -25,7 +26,7 @@ from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.evaluation import EvalFn
-from jax_ssp.runtimes.rules import Rule, maybe
+from jax_ssp.runtimes.rules import OptimizerOn, Rule, maybe
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.trees import Params
 from jax_ssp.worker.step import Step
@@ -112,6 +113,14 @@ class Plan:
     """Clocks each worker finishes."""
     max_updates: int | None = plan_field(None, maybe(rules.count))
     """Ends the run once this many deltas are merged in total."""
+    max_steps: int | None = plan_field(None, maybe(rules.count))
+    """Ends the run once this many local steps are merged in total, of all workers."""
+    max_samples: int | None = plan_field(None, maybe(rules.count))
+    """Ends the run once this many examples are merged in total."""
+    num_epochs: int | None = plan_field(None, maybe(rules.count))
+    """Ends the run after this many times the samples of an epoch; for data that knows them."""
+    optimizer_on: OptimizerOn = plan_field("workers", rules.optimizer_on)
+    """Where the step's optimizer lives: workers (local SGD), or server (a parameter server)."""
     local_steps: StepSchedule = plan_field(1, rules.local_steps)
     """H, optimizer steps a clock, or a schedule of it such as `ssp.DyLU(h=8)`."""
     weight: Weight = plan_field("mean", rules.weight)
@@ -144,6 +153,16 @@ class Plan:
     def schedule(self) -> LocalSteps:
         """Of the local steps."""
         return as_schedule(self.local_steps)
+
+    @property
+    def ends(self) -> Ends:
+        """The counts that end the run, but for epochs."""
+        return Ends(self.num_clocks, self.max_updates, self.max_steps, self.max_samples)
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether workers read their own deltas while these wait: no gradients are read."""
+        return self.policy.reads_own and self.optimizer_on == "workers"
 
     def transforms(
         self,
@@ -185,9 +204,10 @@ class Plan:
             TypeError, ValueError: naming field, value and remedy.
         """
         plan = self.checked_fields()
-        if plan.num_clocks is None and plan.max_updates is None:
+        if plan.ends == NO_ENDS and plan.num_epochs is None:
             raise ValueError(
-                "give `num_clocks` or `max_updates` (or both), so that the run can end."
+                "give `num_clocks`, `max_updates`, `max_steps`, `max_samples` or `num_epochs` (or "
+                "several), so that the run can end."
             )
         most = max(plan.schedule.usual)
         if plan.overlap > most:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import optax
 
-from jax_ssp.checks import function, instance, integer, optional, several, shown, text
+from jax_ssp.checks import choice, function, instance, integer, optional, several, shown, text
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight
 from jax_ssp.placement import Where, check_placement
@@ -23,6 +23,7 @@ from jax_ssp.trees import check_params
 from jax_ssp.worker.adopt import Adopt, check_adopt
 
 Rule: TypeAlias = Callable[[str, Any], Any]
+OptimizerOn: TypeAlias = Literal["workers", "server"]
 
 
 def maybe(rule: Rule) -> Rule:
@@ -60,6 +61,10 @@ def weight(field: str, value: Any) -> Weight:
 
 def adopt(field: str, value: Any) -> Adopt:
     return check_adopt(value, field)
+
+
+def optimizer_on(field: str, value: Any) -> OptimizerOn:
+    return choice(field, value, ("workers", "server"))
 
 
 def placement(field: str, value: Any) -> Where:

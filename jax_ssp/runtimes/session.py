@@ -14,6 +14,7 @@ from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
 from jax_ssp.policies import Policy
 from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.budget import check_countable, in_samples, samples_of_round
 from jax_ssp.runtimes.faults import not_finite
 from jax_ssp.runtimes.plan import COMPUTED, Plan, Task
 from jax_ssp.runtimes.rules import maybe
@@ -43,6 +44,7 @@ class Session:
         workers: all of them; none where nothing is computed.
         store: where their arrays meet; None where nothing is computed.
         identity: what a replay compares of the computation, beside the plan.
+        round_samples: of one synchronous step of all workers; 0 where nothing is computed.
     """
 
     plan: Plan
@@ -51,6 +53,7 @@ class Session:
     workers: Sequence[Worker] = ()
     store: Store | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    round_samples: int = 0
 
     def header(self) -> dict[str, Any]:
         """What the tape begins with."""
@@ -62,13 +65,14 @@ class Session:
             "policy": repr(policy),
             "bound": policy.guaranteed_bound,
             "max_staleness": policy.guaranteed_staleness(self.num_workers),
-            "reads_own": policy.reads_own,
+            "reads_own": self.plan.reads_own,
             "waits_for_own": policy.waits_for_own,
             "num_workers": self.num_workers,
             "time": runtime.time,
             "devices": [Placement.of(worker.recorded).name for worker in self.workers],
             "server": [Placement.of(each).name for each in server],
             "batch": runtime.batch,
+            "round_samples": self.round_samples,
             **not_finite(runtime.faults),
             "experiment": {**facts, **self.identity},
         }
@@ -93,10 +97,14 @@ def make_session(plan: Plan, task: Task) -> Session:
     num_workers = runtime.count()
     plan.policy.check(num_workers)
     if not runtime.computes:
+        check_countable(plan)
         return Session(plan, task, num_workers)
     check_one_process()
     check_no_mesh()
     task = _whole_task(task)
+    plan = in_samples(plan, task)
+    if plan.optimizer_on == "server":
+        raise NotImplementedError('`optimizer_on="server"` is not there yet.')
     recorded = runtime.worker_devices()
     server = _server_devices(plan.placement, runtime, recorded)
     devices = _computing_devices(plan.placement, recorded, server)
@@ -112,7 +120,8 @@ def make_session(plan: Plan, task: Task) -> Session:
         "platforms": sorted({Placement.of(device).backend for device in devices}),
     }
     assert {"num_workers", *identity} == {*COMPUTED}
-    return Session(plan, task, num_workers, workers, store, identity)
+    round_samples = samples_of_round(plan, feeds)
+    return Session(plan, task, num_workers, workers, store, identity, round_samples)
 
 
 def _whole_task(task: Task) -> Task:
@@ -154,7 +163,7 @@ def _workers(
     policy, overlap = plan.policy, plan.overlap
     if type(policy).local_steps is not Policy.local_steps or plan.schedule.at(0) is None:
         overlap = min(overlap, 1)  # H of the next clock is not known before it starts
-    needs = Needs(policy.reads_own, policy.needs_norms, policy.cancels)
+    needs = Needs(plan.reads_own, policy.needs_norms, policy.cancels)
     delta = jax.eval_shape(store.layout.delta_like, store.shapes)
     memory = {device: Memory(delta, device) for device in devices}
     frozen = {device: Placement.of(device).put(frozen_of(task.step)) for device in {*devices}}

@@ -60,7 +60,8 @@ class Version:
 
     def point(self) -> dict[str, Any]:
         """How far training has come by it, as the row of an evaluation has it."""
-        return {"version": self.version, "updates": self.updates, "time": self.time}
+        names = ("version", "updates", "steps", "samples", "time")
+        return {name: getattr(self, name) for name in names}
 
     def hold(self) -> None:
         """Read the parameters now: by the time it is told of, the store may have gone on."""

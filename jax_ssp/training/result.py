@@ -27,14 +27,15 @@ class Result:
         masters: the same as the server has them, in at least float32, of which `params` are the
             rounded ones; the same object where nothing is in half precision.
         tape: the record from which the run can be replayed and its contract checked.
-        history: one row a settled delta: `worker, clock, start, finish` (seconds), `base_version,
-            merge_version` (-1: dropped), `staleness, lag, weight, finite, updates` and `metrics`,
-            a dict of what the step gave, the means over the clock's steps. Clocks that were
-            cancelled, or computed nothing, have none; they are in `schedule`.
+        history: one row a settled delta: `worker, clock, steps, samples, start, finish`
+            (seconds), `base_version, merge_version` (-1: dropped), `staleness, lag, weight,
+            finite`, the totals `updates` and `samples_seen` that were merged by then, and
+            `metrics`, a dict of what the step gave, the means over the clock's steps. Clocks that
+            were cancelled, or computed nothing, have none; they are in `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
-        evaluations: one row an evaluation: `version, updates, time` (seconds), `passed_over` (due
-            versions since the one before, not evaluated since they waited still) and `metrics`, a
-            dict of what `evaluate` gave.
+        evaluations: one row an evaluation: `version`, the totals `updates, steps, samples` that are
+            merged in it, `time` (seconds), `passed_over` (due versions since the one before, not
+            evaluated since they waited still) and `metrics`, a dict of what `evaluate` gave.
         states: of the optimizers, at the end; None if nothing was computed.
         kept: what observers keep, by name, such as "ema" and "best": `params` and what is to be
             said `about` them.
@@ -43,6 +44,8 @@ class Result:
             result that an error carries, "failed" or "interrupted".
         version: merges applied.
         updates: deltas merged.
+        steps: local steps of these.
+        samples: examples in their batches; 0 if nothing was computed.
         seconds: from the first clock's start to the last merge, virtual or wall as the world has
             it; compilation not included.
         wall_seconds: that the whole call took.
@@ -59,6 +62,8 @@ class Result:
     status: str
     version: int
     updates: int
+    steps: int
+    samples: int
     seconds: float
     wall_seconds: float
 
@@ -104,10 +109,12 @@ class Result:
         workers = self.tape.header["num_workers"]
         stale = merged["staleness"]
         early = f" ({self.reason})" if self.status == "early" else ""
+        seen = f" on {self.samples} samples" if self.samples else ""
         lines = [
             f"{self.tape.header['policy']} on {workers} workers: {self.status}{early}",
             f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped "
             "or cancelled",
+            f"{self.steps} local steps{seen}",
             f"{self.seconds:.3g} {self.tape.header['time']} seconds, "
             f"{100 * self.computing:.0f} % of the workers' time computing",
             f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "

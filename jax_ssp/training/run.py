@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 
@@ -48,7 +48,7 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
     evaluator = _evaluator(session)
     telling, watch = Observers(observers), Watch(lambda: loop.waits(), observers)
     loop = Loop(
-        _controller(session.plan),
+        _controller(session),
         session.store,
         tape,
         evaluator=evaluator,
@@ -66,14 +66,16 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
     return result()
 
 
-def _controller(plan: Plan) -> Controller:
+def _controller(session: Session) -> Controller:
+    plan = session.plan
     return Controller(
         plan.policy,
+        ends=plan.ends,
         local_steps=plan.schedule,
-        num_clocks=plan.num_clocks,
-        max_updates=plan.max_updates,
         weight=plan.weight,
         grant_ahead=plan.overlap > 0,
+        reads_own=plan.reads_own,
+        round_samples=session.round_samples,
     )
 
 
@@ -81,9 +83,10 @@ def _compile(session: Session) -> None:
     """Compile the merges that are to be expected."""
     plan, workers = session.plan, session.num_workers
     if session.store is not None:
-        ends = (plan.num_clocks and plan.num_clocks * workers, plan.max_updates, MOST_DELTAS)
-        most = min(end for end in ends if end)
-        session.store.compile(min(plan.policy.usual_merge(workers), most))
+        usual = min(plan.policy.usual_merge(workers), MOST_DELTAS)
+        # No end by a total makes a merge smaller: it is with a whole merge that the run ends.
+        all_of_them = usual if plan.num_clocks is None else plan.num_clocks * workers
+        session.store.compile(min(usual, all_of_them))
 
 
 def _evaluator(session: Session) -> Evaluator | None:
@@ -108,7 +111,7 @@ def _run(
 ) -> BaseException | None:
     """Run in a world to the end and close everything, whatever fails; gives what failed first."""
     plan, header = session.plan, loop.tape.header
-    ends = {"num_clocks": plan.num_clocks, "max_updates": plan.max_updates}
+    ends = {**asdict(plan.ends), "num_epochs": plan.num_epochs}
     closing: list[Callable[[], object]] = [watch.close]
     error: BaseException | None = None
     try:
@@ -156,7 +159,7 @@ def _result(session: Session, loop: Loop, observers: Observers, wall_seconds: fl
         kept=observers.kept(),
         status=loop.status,
         version=loop.controller.version if store is None else store.version,
-        updates=loop.updates,
+        **loop.totals._asdict(),
         seconds=loop.seconds,
         wall_seconds=wall_seconds,
     )

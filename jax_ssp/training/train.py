@@ -18,6 +18,7 @@ from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.rules import OptimizerOn
 from jax_ssp.training.result import Result
 from jax_ssp.training.run import run
 from jax_ssp.trees import Params
@@ -36,6 +37,10 @@ def train(
     delta_tx: optax.GradientTransformation | None = None,
     num_clocks: int | None = None,
     max_updates: int | None = None,
+    max_steps: int | None = None,
+    max_samples: int | None = None,
+    num_epochs: int | None = None,
+    optimizer_on: OptimizerOn = "workers",
     local_steps: int | LocalSteps = 1,
     weight: Weight = "mean",
     overlap: int = 0,
@@ -71,6 +76,15 @@ def train(
             that is weighted and summed: where what is done depends on the delta's own staleness.
         num_clocks: clocks each worker finishes.
         max_updates: ends the run once this many deltas are merged in total.
+        max_steps: the same of local steps, of all workers.
+        max_samples: the same of examples. With workers of unequal speed the end is where it would
+            be with equal ones: by `num_clocks` the fast ones would stop, and wait for the slow.
+        num_epochs: the same of epochs of `data`, where it knows how many samples one has: `Shards`,
+            or whatever has an attribute `samples_per_epoch`. As workers go at their own speed, each
+            may have gone through its share more or less often. Of these five one must be given; the
+            first that is reached ends the run, with the merge that reaches it, which may go past.
+        optimizer_on: where the step's optimizer lives. "workers": each has its own, and a delta is
+            its steps (local SGD). "server": a delta is a gradient (a parameter server).
         local_steps: H, optimizer steps a clock, or a schedule of it, such as `ssp.DyLU(h=8)`.
         weight: of a delta: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the merge; of
             own deltas that are not merged yet, 1), or a number.
@@ -140,25 +154,10 @@ def train(
         >>> round(float(result.params["w"]), 2), result.updates
         (1.0, 100)
     """
-    plan = Plan(
-        name=name,
-        policy=SSP() if policy is None else policy,
-        server_tx=server_tx,
-        delta_tx=delta_tx,
-        runtime=Devices() if runtime is None else runtime,
-        num_clocks=num_clocks,
-        max_updates=max_updates,
-        local_steps=local_steps,
-        weight=weight,
-        overlap=overlap,
-        adopt=adopt,
-        placement=placement,
-        delta_wire=delta_wire,
-        snapshot_wire=snapshot_wire,
-        eval_every=eval_every,
-        eval_waits=eval_waits,
-        evaluate_on=evaluate_on,
-        target=target,
-        seed=seed,
-    )
-    return run(plan, Task(step, params, data, evaluate), with_progress(observers, progress))
+    given = dict(locals())  # all arguments; each is a field of the plan, but for six
+    task = Task(step, params, data, evaluate)
+    for name in ("step", "params", "data", "evaluate", "observers", "progress"):
+        del given[name]
+    given["policy"] = SSP() if policy is None else policy
+    given["runtime"] = Devices() if runtime is None else runtime
+    return run(Plan(**given), task, with_progress(observers, progress))

@@ -448,7 +448,7 @@ MISTAKES = {
     "no local steps": (["--local-steps", "0"], "local_steps=...)` must be at least 1, got 0"),
     "no workers": (["--runtime.num-workers", "0"], "must be at least 1, got 0"),
     "no clocks": (["--num-clocks", "0"], "num_clocks=...)` must be at least 1, got 0"),
-    "no end": (["--num-clocks", "None"], "give `num_clocks` or `max_updates`"),
+    "no end": (["--num-clocks", "None"], "give `num_clocks`, `max_updates`, "),
     "no such field": (["--policy.bond", "5"], "--policy.bound"),
     "no number": (["--policy.bound", "many"], "invalid"),
     "not a weight": (["--weight", "nan"], '"mean", "sum", "merged" or a finite number, got nan'),

@@ -54,7 +54,8 @@ from jax_ssp.controller.tape_file import read_tape, write_tape
 from jax_ssp.policies import KAsync, SSP
 
 for policy in (SSP(2), KAsync(2)):
-    controller, tape = Controller(policy, num_clocks=3), Tape({"bound": policy.guaranteed_bound})
+    controller = Controller(policy, ends=Ends(num_clocks=3))
+    tape = Tape({"bound": policy.guaranteed_bound})
     fold, settled, events, running = Fold(), [], [WorkerJoined(w) for w in range(3)], []
     while events or running:
         event = events.pop(0) if events else running.pop(0).finished(samples=8, tokens=512)

@@ -75,6 +75,7 @@ POLICIES = [
     Forgetful(1),
 ]
 ENDS = [{}, {"num_clocks": 5}, {"max_updates": 20}, {"num_clocks": 6, "max_updates": 15}]
+ENDS += [{"max_steps": 18}, {"max_samples": 45}, {"max_updates": 15, "max_samples": 50}]
 STEPS = [1, 1, 4, PostLocal(h=3, switch=2), DyLU(h=4)]
 
 
@@ -82,7 +83,7 @@ def test_every_policy_is_among_them():
     assert {type(policy) for policy in POLICIES} >= set(ALL_POLICIES)
 
 
-def header_of(policy, known, *, grant_ahead=False, local_steps=1, **limits):
+def header_of(policy, known, *, grant_ahead=False, local_steps=1, reads_own=True, **limits):
     """As `train` writes it; with the policy's name unknown where that is asked for."""
     told = describe(policy)
     steps = local_steps.h if type(local_steps) is Fixed else describe(local_steps)
@@ -91,18 +92,23 @@ def header_of(policy, known, *, grant_ahead=False, local_steps=1, **limits):
         "policy": repr(policy) if known else "Mine()",
         "bound": policy.guaranteed_bound,
         "max_staleness": policy.guaranteed_staleness(WORKERS),
-        "reads_own": policy.reads_own,
+        "reads_own": policy.reads_own and reads_own,
         "waits_for_own": policy.waits_for_own,
         "num_workers": WORKERS,
         "time": "virtual",
         "devices": [],
         "server": [],
         "batch": 1,
+        "round_samples": limits.get("round_samples", 0),
         "experiment": {
             "policy": told if known else {"type": "Mine"},
             "num_workers": WORKERS,
             "num_clocks": limits.get("num_clocks"),
             "max_updates": limits.get("max_updates"),
+            "max_steps": limits.get("max_steps"),
+            "max_samples": limits.get("max_samples"),
+            "num_epochs": None,
+            "optimizer_on": "workers" if reads_own else "server",
             "local_steps": steps,
             "weight": limits.get("weight", "mean"),
             "overlap": int(grant_ahead),
@@ -119,6 +125,8 @@ def valid_tape(seed):
     ahead = rng.random() < 0.4
     options = {**ends, "grant_ahead": ahead, "local_steps": rng.choice(STEPS)}
     options["weight"] = rng.choice(("mean", "mean", "sum", "merged", 0.25))
+    options["round_samples"] = rng.choice((0, 5, 12))
+    options["reads_own"] = rng.random() < 0.8
     losses = rng.random() < 0.5
     events = rng.randrange(5, 40)
     run = random_run(policy, seed, workers=WORKERS, events=events, losses=losses, **options)

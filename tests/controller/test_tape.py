@@ -48,9 +48,10 @@ EVENTS = st.one_of(
 MERGED = st.builds(Merged, COUNT, COUNT, COUNT, COUNT, COUNT, SECONDS, TOKEN)
 COMMANDS = st.one_of(
     st.builds(
-        StartClock, COUNT, COUNT, COUNT, COUNT, st.lists(COUNT).map(tuple), COUNT, SECONDS, TOKEN
+        StartClock,
+        *(COUNT, COUNT, COUNT, COUNT, st.lists(COUNT).map(tuple), COUNT, SECONDS, TOKEN, COUNT),
     ),
-    st.builds(Merge, COUNT, st.lists(MERGED, max_size=3).map(tuple), COUNT),
+    st.builds(Merge, COUNT, st.lists(MERGED, max_size=3).map(tuple), COUNT, COUNT),
     st.builds(Drop, COUNT, COUNT, st.text(), TOKEN),
     st.builds(Cancel, COUNT, COUNT, st.text(), TOKEN),
     st.builds(Fence, COUNT, COUNT, TOKEN),
@@ -204,12 +205,12 @@ def test_what_does_not_begin_with_a_header_is_refused(tmp_path, header):
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [*((old, "record the run again") for old in (1, 2, 3)), (5, "the one that wrote")],
+    [*((old, "record the run again") for old in (1, 2, 3, 4)), (6, "the one that wrote")],
 )
 def test_another_format_is_refused_by_name(number, remedy, tmp_path):
     header = json.dumps({"format": number, "bound": 3})
     (tmp_path / "tape").write_bytes(gzip.compress(header.encode() + b"\n"))
-    assert FORMAT == 4
+    assert FORMAT == 5
     message = f"format {number}, and this version reads format {FORMAT} alone; .*{remedy}"
     with pytest.raises(ValueError, match=message):
         read_tape(tmp_path / "tape")

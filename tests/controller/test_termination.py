@@ -1,12 +1,13 @@
 """How a run ends, and what ends it early."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
 from jax_ssp.controller import (
     Controller,
     Drop,
+    Ends,
     Merge,
     PolicyError,
     SetTimer,
@@ -243,13 +244,16 @@ def test_a_policy_that_waits_for_its_timer_may_hoard():
     assert len(run.controller.buffered) == 200
 
 
-@pytest.mark.parametrize("name", ["local_steps", "num_clocks", "max_updates"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(Controller, "local_steps"), *((Ends, column.name) for column in fields(Ends))],
+)
 @pytest.mark.parametrize("value", [0, -3])
-def test_limits_are_at_least_one(name, value):
-    with pytest.raises(
-        ValueError, match=rf"`Controller\({name}=\.\.\.\)` must be at least 1, got {value}\."
-    ):
-        Controller(ASP(), **{name: value})
+def test_limits_are_at_least_one(kind, name, value):
+    must = rf"`{kind.__name__}\({name}=\.\.\.\)` must be at least 1, got {value}\."
+    given = (ASP(),) if kind is Controller else ()
+    with pytest.raises(ValueError, match=must):
+        kind(*given, **{name: value})
 
 
 def test_the_default_of_local_steps_is_the_run_s():

@@ -10,6 +10,7 @@ from jax_ssp.controller import (
     ContractViolation,
     Controller,
     DeltaReady,
+    Ends,
     Fence,
     Merge,
     ProtocolError,
@@ -100,7 +101,9 @@ def test_who_waits_has_no_token_to_guess(token):
 
 def again(policy, entries, extra, limits):
     """What another controller answers to the same events, with more pushes among them."""
-    controller, tape = Controller(policy, **limits), Tape(promises(policy))
+    ends = Ends(**{name: limits[name] for name in limits if name != "grant_ahead"})
+    ahead = limits.get("grant_ahead", False)
+    controller, tape = Controller(policy, ends=ends, grant_ahead=ahead), Tape(promises(policy))
     answers = []
     for number, (now, event, _) in enumerate(entries):
         commands = controller.handle(event, now)
@@ -192,7 +195,7 @@ class WeighsAlike(Controller):
 
 def played(kind, policy, workers=3, clocks=4, **limits):
     """A run in which worker 0 is lost in its first clock, comes back, and its old push comes."""
-    controller, running = kind(policy, num_clocks=clocks, **limits), {}
+    controller, running = kind(policy, ends=Ends(num_clocks=clocks), **limits), {}
     tape = Tape(promises(policy))
 
     def handle(event):
@@ -248,7 +251,7 @@ def test_who_waits_for_its_own_deltas_says_so():
 @pytest.mark.parametrize("weight", ["mean", "sum", "merged", 0.3, 2])
 @pytest.mark.parametrize("policy", [SSP(2), SSP(0), KAsync(2)], ids=repr)
 def test_the_weight_of_a_delta_is_said_with_its_merge(policy, weight):
-    controller, merges, running = Controller(policy, num_clocks=3, weight=weight), [], []
+    controller, merges, running = Controller(policy, ends=Ends(num_clocks=3), weight=weight), [], []
     events = [WorkerJoined(worker) for worker in range(3)]
     while events or running:
         event = events.pop(0) if events else running.pop(0).finished()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from jax_ssp.controller import (
@@ -17,6 +17,7 @@ from jax_ssp.controller import (
     Controller,
     DeltaReady,
     Drop,
+    Ends,
     Fence,
     Merge,
     SetTimer,
@@ -54,6 +55,8 @@ class Push:
 
     delta: Delta
     token: Token
+    steps: int = 0
+    samples: int = 0
     merged_in: int | None = None
     dropped: bool = False  # or cancelled before it was pushed
 
@@ -96,15 +99,17 @@ class Model:
     def __init__(
         self,
         policy: Policy,
-        num_clocks: int | None,
-        max_updates: int | None,
+        ends: Ends,
         grant_ahead: bool = False,
         weight: str | float = "mean",
+        reads_own: bool = True,
+        round_samples: int = 0,
     ) -> None:
         self.policy, self.bound = policy, policy.guaranteed_bound
+        self.reads_own, self.round_samples = reads_own and policy.reads_own, round_samples
         self.weight = weight
         self.grant_ahead = grant_ahead and not policy.cancels
-        self.num_clocks, self.max_updates = num_clocks, max_updates
+        self.ends, self.num_clocks = ends, ends.num_clocks
         self.everybody: set[int] = set()
         self.live: dict[int, Stay] = {}
         self.gone: list[Stay] = []
@@ -130,8 +135,23 @@ class Model:
 
     @property
     def ended(self) -> bool:
-        full = self.max_updates is not None and len(self.stalenesses) >= self.max_updates
-        return self.stopping or full
+        return self.stopping or self.spent
+
+    @property
+    def spent(self) -> bool:
+        """Whether as much is merged as may be in total."""
+        merged = [push for push in self.pushes if push.merged_in is not None]
+        steps, samples = (sum(getattr(push, of) for push in merged) for of in ("steps", "samples"))
+        ends = self.ends
+        most = (ends.max_updates, ends.max_steps, ends.max_samples)
+        totals = (len(merged), steps, samples)
+        return any(m is not None and total >= m for m, total in zip(most, totals, strict=True))
+
+    def round(self, version: int) -> int:
+        """The round of a version."""
+        within = (p for p in self.pushes if p.merged_in is not None and p.merged_in <= version)
+        samples = sum(push.samples for push in within)
+        return samples // self.round_samples if self.round_samples else 0
 
     def coverage(self, version: int) -> int:
         return min(stay.covered_by(version) for stay in self.live.values())
@@ -227,8 +247,8 @@ class Model:
                 before = [stay.clock for stay in self.gone if stay.worker == worker]
                 self.live[worker] = Stay(worker, max([self.min_clock, *before]))
                 self.everybody.add(worker)
-            case DeltaReady(worker, clock, version, token):
-                push = Push(Delta(worker, clock, version), token)
+            case DeltaReady(worker, clock, version, token, steps, samples):
+                push = Push(Delta(worker, clock, version), token, steps, samples)
                 stay = self.live[worker]
                 stay.pushes.append(push)
                 stay.running = None
@@ -256,8 +276,9 @@ class Model:
         if self.policy.waits_for_own:
             assert all(push.settled for push in stay.pushes), f"{start}, but a delta of its waits"
         missing = [push for push in stay.pushes if push.missing_in(start.version)]
-        own = tuple(push.delta.clock for push in missing if self.policy.reads_own)
+        own = tuple(push.delta.clock for push in missing if self.reads_own)
         assert start.pending == own, (start, own)
+        assert start.round == self.round(start.version), start
         if self.bound is not None:
             needed = start.clock - self.bound
             assert all(other.clock >= needed for other in self.live.values()), start
@@ -296,6 +317,7 @@ class Model:
     def _merge(self, merge: Merge) -> None:
         assert merge.version == self.version + 1, merge
         assert merge.deltas, merge
+        assert merge.round == self.round(self.version), merge
         lost: list[Stay] = []
         for delta in merge.deltas:
             push = self._under_way(delta.worker, delta.clock, delta.token)
@@ -333,14 +355,17 @@ class Model:
         return next(stay for stay in (*self.live.values(), *self.gone) if push in stay.pushes)
 
 
-def promises(policy: Policy, weight: object = "mean") -> dict[str, object]:
-    """What a tape's header says of its policy, and of the weight."""
+def promises(
+    policy: Policy, weight: object = "mean", round_samples: int = 0, reads_own: bool = True
+) -> dict[str, object]:
+    """What a tape's header says of its policy, of the weight and of rounds."""
     return {
         "bound": policy.guaranteed_bound,
         "max_staleness": policy.guaranteed_staleness(MOST_WORKERS),
-        "reads_own": policy.reads_own,
+        "reads_own": policy.reads_own and reads_own,
         "waits_for_own": policy.waits_for_own,
-        "experiment": {"weight": weight},
+        "round_samples": round_samples,
+        "experiment": {"weight": weight, "optimizer_on": "workers" if reads_own else "server"},
     }
 
 
@@ -350,11 +375,13 @@ class Run:
     def __init__(
         self, policy: Policy, *, workers: int = 0, grant_ahead: bool = False, **limits: Any
     ) -> None:
-        self.controller = Controller(policy, grant_ahead=grant_ahead, **limits)
-        ends = limits.get("num_clocks"), limits.get("max_updates")
+        names = [column.name for column in fields(Ends) if column.name in limits]
+        ends = Ends(**{name: limits.pop(name) for name in names})
+        self.controller = Controller(policy, ends=ends, grant_ahead=grant_ahead, **limits)
         weight = limits.get("weight", "mean")
-        self.model = Model(policy, *ends, grant_ahead, weight)
-        self.tape = Tape(promises(policy, weight))
+        about = limits.get("reads_own", True), limits.get("round_samples", 0)
+        self.model = Model(policy, ends, grant_ahead, weight, *about)
+        self.tape = Tape(promises(policy, weight, *about[::-1]))
         self.now = 0.0
         for worker in range(workers):
             self.handle(WorkerJoined(worker))
@@ -372,7 +399,8 @@ class Run:
         start = self.model.live[worker].running
         assert start is not None
         norm = 1.0 + start.clock % 3 if self.model.policy.needs_norms else 0.0
-        return self.handle(start.finished(norm=norm), after)
+        samples = start.local_steps * (2 + worker % 3)
+        return self.handle(start.finished(norm=norm, samples=samples), after)
 
     def fire_timer(self) -> list[Command]:
         at = self.model.timer

@@ -13,6 +13,7 @@ from jax_ssp.controller import (
     Cancel,
     DeltaReady,
     Drop,
+    Ends,
     Fence,
     Merge,
     Merged,
@@ -80,9 +81,9 @@ FIELDS = {
     WorkerDone: "aak",
     TimerFired: "t",
     StopRequested: "s",
-    StartClock: "aaaapawk",
+    StartClock: "aaaapawka",
     StartAhead: "aaa",
-    Merge: "ama",
+    Merge: "amaa",
     Merged: "aaaaawk",
     Drop: "aask",
     Cancel: "aask",
@@ -124,6 +125,7 @@ def well_formed(message):
 
 
 EVENTS = (WorkerJoined, DeltaReady, WorkerLost, WorkerDone, TimerFired, StopRequested)
+ENDS = ("num_clocks", "max_updates", "max_steps", "max_samples")
 COMMANDS = (StartClock, StartAhead, Merge, Drop, Cancel, Fence, SetTimer, StopWorker)
 
 
@@ -141,6 +143,7 @@ def policy_of(header):
         assert bound is None or is_count(bound)
         assert staleness is None or is_count(staleness)
         assert type(header["reads_own"]) is bool
+        assert not header["reads_own"] or experiment["optimizer_on"] == "workers"
         assert type(header["waits_for_own"]) is bool
         return Declared(bound, staleness, header["reads_own"], header["waits_for_own"])
     policy = kind(**fields)
@@ -148,7 +151,8 @@ def policy_of(header):
     assert header["policy"] == repr(policy)
     assert same(header["bound"], policy.guaranteed_bound)
     assert same(header["max_staleness"], policy.guaranteed_staleness(header["num_workers"]))
-    assert same(header["reads_own"], policy.reads_own)
+    on_workers = experiment["optimizer_on"] == "workers"
+    assert same(header["reads_own"], policy.reads_own and on_workers)
     assert same(header["waits_for_own"], policy.waits_for_own)
     return policy
 
@@ -164,7 +168,10 @@ def check_schema(header):
     assert is_count(header["batch"], 1)
     assert is_count(header["num_workers"], 1)
     assert same(header["num_workers"], experiment["num_workers"])
-    for name in ("num_clocks", "max_updates"):
+    assert is_count(header["round_samples"])
+    assert type(experiment["optimizer_on"]) is str
+    assert experiment["optimizer_on"] in ("workers", "server")
+    for name in (*ENDS, "num_epochs"):
         assert experiment[name] is None or is_count(experiment[name], 1)
     assert is_count(experiment["overlap"])
     assert is_count(experiment["seed"])
@@ -180,19 +187,23 @@ class Judge(Model):
     def __init__(self, header):
         check_schema(header)
         experiment = header["experiment"]
-        ends = experiment["num_clocks"], experiment["max_updates"]
-        super().__init__(policy_of(header), *ends, weight=experiment["weight"])
+        super().__init__(
+            policy_of(header),
+            Ends(**{name: experiment[name] for name in ENDS}),
+            weight=experiment["weight"],
+            reads_own=header["reads_own"],
+            round_samples=header["round_samples"],
+        )
         self.experiment = experiment
         self.workers = header["num_workers"]
         known = isinstance(self.policy, Policy)
         self.chooses = not known or type(self.policy).ready is not Policy.ready
         self.now = -math.inf
-        self.stopped_first = False  # by a request, before max_updates was reached
+        self.stopped_first = False  # by a request, before a total was reached
 
     @property
     def full(self):
-        most = self.max_updates
-        return most is not None and len(self.stalenesses) >= most and not self.stopped_first
+        return self.spent and not self.stopped_first
 
     @property
     def ended(self):

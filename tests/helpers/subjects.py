@@ -272,7 +272,7 @@ def shards():
 
 
 def controller():
-    made = ssp.Controller(ssp.SSP(bound=1), num_clocks=2)
+    made = ssp.Controller(ssp.SSP(bound=1), ends=ssp.Ends(num_clocks=2))
     made.handle(WorkerJoined(1), 0.0)
     return made
 

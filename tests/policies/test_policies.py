@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jax_ssp.controller import (
     Controller,
+    Ends,
     StartAhead,
     StartClock,
     StopRequested,
@@ -93,7 +94,10 @@ def test_a_wait_is_a_no():
 @given(st.integers(0, 2**32), st.sampled_from(["eager", "lazy"]))
 def test_ssp_at_bound_0_is_bsp(seed, adopt):
     rng = random.Random(seed)
-    one, other = Controller(BSP(), num_clocks=8), Controller(SSP(0, adopt), num_clocks=8)
+    one, other = (
+        Controller(BSP(), ends=Ends(num_clocks=8)),
+        Controller(SSP(0, adopt), ends=Ends(num_clocks=8)),
+    )
     running = {}
 
     def both(event):
@@ -151,7 +155,9 @@ def simulate(policy, durations, grants=None):
     Merging takes no time. Durations are whole numbers, so that sums of them are exact. With a
     dictionary for `grants` clocks are granted ahead, and the moments put there.
     """
-    controller = Controller(policy, num_clocks=len(durations[0]), grant_ahead=grants is not None)
+    controller = Controller(
+        policy, ends=Ends(num_clocks=len(durations[0])), grant_ahead=grants is not None
+    )
     starts, finishes, underway = {}, {}, []
 
     def handle(event, now):

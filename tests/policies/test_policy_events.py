@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jax_ssp as ssp
-from jax_ssp.controller import Controller, DeltaReady, Merge, StartClock, WorkerJoined, WorkerLost
+from jax_ssp.controller import (
+    Controller,
+    DeltaReady,
+    Ends,
+    Merge,
+    StartClock,
+    WorkerJoined,
+    WorkerLost,
+)
 from jax_ssp.policies.dssp import extra_clocks
 from tests.helpers.papers import (
     ORACLES,
@@ -158,7 +166,7 @@ def test_an_iteration_of_k_sync_takes_the_kth_smallest_of_its_draws(k, table):
 @pytest.mark.parametrize("b", [0, 1, 2])
 def test_who_is_lost_takes_nobodys_place_among_backup_workers(b):
     """Of four workers one pushes and is lost: the other three are waited for as before."""
-    controller = Controller(ssp.BackupWorkers(b), num_clocks=2)
+    controller = Controller(ssp.BackupWorkers(b), ends=Ends(num_clocks=2))
     starts = [controller.handle(WorkerJoined(worker), 0.0)[0] for worker in range(4)]
     controller.handle(starts[0].finished(), 1.0)
     assert controller.handle(WorkerLost(0), 1.0) == []
@@ -398,7 +406,7 @@ def check_vap(entries, limit):
 @pytest.mark.parametrize("limit", [0.25, 2.0, 6.5, 1e9])
 def test_vap_keeps_what_others_have_not_read_within_its_limit(limit, seed):
     rng = random.Random(seed)
-    controller, running, entries = Controller(ssp.VAP(limit), num_clocks=30), [], []
+    controller, running, entries = Controller(ssp.VAP(limit), ends=Ends(num_clocks=30)), [], []
 
     def handle(event, now):
         commands = controller.handle(event, now)
@@ -420,7 +428,7 @@ def test_vap_keeps_what_others_have_not_read_within_its_limit(limit, seed):
 
 @pytest.mark.parametrize("norm", [float("nan"), float("inf"), 1e300])
 def test_vap_hangs_on_no_norm_and_does_not_wait_for_one_that_is_not_a_number(norm):
-    controller, running = Controller(ssp.VAP(1.0), num_clocks=5), []
+    controller, running = Controller(ssp.VAP(1.0), ends=Ends(num_clocks=5)), []
     for worker in range(3):
         running += controller.handle(WorkerJoined(worker), 0.0)
     finished = waited = 0

@@ -150,7 +150,7 @@ MISTAKES = {
     "policy": ({"policy": 3}, TypeError, r"`{policy}` must be a Policy such as .*, got 3"),
     "runtime": ({"runtime": None}, TypeError, r"`{runtime}` must be a Runtime"),
     "overlap": ({"overlap": 2}, ValueError, r"`overlap` must be between 0 and `local_steps`"),
-    "ends": ({"num_clocks": None}, ValueError, r"give `num_clocks` or `max_updates`"),
+    "ends": ({"num_clocks": None}, ValueError, r"give `num_clocks`, `max_updates`, "),
     "wire": (
         {"snapshot_wire": ssp.compression.RandK(0.5)},
         ValueError,

@@ -11,7 +11,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
-from jax_ssp.controller import Cancel, Controller, DeltaReady, Fence, TimerFired
+from jax_ssp.controller import Cancel, Controller, DeltaReady, Ends, Fence, TimerFired
 from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES
 from jax_ssp.runtimes.base import LOOK, World
@@ -230,7 +230,7 @@ def test_whether_a_timer_is_due_is_asked_once_more_under_the_lock():
         def due(self):
             return answers.pop(0)
 
-    loop = Loop(Controller(ssp.ASP(), num_clocks=1), None, Tape({}))
+    loop = Loop(Controller(ssp.ASP(), ends=Ends(num_clocks=1)), None, Tape({}))
     loop.enter(World(Late(0), Nothing()))
     loop.take(None)
     assert (answers, list(loop.tape)) == ([], [])

@@ -173,7 +173,8 @@ def test_with_gradients_time_passes_as_without():
     result = ssp.train(policy=ssp.SSP(2), runtime=runtime, num_clocks=8, **linear())
     for row, alone in zip(result.tape, run(ssp.SSP(2), seed=5).tape, strict=True):
         event = row.event._replace(samples=0) if type(row.event) is DeltaReady else row.event
-        assert (row.now, event, row.commands) == alone
+        commands = [c._replace(round=0) if hasattr(c, "round") else c for c in row.commands]
+        assert (row.now, event, commands) == alone
     assert result.params is not None
     assert len(result.history) == 32
 

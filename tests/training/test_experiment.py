@@ -195,7 +195,7 @@ MISTAKES = {
     "no workload": ({}, ValueError, r"`Experiment\(workload=...\)` is missing"),
     "not a workload": ({"workload": 3}, TypeError, "must be an `ssp.Workload`, got 3"),
     "a bare transform": ({"server_tx": optax.sgd(0.1)}, TypeError, "`ssp.configured"),
-    "no end": ({"workload": Line(), "num_clocks": None}, ValueError, "`num_clocks` or `max_up"),
+    "no end": ({"workload": Line(), "num_clocks": None}, ValueError, "give `num_clocks`, `max_up"),
     "a target of no kind": ({"workload": Line(), "target": "error"}, ValueError, "must read like"),
     "no such weight": ({"workload": Line(), "weight": "median"}, ValueError, "got 'median'"),
 }

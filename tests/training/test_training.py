@@ -67,7 +67,7 @@ class Misfit:
 
 W = r"`params\['w'\]`"
 BAD_VALUES = {
-    "no end": ({"num_clocks": None}, r"give `num_clocks` or `max_updates` \(or both\)"),
+    "no end": ({"num_clocks": None}, r"give `num_clocks`, `max_updates`, .* \(or several\)"),
     "no clock": ({"num_clocks": 0}, r"`num_clocks` must be at least 1, got 0\."),
     "no update": ({"max_updates": 0}, r"`max_updates` must be at least 1, got 0\."),
     "no step in a clock": ({"local_steps": 0}, r"`local_steps` must be at least 1, got 0\."),
@@ -296,7 +296,15 @@ def test_the_history_has_the_same_and_the_metrics():
     for number, (row, expected) in enumerate(zip(result.history, ROWS, strict=True)):
         assert tuple(row[name] for name in COLUMNS) == expected
         assert row["updates"] == number + 1
-        assert set(row) == {*COLUMNS, "finite", "updates", "metrics"}
+        assert set(row) == {
+            *COLUMNS,
+            "steps",
+            "samples",
+            "finite",
+            "updates",
+            "samples_seen",
+            "metrics",
+        }
         assert set(row["metrics"]) == {"loss", "distance"}
     # SGD at 0.25 on the mean of two squares: w goes a quarter of the way to 1, times the weight.
     read = [0.0]  # the parameter at version 0, 1, ..
@@ -325,6 +333,7 @@ def test_the_summary_is_for_people():
     assert result.summary().split("\n") == [
         "SSP(bound=1, adopt='eager') on 2 workers: done",
         "4 updates in 4 versions, 0 dropped or cancelled",
+        "4 local steps on 8 samples",
         "4 virtual seconds, 75 % of the workers' time computing",
         "staleness: mean 0.75, at most 1",
         f"last evaluation: w {w:.4g}, half 0.5",

@@ -7,9 +7,11 @@ counters.
 
 from __future__ import annotations
 
+from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.contract.incarnations import Incarnation, Smallest
+from jax_ssp.controller.ends import Totals
 from jax_ssp.controller.errors import ContractViolation
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.events import DeltaReady
 from jax_ssp.controller.facts import Facts
 from jax_ssp.controller.weight import Weight
 
@@ -41,15 +43,16 @@ class Book:
         self.floor: int = 0
         self.version: int = 0
         self.coverage = [0]  # of each version, when last seen as the newest
-        # Not settled, by (worker, clock): base, incarnation and token.
-        self.pushed: dict[tuple[int, int], tuple[int, Incarnation, Token]] = {}
+        self.round_samples = facts.round_samples
+        self.totals = [Totals()]  # of each version
+        # Not settled, by (worker, clock): the push, and who pushed it.
+        self.pushed: dict[tuple[int, int], tuple[DeltaReady, Incarnation]] = {}
         self.running: int = 0
         self.unfinished: int = 0
         self.timer: float | None = None
         self.ending: bool = False
         self.reads: int = 0
         self.ahead: int = 0
-        self.merged: int = 0
         self.dropped: int = 0
         self.cancelled: int = 0
         self.late: int = 0
@@ -61,6 +64,15 @@ class Book:
     def _see_coverage(self) -> None:
         if self.live:
             self.coverage[self.version] = self.settled.value()
+
+    def _see_round(self, command: StartClock | Merge, version: int) -> None:
+        """Look at what a command says of the round of a version."""
+        if self.round_samples is None:
+            return
+        samples = self.totals[version].samples
+        found = samples // self.round_samples if self.round_samples else 0
+        if command.round != found:
+            raise self._violation(7, f"{command}, but version {version} is of round {found}")
 
     def _min_clock(self) -> int:
         self.floor = max(self.floor, self.finished.value())

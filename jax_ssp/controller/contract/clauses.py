@@ -120,6 +120,7 @@ class Clauses(Starts, Settling):
 
     def report(self, facts: Facts, complete: bool, recomputed: bool) -> ContractReport:
         """The figures found."""
+        merged = self.totals[self.version]
         return ContractReport(
             bound=self.bound,
             reads=self.reads,
@@ -127,9 +128,11 @@ class Clauses(Starts, Settling):
             max_start_lag=self.max_start_lag,
             max_lag=self.max_lag,
             max_staleness=self.max_staleness,
-            mean_staleness=self.total_staleness / max(1, self.merged),
+            mean_staleness=self.total_staleness / max(1, merged.updates),
             staleness_bound=self.staleness_bound,
-            merged=self.merged,
+            merged=merged.updates,
+            steps=merged.steps,
+            samples=merged.samples,
             dropped=self.dropped,
             cancelled=self.cancelled,
             late=self.late,
@@ -201,7 +204,7 @@ class Clauses(Starts, Settling):
             raise self._violation(4, f"{event}, but it was to make {start.local_steps} steps")
         incarnation.running = None
         self.running -= 1
-        self.pushed[worker, clock] = (version, incarnation, event.token)
+        self.pushed[worker, clock] = (event, incarnation)
         incarnation.log.append((clock, None))
         self.finished.put(worker, clock + 1)
         self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())

@@ -31,20 +31,19 @@ class Limits:
         self._facts = facts
         self._clauses = clauses  # asked for the time and for finished clocks
         self._joined: set[int] = set()
-        self._merged = 0
         self._stopping = False  # by a request
-        self._full = False  # by max_updates
+        self._full: str | None = None  # what is merged that ends the run
 
     @property
     def _ended(self) -> bool:
-        return self._stopping or self._full
+        return self._stopping or self._full is not None
 
     def entry(self, event: Event, commands: Sequence[Command]) -> None:
         facts = self._facts
         if isinstance(event, WorkerJoined):
             self._join(event.worker)
         elif isinstance(event, StopRequested):
-            self._stopping = self._stopping or not self._full
+            self._stopping = self._stopping or self._full is None
         elif isinstance(event, DeltaReady) and event.norm != 0 and not facts.may_norm:
             raise self._violation(7, f"{event}, but {facts.policy} asks for no norms")
         for command in commands:
@@ -54,7 +53,7 @@ class Limits:
                 case Merge():
                     self._merge(command)
                 case Drop():
-                    if not (facts.may_choose or self._full):
+                    if not (facts.may_choose or self._full is not None):
                         raise self._violation(4, f"{command}, but {facts.policy} drops nothing")
                 case Cancel():
                     if not facts.may_cancel:
@@ -70,7 +69,7 @@ class Limits:
     def end(self, complete: bool) -> None:
         """The tape is over; a complete one has come to what the header says ends it."""
         facts = self._facts
-        if not complete or not facts.ends or self._ended:
+        if not complete or facts.ends is None or self._ended:
             return
         missing = set(range(facts.num_workers or 0)) - self._joined
         if missing:
@@ -84,28 +83,37 @@ class Limits:
 
     def _start(self, command: StartClock | StartAhead) -> None:
         facts = self._facts
-        if self._full:
-            raise self._violation(5, f"{command}, but {facts.max_updates} deltas are merged")
-        if facts.num_clocks is not None and command.clock >= facts.num_clocks:
-            raise self._violation(5, f"{command}, but each has {facts.num_clocks} clocks")
+        if self._full is not None:
+            raise self._violation(5, f"{command}, but {self._full} are merged")
+        clocks = None if facts.ends is None else facts.ends.num_clocks
+        if clocks is not None and command.clock >= clocks:
+            raise self._violation(5, f"{command}, but each has {clocks} clocks")
         if facts.local_steps not in (None, command.local_steps):
             raise self._violation(7, f"{command}, but clocks have {facts.local_steps} steps")
         if isinstance(command, StartAhead) and facts.overlap == 0:
             raise self._violation(7, f"{command}, but there is no overlap")
 
     def _merge(self, merge: Merge) -> None:
-        facts = self._facts
-        if self._full:
-            raise self._violation(4, f"{merge}, but {facts.max_updates} deltas are merged")
-        self._merged += len(merge.deltas)
-        most = facts.max_updates
-        self._full = most is not None and self._merged >= most and not self._stopping
+        ends = self._facts.ends
+        if self._full is not None:
+            raise self._violation(4, f"{merge}, but {self._full} are merged")
+        if ends is None or self._stopping:
+            return
+        updates, steps, samples = self._clauses.totals[merge.version]
+        totals = {
+            "deltas": (updates, ends.max_updates),
+            "local steps": (steps, ends.max_steps),
+            "samples": (samples, ends.max_samples),
+        }
+        for what, (merged, most) in totals.items():
+            if most is not None and merged >= most:
+                self._full = f"{most} {what}"
 
     def _stop(self, worker: int) -> None:
         facts = self._facts
-        if self._ended or not facts.ends:
+        if self._ended or facts.ends is None:
             return
-        finished, clocks = self._clauses.finished.of[worker], facts.num_clocks
+        finished, clocks = self._clauses.finished.of[worker], facts.ends.num_clocks
         if clocks is None or finished < clocks:
             raise self._violation(
                 5, f"worker {worker} is stopped after {finished} clocks of {clocks} for no reason"

@@ -18,6 +18,7 @@ class ContractReport:
         max_staleness, mean_staleness: of the merged deltas (versions).
         staleness_bound: the largest staleness allowed (versions); None where the policy has none.
         merged, dropped: deltas.
+        steps, samples: local steps and examples of the merged deltas.
         cancelled: clocks.
         late: pushes that were fenced.
         in_flight: deltas pushed but neither merged nor dropped when the tape breaks off; 0 in a
@@ -37,6 +38,8 @@ class ContractReport:
     mean_staleness: float
     staleness_bound: int | None
     merged: int
+    steps: int
+    samples: int
     dropped: int
     cancelled: int
     late: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 from jax_ssp.controller.commands import Cancel, Drop, Merge
 from jax_ssp.controller.contract.book import Book
 from jax_ssp.controller.contract.incarnations import Incarnation
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.ends import Totals
+from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.controller.weight import weight_of
 
 
@@ -22,8 +23,8 @@ class Settling(Book):
         ]
         lost = {
             id(incarnation)
-            for worker, _, incarnation in settled
-            if self.live.get(worker) is not incarnation
+            for push, incarnation in settled
+            if self.live.get(push.worker) is not incarnation
         }
         workers = len(self.live) + len(lost)
         if merge.num_workers != workers:
@@ -31,20 +32,23 @@ class Settling(Book):
         weight = None
         if self.weight is not None:
             weight = weight_of(self.weight, workers, len(settled))
-        for delta, (worker, base, incarnation) in zip(merge.deltas, settled, strict=True):
-            staleness = self.version - base
+        updates, steps, samples = self.totals[self.version]
+        for delta, (push, incarnation) in zip(merge.deltas, settled, strict=True):
+            worker, staleness = push.worker, self.version - push.version
             here = self.live.get(worker) is incarnation
             lag = self.finished.of[worker] - self._min_clock() if here else 0
             told = (delta.base, delta.staleness, delta.lag, delta.weight)
-            found = (base, staleness, lag, delta.weight if weight is None else weight)
+            found = (push.version, staleness, lag, delta.weight if weight is None else weight)
             if told != found:
                 raise self._violation(4, f"{delta}: base, staleness, lag, weight are {found}")
             if self.staleness_bound is not None and staleness > self.staleness_bound:
                 raise self._violation(2, f"{delta}: allowed are {self.staleness_bound}")
-            self.merged += 1
+            updates, steps, samples = updates + 1, steps + push.steps, samples + push.samples
             self.total_staleness += staleness
             self.max_staleness = max(self.max_staleness, staleness)
+        self._see_round(merge, self.version)
         self.version += 1
+        self.totals.append(Totals(updates, steps, samples))
         self.coverage.append(0)
         self._see_coverage()
 
@@ -82,12 +86,12 @@ class Settling(Book):
 
     def _settle(
         self, worker: int, clock: int, token: Token, command: Merge | Drop
-    ) -> tuple[int, int, Incarnation]:
-        """Take a delta off the list of those under way; gives worker, base, incarnation."""
+    ) -> tuple[DeltaReady, Incarnation]:
+        """Take a delta off the list of those under way; gives its push, and who pushed it."""
         found = self.pushed.pop((worker, clock), None)
-        if found is None or found[2] != token:
+        if found is None or found[0].token != token:
             raise self._violation(4, f"{command}: ({worker}, {clock}) is not under way")
-        base, incarnation, _ = found
+        incarnation = found[1]
         if self.live.get(worker) is incarnation:
             log = incarnation.log
             at = len(log) - 1
@@ -100,4 +104,4 @@ class Settling(Book):
             else:
                 del log[at]
             self.settled.put(worker, clock + 1)
-        return worker, base, incarnation
+        return found

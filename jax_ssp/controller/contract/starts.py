@@ -43,6 +43,7 @@ class Starts(Book):
             raise self._violation(3, f"{start}, but a delta merged alone has the weight {weight}")
         if version not in (self.version, incarnation.held):
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
+        self._see_round(start, version)
         if start.token != Token(0, self.grants):
             raise self._violation(4, f"{start}, but the token is number {self.grants} of term 0")
         self.grants += 1
