@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from jax_ssp.checks import choice, instance, several, shown
+from jax_ssp.surroundings import more_cpu_devices
 
 Where: TypeAlias = str | jax.Device | None
 """How a user says where: "host", "devices", a device such as "gpu:7", or a `jax.Device`."""
@@ -92,10 +93,10 @@ class Placement:
         except RuntimeError:
             devices = []
         if index >= len(devices):
-            remedy = f", or set JAX_NUM_CPU_DEVICES={index + 1}" if backend == "cpu" else ""
+            remedy = f" {more_cpu_devices(index + 1)}" if backend == "cpu" else ""
             raise ValueError(
                 f"{who} {backend} device {index}, but there are {len(devices)} {backend} devices "
-                f"here. Use a machine like that{remedy}."
+                f"here. Use a machine that has it.{remedy}"
             )
         return cls.of(devices[index])
 

@@ -37,3 +37,24 @@ def is_terminal(stream: Any) -> bool:
         return bool(stream.isatty())
     except (AttributeError, ValueError):  # there is none, or it is closed
         return False
+
+
+def more_cpu_devices(number: int) -> str:
+    """What a person can do for that many CPU devices once JAX has started with fewer.
+
+    Args:
+        number: of CPU devices.
+
+    Returns:
+        A sentence that fits where the person sits.
+    """
+    early = f'`import jax; jax.config.update("jax_num_cpu_devices", {number})`'
+    where = surroundings()
+    if where == "notebook":
+        return f"Restart the kernel, and run {early} in the first cell, before any array is made."
+    if where == "prompt":
+        return f"Start Python anew, with JAX_NUM_CPU_DEVICES={number} in its environment."
+    return (
+        f"Run it with JAX_NUM_CPU_DEVICES={number} in the environment, or begin it with {early}, "
+        "before any array is made."
+    )

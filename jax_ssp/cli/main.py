@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
+import jax_ssp
 import jax_ssp.cli.devices as devices
 import jax_ssp.cli.replay as replay
 import jax_ssp.cli.reproduce as reproduce
@@ -49,6 +52,7 @@ def _keep_compiled() -> None:
 
 def _dispatch(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="jax-ssp", description=_ABOUT)
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.declare(commands)
@@ -57,3 +61,8 @@ def _dispatch(argv: list[str]) -> int:
     with parser_ends():
         options = parser.parse_args(own)
     return options.command(options, rest)
+
+
+def _version() -> str:
+    python = platform.python_version()
+    return f"jax-ssp {jax_ssp.__version__} (jax {metadata.version('jax')}, Python {python})"

@@ -414,6 +414,12 @@ def test_help_of_the_commands(capsys):
     assert "run FILE --help" in capsys.readouterr().out
 
 
+def test_the_version_is_told(capsys):
+    assert jax_ssp("--version") == DONE
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"jax-ssp {ssp.__version__} (jax {jax.__version__}, Python 3.")
+
+
 def test_dry_run_shows_memory_and_time_and_trains_nothing(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("jax_ssp.training.run.run", lambda *_, **__: pytest.fail("it trained"))

@@ -4,6 +4,8 @@ import itertools
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -68,6 +70,8 @@ def places(result):
         (ssp.Devices(workers_per_device=2), [0, 0, 1, 1, 2, 2, 3, 3]),
         (ssp.Devices(workers_per_device=2, num_workers=5), [0, 0, 1, 1, 2]),
         (ssp.Devices(cpu_devices=4), [0, 1, 2, 3]),
+        (ssp.Devices(cpu_devices=2), [0, 1]),
+        (ssp.Devices(cpu_devices=2, workers_per_device=2, num_workers=3), [0, 0, 1]),
     ],
     ids=repr,
 )
@@ -77,6 +81,57 @@ def test_workers_are_placed_on_the_devices_there_are(runtime, expected):
     assert result.updates == 3 * len(expected)
     assert runtime.count() == len(expected)
     ssp.check_contract(result.tape)
+
+
+class Gpu:
+    platform = "gpu"
+
+    def addressable_memories(self):
+        return []
+
+
+@pytest.mark.parametrize(("gpus", "workers", "on"), [(2, 2, "gpu"), (3, 2, "gpu"), (1, 2, "cpu")])
+def test_the_cpu_is_split_only_where_there_is_too_little_else(monkeypatch, gpus, workers, on):
+    cpus, accelerators = jax.devices(), [Gpu() for _ in range(gpus)]
+    there = {"cpu": cpus, "gpu": accelerators}
+    monkeypatch.setattr(jax, "local_devices", lambda backend="gpu": there[backend])
+    devices = ssp.Devices(cpu_devices=workers, num_workers=workers).worker_devices()
+    assert devices == (accelerators if on == "gpu" else cpus)[:workers]
+
+
+def test_without_the_cpu_backend_it_cannot_be_split(monkeypatch):
+    def no_cpu(backend="gpu"):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return [Gpu()]
+
+    monkeypatch.setattr(jax, "local_devices", no_cpu)
+    with pytest.raises(ValueError, match=r"needs the CPU backend.*add it to JAX_PLATFORMS"):
+        ssp.Devices(cpu_devices=2).count()
+
+
+@pytest.mark.parametrize(
+    ("number", "begin", "expected"),
+    [
+        (3, "", "3"),
+        (3, "jax.config.update('jax_num_cpu_devices', 2)", "3"),
+        (2, "jax.config.update('jax_num_cpu_devices', 3)", "2"),
+        (2, "jax.numpy.zeros(1)", "ValueError"),
+    ],
+)
+def test_jax_gets_the_devices_if_it_has_not_started(number, begin, expected):
+    program = f"""
+import jax, jax_ssp as ssp
+{begin}
+try:
+    print(ssp.Devices(cpu_devices={number}).count())
+except ValueError as error:
+    print("ValueError", "Run it with JAX_NUM_CPU_DEVICES={number} in the env" in str(error))
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "-1"}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ([expected, "True"] if expected == "ValueError" else [expected])
 
 
 def test_a_list_of_devices_may_name_one_twice():
@@ -96,6 +151,10 @@ def test_a_list_of_devices_may_name_one_twice():
         (lambda: ssp.Devices(num_workers=0), r"`Devices\(num_workers=...\)` must be at least 1"),
         (lambda: ssp.Devices(workers_per_device=0), r"`Devices\(workers_per_device=...\)` must be"),
         (lambda: ssp.Devices(cpu_devices=0), r"`Devices\(cpu_devices=...\)` must be at least 1"),
+        (lambda: ssp.Devices(cpu_devices=8), r"`Devices\(cpu_devices=8\)` comes too late: JAX has "
+         r"started with 4 CPU devices.*JAX_NUM_CPU_DEVICES=8.*workers_per_device.*Virtual\(num_w"),
+        (lambda: ssp.Devices(cpu_devices=5, num_workers=4), r"cpu_devices=5\)` comes too late"),
+        (lambda: ssp.Devices(cpu_devices=2, num_workers=3), r"there are 2 devices with 1 each"),
         (lambda: ssp.Devices([]), r"`Devices\(devices=...\)` must name at least one device"),
     ],
 )  # fmt: skip
