@@ -12,6 +12,7 @@ from jax_ssp.files import FolderInUse, FolderLock, say
 
 CONFIG, TAPE, METRICS, SUMMARY = "config.json", "tape.jsonl.gz", "metrics.jsonl", "summary.json"
 MANIFEST = "params_manifest.json"  # of the parameters that were saved last
+PICTURE = "summary.png"
 COMPARISON = "comparison.json"  # of a sweep's folder
 FORMAT = 2  # of a run's folder, since metrics are nested in a row; the first one has no number
 OF_A_RUN = (CONFIG, TAPE, METRICS, SUMMARY, MANIFEST, COMPARISON)

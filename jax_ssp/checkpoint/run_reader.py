@@ -7,13 +7,15 @@ be verified; what is wrong is an error of one line that names the file and what 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_ssp import checks
-from jax_ssp.checkpoint.claim import CONFIG, FORMAT, MANIFEST, METRICS, SUMMARY, TAPE
+from jax_ssp.checkpoint.card import Card, heading, rows_of, safely
+from jax_ssp.checkpoint.claim import CONFIG, FORMAT, MANIFEST, METRICS, PICTURE, SUMMARY, TAPE
 from jax_ssp.checkpoint.metrics import read_metrics
 from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape
@@ -69,6 +71,28 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run.read({str(self.path)!r})"
+
+    def __rich__(self) -> Any:
+        return safely(lambda: self._card(None)).rich()
+
+    def _repr_html_(self) -> str:
+        return safely(lambda: self._card(self._picture())).html()
+
+    def _card(self, picture: bytes | None) -> Card:
+        """What the summary says; of a run without one only that it is unfinished."""
+        summary = self.summary
+        if summary is None:
+            return Card(str(self.path), [("status", self.status)], picture=picture)
+        name = self.config.get("experiment", {}).get("name")
+        title = heading(name, summary["policy"], summary["num_workers"])
+        rows = [("folder", str(self.path)), *rows_of(summary)]
+        return Card(title, rows, summary.get("remarks", ()), picture)
+
+    def _picture(self) -> bytes | None:
+        """The drawn run, as its folder has it; None if it has none."""
+        with contextlib.suppress(OSError):
+            return (self.path / PICTURE).read_bytes()
+        return None
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jax_ssp.checkpoint.claim import PICTURE
 from jax_ssp.cli import exits
 from jax_ssp.cli.config_file import digest_of, parsed
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
@@ -160,10 +161,7 @@ def _saved(folder: RunFolder, result: Result, error: str | None = None) -> dict[
     summary = folder.finish(result, error)
     with suppress(Exception):  # the picture can be drawn again
         if len(result.schedule):
-            from jax_ssp.report.timeline import run_summary  # matplotlib only when it draws
-
-            unit = f"{result.tape.header['time']} seconds"
-            run_summary(result.schedule, result.evaluations, folder.saved_in / "summary.png", unit)
+            result.draw(folder.saved_in / PICTURE)
     return summary
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,8 +23,9 @@ MAX_WORKERS = 64
 def run_summary(
     schedule: np.ndarray,
     evaluations: Sequence[Mapping[str, Any]],
-    path: str | Path,
+    path: str | Path | IO[bytes],
     unit: str = "seconds",
+    title: str | None = None,
 ) -> Figure:
     """Draw one run: who computed when, how stale the deltas were, what came of it.
 
@@ -32,8 +33,9 @@ def run_summary(
         schedule: one row a clock, of `jax_ssp.runtimes.schedule.SCHEDULE_DTYPE`.
         evaluations: rows with `time` and `metrics`, as observers are given them; the first two
             metrics are drawn.
-        path: of the file to write.
+        path: of the file to write; or a binary stream, which gets a PNG.
         unit: of all times.
+        title: what was run.
 
     Returns:
         The figure, as it was saved.
@@ -64,7 +66,9 @@ def run_summary(
             scale(axis, np.array([value for _, value in rows]))
         for letter, axis in zip("abcd", figure.axes, strict=False):
             axis.set_title(f"({letter})", loc="left")
-        figure.savefig(path)
+        if title:
+            figure.suptitle(plain(title))
+        figure.savefig(path, format=None if isinstance(path, str | Path) else "png")
     return figure
 
 

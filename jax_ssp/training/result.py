@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+import io
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
+from jax_ssp.checkpoint.card import Card, heading, rows_of, safely
 from jax_ssp.controller import StopRequested, WorkerDone
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.ending import told_reason
@@ -16,8 +20,11 @@ from jax_ssp.runtimes.schedule import schedule
 from jax_ssp.runtimes.states import States
 from jax_ssp.trees import Params
 
+_ON_THE_CARD = ("status", "reason", "updates", "steps", "samples", "seconds", "computing")
+_ON_THE_CARD += ("not_finite", "metrics")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a run gives.
 
@@ -51,14 +58,14 @@ class Result:
         wall_seconds: that the whole call took.
     """
 
-    params: Params | None = field(repr=False)
-    masters: Params | None = field(repr=False)
-    tape: Tape = field(repr=False)
-    history: list[dict[str, Any]] = field(repr=False)
-    evaluations: list[dict[str, Any]] = field(repr=False)
-    residuals: list[Params] = field(repr=False)
-    states: States | None = field(repr=False)
-    kept: dict[str, Kept] = field(repr=False)
+    params: Params | None
+    masters: Params | None
+    tape: Tape
+    history: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    residuals: list[Params]
+    states: States | None
+    kept: dict[str, Kept]
     status: str
     version: int
     updates: int
@@ -101,6 +108,59 @@ class Result:
         """Why an observer ended the run early; empty if none did."""
         asked = (event for _, event, _ in self.tape if isinstance(event, StopRequested))
         return next((told_reason(stop.reason) for stop in asked), "")
+
+    def draw(self, to: str | Path | IO[bytes]) -> None:
+        """Draw the run: who computed when, how stale the deltas were, what came of it.
+
+        Args:
+            to: a file; the suffix of its name (`.png`, `.pdf`, `.svg`) says what. Or a binary
+                stream, which gets a PNG.
+
+        Raises:
+            ValueError: if nothing was merged or dropped, so that there is nothing to see.
+            OSError: if the file cannot be written.
+        """
+        from jax_ssp.report import timeline  # matplotlib only when it draws
+
+        unit = f"{self.tape.header['time']} seconds"
+        timeline.run_summary(self.schedule, self.evaluations, to, unit, self._heading())
+
+    def __repr__(self) -> str:
+        metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
+        return (
+            f"Result({self.status}: {self._heading()}, {self.updates} updates in "
+            f"{self.seconds:.4g} {self.tape.header['time']} seconds{metrics})"
+        )
+
+    def __rich__(self) -> Any:
+        return safely(lambda: self._card(None)).rich()
+
+    def _repr_html_(self) -> str:
+        return safely(lambda: self._card(self._picture())).html()
+
+    def _heading(self) -> str:
+        header = self.tape.header
+        return heading(header.get("name"), header["policy"], header["num_workers"])
+
+    def _card(self, picture: bytes | None) -> Card:
+        rows = self.schedule
+        stale = rows["staleness"][rows["merge_version"] >= 0]
+        facts = {
+            **{name: getattr(self, name) for name in _ON_THE_CARD},
+            "versions": self.version,
+            "dropped or cancelled": int((rows["merge_version"] < 0).sum()),
+            "time": self.tape.header["time"],
+            "mean_staleness": float(stale.mean()) if len(stale) else 0.0,
+            "max_staleness": int(stale.max(initial=0)),
+        }
+        return Card(self._heading(), rows_of(facts), picture=picture)
+
+    def _picture(self) -> bytes | None:
+        """The drawn run as a PNG; None if it cannot be drawn."""
+        drawn = io.BytesIO()
+        with contextlib.suppress(Exception):  # a run that has no clocks, no room, no matplotlib
+            self.draw(drawn)
+        return drawn.getvalue() or None
 
     def summary(self) -> str:
         """A few lines for people."""

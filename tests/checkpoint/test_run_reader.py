@@ -1,5 +1,6 @@
 """`Run.read` gives what a run had, and names what is missing, damaged or of another version."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 import jax_ssp as ssp
 from jax_ssp.checkpoint import Run, runs_in
@@ -48,6 +50,30 @@ def done(tmp_path_factory):
 def folder(done, tmp_path):
     """A copy of the folder, to be damaged."""
     return shutil.copytree(done[0], tmp_path / "run")
+
+
+def test_it_shows_what_came_of_a_run(folder):
+    run = ssp.read_run(folder)
+    assert repr(run) == f"Run.read({str(folder)!r})"
+    shown = run._repr_html_()
+    assert "<b>w: SSP(bound=1, adopt=&#x27;eager&#x27;) on 2 workers</b>" in shown
+    assert str(folder) in shown
+    assert "8 in 8 versions" in shown
+    assert "<img" not in shown
+    (folder / "summary.png").write_bytes(b"drawn")
+    assert "base64,ZHJhd24=" in run._repr_html_()
+
+
+def test_a_run_that_is_damaged_or_goes_on_is_shown_too(folder):
+    (folder / "summary.json").write_text("{}")
+    shown = ssp.read_run(folder)._repr_html_()
+    assert "cannot be shown" in shown
+    assert "summary.json" in shown
+    (folder / "summary.json").unlink()
+    assert "unfinished" in ssp.read_run(folder)._repr_html_()
+    console = Console(file=io.StringIO(), width=300)
+    console.print(ssp.read_run(folder))
+    assert "unfinished" in console.file.getvalue()
 
 
 def test_it_reads_all_that_a_run_had(done):

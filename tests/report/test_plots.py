@@ -166,7 +166,9 @@ def test_run_summary_has_its_panels(tmp_path: Path) -> None:
     rows = schedule(workers=4, clocks=10)
     rows["merge_version"][5] = -1
     path = tmp_path / "summary.png"
-    figure = run_summary(rows, evaluations("test_loss", "test_accuracy", "third"), path)
+    metrics = evaluations("test_loss", "test_accuracy", "third")
+    figure = run_summary(rows, metrics, path, title="digits: SSP(bound=3) on 4 workers")
+    assert figure.get_suptitle() == "digits: SSP(bound=3) on 4 workers"
     workers, staleness, loss, accuracy = figure.axes
     bars = [len(collection.get_paths()) for collection in workers.collections]
     assert bars == [10, 10, 10, 10]
@@ -202,5 +204,6 @@ def test_run_summary_of_little(tmp_path: Path) -> None:
 
 def test_no_metric_is_a_formula(tmp_path: Path) -> None:
     odd = r"$\foo$ ${$"
-    figure = run_summary(schedule(2, 3), evaluations(odd), tmp_path / "a.png")
+    figure = run_summary(schedule(2, 3), evaluations(odd), tmp_path / "a.png", title=odd)
+    assert figure.get_suptitle() == odd.replace("$", r"\$")
     assert odd.replace("$", r"\$") in [axis.get_ylabel() for axis in figure.axes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ContractReport:
     """What a tape proves, and the figures found on the way.
 
@@ -48,6 +48,14 @@ class ContractReport:
     complete: bool
     policy: str | None
     recomputed: bool
+
+    def __repr__(self) -> str:
+        bound = "none declared" if self.bound is None else f"{self.bound} clocks"
+        by = "the header" if self.policy is None else self.policy
+        return (
+            f"ContractReport(kept, by what {by} promises: {self.reads} reads, bound {bound}, lag "
+            f"at most {self.max_lag}, staleness at most {self.max_staleness})"
+        )
 
     def __str__(self) -> str:
         bound = "none declared" if self.bound is None else f"{self.bound} clocks"
