@@ -16,6 +16,7 @@ _ROOMS = ("checkpoint", "compression", "controller", "data", "delays", "mitigati
 _MODULES = {**{room: room for room in _ROOMS}, "faults": "runtimes.faults"}
 _NAMES = {
     **{kind.__name__: "policies" for kind in (Policy, LocalSteps, *ALL_POLICIES, *ALL_SCHEDULES)},
+    **dict.fromkeys(("Best", "EarlyStop", "Ema"), "training.hooks"),
     "ContractViolation": "controller",
     "Controller": "controller",
     "Devices": "runtimes.devices",

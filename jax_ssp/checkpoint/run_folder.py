@@ -1,7 +1,8 @@
 """The folder a run leaves behind.
 
 `config.json` what was run, and from which file; `tape.jsonl.gz` the tape; `metrics.jsonl` and
-TensorBoard events; `params/` the last version; `summary.json` and `summary.png` what came of it.
+TensorBoard events; `params/` the last version, and what observers keep in folders of their names
+(`best/`, `ema/`); `summary.json` and `summary.png` what came of it.
 The tape and the metrics are written while the run goes, so a run that dies leaves them up to there.
 
 The folder is one run's alone, from before anything is built until all is saved (see `FolderLock`).
@@ -194,6 +195,8 @@ class RunFolder(Observer):
             attempt("params", lambda: save_params(folder, result.params))
         if result.residuals:
             attempt("residuals", lambda: save_params(folder / "residuals", result.residuals))
+        for name, kept in result.kept.items():
+            attempt(name, functools.partial(save_params, folder / name, kept.params))
         tape = extent(result)
         if TAPE in problems:
             tape = {"rows": writer.rows if writer is not None else 0, "complete": False}

@@ -21,6 +21,7 @@ from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.tape_file import read_tape
 from jax_ssp.records import RECORD, TEXT, TRUTH, check_record, read_record, short, whole
+from jax_ssp.runtimes.observer import OF_THE_RUN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,6 +184,21 @@ class Run:
         from jax_ssp.checkpoint.params import load_params
 
         return load_params(self.path)
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What observers have kept, by name, such as "best" and "ema": parameters.
+
+        What is to be said of them is in the summary's "kept"; `load_params(run.path / "ema", like)`
+        loads one as what they are like.
+
+        Raises:
+            ValueError: if they are not what was saved.
+        """
+        from jax_ssp.checkpoint.params import load_params
+
+        folders = [each.parent for each in sorted(self.path.glob(f"*/{MANIFEST}"))]
+        return {each.name: load_params(each) for each in folders if each.name not in OF_THE_RUN}
 
     def _check_end(self, tape: Tape) -> None:
         """Raise ValueError if the folder says that the run came further than its tape."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from jax_ssp.controller import check_contract
 from jax_ssp.controller.tape import Tape
+from jax_ssp.runtimes.observer import Kept
 
 
 class Finished(Protocol):
@@ -25,7 +26,11 @@ class Finished(Protocol):
     @property
     def metrics(self) -> Mapping[str, float]: ...
     @property
+    def kept(self) -> Mapping[str, Kept]: ...
+    @property
     def status(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
     @property
     def updates(self) -> int: ...
     @property
@@ -50,6 +55,7 @@ def summarize(result: Finished) -> dict[str, Any]:
     report = check_contract(result.tape)
     return {
         "status": result.status,
+        "reason": result.reason,
         "metrics": result.metrics,
         "policy": result.tape.header["policy"],
         "num_workers": result.tape.header["num_workers"],
@@ -67,5 +73,6 @@ def summarize(result: Finished) -> dict[str, Any]:
         "max_staleness": report.max_staleness,
         "max_lag": report.max_lag,
         "contract": "kept",
+        "kept": {name: dict(kept.about) for name, kept in result.kept.items()},
         "tape": extent(result),
     }

@@ -47,6 +47,7 @@ from jax_ssp.runtimes.evaluating import Evaluations
 from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import History, Observers, added
+from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.version import Version
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
@@ -76,6 +77,7 @@ class Loop:
         observers: Observers | None = None,
         watch: Watch | None = None,
         held: Deferral | None = None,
+        hyperparameters: ServerHyperparameters | None = None,
     ) -> None:
         self.controller = controller
         self.store = store
@@ -86,7 +88,7 @@ class Loop:
         self.seconds = 0.0
         self.totals = Totals()
         self._observers = observers or Observers()
-        self._history = History(self._observers)
+        self._history = History(self._observers, hyperparameters)
         self._evaluations = Evaluations(evaluator, self._observers, partial(self._end, "target"))
         self._watch = Watch(list) if watch is None else watch
         self._held_back = Deferral() if held is None else held  # interrupts
@@ -277,7 +279,7 @@ class Loop:
         self.totals = added(self.totals, rows)
         if not all(row.finite for row in rows) and not self._is_finite():
             self._end("diverged")
-        self._history.settled(rows, self.totals)
+        self._history.merged(rows, self.totals)
         if self.store is not None and self._evaluations.wanted:
             self._evaluations.merged(self._newest(self.store), merge.num_workers)
 

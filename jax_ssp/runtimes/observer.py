@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ class Kept(NamedTuple):
     """What an observer keeps of a run, for its result and its folder.
 
     Attributes:
-        name: under which it is kept, such as "ema".
+        name: under which it is kept, such as "ema": letters, digits and underscores.
         params: what is kept.
         about: what is to be said of it, as facts for JSON.
     """
@@ -27,6 +28,23 @@ class Kept(NamedTuple):
     name: str
     params: Params
     about: Mapping[str, Any]
+
+
+OF_THE_RUN = ("params", "residuals")  # folders in a run's folder that are its own
+
+
+def check_name(field: str, name: Any) -> str:
+    """A name under which something can be kept: a folder's, in the run's folder.
+
+    Raises:
+        ValueError: if it cannot be one.
+    """
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        if name not in OF_THE_RUN:
+            return name
+        raise ValueError(f"`{field}` cannot keep something as {name!r}, which is the run's own.")
+    must = "letters, digits and underscores, a letter first"
+    raise ValueError(f"`{field}` must keep something under a name of {must}, got {name!r}.")
 
 
 class Observer:
@@ -48,6 +66,10 @@ class Observer:
         >>> result.status, result.reason
         ('early', 'three are enough')
     """
+
+    needs_evaluation = False
+    """Whether a run that it watches must evaluate: then a version is evaluated each clock by
+    default, and a run that has no `evaluate` is refused."""
 
     _ask: Callable[[str], object] | None = None  # of the run that it watches
 
@@ -82,9 +104,8 @@ class Observer:
     def on_start(self, info: Mapping[str, Any]) -> None:
         """The run begins.
 
-        There are `name, num_workers, policy, time` and the tape's other facts; what ends it,
-        `num_clocks, max_updates, max_steps, max_samples, num_epochs`; and `evaluates`, whether
-        anything is evaluated at all.
+        There are `name, num_workers, policy, time` and the tape's other facts; and what ends it,
+        `num_clocks, max_updates, max_steps, max_samples, num_epochs`.
         """
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:

@@ -13,7 +13,8 @@ from jax_ssp.controller.ends import Totals
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.rows import Row
 from jax_ssp.failures import joined, note
-from jax_ssp.runtimes.observer import Kept, Observer
+from jax_ssp.runtimes.observer import Kept, Observer, check_name
+from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.version import Version
 
 
@@ -60,12 +61,14 @@ class Observers:
         telling: who is being told what just now, such as "Progress.on_clock"; None otherwise.
         see_versions: whether one of them wants to see every version.
         see_evaluated: whether one wants to see those that are evaluated.
+        kept: what they keep, by name, once the run is over.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
         self._to_end: list[Observer] = []  # who is to be told the end
         self.telling: str | None = None
+        self.kept: dict[str, Kept] = {}
         self.see_versions = any(_overrides(each, "on_version") for each in self._observers)
         self.see_evaluated = any(_overrides(each, "on_evaluated") for each in self._observers)
 
@@ -85,18 +88,17 @@ class Observers:
         try:
             self._tell(observers, "on_end", status)
         finally:
-            for each in observers:
+            for each in reversed(observers):
                 object.__setattr__(each, "_ask", None)
+                self._collect(each)
 
-    def kept(self) -> dict[str, Kept]:
-        """What they keep, each under a name of its own, such as "ema" and "ema-2"."""
-        kept: dict[str, Kept] = {}
-        for each in self._observers:
-            own = each.kept()
-            if own is not None:
-                same = sum(other.name == own.name for other in kept.values())
-                kept[own.name if not same else f"{own.name}-{same + 1}"] = own
-        return kept
+    def _collect(self, observer: Observer) -> None:
+        """Take what an observer keeps, under a name of its own, such as "ema" or "ema-2"."""
+        own = observer.kept()
+        if own is not None:
+            name = check_name(f"{type(observer).__name__}.kept", own.name)
+            same = sum(other.name == name for other in self.kept.values())
+            self.kept[name if not same else f"{name}-{same + 1}"] = own
 
     def see(self, method: str, version: Version, *what: Any) -> None:
         """Tell of a version, which can be read meanwhile."""
@@ -131,16 +133,29 @@ class History:
 
     Args:
         observers: to tell.
+        hyperparameters: of the server, if they are to be among the metrics of what it merges.
 
     Attributes:
         rows: those kept.
         metrics: of deltas that are not settled.
     """
 
-    def __init__(self, observers: Observers) -> None:
+    def __init__(
+        self, observers: Observers, hyperparameters: ServerHyperparameters | None = None
+    ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.metrics: dict[Token, Mapping[str, float]] = {}
         self._observers = observers
+        self._hyperparameters = hyperparameters or None
+
+    def merged(self, merged: Sequence[Row], totals: Totals) -> None:
+        """What `settled` does, of what the server has merged just now."""
+        if self._hyperparameters is not None:
+            used = self._hyperparameters.read()
+            for row in merged:
+                if row.token in self.metrics:
+                    self.metrics[row.token] = {**self.metrics[row.token], **used}
+        self.settled(merged, totals)
 
     def settled(self, settled: Sequence[Row], totals: Totals) -> None:
         """Keep a row of each, then tell of them: an observer that raises leaves none out.

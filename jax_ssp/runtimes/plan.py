@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self, TypeAlias
 
@@ -26,6 +26,7 @@ from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.evaluation import EvalFn
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.rules import OptimizerOn, Rule, maybe
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.trees import Params
@@ -169,6 +170,10 @@ class Plan:
     ) -> tuple[optax.GradientTransformation | None, optax.GradientTransformation | None]:
         """Those on the server: of a merge, and of each delta."""
         return self.server_tx, self.delta_tx
+
+    def own_observers(self) -> Sequence[Observer]:
+        """What watches the run, beside the observers that it is given."""
+        return ()
 
     def describe(self) -> dict[str, Any]:
         """All fields as JSON-able facts, with the class of each part."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import optax
 
 from jax_ssp.report.default import with_progress
+from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.plan import Plan, Task, plan_field
@@ -20,6 +22,9 @@ from jax_ssp.training.configured import Configured, configured
 from jax_ssp.training.result import Result
 from jax_ssp.training.run import run
 from jax_ssp.training.workload import Workload, build
+
+# `Observer`s; to a type checker `Any`, so that the command line shows the fields of what there is.
+Hooks: TypeAlias = Any
 
 _NOTHING = configured(optax.identity)
 _workload = maybe(a(Workload, "an `ssp.Workload`"))
@@ -50,6 +55,8 @@ class Experiment(Plan):
     evaluate_on: str | None = None
     """Where to evaluate: host (the CPU), or a device such as gpu:7; by default one without a
     worker, if there is one."""
+    hooks: Hooks = plan_field((), rules.observers, identity=False)
+    """What watches every run of it, such as `ssp.Ema(0.999)` or `ssp.EarlyStop("loss", 5)`."""
 
     def run(
         self,
@@ -92,6 +99,9 @@ class Experiment(Plan):
     ) -> tuple[optax.GradientTransformation, optax.GradientTransformation | None]:
         delta_tx = None if self.delta_tx == _NOTHING else self.delta_tx.build()
         return self.server_tx.build(), delta_tx
+
+    def own_observers(self) -> Sequence[Observer]:
+        return rules.observers(self._called("hooks"), self.hooks)
 
     def _called(self, name: str) -> str:
         return f"{type(self).__name__}({name}=...)"

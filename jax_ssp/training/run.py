@@ -21,6 +21,7 @@ from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.plan import Plan, Task
 from jax_ssp.runtimes.rules import observers as check_observers
+from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.session import Session, make_session
 from jax_ssp.runtimes.watch import Watch
 from jax_ssp.training.result import Result
@@ -39,13 +40,14 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
         observers: told what happens while it happens.
     """
     began = time.perf_counter()
-    observers = check_observers("observers", observers)
+    observers = (*plan.own_observers(), *check_observers("observers", observers))
+    often = _evaluated_often(plan, task, observers)
     session = make_session(plan, task)
     tape = Tape(session.header())
     session.plan.runtime.check(tape.header)  # as JSON has it, like that of a tape to compare with
     if not current().count:  # else it ends before the first clock
         _compile(session)
-    evaluator = _evaluator(session)
+    evaluator = _evaluator(session, often)
     telling, watch = Observers(observers), Watch(lambda: loop.waits(), observers)
     loop = Loop(
         _controller(session),
@@ -55,6 +57,7 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
         observers=telling,
         watch=watch,
         held=current(),
+        hyperparameters=ServerHyperparameters(session.store, plan.optimizer_on == "server"),
     )
     error = _run(session, loop, evaluator, telling, watch)
 
@@ -89,13 +92,27 @@ def _compile(session: Session) -> None:
         session.store.compile(min(usual, all_of_them))
 
 
-def _evaluator(session: Session) -> Evaluator | None:
-    """What evaluates, the first version at once; None where nobody asks for it."""
+def _evaluated_often(plan: Plan, task: Task, observers: Sequence[Observer]) -> bool:
+    """Whether an observer needs evaluations; ValueError if there can be none."""
+    needing = [type(each).__name__ for each in observers if each.needs_evaluation]
+    if needing and task.evaluate is None and plan.runtime.computes:
+        raise ValueError(f"`{needing[0]}` needs `evaluate`, a function params -> metrics.")
+    return bool(needing)
+
+
+def _evaluator(session: Session, often: bool) -> Evaluator | None:
+    """What evaluates, the first version at once; None where nobody asks for it.
+
+    Args:
+        session: of the run.
+        often: each clock, where the plan does not say how often.
+    """
     plan, store, evaluate = session.plan, session.store, session.task.evaluate
     if store is None or evaluate is None:
         return None
     goal = None if plan.target is None else Target.parse(plan.target)
-    every = 1 if plan.eval_every is None and goal is not None else plan.eval_every
+    often |= goal is not None
+    every = 1 if plan.eval_every is None and often else plan.eval_every
     busy = [worker.device for worker in session.workers]
     aside = plan.runtime.time == "wall" and not plan.eval_waits
     device = evaluation_device(plan.evaluate_on, busy, store.devices, aside)
@@ -125,8 +142,7 @@ def _run(
             if world.clock.real and not plan.eval_waits:
                 evaluator.go_aside(world.clock.post)
         closing.append(lambda: observers.end(loop.status))
-        about = {**header, **ends, "tape": loop.tape, "evaluates": evaluator is not None}
-        observers.start(about, loop.end_early)
+        observers.start({**header, **ends, "tape": loop.tape}, loop.end_early)
         loop.run()
     except BaseException as raised:  # given back
         error = raised
@@ -156,7 +172,7 @@ def _result(session: Session, loop: Loop, observers: Observers, wall_seconds: fl
         evaluations=loop.evaluations,
         residuals=[] if wire is None else [worker.replica.residual for worker in workers],
         states=session.states(),
-        kept=observers.kept(),
+        kept=observers.kept,
         status=loop.status,
         version=loop.controller.version if store is None else store.version,
         **loop.totals._asdict(),

@@ -15,6 +15,7 @@ import optax
 
 from jax_ssp.layout import Delta, Layout, Moved, Statistic
 from jax_ssp.trees import Params, all_finite
+from jax_ssp.worker.hyperparameters import hyperparameters
 
 if TYPE_CHECKING:
     from jax_ssp.worker.step import Batch, Step, WorkerState
@@ -34,7 +35,8 @@ def clock_fn(
         layout: of the parameters, where those it takes are masters; by default what they are.
 
     Returns:
-        A function giving the delta, the new worker state, and the metrics' means over the steps.
+        A function giving the delta, the new worker state, and the metrics' means over the steps,
+        with those of the hyper-parameters that the steps have used (see `hyperparameters`).
         `key` is the worker's; clock and number are folded in to give each step its own. With
         `carried`, progress made before (a delta), steps begin at `params + carried` and the delta
         contains it. The delta is summed up beside the parameters rather than subtracted from them
@@ -61,6 +63,7 @@ def clock_fn(
             local = kinds.rounded(base if progress is None else _reached(kinds, base, progress))
             key_of_step = jax.random.fold_in(key, number)
             delta, state, metrics = step(local, state, batch, key_of_step)
+            metrics = {**metrics, **hyperparameters(state)}
             delta = kinds.masters(delta)
             if kinds.has_averaged:
                 before = _begun(kinds, base, None) if progress is None else progress

@@ -129,6 +129,7 @@ def sample(parameter):
         "event": WorkerJoined(0),
         "now": 0.0,
         "metric": "a",
+        "decay": 0.5,
         "at_least": True,
         "value": 1.0,
         "config": {},
