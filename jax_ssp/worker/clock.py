@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_ssp.layout import Delta, Layout, Moved, Statistic
+from jax_ssp.mitigations.loss_scale import LossScale
 from jax_ssp.trees import Params, all_finite
 from jax_ssp.worker.hyperparameters import hyperparameters
 
@@ -163,14 +164,21 @@ def statistic(base: jax.Array, value: jax.Array) -> Statistic:
 
 def _good(kinds: Layout, delta: Params, state: Any, metrics: Mapping[str, Any]) -> jax.Array:
     """Whether a step is to be seen in the statistics: it is finite, and nobody has skipped it."""
-    good = all_finite([delta, metrics.get("loss", ())])
+    return all_finite([delta, metrics.get("loss", ())]) & _made(state)
+
+
+def _made(state: Any) -> jax.Array:
+    """Whether no optimizer has skipped the step, by what its state says."""
+    made = jnp.bool(True)
     for node in jax.tree.leaves(state, is_leaf=_judges):
         if isinstance(node, optax.ApplyIfFiniteState):
-            good &= jnp.all(node.last_finite)
+            made &= jnp.all(node.last_finite)
+        elif isinstance(node, LossScale):
+            made &= node.finite & _made(node.inner)
         elif _judges(node) and isinstance(node.skip_state, dict):
-            good &= ~jnp.any(node.skip_state.get("should_skip", False))
-    return good
+            made &= ~jnp.any(node.skip_state.get("should_skip", False))
+    return made
 
 
 def _judges(node: Any) -> bool:
-    return isinstance(node, optax.ApplyIfFiniteState | optax.MultiStepsState)
+    return isinstance(node, optax.ApplyIfFiniteState | optax.MultiStepsState | LossScale)

@@ -26,6 +26,7 @@ from jax_ssp.worker.check import (
     no_loss,
     with_key,
 )
+from jax_ssp.worker.gradient import metrics_of_scale, value_and_gradient
 from jax_ssp.worker.nnx_parts import Chosen, key_of_loss, like_before, parts_of, seeded
 from jax_ssp.worker.step import Batch, Metrics, WorkerState, updates_of
 
@@ -139,7 +140,7 @@ class NnxStep:
     ) -> tuple[dict[str, jax.Array], WorkerState, Metrics]:
         trained = {name: params[name] for name in self._paths}
         rest = {name: value for name, value in params.items() if name not in trained}
-        state, kept = worker_state
+        before, kept = worker_state
 
         def loss_fn(trained: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
             values = {**rest, **kept, **self.frozen, **trained}
@@ -147,10 +148,10 @@ class NnxStep:
             loss, metrics = loss_and_metrics(self._loss(model, batch, key_of_loss(key)))
             return loss, (metrics, self._read(model, {**rest, **kept}))
 
-        (loss, (metrics, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        (loss, (metrics, new)), grads = value_and_gradient(loss_fn, trained, before)
         still = {name: jnp.zeros_like(value) for name, value in rest.items()}
         updates, state = updates_of(
-            self._tx, {**grads, **still}, state, params, loss,
+            self._tx, {**grads, **still}, before, params, loss,
             lambda params: loss_fn({name: params[name] for name in self._paths})[0],
         )  # fmt: skip
         # Of a step that is not finite nothing stays, though its optimizer may have skipped it.
@@ -160,7 +161,8 @@ class NnxStep:
             for name, old in rest.items()
         }
         kept = {name: new[name] for name in kept}
-        return {**updates, **moved}, NnxState(state, kept), {**metrics, "loss": loss}
+        metrics = {**metrics, "loss": loss, **metrics_of_scale(before, state)}
+        return {**updates, **moved}, NnxState(state, kept), metrics
 
     def _merge(self, values: Mapping[str, jax.Array], rngs: Any) -> Any:
         state = nnx.from_flat_state([part.filled(values) for part in self._parts])

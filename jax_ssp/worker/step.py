@@ -20,6 +20,7 @@ from jax_ssp.checks import function
 from jax_ssp.pairs import descent, on_pairs
 from jax_ssp.trees import Params, check_arrays, check_sizes, shapes_of
 from jax_ssp.worker.check import check_optimizer, loss_and_metrics, no_loss
+from jax_ssp.worker.gradient import metrics_of_scale, value_and_gradient
 
 WorkerState: TypeAlias = Any
 Batch: TypeAlias = Any
@@ -73,12 +74,12 @@ class LossStep:
         def loss_fn(params: Params) -> tuple[jax.Array, Metrics]:
             return loss_and_metrics(self.loss_fn(params, *given))
 
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        (loss, metrics), grads = value_and_gradient(loss_fn, params, worker_state)
         optimizer = on_pairs(self.optimizer)
-        delta, worker_state = updates_of(
+        delta, state = updates_of(
             optimizer, grads, worker_state, params, loss, lambda params: loss_fn(params)[0]
         )
-        return delta, worker_state, {**metrics, "loss": loss}
+        return delta, state, {**metrics, "loss": loss, **metrics_of_scale(worker_state, state)}
 
 
 def make_step(
