@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.text import Text
 
-from jax_ssp.report.screen import RunState, line, screen, title
+from jax_ssp.report.screen import RunState, line, remarks, screen, title
 from jax_ssp.surroundings import is_terminal, surroundings
 
 LIVE_SECONDS = 1 / 8
@@ -85,6 +86,8 @@ class Terminal(_OnConsole):
     _live: Live | None = None
 
     def begin(self, run: RunState) -> None:
+        for remark in remarks(run):
+            self._console.print(remark, highlight=False, markup=False)
         # Drawn by hand, from the controller's thread: no other thread draws but that of `on_wait`.
         # What is printed meanwhile goes above the table, unless it goes to a file.
         self._live = Live(
@@ -113,7 +116,8 @@ class Lines(_OnConsole):
     in_place = False
 
     def begin(self, run: RunState) -> None:
-        self.tell(title(run))
+        for text in (title(run), *remarks(run)):
+            self.tell(text)
 
     def draw(self, run: RunState) -> None:
         self.tell(line(run))
@@ -138,6 +142,8 @@ class Notebook(Display):
     def begin(self, run: RunState) -> None:
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
+        if run.info.get("remarks"):
+            display(as_output(Text("\n".join(remarks(run)))), raw=True)
         handle = display(as_output(screen(run)), raw=True, display_id=True)
         self._update = lambda output: handle.update(output, raw=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +75,7 @@ class Progress(Observer):
     def _begin(self, info: Mapping[str, Any]) -> None:
         now = self._clock()
         self._run = RunState(info, began=now)
-        self._run.sample(now)
+        self._run.look(now)
         self._due = now + self._interval
 
     def on_start(self, info: Mapping[str, Any]) -> None:
@@ -145,13 +144,15 @@ class Progress(Observer):
 
     def _settle(self, row: Mapping[str, Any]) -> None:
         run = self._run
-        run.updates = row["updates"]
+        run.updates, run.samples_seen = row["updates"], row["samples_seen"]
         loss = row["metrics"].get("loss")
         if loss is not None:
             run.losses.append(loss)
         staleness = row["staleness"] if row["merge_version"] >= 0 else None
         if staleness is not None:
             run.merged += 1
+            run.steps += row["steps"]
+            run.samples += row["samples"]
             run.staleness.append(staleness)
         worker = run.workers.get(row["worker"])
         if worker is not None:
@@ -166,7 +167,8 @@ class Progress(Observer):
         metrics = " ".join(shown)
         count = row["passed_over"]
         passed = f" ({count} passed over)" if count else ""
-        self._run.evaluation = f"eval at update {row['updates']}: {metrics}{passed}"
+        samples = f", {row['samples']} samples" if row["samples"] else ""
+        self._run.evaluation = f"eval at update {row['updates']}{samples}: {metrics}{passed}"
         self._display.tell(self._run.evaluation)
 
     def on_wait(self, waits: Sequence[Waiting]) -> None:
@@ -180,16 +182,14 @@ class Progress(Observer):
         with self._lock:
             run = self._run
             now = self._clock()
-            run.samples = deque([(run.began, 0), (now, run.merged)])  # the rate of the whole run
-            run.waiting = ""
-            run.status = status
+            run.end(now, status)
             text = f"{status} after {format_seconds(now - run.began)}"
             self._shown(lambda: self._display.end(run, text))
             self._display.close()
 
     def _show(self) -> None:
         begin = self._clock()
-        self._run.sample(begin)
+        self._run.look(begin)
         self._shown(lambda: self._display.draw(self._run))
         end = self._clock()
         self._due = max(begin + self._interval, end + (end - begin) / MAX_COST)

@@ -60,10 +60,11 @@ TOKEN = Token(0, 0)
 class Run:
     """Feeds a `Progress` what a run would."""
 
-    def __init__(self, progress: Progress, workers: int, **info: Any) -> None:
+    def __init__(self, progress: Progress, workers: int, batch: int = 0, **info: Any) -> None:
         self.progress = progress
         self.workers = workers
         self.updates = 0
+        self.batch = batch
         about = {"name": "demo", "num_workers": workers, "num_clocks": 40, "max_updates": None}
         progress.on_start({**about, "policy": "SSP(bound=3)", "time": "virtual", **info})
 
@@ -78,6 +79,11 @@ class Run:
         self.updates += 1
         row = {"worker": worker, "clock": clock, "start": now - 1, "finish": now, "lag": 0}
         row |= {"base_version": 0, "merge_version": self.updates, "staleness": 10 + worker}
+        row |= {
+            "steps": 2,
+            "samples": 2 * self.batch,
+            "samples_seen": self.updates * 2 * self.batch,
+        }
         self.progress.on_clock({**row, "updates": self.updates, "metrics": {"loss": 0.5 + worker}})
         delta = Merged(worker, clock, 0, 10 + worker, 0, 1 / self.workers, TOKEN)
         merge = Merge(self.updates, (delta,), self.workers)
@@ -86,6 +92,7 @@ class Run:
 
     def evaluate(self, updates: int, **metrics: float) -> None:
         row = {"version": updates, "updates": updates, "time": 0.5 + updates, "passed_over": 0}
+        row |= {"steps": 2 * updates, "samples": 2 * updates * self.batch}
         self.progress.on_eval({**row, "metrics": metrics})
 
 
@@ -237,11 +244,50 @@ def test_plain_lines_come_every_few_seconds() -> None:
     run.progress.on_end("done")
     assert written(console).splitlines() == [
         "demo · SSP(bound=3) · 2 workers · 200 updates",
-        "updates 41/200 · 8.2/s · version 41 · lag 1 · staleness 10.5 · loss 0.988",
-        "updates 81/200 · 8.1/s · version 81 · lag 1 · staleness 10.5 · loss 0.994",
+        "updates 41/200 · 8.2/s · 20 %, 19.4 s left · version 41 · lag 1 · staleness 10.5 "
+        "· loss 0.988",
+        "updates 81/200 · 8.1/s · 40 %, 14.7 s left · version 81 · lag 1 · staleness 10.5 "
+        "· loss 0.994",
         "eval at update 120: acc 0.94 loss 0.213",
         "done after 15 s · updates 120/200 · 8/s · version 120 · lag 0 · staleness 10.5 · loss 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("end", "most", "way"),
+    [
+        ("max_samples", 1280, "50 %, 10 s left"),
+        ("max_steps", 80, "50 %, 10 s left"),
+        ("max_updates", 30, "66 %, 5 s left"),
+        ("num_clocks", 25, "40 %, 15 s left"),  # both are at clock 10
+    ],
+)
+def test_it_says_how_far_it_is_and_when_it_ends(end: str, most: int, way: str) -> None:
+    console, clock = terminal(160), Clock()
+    ends = {"num_clocks": None, "max_steps": 1000, "max_samples": 10**6, end: most}
+    run = Run(Progress(console, interval=0.5, clock=clock), 2, batch=16, **ends)
+    run.join()
+    for number in range(20):
+        clock.now += 0.5
+        run.finish(float(number), number % 2, number // 2)
+    screen = last_screen(console)
+    assert f"2/s · 64 samples/s · {way} · version 20" in screen[1]
+    bars = [line for line in screen if line.strip() and set(line.strip()) <= set("━╸╺")]
+    assert len(bars) == (end != "num_clocks")  # else each worker has one
+    run.evaluate(20, loss=0.25)
+    run.progress.on_end("done")
+    assert "eval at update 20, 640 samples: loss 0.25" in written(console)
+    assert "left" not in last_screen(console)[1]
+
+
+@pytest.mark.parametrize("console", [terminal(), pipe()], ids=["terminal", "pipe"])
+def test_what_is_to_be_said_of_a_run_is_said_once(console: Console) -> None:
+    run = Run(Progress(console, interval=0.0, clock=Clock()), 2, remarks=["[b]one[/b] $x$", "two"])
+    run.join()
+    run.finish(1.0, 0, 0)
+    run.progress.on_end("done")
+    lines = [line.strip() for line in written(console).splitlines()]
+    assert [each for each in lines if "note" in each] == ["note: [b]one[/b] $x$", "note: two"]
 
 
 def test_plain_lines_without_knowing_much() -> None:
@@ -270,6 +316,7 @@ def test_losses_that_are_no_numbers_do_no_harm(loss: float | None) -> None:
     run = Run(Progress(console, clock=clock), 1)
     run.join()
     row = {"worker": 0, "clock": 0, "updates": 1, "merge_version": -1, "staleness": 0}
+    row |= {"steps": 1, "samples": 4, "samples_seen": 0}
     run.progress.on_clock({**row, "metrics": {} if loss is None else {"loss": loss}})
     run.progress.on_end("diverged")
     assert table_row(last_screen(console), 0)[-1] == ("s" if loss is None else str(loss))
