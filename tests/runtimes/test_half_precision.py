@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jax_ssp as ssp
 from jax_ssp import delays
@@ -251,6 +252,43 @@ def test_one_step_serves_runs_of_several_dtypes():
     results = [fit(dtype, step=step, num_clocks=5) for dtype in (np.float32, *HALF, np.float32)]
     assert [result.params["w"].dtype for result in results] == [np.float32, *HALF, np.float32]
     assert bits(results[0].params) == bits(results[-1].params)
+
+
+class Net(nnx.Module):
+    """Two layers; `dtype` is that of the arithmetic."""
+
+    def __init__(self, dtype=None):
+        rngs = nnx.Rngs(0)
+        self.hidden = nnx.Linear(DIMENSION, 8, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(8, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.tanh(self.hidden(x)))
+
+
+def net_loss(model, batch):
+    x, y = batch
+    return jnp.mean((model(x)[:, 0].astype(jnp.float32) - jnp.tanh(y)) ** 2), {}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_both_recipes_of_a_model_come_near_float32():
+    """Arithmetic in bfloat16 with parameters in float32, and parameters in bfloat16."""
+    half = Net()
+    cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(half))
+    nnx.update(half, cast)
+    losses = {}
+    for name, model in {"float32": Net(), "compute": Net(jnp.bfloat16), "params": half}.items():
+        sgd = optax.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.float32)
+        step = ssp.make_nnx_step(model, net_loss, sgd)
+        result = fit(None, step=step, params=None, num_clocks=60)
+        dtype = jnp.bfloat16 if name == "params" else jnp.float32
+        assert {leaf.dtype for leaf in result.params.values()} == {np.dtype(dtype)}
+        assert {leaf.dtype for leaf in result.masters.values()} == {np.dtype(np.float32)}
+        losses[name] = np.mean([row["metrics"]["loss"] for row in result.history[-40:]])
+        assert losses[name] < 0.5 * result.history[0]["metrics"]["loss"]
+    assert losses["compute"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["params"] == pytest.approx(losses["float32"], rel=0.05)
 
 
 # At the server alone.
