@@ -8,6 +8,7 @@ writing is.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -32,6 +33,11 @@ def say(text: str) -> None:
     """Print a line to standard error, if that can be done: nobody's reading is worth a run."""
     with contextlib.suppress(Exception):
         print(text, file=sys.stderr, flush=True)
+
+
+def digest_of(content: bytes) -> str:
+    """The SHA-256 of a file, as `config.json` of a run's folder holds it."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def replace_file(path: str | os.PathLike[str], content: bytes | str) -> None:

@@ -1,13 +1,13 @@
 """From a config file and the words after it on the command line to experiments.
 
 A config file is imported as a module; tyro types the overrides of its fields, and names such as
-`--policy KSync` put one part in place of another. What is wrong with any of it is a `UsageError`.
+`--policy KSync` or `--policy my_module:Mine` put one part in place of another (see `named_parts`).
+What is wrong with any of it is a `UsageError`.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import inspect
 import sys
@@ -21,6 +21,7 @@ from jax_ssp import checks
 from jax_ssp.cli.usage import UsageError, parser_ends, their_errors, usage_errors
 
 if TYPE_CHECKING:
+    from jax_ssp.cli.named_parts import Asked, OwnParts
     from jax_ssp.training.experiment import Experiment
 
 
@@ -35,7 +36,7 @@ class RunOptions:
 
 
 def parsed(
-    file: Path, overrides: list[str], source: bytes | None = None
+    file: Path, overrides: list[str], source: bytes | None = None, asked: Asked | None = None
 ) -> tuple[list[Experiment], RunOptions]:
     """The experiments of a config file with the overrides applied to each, and `run`'s options.
 
@@ -43,16 +44,22 @@ def parsed(
         file: the config file.
         overrides: the words after it.
         source: what it says, where that has been read already.
+        asked: before any other file is executed that the overrides name; None where all is trusted.
     """
     import tyro
 
+    from jax_ssp.cli.named_parts import OwnParts
+
     bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
     module = _loaded(file, source)
+    own = OwnParts(file, module, imported, asked)
+    if asked is None:
+        found_from(Path.cwd())
     configs = _configs(file, module)
     about = str(module.__doc__ or "").split("\n\n")[0]
     parsed: list[Any] = []
     for config in configs:
-        chosen, words = _with_kinds(config, overrides)
+        chosen, words = _with_kinds(config, overrides, own)
         kinds = {"experiment": type(config), "options": RunOptions}  # whose fields are options
         parts = [(name, Annotated[kind, bare]) for name, kind in kinds.items()]
         arguments: Any = make_dataclass("arguments", parts, frozen=True)
@@ -112,11 +119,14 @@ _KINDS = (
     "--policy, --runtime, --runtime.delay, --local-steps, --server-tx, --delta-tx, --delta-wire, "
     "--snapshot-wire and --adopt take a name too: --policy KSync puts that policy in place of the "
     "file's, at its defaults (but --runtime Virtual keeps the file's num_workers, delay and seed); "
-    "--policy.k 2 after it sets a field of it."
+    "--policy.k 2 after it sets a field of it. One of your own is named module:Name or "
+    "folder/file.py:Name, or by its name alone if this file defines or imports it."
 )
 
 
-def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, list[str]]:
+def _with_kinds(
+    config: Experiment, overrides: list[str], own: OwnParts
+) -> tuple[Experiment, list[str]]:
     """The experiment with the kinds of parts that the overrides name, and the other overrides."""
     from jax_ssp.training.alternatives import alternatives
 
@@ -131,7 +141,8 @@ def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, l
             rest.append(word)
             continue
         part = parts[flag]
-        chosen[part] = _kind(flag, value if equals else next(words, ""), kinds[part])
+        value = value if equals else next(words, "")
+        chosen[part] = _own(part, value, own) or _kind(flag, value, kinds[part], own.names(part))
     for part in kinds:  # in this order: a runtime before its delay
         if part in chosen:
             with usage_errors():
@@ -139,19 +150,26 @@ def _with_kinds(config: Experiment, overrides: list[str]) -> tuple[Experiment, l
     return config, rest
 
 
-def _kind(flag: str, value: str, named: Mapping[str, Callable[[], Any]]) -> Any:
-    """What this word stands for after this flag."""
+def _own(part: str, value: str, own: OwnParts) -> Any:
+    """The part of the user's own that this word stands for; None if it is no name of one."""
+    return own.named(part, value) if ":" in value or value in own.names(part) else None
+
+
+def _kind(flag: str, value: str, named: Mapping[str, Callable[[], Any]], own: Sequence[str]) -> Any:
+    """What this word stands for after this flag; `own` are names that the file adds."""
     names = {name.lower(): name for name in named}
     if value.lower() in names:
         return named[names[value.lower()]]()
     if flag == "--local-steps" and value.isdecimal():
         return int(value)
+    every = f"{', '.join((*own, *named))}, or module:Name of your own"
     if not value or value.startswith("--"):
         got = repr(value) if value else "nothing"
-        raise UsageError(f"{flag} needs a name after it, one of {', '.join(named)}; got {got}")
+        raise UsageError(f"{flag} needs a name after it, one of {every}; got {got}")
+    names |= {name.lower(): name for name in own}
     near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {names[near[0]]}?" if near else ""
-    raise UsageError(f"{flag} must be one of {', '.join(named)}, got {value!r}{hint}")
+    raise UsageError(f"{flag} must be one of {every}, got {value!r}{hint}")
 
 
 def _replaced(whole: Any, path: str, part: Any) -> Any:
@@ -178,11 +196,6 @@ def _facts(experiment: Experiment) -> str:
     return repr({**experiment.describe(), "name": None})
 
 
-def digest_of(source: bytes) -> str:
-    """The SHA-256 of a config file, as `config.json` of a run's folder holds it."""
-    return hashlib.sha256(source).hexdigest()
-
-
 def _loaded(file: Path, source: bytes | None) -> ModuleType:
     """The module of a config file."""
     with their_errors(file):
@@ -195,18 +208,15 @@ def _loaded(file: Path, source: bytes | None) -> ModuleType:
     return module
 
 
-def imported(file: Path, source: bytes | None = None) -> ModuleType:
+def imported(file: Path, source: bytes | None = None, name: str | None = None) -> ModuleType:
     """The module of a file; what it imports is found from the folder of its package.
 
     It is compiled from `source`, or from what the file says now: never from a compiled copy.
     """
     if not file.is_file():
         raise UsageError(f"there is no config file {file}")
-    root = file.resolve().parent
-    while (root / "__init__.py").exists():
-        root = root.parent
-    sys.path.insert(0, str(root))
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    sys.path.insert(0, str(root_of(file)))
+    spec = importlib.util.spec_from_file_location(name or f"config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UsageError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -214,3 +224,17 @@ def imported(file: Path, source: bytes | None = None) -> ModuleType:
     source = file.read_bytes() if source is None else source
     exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     return module
+
+
+def found_from(folder: Path) -> None:
+    """Modules in this folder are found too, after all others."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def root_of(file: Path) -> Path:
+    """The folder from which a file's package is imported."""
+    root = file.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    return root

@@ -7,6 +7,8 @@ What is damaged is a `UsageError` of one line. The config file that a folder nam
   the bytes that were compared are those that are executed, never a compiled copy beside them.
 
 `--file FILE` names a file that the user trusts: it is executed whatever its digest, which is said.
+The same holds of the files of parts that the overrides name, such as `--policy my_module:Mine`:
+they lie outside, and are what they were where the folder says what that was.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from jax_ssp.checkpoint.claim import TAPE
 from jax_ssp.checkpoint.run_reader import Run, read_run_tape
-from jax_ssp.cli.config_file import digest_of, parsed
+from jax_ssp.cli.config_file import found_from, parsed, root_of
 from jax_ssp.cli.usage import UsageError, usage_errors
+from jax_ssp.files import digest_of
 from jax_ssp.records import RECORD, TEXT, TEXTS, check_record, read_bytes, short, whole
 
 if TYPE_CHECKING:
     from jax_ssp.controller.tape import Tape
     from jax_ssp.training.experiment import Experiment
 
+PART = {"file": TEXT, "sha256": TEXT}
 CONFIG = {"file": TEXT, "sha256": TEXT, "overrides": TEXTS, "index": whole(0), "experiment": RECORD}
 
 
@@ -61,13 +65,39 @@ def experiment_of(run: Path, config: dict[str, Any], trusted: Path | None) -> Ex
     source = _source_of(run, config, file, trusted is not None)
     print(f"executing the config file {file}", file=sys.stderr)
     sys.path[:] = [each for each in sys.path if not _within(Path(each), run)]
-    experiments, _ = parsed(file, config["overrides"], source)
+    recorded = _recorded_parts(run, config)
+    for folder in (Path.cwd(), *map(root_of, recorded)):
+        if not _within(folder, run):
+            found_from(folder)
+
+    def asked(part: Path) -> None:
+        if _within(part, run):
+            raise UsageError(f"{part} lies in the run's own folder; it is not executed")
+        with usage_errors():
+            changed = part in recorded and digest_of(read_bytes(part)) != recorded[part]
+        if changed:
+            raise UsageError(f"{part}, of a part that the run names, has changed since the run")
+
+    experiments, _ = parsed(file, config["overrides"], source, asked)
     if config["index"] >= len(experiments):
         raise UsageError(
             f"{run / 'config.json'} names experiment {config['index']}, and {file} gives "
             f"{len(experiments)}"
         )
     return experiments[config["index"]]
+
+
+def _recorded_parts(run: Path, config: dict[str, Any]) -> dict[Path, str]:
+    """The files of the user's own parts, and their digests."""
+    where = f"`parts` in {run / 'config.json'}"
+    with usage_errors():
+        check_record(str(run / "config.json"), config, {"parts": RECORD}, needed=False)
+        parts: dict[str, Any] = config.get("parts", {})
+        check_record(where, parts, dict.fromkeys(parts, RECORD))
+        found = [part for part in parts.values() if "file" in part]
+        for part in found:
+            check_record(where, part, PART)
+        return {Path(part["file"]).resolve(): part["sha256"] for part in found}
 
 
 def _source_of(run: Path, config: dict[str, Any], file: Path, trusted: bool) -> bytes:

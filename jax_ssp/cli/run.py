@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp.checkpoint.claim import PICTURE
 from jax_ssp.cli import exits
-from jax_ssp.cli.config_file import digest_of, parsed
+from jax_ssp.cli.config_file import parsed
 from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.cli.usage import usage_errors
 from jax_ssp.failures import note
-from jax_ssp.files import say
+from jax_ssp.files import digest_of, say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 from jax_ssp.runtimes.observer import Observer
 
@@ -119,6 +119,7 @@ def run_one(
     from jax_ssp.checkpoint.run_folder import RunFolder
     from jax_ssp.report.environment import environment
     from jax_ssp.report.progress import Progress
+    from jax_ssp.training.own_parts import own_parts
 
     about = dict(source)  # what is known of the run by its start is written then
     with usage_errors():
@@ -131,6 +132,7 @@ def run_one(
         with usage_errors():
             plan, task = experiment.ready()
             about |= {"environment": environment(), "experiment": experiment.describe()}
+            about["parts"] = own_parts(experiment)
         interrupts.check()  # if one was swallowed
         try:
             result = trained(plan, task, [run_folder, Progress(), signals])

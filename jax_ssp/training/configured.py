@@ -95,8 +95,8 @@ def _number(or_none: bool) -> Any:
     return Annotated[Any, number]
 
 
-def _known(function: Any) -> type[Configured]:
-    """The class for a function, if it is one whose arguments can be fields."""
+def configured_class(function: Any) -> type[Configured]:
+    """The class whose fields are a function's arguments, if they can be fields."""
     must = "a function with named arguments, such as `optax.sgd`"
     if not callable(function):
         raise TypeError(f"`configured(function=...)` must be {must}, got {checks.shown(function)}.")
@@ -125,7 +125,7 @@ def configured(
         >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5))
         outer(optimizer=scale(step_size=-0.5))
     """
-    known = _known(function)
+    known = configured_class(function)
     names = [column.name for column in fields(known)]
     called = f"configured(function={checks.shown(function)}"
     for name in arguments:

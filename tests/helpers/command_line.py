@@ -24,5 +24,5 @@ def as_it_was():
     sys.path[:] = path
     signal.signal(signal.SIGTERM, handler)
     for name in set(sys.modules) - modules:
-        if name.startswith("config_"):
+        if name.startswith(("config_", "part_")):
             del sys.modules[name]
