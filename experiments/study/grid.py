@@ -55,7 +55,7 @@ def main(
         tune(study, options.folder)
         return
     runs = json.loads((options.after / "comparison.json").read_text())["runs"]
-    _draw(runs, panels, options.after / "figure.png")
+    _draw(name, runs, panels, options.after / "figure.png")
     if pairs:
         rows = markdown_table(differences(runs, pairs))
         (options.after / "differences.md").write_text(rows + "\n")
@@ -141,14 +141,18 @@ def table(tuned: Sequence[Tuned]) -> list[Row]:
 
 
 def _draw(
-    runs: Sequence[Mapping[str, Any]], panels: Mapping[str, Mapping[str, str]], file: Path
+    name: str,
+    runs: Sequence[Mapping[str, Any]],
+    panels: Mapping[str, Mapping[str, str]],
+    file: Path,
 ) -> None:
     """Test accuracy against updates, a panel each; the guess before the first update is left out.
 
     The legend is of the first panel's labels.
     """
     with mpl.rc_context(PAPER):
-        figure = new_figure(2.9)
+        figure = new_figure(3.15)
+        figure.suptitle(f"{name.replace('_', ' ').capitalize()}: test accuracy")
         axes = figure.subplots(1, len(panels), sharey=True)
         drawn: list[Curve] = []
         for axis, (title, labels) in zip(axes, panels.items(), strict=True):

@@ -27,6 +27,7 @@ Size: TypeAlias = Literal["smoke", "laptop", "paper"]
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 GALLERY = "README.md"
+TITLE_HEIGHT = 0.25  # inches
 SOURCES = ("paper", "abstract", "authors' code", "ours")
 
 
@@ -81,7 +82,7 @@ class Paper:
         claims: at least one.
         table: the rows as the text shows them, from those of the JSON.
         draw: the figure, onto an empty one, from the rows.
-        height: of the figure (inches).
+        height: of the figure, without its title (inches).
         notes: why something agrees or does not.
     """
 
@@ -133,7 +134,8 @@ def redraw(name: str, paper: Paper, folder: Path) -> dict[str, Any]:
         raise ValueError(f"there is no {file}; measure it: jax-ssp reproduce {name}")
     content = json.loads(file.read_text())
     with mpl.rc_context(PAPER):
-        figure = new_figure(paper.height)
+        figure = new_figure(paper.height + TITLE_HEIGHT)
+        figure.suptitle(f"{paper.title} (size {content['size']}, {content['seeds']} seeds)")
         paper.draw(figure, content["rows"])
         figure.savefig(folder / f"{name}.png")
     claims = checked(paper, content["rows"])

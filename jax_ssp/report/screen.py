@@ -183,7 +183,7 @@ def screen(run: RunState) -> RenderableType:
     return Group(
         Text(f"{title(run)} · {run.status} at {format_seconds(run.now)}{kind}", style="bold"),
         Text(line(run)),
-        *([_bar(1.0, run.share)] if run.share and not run.info.get("num_clocks") else []),
+        *([_whole(run)] if run.share and not run.info.get("num_clocks") else []),
         Text(run.evaluation, style="cyan"),
         *([Text(run.waiting, style="yellow")] if run.waiting else []),
         _table(run) if len(run.workers) <= MAX_ROWS else _summary(run),
@@ -232,6 +232,13 @@ def _clock(run: RunState, worker: Seen) -> tuple[str, RenderableType]:
     if total is None:
         return str(worker.clock), ""
     return f"{worker.clock}/{total}", _bar(total, worker.clock, 16)
+
+
+def _whole(run: RunState) -> RenderableType:
+    """A bar for all workers together, where they have none of their own."""
+    row = Table.grid()
+    row.add_row(_bar(1.0, run.share))
+    return row
 
 
 def _bar(total: float, done: float, width: int = 40) -> RenderableType:

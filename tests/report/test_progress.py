@@ -272,12 +272,13 @@ def test_it_says_how_far_it_is_and_when_it_ends(end: str, most: int, way: str) -
         run.finish(float(number), number % 2, number // 2)
     screen = last_screen(console)
     assert f"2/s · 64 samples/s · {way} · version 20" in screen[1]
-    bars = [line for line in screen if line.strip() and set(line.strip()) <= set("━╸╺")]
-    assert len(bars) == (end != "num_clocks")  # else each worker has one
     run.evaluate(20, loss=0.25)
     run.progress.on_end("done")
-    assert "eval at update 20, 640 samples: loss 0.25" in written(console)
-    assert "left" not in last_screen(console)[1]
+    _, rates, *below = [line.strip() for line in last_screen(console)]
+    assert "left" not in rates
+    bars = [line for line in below if line and set(line) <= set("━╸╺")]
+    assert len(bars) == (end != "num_clocks")  # else each worker has one
+    assert "eval at update 20, 640 samples: loss 0.25" in below
 
 
 @pytest.mark.parametrize("console", [terminal(), pipe()], ids=["terminal", "pipe"])
