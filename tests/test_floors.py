@@ -15,7 +15,7 @@ from tests.helpers.house import MODULES, PATHS, circles, functions, imported, im
 
 FLOORS = {
     "ground": (
-        *("checks", "failures", "records", "files", "trees", "layout", "pairs", "views"),
+        *("checks", "failures", "records", "files", "trees", "layout", "pairs", "rounds", "views"),
         *("surroundings", "placement", "data", "policies", "mitigations", "compression"),
     ),
     "protocol": ("controller",),

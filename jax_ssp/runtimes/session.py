@@ -12,16 +12,19 @@ import jax
 from jax_ssp.data.feed import Feed, kind_of
 from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
 from jax_ssp.policies import Policy
+from jax_ssp.rounds import ByRounds
 from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.budget import check_countable, in_samples, samples_of_round
 from jax_ssp.runtimes.faults import not_finite
+from jax_ssp.runtimes.optimizing import gradients_of
 from jax_ssp.runtimes.plan import COMPUTED, Plan, Task
 from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.states import States
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.server import Server
 from jax_ssp.server.store import Store
+from jax_ssp.server.transforms import NeedsLoss
 from jax_ssp.trees import digest
 from jax_ssp.worker.check import check_step
 from jax_ssp.worker.clock import averaged_leaves
@@ -103,13 +106,12 @@ def make_session(plan: Plan, task: Task) -> Session:
     check_no_mesh()
     task = _whole_task(task)
     plan = in_samples(plan, task)
-    if plan.optimizer_on == "server":
-        raise NotImplementedError('`optimizer_on="server"` is not there yet.')
+    task, optimizer = gradients_of(plan, task)
     recorded = runtime.worker_devices()
     server = _server_devices(plan.placement, runtime, recorded)
     devices = _computing_devices(plan.placement, recorded, server)
     feeds = _feeds(task, devices)
-    store = runtime.store(plan, _server(plan, task, server))
+    store = runtime.store(plan, _server(plan, task, server, optimizer))
     workers = _workers(plan, task, store, recorded, devices, feeds)
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
@@ -136,18 +138,28 @@ def _whole_task(task: Task) -> Task:
     return task
 
 
-def _server(plan: Plan, task: Task, devices: Sequence[jax.Device]) -> Server:
+def _server(
+    plan: Plan, task: Task, devices: Sequence[jax.Device], optimizer: ByRounds | None
+) -> Server:
     server_tx, delta_tx = plan.transforms()
     assert task.step is not None  # as has been seen
-    return Server(
-        task.params,
-        maybe(rules.transform)("server_tx", server_tx),
-        delta_tx=maybe(rules.transform)("delta_tx", delta_tx),
-        weight=plan.weight,
-        device=devices,
-        averaged=averaged_leaves(task.step, task.params),
-        views=getattr(task.step, "views", None),
-    )
+    try:
+        return Server(
+            task.params,
+            maybe(rules.transform)("server_tx", server_tx) if optimizer is None else optimizer,
+            delta_tx=maybe(rules.transform)("delta_tx", delta_tx),
+            weight=plan.weight,
+            device=devices,
+            averaged=averaged_leaves(task.step, task.params),
+            views=getattr(task.step, "views", None),
+        )
+    except NeedsLoss as error:
+        if optimizer is None:
+            raise
+        raise TypeError(
+            '`optimizer_on="server"`: the optimizer wants the loss, or to compute it, and the '
+            f'server has none; leave it with the workers: `optimizer_on="workers"`. ({error})'
+        ) from error
 
 
 def _workers(

@@ -136,7 +136,7 @@ class LocalStore(Store):
         for delta in merge.deltas:
             event, payload, metrics = self._pushes[delta.token]
             payloads.append(payload)
-            arrivals.append(Arrival(delta, event, metrics, merge.num_workers))
+            arrivals.append(Arrival(delta, event, metrics, merge.num_workers, merge.round))
             if self.wants_base:
                 _, base = self._clocks[delta.token]
                 if base is not None:

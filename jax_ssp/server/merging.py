@@ -19,6 +19,7 @@ from jax_ssp.controller.weight import Weight, shares_of
 from jax_ssp.layout import Delta, Layout, Moved
 from jax_ssp.mitigations.as_given import AsGiven
 from jax_ssp.pairs import is_complex, on_pairs
+from jax_ssp.rounds import ByRounds
 from jax_ssp.server import transforms
 from jax_ssp.server.partition import Cut
 from jax_ssp.server.uphill import check_downhill
@@ -130,6 +131,7 @@ class Merging:
             name
             for name, tx in self._named.items()
             if given[name] is not None
+            and not isinstance(given[name], ByRounds)  # which may be at a learning rate of 0
             and layout.has_averaged
             and not transforms.keeps_for_later(tx, params)
         }

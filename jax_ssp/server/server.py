@@ -213,7 +213,8 @@ class Server:
             deltas = list(map(self._measured, deltas, bases or [self.masters] * len(deltas)))
         deltas, bases = (list(map(self._cut, trees)) for trees in (deltas, bases))
         weight = weight_of(self.weight, given.num_workers, len(deltas))
-        arrivals = [arrival(*each, weight, given.num_workers) for each in given.facts]
+        more = weight, given.num_workers, self.version  # a merge is a round, as far as is known
+        arrivals = [arrival(*each, *more) for each in given.facts]
         return self.versions.apply(self._whole, deltas, arrivals, bases)
 
     def programs(self, opened: Callable[[Params, Any], Delta]) -> MergePrograms:

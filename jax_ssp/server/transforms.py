@@ -29,16 +29,23 @@ class Arrival(NamedTuple):
         push: what was reported with it: steps, samples, whether it is finite, its norm.
         metrics: of its clock: means over its steps.
         num_workers: live workers at the merge (see `Merge`).
+        round: of the version that the merge is applied to.
     """
 
     merged: Merged
     push: DeltaReady
     metrics: Mapping[str, float]
     num_workers: int
+    round: int
 
 
 def arrival(
-    staleness: int = 0, lag: int = 0, worker: int = 0, weight: float = 0.0, num_workers: int = 1
+    staleness: int = 0,
+    lag: int = 0,
+    worker: int = 0,
+    weight: float = 0.0,
+    num_workers: int = 1,
+    round: int = 0,
 ) -> Arrival:
     """A delta that no run has made, of which nothing else is known.
 
@@ -48,7 +55,12 @@ def arrival(
     """
     token = Token(0, 0)
     push = DeltaReady(worker, 0, 0, token)
-    return Arrival(Merged(worker, 0, 0, staleness, lag, weight, token), push, {}, num_workers)
+    merged = Merged(worker, 0, 0, staleness, lag, weight, token)
+    return Arrival(merged, push, {}, num_workers, round)
+
+
+class NeedsLoss(TypeError):
+    """A transform wants what workers alone have."""
 
 
 class Fact(NamedTuple):
@@ -68,6 +80,7 @@ FACTS: dict[str, Fact] = {
     "lag": Fact(lambda delta: delta.merged.lag),
     "worker": Fact(lambda delta: delta.merged.worker),
     "num_workers": Fact(lambda delta: delta.num_workers),
+    "round": Fact(lambda delta: delta.round),
 }
 """What transforms are told, and how it is read off a delta. A row more is an argument more."""
 
@@ -164,7 +177,7 @@ def checked(name: str, tx: optax.GradientTransformationExtraArgs, params: Params
     if isinstance(updates, Exception):
         asked = [arg for arg in _OF_A_LOSS if f"'{arg}'" in said or f"{arg} must be" in said]
         if asked:
-            raise TypeError(
+            raise NeedsLoss(
                 f"`{name}` needs {', '.join(f'`{arg}`' for arg in asked)}, but the server has no "
                 "loss: workers have. Make it (part of) the optimizer of the step, "
                 "`ssp.make_step(loss_fn, optimizer)`."
@@ -187,7 +200,9 @@ def is_elementwise(
     def updated(
         update: Params, state: Any, params: Params, base: Params, staleness: int
     ) -> tuple[Params, Any]:
-        extras = supposed(staleness=staleness, lag=staleness, num_workers=2)
+        # Where a schedule begins, or ends, at 0, nothing could be told from.
+        told = {"staleness": staleness, "lag": staleness, "round": 10**staleness}
+        extras = supposed(num_workers=2, **told)
         stale = {"stale_params": base} if wants_base else {}
         return tx.update(update, state, params, **extras, **stale)
 

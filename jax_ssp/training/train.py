@@ -84,7 +84,10 @@ def train(
             may have gone through its share more or less often. Of these five one must be given; the
             first that is reached ends the run, with the merge that reaches it, which may go past.
         optimizer_on: where the step's optimizer lives. "workers": each has its own, and a delta is
-            its steps (local SGD). "server": a delta is a gradient (a parameter server).
+            its steps (local SGD). "server": a delta is minus the mean gradient of a clock's batches
+            and the server gives each merge to the one optimizer (a parameter server); with `BSP`
+            that is the synchronous loop, whatever the optimizer. Its schedules count rounds in
+            either place: a round is as many samples as one synchronous step of all workers takes.
         local_steps: H, optimizer steps a clock, or a schedule of it, such as `ssp.DyLU(h=8)`.
         weight: of a delta: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the merge; of
             own deltas that are not merged yet, 1), or a number.

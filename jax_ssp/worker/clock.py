@@ -15,6 +15,7 @@ import optax
 
 from jax_ssp.layout import Delta, Layout, Moved, Statistic
 from jax_ssp.mitigations.loss_scale import LossScale
+from jax_ssp.rounds import at_round
 from jax_ssp.trees import Params, all_finite
 from jax_ssp.worker.hyperparameters import hyperparameters
 
@@ -27,7 +28,7 @@ def clock_fn(
 ) -> Callable[..., tuple[Delta, WorkerState, Mapping[str, jax.Array]]]:
     """The function of a clock, or of a part of it, not jitted.
 
-    It takes `(params, worker_state, batch, key, clock, carried=None)`.
+    It takes `(params, worker_state, batch, key, clock, round=0, carried=None)`.
 
     Args:
         step: what to repeat.
@@ -38,12 +39,14 @@ def clock_fn(
     Returns:
         A function giving the delta, the new worker state, and the metrics' means over the steps,
         with those of the hyper-parameters that the steps have used (see `hyperparameters`).
-        `key` is the worker's; clock and number are folded in to give each step its own. With
+        `key` is the worker's; clock and number are folded in to give each step its own. The
+        schedules in the worker state are at `round` plus the step's number (see `rounds.py`). With
         `carried`, progress made before (a delta), steps begin at `params + carried` and the delta
-        contains it. The delta is summed up beside the parameters rather than subtracted from them
-        at the end, which would cost it its low bits. A step that is not finite, or that its
-        optimizer says it skips, leaves statistics as they were; of a clock whose delta is
-        not finite they have no value.
+        contains it. Of a step `of_gradients`, which is minus a gradient, the delta is the mean over
+        the steps, all of them at `params`. The delta is summed up beside the parameters rather than
+        subtracted from them at the end, which would cost it its low bits. A step that is not
+        finite, or that its optimizer says it skips, leaves statistics as they were; of a clock
+        whose delta is not finite they have no value.
     """
 
     def run(
@@ -52,6 +55,7 @@ def clock_fn(
         batch: Batch,
         key: jax.Array,
         clock: Any,
+        round: Any = 0,
         carried: Delta | None = None,
     ) -> tuple[Delta, WorkerState, Mapping[str, jax.Array]]:
         kinds = Layout.of(params, averaged_leaves(step, params)) if layout is None else layout
@@ -61,10 +65,10 @@ def clock_fn(
         def one(
             progress: Params | None, state: WorkerState, batch: Batch, number: Any
         ) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
-            local = kinds.rounded(base if progress is None else _reached(kinds, base, progress))
-            key_of_step = jax.random.fold_in(key, number)
-            delta, state, metrics = step(local, state, batch, key_of_step)
-            metrics = {**metrics, **hyperparameters(state)}
+            here = _stayed if _of_gradients(step) else _reached
+            local = kinds.rounded(base if progress is None else here(kinds, base, progress))
+            own_key, now = jax.random.fold_in(key, number), jnp.asarray(round, jnp.int32) + number
+            delta, state, metrics = _stepped(step, local, state, batch, own_key, now)
             delta = kinds.masters(delta)
             if kinds.has_averaged:
                 before = _begun(kinds, base, None) if progress is None else progress
@@ -72,11 +76,8 @@ def clock_fn(
                 delta = _with_values(kinds, before, kinds.masters(local), delta, good)
             return _further(kinds, progress, delta), state, metrics
 
-        if steps == 1 and carried is None:
-            progress, state, metrics = one(None, state, batch, first)
-            return _finished(kinds, base, progress), state, metrics
-
-        progress = _begun(kinds, base, carried)
+        alone = steps == 1 and carried is None
+        progress = None if alone else _begun(kinds, base, carried)
         if steps == 1:
             progress, state, metrics = one(progress, state, batch, jnp.int32(first))
             return _finished(kinds, base, progress), state, metrics
@@ -87,10 +88,25 @@ def clock_fn(
 
         numbers = jnp.arange(first, first + steps, dtype=jnp.int32)
         (progress, state), metrics = jax.lax.scan(body, (progress, state), (batch, numbers))
+        if _of_gradients(step):
+            progress = _shared_out(kinds, progress, steps)
         metrics = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
         return _finished(kinds, base, progress), state, metrics
 
     return run
+
+
+def _of_gradients(step: Step) -> bool:
+    return getattr(step, "of_gradients", False)
+
+
+def _stepped(
+    step: Any, local: Params, state: WorkerState, batch: Batch, key: jax.Array, round: jax.Array
+) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
+    """A step, its schedules at this round; and what hyper-parameters it used."""
+    told = {"round": round} if getattr(step, "takes_round", False) else {}
+    delta, state, metrics = step(local, at_round(state, round), batch, key, **told)
+    return delta, state, {**metrics, **hyperparameters(state)}
 
 
 def averaged_leaves(step: Step, params: Params) -> Any:
@@ -119,6 +135,16 @@ def _reached(kinds: Layout, base: Params, progress: Params) -> Params:
         base,
         progress,
     )
+
+
+def _stayed(kinds: Layout, base: Params, progress: Params) -> Params:
+    """Where gradients are summed up, what is trained stays where it is."""
+    return kinds.map(lambda averaged, old, new: new if averaged else old, base, progress)
+
+
+def _shared_out(kinds: Layout, progress: Params, steps: int) -> Params:
+    """A sum of gradients as their mean."""
+    return kinds.map(lambda averaged, leaf: leaf if averaged else leaf / steps, progress)
 
 
 def _with_values(

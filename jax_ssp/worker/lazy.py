@@ -132,7 +132,7 @@ class Lazy:
         jobs = [self._jobs.pop(worker) for worker in together]
         steps = workers[0].ready(jobs[0].start)
         inputs = [
-            worker.whole(worker.read(start, self._read(start)), steps, start.clock)
+            worker.whole(worker.read(start, self._read(start)), steps, start)
             for worker, (start, _) in zip(workers, jobs, strict=True)
         ]
         came = workers[0].program.run_together(steps, inputs)

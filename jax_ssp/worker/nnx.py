@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -28,7 +29,7 @@ from jax_ssp.worker.check import (
 )
 from jax_ssp.worker.gradient import metrics_of_scale, value_and_gradient
 from jax_ssp.worker.nnx_parts import Chosen, key_of_loss, like_before, parts_of, seeded
-from jax_ssp.worker.step import Batch, Metrics, WorkerState, updates_of
+from jax_ssp.worker.step import DESCENT, Batch, Metrics, WorkerState, updates_of
 
 NnxLoss: TypeAlias = Callable[..., tuple[jax.Array, Metrics]]
 """`(model, batch) -> (loss, metrics)`, or `(model, batch, key) -> (loss, metrics)`."""
@@ -89,7 +90,21 @@ class NnxStep:
         self.params: dict[str, jax.Array] = {
             name: jnp.asarray(values[name]) for name in values if name not in still | kept
         }
-        self._tx = seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
+        self.of_gradients = False
+        self._tx = self._seeing(optimizer)
+
+    takes_round = True
+
+    @cached_property
+    def gradient(self) -> NnxStep:
+        """The step whose delta is minus the gradient; the optimizer is elsewhere."""
+        other = copy.copy(self)
+        other.optimizer, other.of_gradients = DESCENT, True
+        other._tx = self._seeing(DESCENT)
+        return other
+
+    def _seeing(self, optimizer: optax.GradientTransformation) -> Any:
+        return seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
 
     def holding(self, frozen: dict[str, jax.Array]) -> NnxStep:
         """The same step, with other arrays in place of `frozen`."""
@@ -137,6 +152,7 @@ class NnxStep:
         worker_state: NnxState,
         batch: Batch,
         key: jax.Array,
+        round: Any = 0,
     ) -> tuple[dict[str, jax.Array], WorkerState, Metrics]:
         trained = {name: params[name] for name in self._paths}
         rest = {name: value for name, value in params.items() if name not in trained}
@@ -151,7 +167,7 @@ class NnxStep:
         (loss, (metrics, new)), grads = value_and_gradient(loss_fn, trained, before)
         still = {name: jnp.zeros_like(value) for name, value in rest.items()}
         updates, state = updates_of(
-            self._tx, {**grads, **still}, before, params, loss,
+            self._tx, {**grads, **still}, before, params, loss, round,
             lambda params: loss_fn({name: params[name] for name in self._paths})[0],
         )  # fmt: skip
         # Of a step that is not finite nothing stays, though its optimizer may have skipped it.

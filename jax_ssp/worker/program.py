@@ -27,6 +27,7 @@ class Inputs(NamedTuple):
         batch: of its steps, stacked if there are several.
         key: of the worker.
         clock: its number.
+        round: at its first step; see `rounds.py`.
         frozen: what the step reads and never changes, the same arrays for all workers of a device.
     """
 
@@ -35,6 +36,7 @@ class Inputs(NamedTuple):
     batch: Any
     key: jax.Array
     clock: np.int32
+    round: np.int32
     frozen: Any = ()
 
 
@@ -67,9 +69,9 @@ class Program:
 
         Gives for each its delta, its new state, and what is to be said of it.
         """
-        bases, states, batches, keys, clocks, (frozen, *_) = zip(*inputs, strict=True)
+        bases, states, batches, keys, clocks, rounds, (frozen, *_) = zip(*inputs, strict=True)
         deltas, states, metrics, finite = self._run_together(steps)(
-            bases, states, batches, keys, np.array(clocks), frozen
+            bases, states, batches, keys, np.array(clocks), np.array(rounds), frozen
         )
         flags = np.asarray(finite)
         values = {name: np.asarray(value) for name, value in metrics.items()}
@@ -128,13 +130,12 @@ class Program:
         """A whole clock of several workers in one program, each with its own base and state."""
         run = self._run(steps)
 
-        def together(
-            bases: Any, states: Any, batches: Any, keys: Any, clocks: Any, frozen: Any
-        ) -> Any:
-            each = [_stacked(trees) for trees in (bases, states, batches, keys)]
+        def together(*inputs: Any) -> Any:
+            *trees, clocks, rounds, frozen = inputs
+            each = [_stacked(of_all) for of_all in trees]
             whole = jax.vmap(lambda *of_one: run(Inputs(*of_one, frozen)))
-            deltas, states, metrics, finite = whole(*each, clocks)
-            count = len(bases)
+            deltas, states, metrics, finite = whole(*each, clocks, rounds)
+            count = len(clocks)
             return _unstacked(deltas, count), _unstacked(states, count), metrics, finite
 
         return jax.jit(together, donate_argnums=1)

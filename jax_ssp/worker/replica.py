@@ -80,6 +80,7 @@ class Replica(NamedTuple):
         ahead: what was run ahead of the next clock.
         cursor: batches of its data that it has taken, or passed over.
         key: its PRNG key; clock and step are folded in.
+        round: at which its next clock would begin, if it began before it is started.
     """
 
     version: int
@@ -92,6 +93,7 @@ class Replica(NamedTuple):
     ahead: Ahead | None
     cursor: int
     key: jax.Array
+    round: int = 0
 
     @property
     def ran(self) -> int:
@@ -129,12 +131,12 @@ def begun(
         >>> replica.version, list(replica.own), settled
         (3, [1], [1.0])
     """
-    _, _, _, _, state, residual, own, ahead, cursor, key = replica
+    _, _, _, _, state, residual, own, ahead, cursor, key, round = replica
     gone = [each.delta for stamp, each in own.items() if stamp not in pending]
     if gone:
         own = {stamp: each for stamp, each in own.items() if stamp in pending}
     # Not by `_replace`, which takes three times as long: it is done at each clock.
-    begun = new_replica(version, held, None, None, state, residual, own, ahead, cursor, key)
+    begun = new_replica(version, held, None, None, state, residual, own, ahead, cursor, key, round)
     return begun, gone
 
 
@@ -174,8 +176,8 @@ def carried(
 
 def ran_ahead(replica: Replica, ahead: Ahead, state: Any, cursor: int) -> Replica:
     """The first steps of its next clock are dispatched."""
-    version, held, base, delta, _, residual, own, _, _, key = replica
-    return new_replica(version, held, base, delta, state, residual, own, ahead, cursor, key)
+    version, held, base, delta, _, residual, own, _, _, key, round = replica
+    return new_replica(version, held, base, delta, state, residual, own, ahead, cursor, key, round)
 
 
 def dispatched(
@@ -186,10 +188,11 @@ def dispatched(
     residual: list[Any],
     own: Mapping[int, Own],
     cursor: int,
+    round: int,
 ) -> Replica:
     """A clock that was begun is dispatched whole, and its delta sent."""
-    version, held, *_, key = replica
-    return new_replica(version, held, base, delta, state, residual, own, None, cursor, key)
+    version, held, *_, key, _ = replica
+    return new_replica(version, held, base, delta, state, residual, own, None, cursor, key, round)
 
 
 def undoable(replica: Replica, carries: bool) -> Replica:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -27,6 +28,10 @@ Batch: TypeAlias = Any
 Metrics: TypeAlias = Mapping[str, jax.Array]
 
 
+DESCENT = optax.scale(-1.0)
+"""The optimizer of a step that is minus a gradient."""
+
+
 class Step(Protocol):
     """What a worker repeats: one local step.
 
@@ -38,6 +43,12 @@ class Step(Protocol):
     and never changes can be an attribute `frozen`, with a method `holding(frozen) -> step` that
     gives the same step with others in their place: then they are arguments of its programs, one
     copy on a device, where an array that it merely uses would be written into each program.
+
+    A step with a true attribute `takes_round` is called with an argument `round` too: how many
+    rounds the run has come to (see `jax_ssp.rounds`). One whose optimizer can be on the
+    server says by `optimizer` which that is, and by `gradient` which step gives minus the gradient
+    in place of updates: that has a true attribute `of_gradients`, and a clock's delta is then the
+    mean over its batches, all of them at the same parameters.
     """
 
     def init(self, params: Params) -> WorkerState:
@@ -58,6 +69,13 @@ class LossStep:
     loss_fn: Callable[..., tuple[jax.Array, Metrics]]
     optimizer: optax.GradientTransformation
     frozen: Any = None
+    of_gradients: bool = False
+    takes_round = True
+
+    @cached_property
+    def gradient(self) -> LossStep:
+        """The step whose delta is minus the gradient; the optimizer is elsewhere."""
+        return replace(self, optimizer=DESCENT, of_gradients=True)
 
     def holding(self, frozen: Any) -> LossStep:
         """The same step, with other arrays in place of `frozen`."""
@@ -67,7 +85,12 @@ class LossStep:
         return on_pairs(self.optimizer).init(params)
 
     def __call__(
-        self, params: Params, worker_state: WorkerState, batch: Batch, key: jax.Array
+        self,
+        params: Params,
+        worker_state: WorkerState,
+        batch: Batch,
+        key: jax.Array,
+        round: Any = 0,
     ) -> tuple[Params, WorkerState, Metrics]:
         given = (batch, key) if self.frozen is None else (batch, key, self.frozen)
 
@@ -77,7 +100,7 @@ class LossStep:
         (loss, metrics), grads = value_and_gradient(loss_fn, params, worker_state)
         optimizer = on_pairs(self.optimizer)
         delta, state = updates_of(
-            optimizer, grads, worker_state, params, loss, lambda params: loss_fn(params)[0]
+            optimizer, grads, worker_state, params, loss, round, lambda params: loss_fn(params)[0]
         )
         return delta, state, {**metrics, "loss": loss, **metrics_of_scale(worker_state, state)}
 
@@ -167,6 +190,7 @@ def updates_of(
     state: WorkerState,
     params: Params,
     loss: jax.Array,
+    round: Any,
     value_fn: Callable[[Params], jax.Array],
 ) -> tuple[Params, WorkerState]:
     """The optimizer's updates and new state; it is told what a step knows, if it wants that.
@@ -179,7 +203,7 @@ def updates_of(
     if isinstance(optimizer, optax.GradientTransformation):
         optimizer = optax.with_extra_args_support(optimizer)
     grads = descent(grads)
-    told: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn}
+    told: dict[str, Any] = {"value": loss, "grad": grads, "value_fn": value_fn, "round": round}
     # By other names, for who asks: optax's line searches refuse what they do not know.
     others: dict[str, Any] = {
         "obj_fn": value_fn,  # optax.contrib.sophia
@@ -192,7 +216,8 @@ def updates_of(
         except (TypeError, ValueError) as error:
             said = str(error)
             asked = [name for name in others if name in said]
-            refused = [name for name in told if f"unexpected keyword argument '{name}'" in said]
+            refuses = "nexpected keyword argument" in said  # one, or several
+            refused = [name for name in told if refuses and f"'{name}'" in said]
             if refused:
                 del told[refused[0]]
             elif asked:

@@ -123,7 +123,7 @@ class Worker:
         if not steps:
             return
         replica = self.replica
-        inputs = self._inputs(replica.base, steps, grant.clock)
+        inputs = self._inputs(replica.base, steps, grant.clock, replica.round)
         progress, state, metrics, finite = self.program.ahead(steps)(
             *inputs, replica.delta, self.memory.take()
         )
@@ -150,7 +150,7 @@ class Worker:
             self._begin_with(carried, parts, start, base, steps)
             return
         del before
-        inputs = self.whole(base, steps, start.clock)
+        inputs = self.whole(base, steps, start)
         run = self.program.clock(steps)
         delta, state, metrics, finite = run(*inputs, self.memory.take())
         parts = [part_of(steps, inputs.batch, finite, metrics)]
@@ -163,7 +163,7 @@ class Worker:
         done, state = self.replica.ran, self.replica.state
         left = steps - done
         if left:
-            inputs = self._inputs(base, left, start.clock)
+            inputs = self._inputs(base, left, start.clock, start.round)
             run = self.program.rest(done, steps)
             carried, state, metrics, finite = run(*inputs, carried)
             parts.append(part_of(left, inputs.batch, finite, metrics))
@@ -225,10 +225,10 @@ class Worker:
         factors = self._factors(start.weight, start.num_workers)
         return of.read(self.replica, self.program.add, *factors)
 
-    def whole(self, base: Params, steps: int, clock: int) -> Inputs:
+    def whole(self, base: Params, steps: int, start: StartClock) -> Inputs:
         """What the program of a whole clock takes, which starts at its base."""
         self._let_go()
-        return self._inputs(base, steps, clock)
+        return self._inputs(base, steps, start.clock, start.round)
 
     def dispatched(
         self, start: StartClock, base: Params, delta: Delta, state: Any, parts: Sequence[Part]
@@ -246,14 +246,15 @@ class Worker:
             # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
             kept = delta if sent is delta or self.memory.reuses else None
             own = {**own, start.clock: new_own(sent, kept)}
-        self.replica = of.dispatched(before, base, delta, state, lost, own, self.feed.taken)
+        taken, after = self.feed.taken, start.round + start.local_steps
+        self.replica = of.dispatched(before, base, delta, state, lost, own, taken, after)
         self._outbox.send(new_dispatched(start.clock, before.version, payload, parts, norm))
         self._let_go()
 
-    def _inputs(self, base: Params, steps: int, clock: int) -> Inputs:
-        replica = self.replica
+    def _inputs(self, base: Params, steps: int, clock: int, round: int) -> Inputs:
+        key, state = self.replica.key, self.replica.state
         batch, frozen = self.feed.take(steps), self.seat.frozen
-        return Inputs(base, replica.state, batch, replica.key, np.int32(clock), frozen)
+        return Inputs(base, state, batch, key, np.int32(clock), np.int32(round), frozen)
 
     # Memory: what was read or sent may be overwritten once the worker has let go of it.
 

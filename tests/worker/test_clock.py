@@ -70,7 +70,8 @@ def test_a_clock_in_two_parts_is_the_clock(first):
     if first == 1:
         head = jax.tree.map(lambda leaf: leaf[0], batch)
     carried, state, one = clock_fn(step, first)(params, state, head, KEY, 9)
-    delta, state, two = clock_fn(step, 5 - first, first)(params, state, tail, KEY, 9, carried)
+    rest = clock_fn(step, 5 - first, first)
+    delta, state, two = rest(params, state, tail, KEY, 9, carried=carried)
     assert_close(delta, whole[0], rtol=1e-5)
     assert_close(state, whole[1], rtol=1e-5)
     for name in whole[2]:

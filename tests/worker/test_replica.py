@@ -27,6 +27,7 @@ def some(**others):
         "ahead": None,
         "cursor": 7,
         "key": KEY,
+        "round": 6,
     }
     return Replica(**{**fields, **others})
 
@@ -43,7 +44,7 @@ def test_before_its_first_clock_it_has_nothing_to_go_on_with():
     assert (born.base, born.delta, born.ahead, born.own, born.cursor) == (None, None, None, {}, 0)
     assert born.ran == 0
     assert changed(born, some(held=born.held, state=state, residual=residual)) == {
-        *("version", "base", "delta", "own", "cursor"),
+        *("version", "base", "delta", "own", "cursor", "round"),
     }
 
 
@@ -97,9 +98,9 @@ def test_what_is_run_ahead_counts_until_its_clock_is_dispatched():
     assert (before.ran, ahead.ran) == (0, 2)
     begun, _ = of.begun(ahead, 5, "held", (3, 5))
     assert begun.ran == 2
-    after = of.dispatched(begun, "base", "delta", "state", ["lost"], {6: "own"}, cursor=10)
+    after = of.dispatched(begun, "base", "delta", "state", ["lost"], {6: "own"}, cursor=10, round=8)
     assert after == Replica(
-        5, "held", "base", "delta", "state", ["lost"], {6: "own"}, None, 10, before.key
+        5, "held", "base", "delta", "state", ["lost"], {6: "own"}, None, 10, before.key, 8
     )
 
 
@@ -109,7 +110,8 @@ def test_a_cancelled_clock_leaves_all_as_it_was_but_the_batches_and_the_snapshot
     kept = jax.tree.map(np.array, before._replace(key=None))
     undo = of.undoable(before, carries)
     begun, _ = of.begun(before, 5, {"w": jnp.zeros(3)}, pending=(5,))
-    running = of.dispatched(begun, {"w": jnp.zeros(3)}, None, None, [], {6: Own(1, 1)}, cursor=9)
+    base, own = {"w": jnp.zeros(3)}, {6: Own(1, 1)}
+    running = of.dispatched(begun, base, None, None, [], own, cursor=9, round=1)
     jax.tree.map(lambda leaf: leaf.delete(), (before.state, before.residual))  # as programs do
     after = of.cancelled(running, undo)
     assert (after.version, after.held, after.cursor, after.ahead) == (-1, None, 9, None)
