@@ -13,7 +13,11 @@ from jax_ssp.policies import ALL_POLICIES, ALL_SCHEDULES, LocalSteps, Policy
 __version__ = "0.1.0"
 
 _ROOMS = ("checkpoint", "compression", "controller", "data", "delays", "mitigations", "policies")
-_MODULES = {**{room: room for room in _ROOMS}, "faults": "runtimes.faults"}
+_MODULES = {
+    **{room: room for room in _ROOMS},
+    "faults": "runtimes.faults",
+    "loggers": "report.loggers",
+}
 _NAMES = {
     **{kind.__name__: "policies" for kind in (Policy, LocalSteps, *ALL_POLICIES, *ALL_SCHEDULES)},
     **dict.fromkeys(("Best", "EarlyStop", "Ema"), "training.hooks"),

@@ -97,6 +97,9 @@ class Observer:
             )
         self._ask(reason)
 
+    def check(self) -> None:
+        """Raise if it cannot watch a run; called before any device is touched."""
+
     def kept(self) -> Kept | None:
         """Parameters to be kept with the result, and saved in the run's folder; None for none."""
         return None

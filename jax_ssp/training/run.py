@@ -93,7 +93,13 @@ def _compile(session: Session) -> None:
 
 
 def _evaluated_often(plan: Plan, task: Task, observers: Sequence[Observer]) -> bool:
-    """Whether an observer needs evaluations; ValueError if there can be none."""
+    """Check the observers; gives whether one needs evaluations.
+
+    Raises:
+        ValueError: if one does, and there can be none.
+    """
+    for each in observers:
+        each.check()
     needing = [type(each).__name__ for each in observers if each.needs_evaluation]
     if needing and task.evaluate is None and plan.runtime.computes:
         raise ValueError(f"`{needing[0]}` needs `evaluate`, a function params -> metrics.")
