@@ -46,6 +46,20 @@ class Buffer(Roster):
         buffered: the deltas, in the order in which they came.
     """
 
+    __slots__ = (
+        "_buffer",
+        "_by_total",
+        "_ends",
+        "_full",
+        "_listeners",
+        "_round_samples",
+        "_schedule",
+        "_timer",
+        "_weight",
+        "buffered",
+        "policy",
+    )
+
     def __init__(
         self,
         policy: Policy,

@@ -57,9 +57,6 @@ class StartClock(NamedTuple):
         return new_delta_ready(self.worker, self.clock, version, self.token, steps, **report)
 
 
-new_start_clock = constructor(StartClock)
-
-
 class StartAhead(NamedTuple):
     """Let a worker that runs a clock go on with the next one at once when it has finished.
 

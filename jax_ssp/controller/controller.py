@@ -74,9 +74,8 @@ class Controller(Starts):
             merge), or a number.
         grant_ahead: whether who is started may go on with its next clock (`StartAhead`); not under
             a policy that cancels clocks.
-        reads_own: whether workers read their own deltas while these wait, unless the policy says
-            that they do not; false where deltas are gradients for an optimizer on the server.
-        round_samples: examples of a round (one synchronous step of all workers); 0: none are known.
+        reads_own: false where deltas are gradients; else workers read their own as the policy says.
+        round_samples: examples of one synchronous step of all workers; 0 where none are computed.
 
     Raises:
         TypeError, ValueError: if one cannot be what it is.
@@ -92,6 +91,8 @@ class Controller(Starts):
         {'worker': 0, 'clock': 0, 'base': 0, 'staleness': 0, 'lag': 0, 'weight': 1.0, 'token': None}
     """
 
+    __slots__ = ()
+
     def __init__(
         self,
         policy: Policy,
@@ -104,10 +105,9 @@ class Controller(Starts):
         round_samples: int = 0,
     ) -> None:
         instance("Controller(policy=...)", policy, Policy, "a Policy such as `SSP(bound=3)`")
-        instance("Controller(ends=...)", ends, Ends, "what `Ends(num_clocks=...)` gives")
         super().__init__(
             policy.begin(),
-            ends,
+            instance("Controller(ends=...)", ends, Ends, "what `Ends(num_clocks=...)` gives"),
             check_weight(weight),
             as_schedule(local_steps, "Controller(local_steps=...)").begin(),
             integer("Controller(round_samples=...)", round_samples, least=0),
@@ -118,11 +118,11 @@ class Controller(Starts):
     @classmethod
     def at_start(cls, facts: Facts) -> Controller | None:
         """The controller of a run as it was at its start; None if its header does not say all."""
-        policy, schedule, ends = facts.policy, facts.schedule, facts.ends
-        overlap, weight, round_samples = facts.overlap, facts.weight, facts.round_samples
-        if policy is None or schedule is None or ends is None or overlap is None:
+        policy, schedule, ends, weight = facts.policy, facts.schedule, facts.ends, facts.weight
+        overlap, round_samples = facts.overlap, facts.round_samples
+        if policy is None or schedule is None or ends is None or weight is None:
             return None
-        if weight is None or round_samples is None:
+        if overlap is None or round_samples is None:
             return None
         return cls(
             policy,

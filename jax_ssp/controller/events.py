@@ -25,9 +25,6 @@ class Token(NamedTuple):
     grant: int
 
 
-new_token = constructor(Token)
-
-
 class WorkerJoined(NamedTuple):
     """A worker is there and asks for work. It enters at the smallest clock of the live workers."""
 

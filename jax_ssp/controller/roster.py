@@ -77,6 +77,25 @@ class Roster:
         ended: why nobody starts any more; None as long as that is not so.
     """
 
+    # More attributes than 30 in a dict, as those of `Controller` are, are slow to reach.
+    __slots__ = (
+        "_clocks",
+        "_left_at",
+        "_limit",
+        "_on_arrival",
+        "_running",
+        "_settled",
+        "_waiting",
+        "_workers",
+        "ended",
+        "now",
+        "round",
+        "samples",
+        "total_steps",
+        "updates",
+        "version",
+    )
+
     def __init__(self, on_arrival: bool, num_clocks: int | None) -> None:
         self.now = -math.inf
         self.version: int = 0

@@ -11,13 +11,14 @@ from jax_ssp.controller.buffer import Buffer
 from jax_ssp.controller.commands import (
     Command,
     SetTimer,
+    StartClock,
     StopWorker,
     new_start_ahead,
-    new_start_clock,
 )
+from jax_ssp.controller.constructors import NEW
 from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import PolicyError
-from jax_ssp.controller.events import new_token
+from jax_ssp.controller.events import Token
 from jax_ssp.controller.roster import FINISHED, RUNNING, Member
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies.base import Policy
@@ -38,6 +39,17 @@ class Starts(Buffer):
     Attributes:
         term: how often the run has been resumed.
     """
+
+    __slots__ = (
+        "_alone",
+        "_always_adopts",
+        "_fixed_steps",
+        "_grant_ahead",
+        "_grants",
+        "_own_steps",
+        "_reads_own",
+        "term",
+    )
 
     def __init__(
         self,
@@ -96,11 +108,12 @@ class Starts(Buffer):
         record.started = self.now
         record.phase = RUNNING
         self._running += 1
-        record.token = token = new_token(self.term, self._grants)
+        # Made without their classes or a function of ours being called: this is for every clock.
+        record.token = token = NEW(Token, (self.term, self._grants))
         self._grants += 1
         version, unread, here = record.version, record.unread, len(self._workers)
-        start = worker, clock, steps, version, unread, here, self._alone, token, record.round
-        commands.append(new_start_clock(*start))
+        about = worker, clock, steps, version, unread, here, self._alone, token, record.round
+        commands.append(NEW(StartClock, about))
         if self._grant_ahead and clock + 1 < self._limit:
             commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
 

@@ -135,7 +135,8 @@ def state_of(value):
     if isinstance(value, list | tuple):
         return [state_of(item) for item in value]
     if type(value).__module__.startswith("jax_ssp.controller") and not hasattr(value, "value"):
-        names = getattr(value, "__slots__", None) or vars(value)
+        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+        names = [*slots, *getattr(value, "__dict__", ())]
         return [(name, state_of(getattr(value, name))) for name in names]
     return value
 
@@ -150,15 +151,21 @@ class Schedules(RuleBasedStateMachine):
     @initialize(
         workers=st.integers(1, 4),
         num_clocks=st.none() | st.integers(1, 6),
-        max_updates=st.none() | st.integers(1, 30),
+        total=st.none()
+        | st.tuples(st.sampled_from(("max_updates", "max_steps")), st.integers(1, 30))
+        | st.tuples(st.just("max_samples"), st.integers(1, 90)),
+        round_samples=st.sampled_from((0, 7, 12)),
+        reads_own=st.sampled_from((True, True, False)),
     )
-    def begin(self, workers, num_clocks, max_updates):
+    def begin(self, workers, num_clocks, total, round_samples, reads_own):
         self.run = Run(
             self.policy,
             workers=workers,
             grant_ahead=self.grant_ahead,
             num_clocks=num_clocks,
-            max_updates=max_updates,
+            round_samples=round_samples,
+            reads_own=reads_own,
+            **({} if total is None else {total[0]: total[1]}),
         )
 
     @rule(picks=st.lists(st.integers(0, 11), min_size=1, max_size=8), after=st.sampled_from((0, 1)))
@@ -248,7 +255,9 @@ class Schedules(RuleBasedStateMachine):
     def what_it_shows_is_so(self):
         controller, model = self.run.controller, self.run.model
         assert controller.version == model.version
-        assert controller.updates == len(model.stalenesses)
+        merged = controller.updates, controller.total_steps, controller.samples
+        assert merged == model.totals[model.version]
+        assert controller.round == model.round(model.version)
         assert controller.min_clock == model.min_clock
         assert controller.num_workers == len(model.live)
         assert list(controller.buffered) == model.buffered
@@ -283,6 +292,7 @@ class Schedules(RuleBasedStateMachine):
             assert report.ahead == model.grants
             assert self.grant_ahead or not model.grants
             assert report.merged + report.dropped == len(model.pushes)
+            assert (report.merged, report.steps, report.samples) == model.totals[model.version]
             assert (report.cancelled, report.late) == (model.cancels, model.late)
 
 

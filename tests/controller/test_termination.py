@@ -18,8 +18,19 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
-from jax_ssp.policies import ASP, BSP, SSP, Decision, Delta, Policy, Wait
-from tests.helpers.harness import Run, commands_of, random_run
+from jax_ssp.policies import (
+    ASP,
+    BSP,
+    SSP,
+    Decision,
+    Delta,
+    KAsync,
+    Policy,
+    PostLocal,
+    Quorum,
+    Wait,
+)
+from tests.helpers.harness import Forgetful, Run, commands_of, random_run
 
 BUILT_IN = [ASP(), BSP(), SSP(2), SSP(2, "lazy")]
 ON_ARRIVAL = [ASP(), SSP(1), SSP(3, "lazy")]
@@ -54,6 +65,60 @@ def test_max_updates_is_exact_when_merging_on_arrival(policy, max_updates):
     drops = list(commands_of(run.tape, Drop))
     assert len(drops) + max_updates == len(run.model.pushes)
     assert all("max_updates" in drop.reason for drop in drops)
+
+
+TOTALS = {"max_updates": 0, "max_steps": 1, "max_samples": 2}  # and where a model counts them
+
+
+@pytest.mark.parametrize("losses", [False, True], ids=["", "losses"])
+@pytest.mark.parametrize("policy", [*ON_ARRIVAL, BSP(), KAsync(2), Quorum(2, 0.5)], ids=repr)
+@pytest.mark.parametrize("name", TOTALS)
+def test_a_run_ends_with_the_first_merge_that_reaches_a_total(name, policy, losses):
+    most = {"max_updates": 13, "max_steps": 25, "max_samples": 61}[name]
+    limits = {name: most, "local_steps": PostLocal(h=2, switch=2), "round_samples": 11}
+    run = random_run(policy, seed=5, workers=4, events=120, losses=losses, **limits)
+    totals = [each[TOTALS[name]] for each in run.model.totals]
+    assert totals[-2] < most <= totals[-1]
+    assert (run.controller.ended, run.controller.done) == (name, True)
+    controller = run.controller
+    assert run.model.totals[-1] == (controller.updates, controller.total_steps, controller.samples)
+    drops = list(commands_of(run.tape, Drop))
+    assert all(drop.reason == f"the run has ended by {name}" for drop in drops)
+    assert len(drops) + run.controller.updates == len(run.model.pushes)
+    run.tape.complete = True
+    assert check_contract(run.tape).samples == run.controller.samples
+
+
+def test_the_total_that_is_reached_first_ends_the_run():
+    run = random_run(ASP(), seed=2, events=100, max_updates=50, max_steps=90, max_samples=30)
+    assert run.controller.ended == "max_samples"
+    assert 30 <= run.controller.samples < 30 + 4
+
+
+def test_what_is_dropped_or_cancelled_counts_for_nothing():
+    run = random_run(Forgetful(1), seed=1, events=60, max_steps=10, round_samples=4)
+    assert run.controller.total_steps == run.controller.updates == 10
+    merged = [push for push in run.model.pushes if push.merged_in is not None]
+    assert sum(push.samples for push in merged) == run.controller.samples
+    assert any(push.dropped for push in run.model.pushes)
+
+
+def test_a_round_is_of_the_version_that_is_read():
+    run = Run(SSP(3, "lazy"), workers=2, round_samples=5)
+    rounds = []
+    for worker in (0, 0, 1, 1, 0, 1, 0):  # 2 examples a clock of worker 0, and 3 of worker 1
+        *merges, start = run.finish(worker)
+        rounds.append((merges[0].round, start.round, start.version))
+    # Nobody has to adopt, so all go on with what they hold, and the round of that.
+    assert rounds == [
+        (0, 0, 0),
+        (0, 0, 0),
+        (0, 0, 0),
+        (1, 0, 0),
+        (2, 0, 0),
+        (2, 0, 0),
+        (3, 3, 7),
+    ]
 
 
 @pytest.mark.parametrize("max_updates", [5, 8])

@@ -118,6 +118,7 @@ class Model:
         self.timer: float | None = None
         self.stopping = False
         self.stalenesses: list[int] = []
+        self.totals = [(0, 0, 0)]  # deltas, local steps and examples in each version
         self.start_lags: list[int] = []
         self.reads = self.grants = self.cancels = self.late = 0
         self.starts: list[StartClock] = []
@@ -140,18 +141,13 @@ class Model:
     @property
     def spent(self) -> bool:
         """Whether as much is merged as may be in total."""
-        merged = [push for push in self.pushes if push.merged_in is not None]
-        steps, samples = (sum(getattr(push, of) for push in merged) for of in ("steps", "samples"))
-        ends = self.ends
+        ends, totals = self.ends, self.totals[self.version]
         most = (ends.max_updates, ends.max_steps, ends.max_samples)
-        totals = (len(merged), steps, samples)
         return any(m is not None and total >= m for m, total in zip(most, totals, strict=True))
 
     def round(self, version: int) -> int:
         """The round of a version."""
-        within = (p for p in self.pushes if p.merged_in is not None and p.merged_in <= version)
-        samples = sum(push.samples for push in within)
-        return samples // self.round_samples if self.round_samples else 0
+        return self.totals[version][2] // self.round_samples if self.round_samples else 0
 
     def coverage(self, version: int) -> int:
         return min(stay.covered_by(version) for stay in self.live.values())
@@ -319,6 +315,7 @@ class Model:
         assert merge.deltas, merge
         assert merge.round == self.round(self.version), merge
         lost: list[Stay] = []
+        updates, steps, samples = self.totals[-1]
         for delta in merge.deltas:
             push = self._under_way(delta.worker, delta.clock, delta.token)
             stay = self._stay_of(push)
@@ -330,10 +327,12 @@ class Model:
             weight = self._weight(merge.num_workers, len(merge.deltas))
             assert told == (base, self.version - base, lag, weight), delta
             push.merged_in = merge.version
+            updates, steps, samples = updates + 1, steps + push.steps, samples + push.samples
             self.stalenesses.append(delta.staleness)
             allowed = self.policy.guaranteed_staleness(len(self.everybody))
             assert allowed is None or delta.staleness <= allowed, (delta, allowed)
         self.version = merge.version
+        self.totals.append((updates, steps, samples))
         assert merge.num_workers == len(self.live) + len(set(lost)), merge
 
     def _weight(self, num_workers: int, merged: int) -> float:
