@@ -32,7 +32,7 @@ from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.watch import describe
 from jax_ssp.worker.waits import Waiting
 
-MAX_COST = 1 / 20  # share of real time that drawing may take
+MAX_COST = 1 / 50  # share of real time that drawing may take
 
 
 class Progress(Observer):
@@ -49,7 +49,7 @@ class Progress(Observer):
     Args:
         console: where to; by default the output of a notebook's cell, or else standard error.
         interval: real time between two looks (seconds); by default 1/8 on a terminal, 1/2 in a
-            notebook and 5 elsewhere. Drawing takes no more than a twentieth of the time, however
+            notebook and 5 elsewhere. Drawing takes no more than a fiftieth of the time, however
             many workers.
         clock: gives real time (seconds); for tests.
     """
@@ -97,8 +97,9 @@ class Progress(Observer):
         run = self._run
         run.waiting = ""
         run.now = now
-        if any(isinstance(command, Fence) for command in commands):
-            return  # what is late changes nothing
+        for command in commands:
+            if isinstance(command, Fence):
+                return  # what is late changes nothing
         if isinstance(event, DeltaReady):
             self._set(event.worker, event.clock + 1, "waiting")
         elif isinstance(event, WorkerJoined):

@@ -72,8 +72,8 @@ class Experiment(Plan):
             progress: whether to show how far it is; see `train`.
         """
         experiment = self if runtime is None else replace(self, runtime=runtime)
-        watching = with_progress(observers, progress)
-        return run(*experiment.ready(), watching)
+        plan, task = experiment.ready()
+        return run(plan, task, with_progress(observers, progress, plan.runtime))
 
     def ready(self) -> tuple[Experiment, Task]:
         """The plan of the run, and the task that the workload makes.

@@ -124,8 +124,9 @@ def train(
             `ssp.Best`, `ssp.EarlyStop`, loggers, or your own.
         name: of the run, for the observers.
         progress: shows how far the run is, as `ssp.Progress` does: True shows it, False does not,
-            and None shows it in a notebook and where standard error is a terminal, unless there is
-            one among the observers, or the run is not in the main thread of the main process.
+            and None shows it in a notebook and where standard error is a terminal, if something is
+            computed, and the run is in the main thread of the main process. One among the observers
+            is enough.
 
     Returns:
         The final parameters, the tape, and what was measured. A run that was interrupted (once; a
@@ -163,4 +164,5 @@ def train(
         del given[name]
     given["policy"] = SSP() if policy is None else policy
     given["runtime"] = Devices() if runtime is None else runtime
-    return run(Plan(**given), task, with_progress(observers, progress))
+    watching = with_progress(observers, progress, given["runtime"])
+    return run(Plan(**given), task, watching)

@@ -6,14 +6,23 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 import jax_ssp as ssp
+from tests.helpers.problems import linear
 
-RUNTIME = ssp.Virtual(num_workers=2, compute=False)
+RUN = linear(policy=ssp.ASP(), runtime=ssp.Virtual(num_workers=2), num_clocks=2)
+
+
+class LinearExperiment(ssp.Experiment):
+    """An experiment without a workload."""
+
+    def ready(self) -> Any:
+        return self, ssp.Task(*linear().values())
 
 
 class Screen(io.StringIO):
@@ -30,22 +39,29 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def run(stream: Any, through: Callable[..., Any] = ssp.train, **others: Any) -> str:
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setenv("TERM", "xterm")
-        through(**({"runtime": RUNTIME, "num_clocks": 2} if through is ssp.train else {}), **others)
+        through(**({**RUN, **others} if through is ssp.train else others))
         return "" if stream is None else stream.getvalue()
 
     return run
 
 
 def test_a_person_at_a_terminal_sees_it_unless_it_is_to_be_quiet(shown: Any) -> None:
-    assert "adopt='eager') · 2 workers" in shown(Screen())
+    assert "ASP() · 2 workers" in shown(Screen())
     assert shown(Screen(), progress=False) == ""
     assert shown(io.StringIO()) == ""
     assert shown(None) == ""
     assert "done after" in shown(io.StringIO(), progress=True)
 
 
+def test_what_computes_nothing_shows_nothing_unless_asked(shown: Any) -> None:
+    clockwork = {"runtime": ssp.Virtual(num_workers=2, compute=False)}
+    clockwork |= dict.fromkeys(("step", "params", "data"))
+    assert shown(Screen(), **clockwork) == ""
+    assert "2 workers" in shown(Screen(), **clockwork, progress=True)
+
+
 def test_an_experiment_does_likewise(shown: Any) -> None:
-    experiment = ssp.Experiment(name="mine", runtime=RUNTIME, num_clocks=2)
+    experiment = LinearExperiment(name="mine", runtime=RUN["runtime"], num_clocks=2)
     assert "mine · SSP(bound=3" in shown(Screen(), experiment.run)
     assert shown(Screen(), experiment.run, progress=False) == ""
     assert shown(io.StringIO(), experiment.run) == ""
@@ -71,18 +87,18 @@ def test_of_runs_side_by_side_none_is_shown(shown: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("progress", ["yes", 1, [], "None"])
 def test_what_is_no_answer_is_refused(progress: Any) -> None:
     with pytest.raises(TypeError, match="`progress` must be True or False"):
-        ssp.train(runtime=RUNTIME, num_clocks=1, progress=progress)
+        ssp.train(**RUN, progress=progress)
 
 
 def test_a_quiet_run_imports_nothing_that_draws() -> None:
     program = (
         "import sys, jax_ssp as ssp\n"
-        "how = {'runtime': ssp.Virtual(num_workers=2, compute=False), 'num_clocks': 2}\n"
-        "ssp.train(**how), ssp.Experiment(**how).run()\n"
+        "from tests.helpers.problems import linear\n"
+        "ssp.train(**linear(runtime=ssp.Virtual(num_workers=2), num_clocks=2))\n"
         "print({'rich', 'matplotlib', 'IPython'} & set(sys.modules))"
     )
-    words = [sys.executable, "-c", program]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    words, root = [sys.executable, "-c", program], Path(ssp.__file__).parents[1]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=root)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 

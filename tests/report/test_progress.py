@@ -189,7 +189,7 @@ def test_slow_drawing_is_done_more_rarely() -> None:
     console.out = slow  # type: ignore[method-assign]
     run = Run(Progress(console, interval=0.0, clock=clock), 1)
     run.finish(0.0, 0, 0)
-    clock.now += 19
+    clock.now += 49
     run.finish(1.0, 0, 1)
     assert written(console).count("updates ") == 1
     clock.now += 2
