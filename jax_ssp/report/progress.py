@@ -28,6 +28,7 @@ from jax_ssp.files import say
 from jax_ssp.report.displays import display
 from jax_ssp.report.screen import RunState, Seen
 from jax_ssp.report.tables import format_number, format_seconds
+from jax_ssp.runtimes.ending import told_reason
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.watch import describe
 from jax_ssp.worker.waits import Waiting
@@ -110,8 +111,11 @@ class Progress(Observer):
             self._set(event.worker, None, "lost")
         elif isinstance(event, WorkerDone):
             self._set(event.worker, event.clock, "ended")
-        elif isinstance(event, StopRequested) and event.reason == "interrupted":
-            self._interrupted()
+        elif isinstance(event, StopRequested):
+            if event.reason == "interrupted":
+                self._interrupted()
+            elif told_reason(event.reason):
+                self._tell(f"ends early: {told_reason(event.reason)}")
         for command in commands:
             if isinstance(command, StartClock):
                 self._set(command.worker, command.clock, "running")

@@ -197,8 +197,9 @@ class Loop:
                 self._evaluations.take(what)
             elif what is not None:
                 self._event(self.clock.now(), what, metrics)
-            for reason in self._ending.asked(self.controller):
-                self._event(self.clock.now(), StopRequested(reason), None)
+            if self._ending:
+                for reason in self._ending.asked(self.controller):
+                    self._event(self.clock.now(), StopRequested(reason), None)
             self._closed = self.tape.complete = self.controller.done
             self._taking = None
             self._watch.happened()

@@ -100,6 +100,9 @@ class Observer:
     def check(self) -> None:
         """Raise if it cannot watch a run; called before any device is touched."""
 
+    def check_evaluation(self, metrics: Mapping[str, float]) -> None:
+        """Raise if it can make nothing of such metrics: version 0's, before any worker starts."""
+
     def kept(self) -> Kept | None:
         """Parameters to be kept with the result, and saved in the run's folder; None for none."""
         return None

@@ -90,15 +90,25 @@ class Observers:
         finally:
             for each in reversed(observers):
                 object.__setattr__(each, "_ask", None)
-                self._collect(each)
+            self._collect(tuple(reversed(observers)))
 
-    def _collect(self, observer: Observer) -> None:
-        """Take what an observer keeps, under a name of its own, such as "ema" or "ema-2"."""
-        own = observer.kept()
-        if own is not None:
-            name = check_name(f"{type(observer).__name__}.kept", own.name)
+    def _collect(self, observers: Sequence[Observer]) -> None:
+        """Take what each keeps, whatever the others do."""
+        first: BaseException | None = None
+        for each in observers:
+            try:
+                self._take(f"{type(each).__name__}.kept", each.kept())
+            except BaseException as error:  # raised below
+                first = error if first is None else joined(first, error)
+        if first is not None:
+            raise first
+
+    def _take(self, whose: str, kept: Kept | None) -> None:
+        """Something is kept, under a name of its own, such as "ema" or "ema-2"."""
+        if kept is not None:
+            name = check_name(whose, kept.name)
             same = sum(other.name == name for other in self.kept.values())
-            self.kept[name if not same else f"{name}-{same + 1}"] = own
+            self.kept[name if not same else f"{name}-{same + 1}"] = kept
 
     def see(self, method: str, version: Version, *what: Any) -> None:
         """Tell of a version, which can be read meanwhile."""

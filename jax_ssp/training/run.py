@@ -40,14 +40,15 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
         observers: told what happens while it happens.
     """
     began = time.perf_counter()
+    plan = plan.checked()
     observers = (*plan.own_observers(), *check_observers("observers", observers))
-    often = _evaluated_often(plan, task, observers)
+    _check(observers, plan, task)
     session = make_session(plan, task)
     tape = Tape(session.header())
     session.plan.runtime.check(tape.header)  # as JSON has it, like that of a tape to compare with
     if not current().count:  # else it ends before the first clock
         _compile(session)
-    evaluator = _evaluator(session, often)
+    evaluator = _evaluator(session, observers)
     telling, watch = Observers(observers), Watch(lambda: loop.waits(), observers)
     loop = Loop(
         _controller(session),
@@ -92,37 +93,30 @@ def _compile(session: Session) -> None:
         session.store.compile(min(usual, all_of_them))
 
 
-def _evaluated_often(plan: Plan, task: Task, observers: Sequence[Observer]) -> bool:
-    """Check the observers; gives whether one needs evaluations.
-
-    Raises:
-        ValueError: if one does, and there can be none.
-    """
+def _check(observers: Sequence[Observer], plan: Plan, task: Task) -> None:
+    """Raise what is wrong with observers, before any device is touched."""
     for each in observers:
         each.check()
-    needing = [type(each).__name__ for each in observers if each.needs_evaluation]
-    if needing and task.evaluate is None and plan.runtime.computes:
-        raise ValueError(f"`{needing[0]}` needs `evaluate`, a function params -> metrics.")
-    return bool(needing)
+        if each.needs_evaluation and task.evaluate is None and plan.runtime.computes:
+            name = type(each).__name__
+            raise ValueError(f"`{name}` needs `evaluate`, a function params -> metrics.")
 
 
-def _evaluator(session: Session, often: bool) -> Evaluator | None:
-    """What evaluates, the first version at once; None where nobody asks for it.
-
-    Args:
-        session: of the run.
-        often: each clock, where the plan does not say how often.
-    """
+def _evaluator(session: Session, observers: Sequence[Observer]) -> Evaluator | None:
+    """What evaluates, the first version at once; None where nobody asks for it."""
     plan, store, evaluate = session.plan, session.store, session.task.evaluate
     if store is None or evaluate is None:
         return None
     goal = None if plan.target is None else Target.parse(plan.target)
-    often |= goal is not None
+    often = goal is not None or any(each.needs_evaluation for each in observers)
     every = 1 if plan.eval_every is None and often else plan.eval_every
     busy = [worker.device for worker in session.workers]
     aside = plan.runtime.time == "wall" and not plan.eval_waits
     device = evaluation_device(plan.evaluate_on, busy, store.devices, aside)
-    return Evaluator(evaluate, every, device, store, goal)
+    evaluator = Evaluator(evaluate, every, device, store, goal)
+    for each in observers:
+        each.check_evaluation(dict(evaluator.first["metrics"]))
+    return evaluator
 
 
 def _run(

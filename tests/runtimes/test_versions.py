@@ -434,8 +434,9 @@ def test_what_is_kept_has_a_name_of_its_own():
     assert sorted(run.kept) == ["b", "mine", "mine-2"]
     for name in ("params", "../there", "", 3):
         with pytest.raises(ValueError, match=r"`Keeps\.kept`") as caught:
-            train(ssp.Virtual(num_workers=2), observers=[Keeps(name)])
+            train(ssp.Virtual(num_workers=2), observers=[Keeps(name), Keeps("mine")])
         assert caught.value.result.version == 6
+        assert list(caught.value.result.kept) == ["mine"]
 
 
 def test_waiting_for_evaluations_needs_some():

@@ -157,6 +157,20 @@ def test_the_average_is_the_users_own_and_begins_anew_with_each_run():
     assert bits(ema.params) == copied
 
 
+def test_an_evaluation_may_look_at_the_average_from_its_own_thread():
+    """Which takes over the memory of the one before while it is read."""
+    ema = ssp.Ema(0.9)
+
+    def evaluate(params):
+        average = ema.params or params  # none before the run
+        return {"norm": jnp.sum(average["w"] ** 2)}
+
+    spec = {"evaluate": evaluate, "eval_every": 1, "observers": [ema], "num_clocks": 40}
+    last = train(DEVICES, **spec).metrics["norm"]
+    assert last == pytest.approx(float(jnp.sum(ema.params["w"] ** 2)))
+    assert train(**spec).metrics["norm"] == last
+
+
 def test_the_average_sees_a_longer_step_where_rounds_were_passed_over():
     """Under `KSync` of half of the workers each version is half a round."""
     rounds = []
@@ -316,16 +330,26 @@ def test_what_a_hook_cannot_be_is_said_by_its_field(make, message):
         make()
 
 
+def never(worker):
+    yield next(batches(worker))  # to look at
+    raise AssertionError("a clock has run")
+
+
 @pytest.mark.parametrize("hook", [ssp.Best("accuracy"), ssp.EarlyStop("accuracy", 3)])
 def test_a_metric_that_is_missing_is_named_with_those_there_are(hook):
     name = type(hook).__name__
     for runtime in (VIRTUAL, DEVICES):
         message = rf"`{name}\(metric=...\)` asks for 'accuracy', .*: \['loss', 'other'\]"
         with pytest.raises(ValueError, match=message) as caught:
-            train(runtime, evaluate=scripted([1.0]), observers=[hook])
-        assert caught.value.result.version == 0
+            train(runtime, evaluate=scripted([1.0]), data=never, observers=[hook])
+        assert not hasattr(caught.value, "result")  # nothing has begun
         with pytest.raises(ValueError, match=f"`{name}` needs `evaluate`, a function"):
             train(runtime, observers=[hook])
+
+
+def test_a_run_that_cannot_be_is_said_first():
+    with pytest.raises(TypeError, match="`runtime` must be a Runtime"):
+        train(3, observers=[ssp.Best("loss")])
 
 
 # What is left of them.

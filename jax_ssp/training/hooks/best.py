@@ -64,11 +64,14 @@ class Best(Observer):
         about = {"metric": self.metric, "value": self.value, "version": self.version}
         return Kept("best", self.params, about)
 
+    def check_evaluation(self, metrics: Any) -> None:
+        value_of("Best", self.metric, metrics)
+
     def on_start(self, info: Any) -> None:
         self._forget()
 
     def on_evaluated(self, version: Version, row: Any) -> None:
-        value = value_of("Best", self.metric, row)
+        value = value_of("Best", self.metric, row["metrics"])
         if value == value and (
             self.value is None or is_better(self.metric, self.mode, value, self.value)
         ):

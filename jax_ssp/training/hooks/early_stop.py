@@ -63,11 +63,14 @@ class EarlyStop(Observer):
         self._best: float | None = None
         self._since = 0
 
+    def check_evaluation(self, metrics: Any) -> None:
+        value_of("EarlyStop", self.metric, metrics)
+
     def on_start(self, info: Any) -> None:
         self._forget()
 
     def on_eval(self, row: Any) -> None:
-        value, best = value_of("EarlyStop", self.metric, row), self._best
+        value, best = value_of("EarlyStop", self.metric, row["metrics"]), self._best
         first = best is None and value == value
         if first or is_better(self.metric, self.mode, value, best or 0.0, self.min_delta):
             self._best, self._since = value, 0

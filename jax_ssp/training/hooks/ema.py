@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from jax_ssp import checks
 from jax_ssp.runtimes.observer import Kept, Observer
 from jax_ssp.runtimes.version import Version
 from jax_ssp.trees import Params
+
+_READING = threading.Lock()  # an average takes over the memory of the one before (of any `Ema`)
 
 
 @dataclass(eq=False)
@@ -68,12 +71,13 @@ class Ema(Observer):
 
     @property
     def params(self) -> Params | None:
-        """The average in the parameters' dtypes, a copy; None before a run."""
-        if self._average is None:
-            return None
-        return jax.tree.map(
-            lambda leaf, like: jnp.array(leaf, like.dtype), self._average, self._like
-        )
+        """The average in the parameters' dtypes, a copy; None before a run. Any thread may ask."""
+        with _READING:
+            if self._average is None:
+                return None
+            return jax.tree.map(
+                lambda leaf, like: jnp.array(leaf, like.dtype), self._average, self._like
+            )
 
     def kept(self) -> Kept | None:
         if self._average is None:
@@ -89,7 +93,8 @@ class Ema(Observer):
             self._like = jax.eval_shape(lambda: version.params)
         elif version.round > self._round:
             kept = self.decay ** (version.round - self._round)
-            self._average = _averaged(self._average, version.masters, kept, 1 - kept)
+            with _READING:
+                self._average = _averaged(self._average, version.masters, kept, 1 - kept)
             self._round = version.round
 
 

@@ -35,15 +35,15 @@ def is_better(metric: str, mode: Mode, value: float, than: float, by: float = 0.
     return value > than + by if mode == "max" else value < than - by
 
 
-def value_of(hook: str, metric: str, row: Mapping[str, Any]) -> float:
-    """The metric's value in a row of an evaluation.
+def value_of(hook: str, metric: str, metrics: Mapping[str, float]) -> float:
+    """The metric's value among those of an evaluation.
 
     Raises:
         ValueError: if it is not there, naming what there is.
     """
-    if metric not in row["metrics"]:
+    if metric not in metrics:
         raise ValueError(
             f"`{hook}(metric=...)` asks for {metric!r}, which is not among what `evaluate` gives: "
-            f"{sorted(row['metrics'])}."
+            f"{sorted(metrics)}."
         )
-    return row["metrics"][metric]
+    return metrics[metric]
