@@ -80,12 +80,14 @@ class MetricsWriter(Observer):
     def on_clock(self, row: Mapping[str, Any]) -> None:
         self._write("clock", row)
         own = {"clock_seconds": row["finish"] - row["start"]}
+        own |= {name: row[name] for name in ("steps", "samples")}
         if row["merge_version"] >= 0:  # a dropped delta has neither
             own |= {"staleness": row["staleness"], "lag": row["lag"]}
         for group, values in (("train", row["metrics"]), ("ssp", own)):
             self._events.add(group, values, row["updates"])
             if self._by_worker:
                 self._events.add(f"{group}_by_worker", values, row["updates"], f"/{row['worker']}")
+        self._events.add("ssp", {"samples_seen": row["samples_seen"]}, row["updates"])
         self._flush_what_is_due()
 
     def on_eval(self, row: Mapping[str, Any]) -> None:

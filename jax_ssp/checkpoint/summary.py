@@ -34,6 +34,12 @@ class Finished(Protocol):
     @property
     def updates(self) -> int: ...
     @property
+    def steps(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def samples_per_second(self) -> float: ...
+    @property
     def version(self) -> int: ...
     @property
     def not_finite(self) -> int: ...
@@ -60,6 +66,9 @@ def summarize(result: Finished) -> dict[str, Any]:
         "policy": result.tape.header["policy"],
         "num_workers": result.tape.header["num_workers"],
         "updates": result.updates,
+        "steps": result.steps,
+        "samples": result.samples,
+        "samples_per_second": result.samples_per_second,
         "versions": result.version,
         "dropped": report.dropped,
         "cancelled": report.cancelled,

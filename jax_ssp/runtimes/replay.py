@@ -159,6 +159,12 @@ class TapeClock(Clock):
         assert isinstance(here, DeltaReady)
         if here.steps != event.steps:
             self._other_data(event, f"it gives {here.steps} of its steps")
+        if here.samples != event.samples:
+            raise TapeMismatch(
+                f"in clock {event.clock} the batches of worker {event.worker} hold {here.samples} "
+                f"samples, and {event.samples} on the tape: `data(worker={event.worker})` must "
+                "give a worker the same batches each time."
+            )
         return metrics
 
     def _other_data(self, event: DeltaReady | WorkerDone, here: str) -> None:

@@ -90,6 +90,11 @@ class Result:
         return dict(self.evaluations[-1]["metrics"]) if self.evaluations else {}
 
     @property
+    def samples_per_second(self) -> float:
+        """Examples merged a second, of the run's own time, virtual or wall; 0 if there are none."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+    @property
     def computing(self) -> float:
         """Share of the workers' time, up to the last finish, in which they computed (0 to 1)."""
         rows = self.schedule
@@ -169,7 +174,8 @@ class Result:
         workers = self.tape.header["num_workers"]
         stale = merged["staleness"]
         early = f" ({self.reason})" if self.status == "early" else ""
-        seen = f" on {self.samples} samples" if self.samples else ""
+        rate, time = self.samples_per_second, self.tape.header["time"]
+        seen = f" on {self.samples} samples, {rate:.4g} a {time} second" if self.samples else ""
         lines = [
             f"{self.tape.header['policy']} on {workers} workers: {self.status}{early}",
             f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped "

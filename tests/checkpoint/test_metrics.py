@@ -34,6 +34,8 @@ def clock_row(
     return {
         "worker": worker,
         "clock": updates,
+        "steps": 2,
+        "samples": 8,
         "start": updates - 0.5,
         "finish": float(updates),
         "base_version": updates - 3,
@@ -41,12 +43,14 @@ def clock_row(
         "staleness": 2,
         "lag": 1,
         "updates": updates,
+        "samples_seen": 8 * updates,
         "metrics": {"loss": 1 / updates} if metrics is None else metrics,
     } | more
 
 
 def eval_row(updates: int, **metrics: Any) -> dict[str, Any]:
-    return {"version": updates, "updates": updates, "time": float(updates), "metrics": metrics}
+    totals = {"updates": updates, "steps": 2 * updates, "samples": 8 * updates}
+    return {"version": updates, **totals, "time": float(updates), "metrics": metrics}
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -141,7 +145,11 @@ def test_tensorboard_points_are_means_and_jsonl_is_whole(tmp_path: Path) -> None
         writer.on_clock(clock_row(updates, metrics={"loss": float(updates)}))
     writer.on_clock(clock_row(4, metrics={"loss": 7.0}))
     writer.on_end("done")
-    assert scalars(tmp_path)["train/loss"] == [(3, 2.0), (4, 7.0)]
+    found = scalars(tmp_path)
+    assert found["train/loss"] == [(3, 2.0), (4, 7.0)]
+    assert found["ssp/samples_seen"] == [(3, 16.0), (4, 32.0)]
+    assert found["ssp/samples"] == [(3, 8.0), (4, 8.0)]
+    assert found["ssp/steps"] == [(3, 2.0), (4, 2.0)]
     assert len(read_metrics(tmp_path)) == 4
 
 

@@ -47,6 +47,17 @@ def test_the_incomplete_last_batch_is_left_out():
     assert all(len(next(batches)) == 3 for _ in range(10))
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("examples", [12, 13, 23])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_samples_per_epoch_is_what_all_workers_are_given_in_one_pass(examples, workers, size):
+    shards = Shards(np.arange(examples), size, workers, seed=1)
+    given = [epochs(shards, worker, 1)[0] for worker in range(workers)]
+    assert shards.samples_per_epoch == sum(map(len, given))
+    assert len(set(np.concatenate(given).tolist())) == shards.samples_per_epoch
+    assert examples - workers * (size - 1) <= shards.samples_per_epoch <= examples
+
+
 def test_batches_keep_the_structure_and_the_examples_together():
     arrays = {"x": np.arange(12.0).reshape(6, 2), "y": [jnp.arange(6)]}
     batch = next(Shards(arrays, batch_size=2, num_workers=2, seed=3)(1))

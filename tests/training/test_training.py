@@ -333,7 +333,7 @@ def test_the_summary_is_for_people():
     assert result.summary().split("\n") == [
         "SSP(bound=1, adopt='eager') on 2 workers: done",
         "4 updates in 4 versions, 0 dropped or cancelled",
-        "4 local steps on 8 samples",
+        "4 local steps on 8 samples, 2 a virtual second",
         "4 virtual seconds, 75 % of the workers' time computing",
         "staleness: mean 0.75, at most 1",
         f"last evaluation: w {w:.4g}, half 0.5",
