@@ -96,9 +96,11 @@ class Experiment(Plan):
 
     def transforms(
         self,
-    ) -> tuple[optax.GradientTransformation, optax.GradientTransformation | None]:
+    ) -> tuple[optax.GradientTransformation | None, optax.GradientTransformation | None]:
         delta_tx = None if self.delta_tx == _NOTHING else self.delta_tx.build()
-        return self.server_tx.build(), delta_tx
+        # Where the server has the optimizer of the step, it has nothing else.
+        nothing = self.optimizer_on == "server" and self.server_tx == _NOTHING
+        return None if nothing else self.server_tx.build(), delta_tx
 
     def own_observers(self) -> Sequence[Observer]:
         return rules.observers(self._called("hooks"), self.hooks)

@@ -81,6 +81,19 @@ def test_it_trains_what_its_fields_say():
     assert by_hand.params["slope"] == result.params["slope"]
 
 
+def test_its_optimizer_may_be_on_the_server():
+    """One worker with plain SGD is the same wherever the optimizer lives."""
+    on_workers = ssp.Experiment(
+        workload=Line(), runtime=ssp.Virtual(num_workers=1), policy=ssp.BSP(), num_clocks=4
+    )
+    on_server = dataclasses.replace(on_workers, optimizer_on="server")
+    ends = [each.run().params["slope"] for each in (on_workers, on_server)]
+    assert ends[0] == pytest.approx(float(ends[1]), rel=1e-6)
+    both = dataclasses.replace(on_server, server_tx=ssp.configured(optax.trace, decay=0.5))
+    with pytest.raises(ValueError, match=r"`server_tx` and `optimizer_on=.server.` cannot both"):
+        both.run()
+
+
 def test_the_target_ends_it():
     experiment = ssp.Experiment(
         workload=Line(), num_clocks=500, eval_every=1, target="error <= 0.1"
