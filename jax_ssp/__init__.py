@@ -17,6 +17,7 @@ _MODULES = {
     **{room: room for room in _ROOMS},
     "faults": "runtimes.faults",
     "loggers": "report.loggers",
+    "testing": "testing",
 }
 _NAMES = {
     **{kind.__name__: "policies" for kind in (Policy, LocalSteps, *ALL_POLICIES, *ALL_SCHEDULES)},

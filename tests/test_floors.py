@@ -21,7 +21,7 @@ FLOORS = {
     "protocol": ("controller",),
     "parties": ("server", "worker", "delays"),
     "worlds": ("runtimes", "checkpoint"),
-    "face": ("training", "report", "cli"),
+    "face": ("training", "report", "cli", "testing"),
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.values()) for room in rooms}
 STANDARD_LIBRARY_ALONE = (

@@ -1,0 +1,20 @@
+"""Contract tests for parts of one's own; those of this package are held to the same.
+
+Each raises an AssertionError that says what is wrong, and how to see it again.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "check_policy": "policies",
+}
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
