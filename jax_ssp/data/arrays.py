@@ -47,11 +47,18 @@ def taken(batch: Tree, who: str, fresh: bool = False) -> Tree:
     except Exception:
         check_tree(f"{who}: batch", batch)
         raise
+    for leaf in leaves:
+        if type(leaf) is not np.ndarray or leaf.dtype.kind in _NO_NUMBERS:
+            break
+    else:  # nearly always, and so done at once
+        return batch if fresh else structure.unflatten([leaf.copy() for leaf in leaves])
     if any(map(_is_number, leaves)):
         _check_lists(batch, who)
     arrays = [_plain(leaf, fresh) for leaf in leaves]
-    if any(leaf is None for leaf in arrays):
-        arrays = _converted(batch, who, fresh)
+    for place, (path, leaf) in enumerate(_paths_of(batch, arrays)):
+        if arrays[place] is None:
+            found = _foreign(leaf, f"{who}: `batch{jax.tree_util.keystr(path)}`")
+            arrays[place] = found if fresh else found.copy()
     if all(map(lambda one, other: one is other, arrays, leaves)):
         return batch
     return structure.unflatten(arrays)
@@ -79,21 +86,14 @@ def _check_lists(batch: Tree, who: str) -> None:
     for path, node in jax.tree.leaves_with_path(batch, is_leaf=is_list):
         if is_list(node):
             raise TypeError(
-                f"{who}: `{_name(path)}` is a list of {len(node)} numbers; make it an array, "
-                "`np.asarray(...)`."
+                f"{who}: `batch{jax.tree_util.keystr(path)}` is a list of {len(node)} numbers; "
+                "make it an array, `np.asarray(...)`."
             )
 
 
-def _converted(batch: Tree, who: str, fresh: bool) -> list[Any]:
-    """All leaves, foreign ones converted."""
-    arrays: list[Any] = []
-    for path, leaf in jax.tree.leaves_with_path(batch):
-        plain = _plain(leaf, fresh)
-        if plain is None:
-            plain = _foreign(leaf, f"{who}: `{_name(path)}`")
-            plain = plain if fresh else plain.copy()
-        arrays.append(plain)
-    return arrays
+def _paths_of(batch: Tree, arrays: list[Any]) -> list[tuple[Any, Any]]:
+    """All leaves with their paths, if one of them is no array yet; they take time to make."""
+    return jax.tree.leaves_with_path(batch) if any(leaf is None for leaf in arrays) else []
 
 
 def _foreign(leaf: Any, which: str) -> np.ndarray:
@@ -141,7 +141,3 @@ def _offered(leaf: Any) -> tuple[np.ndarray | None, Exception | None]:
         except Exception as error:
             reasons.append(error)
     return None, reasons[0]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return f"batch{jax.tree_util.keystr(path)}"
