@@ -28,6 +28,8 @@ class Finished(Protocol):
     @property
     def kept(self) -> Mapping[str, Kept]: ...
     @property
+    def remarks(self) -> Sequence[str]: ...
+    @property
     def status(self) -> str: ...
     @property
     def reason(self) -> str: ...
@@ -82,6 +84,7 @@ def summarize(result: Finished) -> dict[str, Any]:
         "max_staleness": report.max_staleness,
         "max_lag": report.max_lag,
         "contract": "kept",
+        "remarks": list(result.remarks),
         "kept": {name: dict(kept.about) for name, kept in result.kept.items()},
         "tape": extent(result),
     }

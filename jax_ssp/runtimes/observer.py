@@ -110,8 +110,9 @@ class Observer:
     def on_start(self, info: Mapping[str, Any]) -> None:
         """The run begins.
 
-        There are `name, num_workers, policy, time` and the tape's other facts; and what ends it,
-        `num_clocks, max_updates, max_steps, max_samples, num_epochs`.
+        There are `name, num_workers, policy, time` and the tape's other facts; what ends it,
+        `num_clocks, max_updates, max_steps, max_samples, num_epochs`; and `remarks`, sentences on
+        where the optimizer lives and what its schedules count.
         """
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:

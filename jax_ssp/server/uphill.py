@@ -52,7 +52,7 @@ def check_downhill(
             is trained, or in one leaf of it.
     """
     try:
-        with warnings.catch_warnings(), _on_host():
+        with warnings.catch_warnings(), on_host():
             warnings.simplefilter("ignore")
             cosines = _tried(tx, _Trial(params, averaged, dict(extras), wants_base))
     except Exception:  # whatever it does where arrays are small: it is only a trial
@@ -148,7 +148,7 @@ def _chosen(trained: list[bool], leaves: list[Any]) -> list[bool]:
     return [number in picked for number in range(len(leaves))]
 
 
-def _on_host() -> contextlib.AbstractContextManager[Any]:
+def on_host() -> contextlib.AbstractContextManager[Any]:
     """To compute on the host, where it is there."""
     try:
         return jax.default_device(Placement.host().device)

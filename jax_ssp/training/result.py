@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -56,6 +56,7 @@ class Result:
         seconds: from the first clock's start to the last merge, virtual or wall as the world has
             it; compilation not included.
         wall_seconds: that the whole call took.
+        remarks: what was said of the run's optimizers when it began; see `ssp.Progress`.
     """
 
     params: Params | None
@@ -73,6 +74,7 @@ class Result:
     samples: int
     seconds: float
     wall_seconds: float
+    remarks: list[str] = field(default_factory=list)
 
     @cached_property
     def schedule(self) -> np.ndarray:
@@ -158,7 +160,7 @@ class Result:
             "mean_staleness": float(stale.mean()) if len(stale) else 0.0,
             "max_staleness": int(stale.max(initial=0)),
         }
-        return Card(self._heading(), rows_of(facts), picture=picture)
+        return Card(self._heading(), rows_of(facts), self.remarks, picture)
 
     def _picture(self) -> bytes | None:
         """The drawn run as a PNG; None if it cannot be drawn."""

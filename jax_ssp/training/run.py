@@ -24,6 +24,7 @@ from jax_ssp.runtimes.rules import observers as check_observers
 from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.session import Session, make_session
 from jax_ssp.runtimes.watch import Watch
+from jax_ssp.training.remarks import remarks
 from jax_ssp.training.result import Result
 
 MOST_DELTAS = 256  # in a merge that is compiled before the start
@@ -60,10 +61,12 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
         held=current(),
         hyperparameters=ServerHyperparameters(session.store, plan.optimizer_on == "server"),
     )
-    error = _run(session, loop, evaluator, telling, watch)
+    said = remarks(session, task)
+    error = _run(session, loop, evaluator, telling, watch, said)
 
     def result() -> Result:
-        return _result(session, loop, telling, time.perf_counter() - began)
+        kept = _result(session, loop, telling, time.perf_counter() - began)
+        return replace(kept, remarks=said)
 
     if error is not None:
         raise _carrying(error, result)
@@ -125,6 +128,7 @@ def _run(
     evaluator: Evaluator | None,
     observers: Observers,
     watch: Watch,
+    said: list[str],
 ) -> BaseException | None:
     """Run in a world to the end and close everything, whatever fails; gives what failed first."""
     plan, header = session.plan, loop.tape.header
@@ -142,7 +146,7 @@ def _run(
             if world.clock.real and not plan.eval_waits:
                 evaluator.go_aside(world.clock.post)
         closing.append(lambda: observers.end(loop.status))
-        observers.start({**header, **ends, "tape": loop.tape}, loop.end_early)
+        observers.start({**header, **ends, "tape": loop.tape, "remarks": said}, loop.end_early)
         loop.run()
     except BaseException as raised:  # given back
         error = raised
