@@ -18,11 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Two of these have no public name.
+# Two of these have no public name. They are found without making an array, which would start JAX
+# before a run can say how many devices of the CPU it needs.
 _SCHEDULES: tuple[type, ...] = (
     optax.ScaleByScheduleState,
-    type(optax.schedules.WrappedSchedule(float).init()),  # in `optax.inject_hyperparams`
-    type(optax.add_decayed_weights(float).init(())),
+    type(
+        jax.eval_shape(optax.schedules.WrappedSchedule(float).init)
+    ),  # in `optax.inject_hyperparams`
+    type(jax.eval_shape(lambda: optax.add_decayed_weights(float).init(()))),
 )
 _LEFT_ALONE = (*_SCHEDULES, optax.MultiStepsState)
 

@@ -111,6 +111,16 @@ def test_functions_are_measured():
     assert found["jax_ssp.placement.Placement.put"].lines == 2
 
 
+def test_nothing_starts_jax_before_a_run_has_said_which_devices_it_needs():
+    program = (
+        "import importlib, jax\n"
+        f"for module in {MODULES}: importlib.import_module(module)\n"
+        "jax.config.update('jax_num_cpu_devices', 3)\n"  # an error once JAX has started
+        "assert len(jax.devices('cpu')) == 3"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_the_controller_runs_without_jax_and_numpy():
     program = (
         "import sys, jax_ssp, jax_ssp.controller, jax_ssp.policies\n"

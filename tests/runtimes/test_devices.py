@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -113,24 +114,27 @@ def test_without_the_cpu_backend_it_cannot_be_split(monkeypatch):
 @pytest.mark.parametrize(
     ("number", "begin", "expected"),
     [
-        (3, "", "3"),
+        pytest.param(3, "", "3", marks=pytest.mark.slow),
         (3, "jax.config.update('jax_num_cpu_devices', 2)", "3"),
-        (2, "jax.config.update('jax_num_cpu_devices', 3)", "2"),
+        pytest.param(2, "jax.config.update('jax_num_cpu_devices', 3)", "2", marks=pytest.mark.slow),
         (2, "jax.numpy.zeros(1)", "ValueError"),
     ],
 )
 def test_jax_gets_the_devices_if_it_has_not_started(number, begin, expected):
     program = f"""
 import jax, jax_ssp as ssp
+from tests.helpers.problems import linear
 {begin}
 try:
-    print(ssp.Devices(cpu_devices={number}).count())
+    run = linear(runtime=ssp.Devices(cpu_devices={number}), num_clocks=1)
+    print(ssp.train(**run).tape.header["num_workers"])
 except ValueError as error:
     print("ValueError", "Run it with JAX_NUM_CPU_DEVICES={number} in the env" in str(error))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "-1"}
     words = [sys.executable, "-c", program]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    root = Path(ssp.__file__).parents[1]
+    done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True)
     assert done.stdout.split() == ([expected, "True"] if expected == "ValueError" else [expected])
 
 
