@@ -276,6 +276,29 @@ def test_typed_overrides(config, tmp_path):
     assert ssp.read_run(tmp_path / "run").summary["updates"] == 40
 
 
+@pytest.mark.parametrize(("name", "most"), [("steps", 21), ("samples", 50)])
+def test_a_run_ends_by_steps_or_samples(name, most, config, tmp_path):
+    words = ["--num-clocks", "None", f"--max-{name}", most, "--local-steps", "2"]
+    assert jax_ssp("run", config, *words, "--workdir", tmp_path / "run") == DONE
+    run = ssp.read_run(tmp_path / "run")
+    last = int(run.schedule[run.schedule["merge_version"] >= 0][-1][name])
+    assert run.summary[name] - last < most <= run.summary[name]
+    assert run.history[-1]["samples_seen"] == run.summary["samples"]
+    assert run.evaluations[-1][name] == run.summary[name]
+    assert run.summary["samples_per_second"] == run.summary["samples"] / run.summary["seconds"]
+    assert jax_ssp("replay", tmp_path / "run") == DONE
+
+
+def test_a_run_ends_by_epochs_of_data_that_knows_them(tmp_path):
+    config = EXPERIMENTS / "linear_ssp.py"
+    words = ["run", config, "--num-clocks", "None", "--num-epochs", "1", "--workdir"]
+    assert jax_ssp(*words, tmp_path / "run") == DONE
+    run = ssp.read_run(tmp_path / "run")
+    size = run.tape.header["experiment"]["max_samples"]
+    assert size <= run.summary["samples"] < 2 * size
+    assert jax_ssp("replay", tmp_path / "run") == DONE
+
+
 def test_a_part_is_replaced_by_another_kind(config, tmp_path):
     words = ["--policy", "KSync", "--policy.k=2", "--delta-tx=clip_outliers", "--delta-wire"]
     words += ["topk", "--local-steps", "dylu", "--local-steps.h", "2", "--server-tx", "outer"]

@@ -63,6 +63,7 @@ class ContractReport:
         allowed = "" if self.staleness_bound is None else f" (allowed: {self.staleness_bound})"
         cancelled = f", {self.cancelled} clocks cancelled" if self.cancelled else ""
         late = f", {self.late} pushes were late" if self.late else ""
+        samples = f" on {self.samples} samples" if self.samples else ""
         tape = "complete" if self.complete else f"breaks off, {self.in_flight} deltas in flight"
         by = "as the header declares it" if self.policy is None else f"of {self.policy}"
         answers = ", every answer recomputed" if self.recomputed else ""
@@ -72,6 +73,7 @@ class ContractReport:
             f"staleness: mean {self.mean_staleness:.2f}, at most {self.max_staleness}{allowed}\n"
             f"deltas:    {self.merged} merged in {self.versions} versions, {self.dropped} dropped"
             f"{cancelled}{late}\n"
+            f"merged:    {self.steps} local steps{samples}\n"
             f"tape:      {tape}\n"
             f"proof:     against what is promised {by}{answers}"
         )
