@@ -268,6 +268,13 @@ def test_one_scale_is_enough():
         trained(ssp.make_step(plain_loss, twice))
 
 
+def test_on_the_server_it_is_refused():
+    step = ssp.make_step(plain_loss, dynamic_loss_scale(optax.sgd(0.1)))
+    message = '`dynamic_loss_scale` and `optimizer_on="server"` cannot both be given'
+    with pytest.raises(ValueError, match=message):
+        trained(step, optimizer_on="server")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

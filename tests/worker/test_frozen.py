@@ -98,12 +98,15 @@ def test_only_what_is_picked_is_trained_and_sent(name):
     assert not any(step.averaged(step.params)[name] for name in picked)
 
 
-@pytest.mark.parametrize("name", ["type", "not", "path"])
-def test_one_worker_at_the_barrier_is_the_plain_loop(name):
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [("type", "workers"), ("type", "server"), ("not", "workers"), ("path", "workers")],
+)
+def test_one_worker_at_the_barrier_is_the_plain_loop(name, where):
     wrt, picked = FILTERS[name]
     adamw = optax.adamw(0.05, eps=0.1)  # a bias before BatchNorm has no gradient but noise
     step = ssp.make_nnx_step(Tuned(), loss, adamw, wrt=wrt)
-    result = trained(step)
+    result = trained(step, optimizer_on=where)
     assert {*result.params} == {*picked, *STATISTICS}
     model = flat(step.model(result.params))
     only = nnx.All(nnx.Param, wrt)  # a path picks statistics too, which no optimizer should move
