@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections.abc import Callable
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -142,14 +142,15 @@ class Notebook(Display):
     def begin(self, run: RunState) -> None:
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
-        if run.info.get("remarks"):
-            display(as_output(Text("\n".join(remarks(run)))), raw=True)
-        handle = display(as_output(screen(run)), raw=True, display_id=True)
+        handle = display(self._output(run), raw=True, display_id=True)
         self._update = lambda output: handle.update(output, raw=True)
 
     def draw(self, run: RunState) -> None:
         if self._update is not None:
-            self._update(as_output(screen(run)))
+            self._update(self._output(run))
+
+    def _output(self, run: RunState) -> dict[str, str]:
+        return as_output(Group(*map(Text, remarks(run)), screen(run)))
 
     def close(self) -> None:
         self._update = None

@@ -142,6 +142,7 @@ def test_in_a_notebook_one_output_changes(shown: Any, cell: list[dict[str, str]]
     assert set(output) == {"text/html", "text/plain"}
     assert "· done at 2 s (virtual)" in output["text/plain"]
     assert output["text/html"].startswith("<pre style=")
+    assert output["text/plain"].startswith("note: the optimizer is on the workers")
     assert shown(io.StringIO(), progress=False) == ""
     assert len(cell) == 1
 

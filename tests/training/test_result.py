@@ -33,6 +33,7 @@ def test_a_result_says_in_a_line_what_was_run_and_what_came_of_it(result):
 def test_a_result_on_a_terminal_is_a_table(result):
     title, *rows = on_terminal(result).splitlines()
     assert title.strip() == HEADING
+    assert rows.pop().startswith("- the optimizer is on the workers")
     cells = {row.split()[0]: " ".join(row.split()[1:]) for row in rows}
     assert cells["status"] == "done"
     assert cells["updates"] == "6 in 6 versions"
@@ -45,6 +46,7 @@ def test_a_result_on_a_terminal_is_a_table(result):
 def test_in_a_notebook_its_figure_is_there_too(result):
     html = result._repr_html_()
     assert "<b>mine &lt;b&gt; $x$: SSP(bound=1" in html
+    assert "<li>the optimizer is on the workers" in html
     assert 'src="data:image/png;base64,iVBORw0KGgo' in html
 
 
