@@ -9,6 +9,7 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp.controller import StopRequested
 from jax_ssp.policies import ALL_POLICIES
+from jax_ssp.runtimes import wall
 from jax_ssp.runtimes.observer import Kept
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Snapshot
@@ -341,8 +342,9 @@ def test_a_thread_that_an_observer_has_may_ask_too():
         assert (result.status, result.reason) == ("early", "from elsewhere")
 
 
-def test_the_end_of_a_run_that_waits_for_its_data_may_be_asked_for():
+def test_the_end_of_a_run_that_waits_for_its_data_may_be_asked_for(monkeypatch):
     """Nobody is taking an event then, so the request itself wakes the run."""
+    monkeypatch.setattr(wall, "SIGNAL_SECONDS", 100.0)  # else the run looks by itself
     begun, go_on = threading.Event(), threading.Event()
 
     class Watching(ssp.Observer):

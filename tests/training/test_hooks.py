@@ -13,6 +13,7 @@ from flax import nnx
 import jax_ssp as ssp
 from jax_ssp.checkpoint.run_folder import RunFolder
 from jax_ssp.policies import ALL_POLICIES
+from jax_ssp.server.local_store import LocalStore
 from tests.helpers.problems import PARAMS, STEP, batches, bits, linear, loss_fn
 
 VIRTUAL = ssp.Virtual(num_workers=3, delay=ssp.delays.Exponential())
@@ -171,16 +172,20 @@ def test_an_evaluation_may_look_at_the_average_from_its_own_thread():
     assert train(**spec).metrics["norm"] == last
 
 
-def test_the_average_sees_a_longer_step_where_rounds_were_passed_over():
-    """Under `KSync` of half of the workers each version is half a round."""
-    rounds = []
+def test_the_average_reads_a_version_once_a_round(monkeypatch):
+    """Under `KAsync` of half of the workers each version is half a round."""
+    rounds, read, masters = [], [], LocalStore.masters.fget
+    whole = property(lambda store: read.append(store.version) or masters(store))
+    monkeypatch.setattr(LocalStore, "masters", whole)
 
     class Sees(ssp.Observer):
         def on_version(self, version):
             rounds.append(version.round)
 
-    train(runtime=ssp.Virtual(num_workers=4), policy=ssp.KAsync(k=2), observers=[Sees()])
+    policy = ssp.KAsync(k=2)
+    train(ssp.Virtual(num_workers=4), policy=policy, observers=[ssp.Ema(0.9), Sees()])
     assert rounds[:7] == [0, 0, 1, 1, 2, 2, 3]
+    assert read[:4] == [0, 2, 4, 6]
 
 
 # All three in every world.

@@ -101,3 +101,32 @@ def test_without_any_a_run_reads_none(monkeypatch):
     result = train(optax.sgd(0.1, momentum=0.5), server_tx=ssp.outer(optax.sgd(0.5, momentum=0.9)))
     assert read == [0, 4]  # before the run, and for its result
     assert set(result.history[0]["metrics"]) == {"loss"}
+
+
+@pytest.mark.parametrize("placement", [None, "devices"])
+def test_the_optimizers_own_have_the_same_names_on_the_server(placement):
+    """There a merge is a step of it, at the round that the merge begins with."""
+    spec = {"optimizer_on": "server", "local_steps": 1, "placement": placement}
+    optimizer = optax.inject_hyperparams(optax.sgd)(SCHEDULE)
+    result = train(optimizer, RUNTIMES["devices"], **spec)
+    expected = [float(SCHEDULE(clock)) for clock in range(4)]
+    np.testing.assert_allclose(column(result, "hyperparams/learning_rate"), expected, rtol=1e-6)
+    assert set(result.history[0]["metrics"]) == {"loss", "hyperparams/learning_rate"}
+
+
+@pytest.mark.parametrize("where", ["workers", "server"])
+def test_they_go_by_rounds_under_stale_reads_too(where):
+    runtime = ssp.Virtual(num_workers=4, delay=ssp.delays.Exponential())
+    spec = {"policy": ssp.SSP(2), "optimizer_on": where, "local_steps": 1, "num_clocks": 6}
+    result = train(optax.inject_hyperparams(optax.sgd)(SCHEDULE), runtime, **spec)
+    rounds = {}
+    for _, _, commands in result.tape:
+        for command in commands:
+            if type(command).__name__ == "StartClock" and where == "workers":
+                rounds[command.worker, command.clock] = command.round
+            elif type(command).__name__ == "Merge" and where == "server":
+                rounds |= {(d.worker, d.clock): command.round for d in command.deltas}
+    assert len(result.history) == 24
+    for row in result.history:
+        rate, clock = row["metrics"]["hyperparams/learning_rate"], (row["worker"], row["clock"])
+        assert rate == pytest.approx(float(SCHEDULE(rounds[clock])), rel=1e-5)
