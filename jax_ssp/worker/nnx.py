@@ -28,7 +28,7 @@ from jax_ssp.worker.check import (
     with_key,
 )
 from jax_ssp.worker.gradient import metrics_of_scale, value_and_gradient
-from jax_ssp.worker.nnx_parts import Chosen, key_of_loss, like_before, parts_of, seeded
+from jax_ssp.worker.nnx_parts import Chosen, beside, key_of_loss, like_before, parts_of, seeded
 from jax_ssp.worker.step import DESCENT, Batch, Metrics, WorkerState, updates_of
 
 NnxLoss: TypeAlias = Callable[..., tuple[jax.Array, Metrics]]
@@ -107,7 +107,11 @@ class NnxStep:
         return seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
 
     def holding(self, frozen: dict[str, jax.Array]) -> NnxStep:
-        """The same step, with other arrays in place of `frozen`."""
+        """The same step, with other arrays in place of `frozen`.
+
+        In a jitted function, `step.holding(frozen).model(params)` has what is frozen as an argument
+        rather than as constants of the program.
+        """
         other = copy.copy(self)
         other.frozen = frozen
         return other
@@ -142,7 +146,8 @@ class NnxStep:
                 in the model that the step was made of.
         """
         kept = self._kept if state is None else state.kept
-        model = self._merge({**params, **kept, **self.frozen}, self._rngs)
+        kept, frozen, rngs = beside(params, (kept, self.frozen, self._rngs))
+        model = self._merge({**params, **kept, **frozen}, rngs)
         model.eval()
         return model
 

@@ -170,3 +170,12 @@ def seeded(rngs: Any, key: jax.Array) -> Any:
         else:
             fresh.append(jax.random.split(jax.random.fold_in(key, number), leaf.shape))
     return jax.tree.unflatten(structure, fresh)
+
+
+def beside(params: Mapping[str, Any], others: Any) -> Any:
+    """Other arrays on the device of the parameters, if they are on one."""
+    first = next(iter(params.values()), None)
+    if isinstance(first, jax.core.Tracer) or not isinstance(first, jax.Array):
+        return others
+    devices = first.devices()
+    return jax.device_put(others, *devices) if len(devices) == 1 else others

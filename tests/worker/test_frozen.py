@@ -120,6 +120,16 @@ def test_one_worker_at_the_barrier_is_the_plain_loop(name, where):
             assert value.tobytes() != before[leaf].tobytes(), leaf
 
 
+def test_a_model_is_put_together_where_its_parameters_are():
+    here, there = jax.devices()[:2]
+    model = Tuned()
+    nnx.update(model, jax.device_put(nnx.state(model), there))
+    step = ssp.make_nnx_step(model, loss, optax.sgd(0.1), wrt=nnx.LoRAParam)
+    together = step.model(jax.device_put(step.params, here))
+    expected = together(BATCHES[0][0])
+    assert expected.devices() == {here}
+
+
 def test_it_replays_under_real_devices_with_dropout_and_both_keys():
     def noisy(model, batch, key):
         x, y = batch
@@ -219,6 +229,18 @@ def test_it_is_in_no_program_and_once_on_each_device(name):
             leaves = jax.tree.leaves(worker.seat.frozen)
             assert all(leaf.devices() == {worker.device} for leaf in leaves)
         assert len({worker.device for worker in apart}) == 3
+
+
+def test_an_evaluation_can_have_it_as_an_argument():
+    step = nnx_step(1.0)
+
+    @jax.jit
+    def outputs(params, frozen):
+        return step.holding(frozen).model(params)(np.ones((2, SIZE), np.float32))
+
+    expected = step.model(step.params)(np.ones((2, SIZE), np.float32))
+    np.testing.assert_allclose(outputs(step.params, step.frozen), expected, rtol=1e-4)
+    assert len(outputs.lower(step.params, step.frozen).as_text()) < 50_000
 
 
 @pytest.mark.parametrize("name", STEPS)
