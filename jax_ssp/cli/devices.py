@@ -29,4 +29,5 @@ def devices(options: argparse.Namespace, rest: list[str]) -> int:
         for device in jax.devices()
     ]
     print_table(rows, title=f"jax {jax.__version__}: {len(rows)} devices")
+    print("more of the CPU: `--runtime.cpu-devices N` of a run, or JAX_NUM_CPU_DEVICES=N")
     return DONE

@@ -536,7 +536,9 @@ def test_more_devices_than_there_are_ends_with_2(tmp_path, capsys):
     assert len(jax.devices()) == 4  # and JAX having started, it cannot be split anew
     nine = ("--runtime.num-workers", "9", "--runtime.cpu-devices", "9", "--num-clocks", "1")
     assert jax_ssp("run", file, *nine) == USAGE
-    assert "needs 9 places, but there are 4 devices" in capsys.readouterr().err
+    assert (
+        "`Devices(cpu_devices=9)` comes too late: JAX has started with 4" in capsys.readouterr().err
+    )
 
 
 def test_a_folder_with_a_run_in_it_is_not_written_to(config, run, capsys):
