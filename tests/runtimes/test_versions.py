@@ -16,6 +16,10 @@ from jax_ssp.server.snapshot import Snapshot
 from tests.helpers.problems import PARAMS, batches, bits, linear
 
 JITTER = ssp.delays.Exponential()
+QUICK = (ssp.BSP, ssp.SSP, ssp.KSync, ssp.FedBuff)
+POLICIES = [
+    pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in ALL_POLICIES
+]
 LARGE = 90_000  # numbers: memory of versions is used again
 
 
@@ -271,7 +275,7 @@ def reasons(tape):
     return [event.reason for _, event, _ in tape if isinstance(event, StopRequested)]
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.__name__)
 def test_an_observer_ends_a_run_under_every_policy(policy):
     policy = policy() if policy is not ssp.PSP else ssp.PSP(2, 1)
     spec = {"policy": policy, "num_clocks": 50}

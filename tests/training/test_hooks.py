@@ -16,6 +16,10 @@ from jax_ssp.policies import ALL_POLICIES
 from jax_ssp.server.local_store import LocalStore
 from tests.helpers.problems import PARAMS, STEP, batches, bits, linear, loss_fn
 
+QUICK = (ssp.BSP, ssp.SSP, ssp.KSync, ssp.FedBuff)
+POLICIES = [
+    pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in ALL_POLICIES
+]
 VIRTUAL = ssp.Virtual(num_workers=3, delay=ssp.delays.Exponential())
 FOUR = ssp.Virtual(num_workers=4, delay=ssp.delays.Exponential())
 DEVICES = ssp.Devices(num_workers=3)
@@ -58,7 +62,7 @@ def test_the_average_is_that_of_a_plain_loop_after_each_step(local_steps):
     np.testing.assert_allclose(ema.params["w"], expected["w"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.__name__)
 def test_the_average_goes_by_rounds_under_every_policy(policy):
     """Whatever makes the versions, it is the same function of versions and their rounds."""
     policy = policy() if policy is not ssp.PSP else ssp.PSP(2, 1)
@@ -217,7 +221,7 @@ def test_all_of_them_come_to_the_same_versions_and_bits_in_every_world():
     assert version == best + 3 + 1  # the clocks that had been started by then are merged
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.__name__)
 def test_under_every_policy_a_replay_comes_to_the_same(policy):
     policy = policy() if policy is not ssp.PSP else ssp.PSP(2, 1)
     spec = {"policy": policy, "evaluate": turning, "num_clocks": 60}
