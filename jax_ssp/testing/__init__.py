@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "check_mitigation": "mitigations",
     "check_policy": "policies",
 }
 __all__ = sorted(_NAMES)

@@ -1,6 +1,5 @@
 """Every mitigation is a well-behaved optax transform. The contract, over a table of all of them."""
 
-import functools
 import inspect
 import subprocess
 import sys
@@ -15,9 +14,10 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp import mitigations
 from jax_ssp.mitigations import ALL_MITIGATIONS
+from jax_ssp.testing.mitigations import MITIGATION_CHECKS, is_untouched_when_fresh
 from jax_ssp.trees import squared_norm
 from tests.helpers import deltas
-from tests.helpers.deltas import assert_close, assert_same, layout
+from tests.helpers.deltas import assert_close
 
 # The defaults of all, and what else takes another way through the code.
 TRANSFORMS = {
@@ -45,18 +45,6 @@ everyone_by_name = pytest.mark.parametrize(
 )
 
 
-def scanned(transform, stacked):
-    """What it gives for one merge after the other, in a scan; and its last state."""
-
-    def body(state, merge):
-        applied, state = deltas.update(transform, state, merge)
-        return state, applied
-
-    first = next(deltas.each(stacked))
-    state, given = jax.lax.scan(body, transform.init(first["params"]), vars(stacked))
-    return [jax.tree.map(lambda leaf: leaf[t], given) for t in range(deltas.MERGES)], state  # noqa: B023
-
-
 def test_the_table_is_whole():
     files = Path(mitigations.__file__).parent.glob("[a-z]*.py")
     others = {"as_given", "loss_scale"}  # one goes anywhere, one around a worker's optimizer
@@ -64,6 +52,13 @@ def test_the_table_is_whole():
     assert list(ALL_MITIGATIONS) == sorted(ALL_MITIGATIONS)
     for make in TRANSFORMS.values():
         assert isinstance(make(), optax.GradientTransformationExtraArgs)
+
+
+@everyone
+@pytest.mark.parametrize("check", MITIGATION_CHECKS, ids=lambda check: check.__name__)
+def test_it_keeps_the_contract(make, check):
+    """What `ssp.testing.check_mitigation` asks of any transform."""
+    check(make(), 0)
 
 
 def test_making_one_leaves_the_devices_alone():
@@ -77,70 +72,6 @@ assert jax.device_count("cpu") == 3
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-@everyone
-def test_structure_shapes_and_dtypes_are_kept(make):
-    transform, stacked = make(), deltas.merges(deltas.mixed(), length=3)
-    state = transform.init(deltas.mixed())
-    for merge in deltas.each(stacked):
-        before = layout(state)
-        applied, state = deltas.update(transform, state, merge)
-        assert layout(applied) == layout(merge["delta"])
-        assert layout(state) == before
-
-
-@everyone
-def test_a_state_is_arrays_of_its_own(make):
-    transform = make()
-    update = jax.jit(functools.partial(deltas.update, transform), donate_argnums=0)
-    merge = next(deltas.each(deltas.merges(deltas.single())))
-    first, _ = update(transform.init(merge["params"]), merge)  # the server donates the state too
-    again, _ = update(transform.init(merge["params"]), merge)
-    assert_same(again, first)
-
-
-@everyone
-def test_jit_and_scan_give_what_eager_does(make):
-    transform, stacked = make(), deltas.merges(deltas.mixed())
-    given, state = deltas.run(transform, stacked, jit=False)
-    for other, its_state in (deltas.run(transform, stacked), scanned(transform, stacked)):
-        assert_close(other, given)
-        assert layout(its_state) == layout(state)
-
-
-@everyone
-def test_it_gives_the_same_again(make):
-    stacked = deltas.merges(deltas.mixed())
-    assert_same(scanned(make(), stacked), scanned(make(), stacked))
-
-
-@everyone
-def test_one_compilation_serves_every_staleness(make, compilations):
-    transform, stacked = make(), deltas.merges(deltas.mixed())
-    update = jax.jit(functools.partial(deltas.update, transform))
-    together = list(deltas.each(stacked))
-    state = jax.block_until_ready(transform.init(together[0]["params"]))
-    compilations()
-    _, state = update(state, {**together[0], "staleness": np.int32(0)})
-    assert compilations() == 1
-    for staleness, merge in enumerate(together * 3, start=1):
-        _, state = update(state, {**merge, "staleness": np.int32(staleness)})
-    assert compilations() == 0
-
-
-@everyone
-def test_it_chains_before_and_after_others(make):
-    stacked = deltas.merges(deltas.single())
-    clip, trace = optax.clip(0.2), optax.trace(0.9)
-    chain = optax.chain(clip, make(), trace)
-    chained, _ = deltas.run(chain, stacked)
-    stacked.delta, _ = clip.update(stacked.delta, clip.init(stacked.params))
-    alone, _ = deltas.run(make(), stacked)
-    traced = trace.init(deltas.single())
-    for given, expected in zip(chained, alone, strict=True):
-        expected, traced = trace.update(expected, traced)
-        assert_close(given, expected)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -152,11 +83,7 @@ def test_it_chains_before_and_after_others(make):
 )
 def test_a_fresh_delta_passes_untouched(name):
     """What staleness did not spoil needs no correction. (An optimizer is another thing.)"""
-    transform, stacked = TRANSFORMS[name](), deltas.merges(deltas.mixed(), length=1)
-    (merge,) = deltas.each(stacked)
-    fresh = {**merge, "base": merge["params"], "staleness": jnp.int32(0)}
-    applied, _ = deltas.update(transform, transform.init(merge["params"]), fresh)
-    assert_same(applied, merge["delta"])
+    is_untouched_when_fresh(TRANSFORMS[name](), 0)
 
 
 @everyone_by_name
@@ -200,22 +127,6 @@ def test_without_parameters_it_says_what_to_do(name):
         transform.update(tree, transform.init(tree), **deltas.extras(jnp.int32(1), tree))
 
 
-@everyone
-def test_a_part_of_the_parameters_can_be_left_out(make):
-    """As the server does with statistics that are not trained."""
-    mask = {"w": True, "b": False, "h": True}
-    masked = optax.masked(make(), mask, mask_compatible_extra_args=True)
-    whole = deltas.merges(deltas.mixed())
-    part = deltas.merges(deltas.mixed())
-    for tree in (part.delta, part.params, part.base):
-        del tree["b"]
-    given, _ = deltas.run(masked, whole)
-    expected, _ = deltas.run(make(), part)
-    for merge, one, other in zip(deltas.each(whole), given, expected, strict=True):
-        assert_same(one.pop("b"), merge["delta"]["b"])
-        assert_close(one, other)
-
-
 @pytest.mark.parametrize("name", [n for n in TRANSFORMS if n.split(",")[0] not in NEED_BASE])
 def test_a_server_takes_it(name):
     """All but those that need a base, which a merge of bare deltas does not know."""
@@ -226,31 +137,6 @@ def test_a_server_takes_it(name):
     about = deltas.extras(jnp.int32(3), delta)
     expected, _ = transform.update(delta, transform.init(delta), server.params, **about)
     assert_close(server.params, expected)
-
-
-EXTREMES = {
-    "scalars, empty": {"a": jnp.float32(0.5), "b": jnp.zeros((0, 3)), "c": jnp.ones((1, 1))},
-    "nothing but empty": {"a": jnp.zeros(0)},
-    "half": {"h": jnp.full(70000, 0.5, jnp.bfloat16), "w": jnp.ones(2)},
-    "no leaves": {},
-}
-
-
-@everyone
-@pytest.mark.parametrize("tree", EXTREMES.values(), ids=EXTREMES)
-def test_every_shape_of_tree_gives_finite_numbers(make, tree):
-    transform, state = make(), None
-    base = jax.tree.map(lambda leaf: leaf + jnp.asarray(0.25, leaf.dtype), tree)
-    for staleness in (0, 1, 5, 2**31 - 1):
-        state = transform.init(tree) if state is None else state
-        applied, state = transform.update(
-            tree, state, tree, **deltas.extras(jnp.int32(staleness), base)
-        )
-        assert layout(applied) == layout(tree)
-        for leaf in jax.tree.leaves((applied, state)):
-            assert not jnp.isnan(leaf).any()
-        for leaf in jax.tree.leaves(applied):
-            assert jnp.isfinite(leaf).all()
 
 
 @everyone_by_name
