@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "check_compressor": "compressors",
     "check_mitigation": "mitigations",
     "check_policy": "policies",
 }

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_ssp.checks import flag, instance, integer
+from jax_ssp import checks
+from jax_ssp.checks import flag, instance
 from jax_ssp.server.server import Server
 from jax_ssp.testing import deltas
 from jax_ssp.testing.require import hold, require
@@ -52,16 +53,16 @@ def check_mitigation(
         >>> import jax_ssp as ssp
         >>> check_mitigation(ssp.mitigations.scale_by_staleness(), corrects=True)
         >>> try:
-        ...     check_mitigation(optax.sgd(0.1))
+        ...     check_mitigation(optax.scale(-0.1))
         ... except AssertionError as error:
-        ...     print(str(error)[:65])
+        ...     print(str(error)[:64])
         A server takes it. But ValueError: `server_tx` goes uphill: what
     """
     must = "an optax transform, such as `my_mitigation()`"
     instance("check_mitigation(transform=...)", transform, optax.GradientTransformation, must)
     corrects = flag("check_mitigation(corrects=...)", corrects)
     keeps_out = flag("check_mitigation(keeps_out=...)", keeps_out)
-    seed = integer("check_mitigation(seed=...)", seed, least=0)
+    seed = checks.seed("check_mitigation(seed=...)", seed)
     extra = optax.with_extra_args_support(transform)
     more = [*([is_untouched_when_fresh] if corrects else ()), *([recovers] if keeps_out else ())]
     for check in (*MITIGATION_CHECKS, *more):

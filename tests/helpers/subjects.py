@@ -54,6 +54,8 @@ NOT_ASKED = {
     *("Result", "Run", "ContractReport", "ShardIterator"),
     # The name that a message shall say.
     "as_schedule.field",
+    # However many there are, each takes its time.
+    "check_policy.schedules",
     # What a step of this package gives.
     "Server.views",
 }
@@ -160,6 +162,7 @@ OTHERWISE = {
     "RunFolder.path": "a/run",
     "MetricsWriter.folder": "metrics",
     "read_metrics.path": "measured",
+    "check_mitigation.transform": optax.identity(),
     "chained.parts": ssp.configured(optax.identity),
     "Straggler.burst": 1,
     "Straggler.every": 2,
