@@ -231,7 +231,7 @@ def _encode(compressor: Compressor, tree: Tree, key: Any) -> Any:
 
 
 def _key(seed: int) -> jax.Array:
-    return jax.random.key(seed)
+    return jax.random.key(seed % 2**32)
 
 
 def _wide(leaf: Any) -> np.ndarray:
