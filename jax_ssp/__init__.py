@@ -49,6 +49,7 @@ _NAMES = {
     "outer": "mitigations",
     "read_run": "checkpoint",
     "read_tape": "controller.tape_file",
+    "sweep": "training.sweep",
     "train": "training.train",
     "write_tape": "controller.tape_file",
 }

@@ -6,12 +6,16 @@ One may be a frozen dataclass, which takes no note and no attribute, or fail to 
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+WHOLE_TRACEBACK = "the whole traceback"  # how a note begins that says where it is
 
 
 def note(error: BaseException, text: str) -> None:
@@ -38,6 +42,23 @@ def in_words(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception as broken:
         return f"{type(error).__name__} (whose text cannot be had: {type(broken).__name__})"
+
+
+def in_a_word(error: BaseException) -> str:
+    """The kind and message of an exception that ended a run."""
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r}) was called before the run was over"
+    return in_words(error)
+
+
+def note_traceback(error: BaseException, file: Path) -> str:
+    """Write an error's whole traceback to a file, or else print it; gives what to say of it."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return f"{WHOLE_TRACEBACK} can be written nowhere:\n{text}"
+    return f"{WHOLE_TRACEBACK} is in {file}"
 
 
 def joined(first: BaseException, later: BaseException) -> BaseException:

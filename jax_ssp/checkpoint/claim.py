@@ -24,6 +24,7 @@ class Claim:
     Args:
         path: of the folder.
         unique: take a name such as `path-2` if there is something of that name already.
+        sweep: whether it may hold a sweep, though no run of its own.
 
     Attributes:
         path: of the folder that is claimed now.
@@ -33,7 +34,8 @@ class Claim:
         OSError: if it cannot be made.
     """
 
-    def __init__(self, path: Path, unique: bool) -> None:
+    def __init__(self, path: Path, unique: bool, sweep: bool = False) -> None:
+        self._sweep = sweep
         path = path.absolute()  # the user's code may change the directory
         for number in itertools.count(1):
             self.path = path if number == 1 else path.with_name(f"{path.name}-{number}")
@@ -61,7 +63,7 @@ class Claim:
             ) from error
         if not lock.held:
             say(f"{self.path} cannot be locked there; let no other run write into it")
-        if _holds_a_run(self.path):
+        if _holds_a_run(self.path, self._sweep):
             lock.release()
             raise ValueError(f"{self.path} holds a run already; give another `--workdir`.")
         return lock
@@ -71,10 +73,12 @@ class Claim:
         self._release()
 
 
-def _holds_a_run(folder: Path) -> bool:
-    """Whether a run, finished or not, or a sweep of them is in the folder."""
-    here = any((folder / name).exists() for name in OF_A_RUN)
-    return here or any((each.parent / TAPE).exists() for each in folder.glob(f"*/{CONFIG}"))
+def _holds_a_run(folder: Path, sweep: bool) -> bool:
+    """Whether a run, finished or not, is in the folder; or a sweep, unless that may be."""
+    here = any((folder / name).exists() for name in OF_A_RUN if not (sweep and name == COMPARISON))
+    if here or sweep:
+        return here
+    return any((each.parent / TAPE).exists() for each in folder.glob(f"*/{CONFIG}"))
 
 
 def _released(lock: FolderLock, made: Sequence[Path]) -> None:

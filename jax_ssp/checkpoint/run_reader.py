@@ -62,7 +62,7 @@ class Run:
         """
         path = checks.path("Run.read(folder=...)", folder)
         if not (path / TAPE).is_file():
-            several = [f"; it holds a sweep, give one, such as {each}" for each in _members(path)]
+            several = [f"; it holds a sweep, give one, such as {each}" for each in members_of(path)]
             remedy = several[0] if several else ""
             raise ValueError(f"{path} is not a run's folder, there is no {TAPE} in it{remedy}.")
         _check_format(path)
@@ -231,7 +231,7 @@ def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
         ValueError: if no run is there, or one is of a format that this version does not read.
     """
     path = checks.path("runs_in(folder=...)", folder)
-    members = [] if (path / TAPE).is_file() else _members(path)
+    members = [] if (path / TAPE).is_file() else members_of(path)
     return [Run.read(each) for each in members or [path]]
 
 
@@ -245,7 +245,8 @@ def read_run_tape(path: Path) -> Tape:
     return tape
 
 
-def _members(folder: Path) -> list[Path]:
+def members_of(folder: Path) -> list[Path]:
+    """The folders of runs in a sweep's folder, in their order."""
     return sorted(each.parent for each in folder.glob(f"*/{TAPE}"))
 
 

@@ -8,31 +8,38 @@ What is wrong with any of it is a `UsageError`.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp import checks
-from jax_ssp.cli.usage import UsageError, parser_ends, their_errors, usage_errors
+from jax_ssp.cli.several import grouped, settings
+from jax_ssp.cli.typed import RunOptions, Typed
+from jax_ssp.cli.usage import UsageError, their_errors, usage_errors
 
 if TYPE_CHECKING:
     from jax_ssp.cli.named_parts import Asked, OwnParts
     from jax_ssp.training.experiment import Experiment
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of `run` that are not the experiment's."""
+class Chosen(NamedTuple):
+    """A run that the command line asks for.
 
-    workdir: Path | None = None
-    """The run's folder; by default runs/<name>-<time>."""
-    dry_run: bool = False
-    """Compile one clock on each device, print its memory and time, and stop."""
+    Attributes:
+        experiment: what is run.
+        index: of the file's experiments, the one that it is made from.
+        overrides: the words that make it from that one.
+    """
+
+    experiment: Experiment
+    index: int
+    overrides: list[str]
 
 
 def parsed(
@@ -46,37 +53,56 @@ def parsed(
         source: what it says, where that has been read already.
         asked: before any other file is executed that the overrides name; None where all is trusted.
     """
-    import tyro
+    runs, options = chosen(file, overrides, source, asked)
+    return [each.experiment for each in runs], options
 
+
+def chosen(
+    file: Path,
+    overrides: list[str],
+    source: bytes | None = None,
+    asked: Asked | None = None,
+    only: int | None = None,
+) -> tuple[list[Chosen], RunOptions]:
+    """Like `parsed`, and how each experiment was made.
+
+    Args:
+        file, overrides, source, asked: as those of `parsed`.
+        only: the index of the one of the file's experiments that is asked for; by default all.
+    """
     from jax_ssp.cli.named_parts import OwnParts
+    from jax_ssp.training.alternatives import alternatives
 
-    bare = tyro.conf.arg(name="")  # fields without a prefix: `--policy.bound`, `--workdir`
     module = _loaded(file, source)
     own = OwnParts(file, module, imported, asked)
     if asked is None:
         found_from(Path.cwd())
     configs = _configs(file, module)
-    about = str(module.__doc__ or "").split("\n\n")[0]
-    parsed: list[Any] = []
-    for config in configs:
-        chosen, words = _with_kinds(config, overrides, own)
-        kinds = {"experiment": type(config), "options": RunOptions}  # whose fields are options
-        parts = [(name, Annotated[kind, bare]) for name, kind in kinds.items()]
-        arguments: Any = make_dataclass("arguments", parts, frozen=True)
-        with parser_ends(), usage_errors():
-            parsed.append(
-                tyro.cli(
-                    arguments,
-                    prog=f"jax-ssp run {file}",
-                    description=f"{about}\n\n{_KINDS}",
-                    default=arguments(chosen, RunOptions()),
-                    args=words,
-                    config=(tyro.conf.AvoidSubcommands,),
-                )
-            )
-    experiments = [each.experiment for each in parsed]
-    _check_distinct(configs, experiments)
-    return experiments, parsed[0].options
+    typed = Typed(file, str(module.__doc__ or "").split("\n\n")[0])
+    runs: list[Chosen] = []
+    options = RunOptions()
+    for index, config in enumerate(configs):
+        if only not in (None, index):
+            continue
+        kinds = {f"--{part.replace('_', '-')}" for part in alternatives(config.runtime)}
+        placed = functools.partial(_with_kinds, config, own=own)
+        for setting in settings(
+            config, overrides, kinds, lambda words, placed=placed: placed(words)[0], typed.takes
+        ):
+            experiment, options = typed(*placed(setting.words))
+            words = setting.words
+            if setting.values:
+                name = ", ".join([experiment.name, *setting.values])
+                experiment, words = replace(experiment, name=name), _named(words, name)
+            runs.append(Chosen(experiment, index, words))
+    _check_distinct(configs, runs)
+    return runs, options
+
+
+def _named(words: list[str], name: str) -> list[str]:
+    """Overrides that give a run this name too."""
+    others = [each for each in grouped(words) if each.flag != "--name"]
+    return [*(word for each in others for word in each.words()), f"--name={name}"]
 
 
 def _configs(file: Path, module: ModuleType) -> Sequence[Experiment]:
@@ -113,15 +139,6 @@ def _takes_nothing(function: Callable[..., Any]) -> bool:
     except ValueError:  # nobody knows
         return True
     return True
-
-
-_KINDS = (
-    "--policy, --runtime, --runtime.delay, --local-steps, --server-tx, --delta-tx, --delta-wire, "
-    "--snapshot-wire and --adopt take a name too: --policy KSync puts that policy in place of the "
-    "file's, at its defaults (but --runtime Virtual keeps the file's num_workers, delay and seed); "
-    "--policy.k 2 after it sets a field of it. One of your own is named module:Name or "
-    "folder/file.py:Name, or by its name alone if this file defines or imports it."
-)
 
 
 def _with_kinds(
@@ -178,18 +195,23 @@ def _replaced(whole: Any, path: str, part: Any) -> Any:
     return replace(whole, **{name: _replaced(getattr(whole, name), rest, part) if rest else part})
 
 
-def _check_distinct(before: Sequence[Experiment], after: Sequence[Experiment]) -> None:
+def _check_distinct(before: Sequence[Experiment], after: Sequence[Chosen]) -> None:
     """Raise `UsageError` if overrides made runs of a sweep the same, but for their names."""
     same: dict[str, list[int]] = {}
-    for index, experiment in enumerate(after):
-        same.setdefault(_facts(experiment), []).append(index)
+    for number, run in enumerate(after):
+        same.setdefault(_facts(run.experiment), []).append(number)
     for runs in same.values():
-        if len({_facts(before[index]) for index in runs}) > 1:
-            named = [f"{i} ({after[i].name!r}, seed {after[i].seed})" for i in runs]
+        named = [
+            f"{number} ({after[number].experiment.name!r}, seed {after[number].experiment.seed})"
+            for number in runs
+        ]
+        told = f"with these overrides runs {' and '.join(named)} are the same experiment"
+        if len({_facts(before[after[number].index]) for number in runs}) > 1:
             raise UsageError(
-                f"with these overrides runs {' and '.join(named)} are the same experiment; a "
-                "sweep's own fields cannot be overridden for all: edit the file"
+                f"{told}; a sweep's own fields cannot be overridden for all: edit the file"
             )
+        if len({after[number].index for number in runs}) < len(runs):
+            raise UsageError(f"{told}; give each value of a flag once")
 
 
 def _facts(experiment: Experiment) -> str:

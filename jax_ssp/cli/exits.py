@@ -14,21 +14,19 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jax_ssp.cli.output import Steady, steady_streams, was_left
 from jax_ssp.cli.usage import Ended, UsageError, user_frames
-from jax_ssp.failures import in_words, notes
+from jax_ssp.failures import WHOLE_TRACEBACK, in_a_word, note_traceback, notes
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
 DONE, BUG, USAGE, DIVERGED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
 _NOT_SHOWN = ("JAX has removed its internal frames", "`.result`")  # notes for programmers
-_TRACEBACK = "the whole traceback"
 
 
 class Early:
@@ -152,24 +150,7 @@ def _told(error: BaseException) -> str:
     lines = [f"error: {in_a_word(error)}"]
     lines += [f"  at {frame}" for frame in user_frames(error)]
     lines += [f"  {note}" for note in notes(error) if not any(each in note for each in _NOT_SHOWN)]
-    if not any(note.startswith(_TRACEBACK) for note in notes(error)):
+    if not any(note.startswith(WHOLE_TRACEBACK) for note in notes(error)):
         place = Path(tempfile.gettempdir()) / f"jax-ssp-error-{os.getpid()}.txt"
         lines.append(f"  {note_traceback(error, place)}")
     return "\n".join(lines)
-
-
-def in_a_word(error: BaseException) -> str:
-    """An error's kind and message."""
-    if isinstance(error, SystemExit):
-        return f"sys.exit({error.code!r}) was called before the run was over"
-    return in_words(error)
-
-
-def note_traceback(error: BaseException, file: Path) -> str:
-    """Write an error's whole traceback to a file, or else print it; gives what to say of it."""
-    text = "".join(traceback.format_exception(error))
-    try:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError:
-        return f"{_TRACEBACK} can be written nowhere:\n{text}"
-    return f"{_TRACEBACK} is in {file}"

@@ -85,6 +85,7 @@ def draw_curves(
     what: Literal["updates", "seconds"],
     metric: str,
     unit: str = "virtual seconds",
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Draw a metric against updates or seconds, for each label the median and range of its seeds.
 
@@ -94,9 +95,11 @@ def draw_curves(
         what: the horizontal axis.
         metric: name of the values.
         unit: of the seconds.
+        styles: of each label, as arguments of matplotlib's `plot`; by default that of its policy.
     """
     groups = _grouped(curves)
-    for index, (label, look) in enumerate(looks(list(groups)).items()):
+    styles = looks(list(groups)) if styles is None else styles
+    for index, (label, look) in enumerate(styles.items()):
         every = (0.14 * index / len(groups), 0.14)  # markers of different lines apart
         _draw_seeds(axis, groups[label], what, {**look, "label": plain(label), "markevery": every})
     axis.margins(x=0.02)

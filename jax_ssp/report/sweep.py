@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,34 +13,70 @@ import numpy as np
 
 from jax_ssp.files import write_json
 from jax_ssp.report.environment import environment
-from jax_ssp.report.plots import Curve, comparison
+from jax_ssp.report.plots import Curve
+from jax_ssp.report.sweep_figure import sweep_figure
 from jax_ssp.report.tables import markdown_table
+from jax_ssp.runtimes.evaluation import Target
 
 _SHOWN = ("seconds", "updates", "computing", "mean_staleness", "max_staleness", "max_lag")
+_MORE_IS_BETTER = re.compile(r"acc|auc|f1|score|bleu|recall|precision|reward|return|r2", re.I)
 
 
-def compare(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+def compare(
+    runs: Sequence[Mapping[str, Any]], folder: Path, title: str | None = None
+) -> list[dict[str, Any]]:
     """Draw and tabulate runs; runs of one name are seeds of one curve.
 
     Args:
-        runs: each `{"name", "seed", "summary", "evaluations"}`.
+        runs: each `{"name", "seed", "summary", "evaluations"}`, and "target" if it has one; of a
+            run that failed `{"name", "seed", "status", "log"}`.
         folder: gets `comparison.json` (all that the others are made from), `comparison.png` if
-            there is a metric to draw (a loss, if there is one), and `comparison.md`.
+            there is a metric to draw (that of the target, or a loss, if there is one), and
+            `comparison.md`.
+        title: of the figure.
 
     Returns:
-        The rows of the table: for each name the means over its seeds, and for each metric of the
-        last evaluation also the range.
+        The rows of the table, the best first: for each name the means over its seeds, and for each
+        metric of the last evaluation also the range. The best is who reached the target first, or
+        else whose metric is best.
     """
-    rows = [_row(name, group) for name, group in _groups(runs).items()]
+    over = [run for run in runs if "summary" in run]
+    metric, most = _judged_by(over)
+    groups = _groups(runs)
+    rows = [_row(name, group) for name, group in groups.items()]
+    rows.sort(key=lambda row: _rank(row, metric, most))
     content = {"meta": environment(), "rows": rows, "runs": list(runs)}
     write_json(folder / "comparison.json", content, indent=1)
     (folder / "comparison.md").write_text(markdown_table(rows) + "\n")
-    metrics = [name for run in runs for row in run["evaluations"] for name in row["metrics"]]
-    metric = next((name for name in metrics if "loss" in name), metrics[0] if metrics else None)
-    if metric is not None:
-        unit = f"{runs[0]['summary']['time']} seconds"
-        comparison([_curve(run, metric) for run in runs], folder / "comparison.png", metric, unit)
+    curves = [] if metric is None else [_curve(run, metric) for run in over]
+    if metric is not None and any(len(curve.values) for curve in curves):
+        unit = f"{over[0]['summary']['time']} seconds"
+        best = [row["name"] for row in rows]
+        sweep_figure(curves, folder / "comparison.png", metric, unit, title, best)
     return rows
+
+
+def _judged_by(runs: Sequence[Mapping[str, Any]]) -> tuple[str | None, bool]:
+    """The metric by which runs are compared, and whether more of it is better."""
+    metrics = [name for run in runs for row in run["evaluations"] for name in row["metrics"]]
+    for run in runs:
+        if run.get("target") is not None:
+            target = Target.parse(run["target"])
+            if target.metric in metrics:
+                return target.metric, target.at_least
+    if not metrics:
+        return None, False
+    metric = next((name for name in metrics if "loss" in name), metrics[0])
+    return metric, bool(_MORE_IS_BETTER.search(metric))
+
+
+def _rank(row: Mapping[str, Any], metric: str | None, most: bool) -> tuple[float, ...]:
+    """Less is better: the target reached, and when; then the metric; then what has neither."""
+    reached = row["status"] == "target"
+    value = row.get(f"last {metric}", row.get(metric)) if metric is not None else None
+    if not isinstance(value, float | int) or not math.isfinite(value):
+        return (1, float("seconds" not in row), 0.0)
+    return (0, float(not reached), row["seconds"] if reached else -value if most else value)
 
 
 def _groups(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -49,18 +86,24 @@ def _groups(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, An
     return groups
 
 
-def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "runs": len(runs)}
-    for column in _SHOWN:
+def _row(name: str, every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "runs": len(every)}
+    runs = [run for run in every if "summary" in run]
+    for column in _SHOWN if runs else ():
         row[column] = statistics.fmean(run["summary"][column] for run in runs)
     last = [run["evaluations"][-1]["metrics"] for run in runs if run["evaluations"]]
     for metric in dict.fromkeys(metric for each in last for metric in each):
         values = [math.nan if each.get(metric) is None else each[metric] for each in last]
-        column = f"last {metric}" if metric in (*row, "status") else metric
+        column = f"last {metric}" if metric in (*row, "status", "log") else metric
         row[column] = statistics.median(values)
         row[f"{column} range"] = f"{min(values):.3g} to {max(values):.3g}"
-    row["status"] = ", ".join(sorted({run["summary"]["status"] for run in runs}))
-    return row
+    row["status"] = ", ".join(sorted({_status(run) for run in every}))
+    logs = [run["log"] for run in every if run.get("log")]
+    return {**row, "log": logs[0]} if logs else row
+
+
+def _status(run: Mapping[str, Any]) -> str:
+    return run["summary"]["status"] if "summary" in run else run["status"]
 
 
 def _curve(run: Mapping[str, Any], metric: str) -> Curve:

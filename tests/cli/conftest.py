@@ -13,4 +13,4 @@ def undrawn(request, monkeypatch):
     """Runs of this process are not drawn, and sweeps only where a test asks for it."""
     monkeypatch.setattr("jax_ssp.report.timeline.run_summary", lambda *_: None)
     if "comparisons" not in request.fixturenames:
-        monkeypatch.setattr("jax_ssp.report.sweep.comparison", lambda *_: None)
+        monkeypatch.setattr("jax_ssp.report.sweep.sweep_figure", lambda *_: None)

@@ -166,7 +166,10 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(tmp_path, monke
     for _ in range(2):
         assert jax_ssp("run", line, "--num-clocks", "2", "--runtime.no-compute") == DONE
     for _ in range(2):
-        assert jax_ssp("run", sweep, "--num-clocks", "2", "--runtime.no-compute") == DONE
+        assert (
+            jax_ssp("run", sweep, "--num-clocks", "2", "--runtime.no-compute", "--jobs", "1")
+            == DONE
+        )
     names = [f"line-20260101-000000{end}" for end in ("", "-2")]
     names += [f"sweep-20260101-000000{end}" for end in ("", "-2")]
     assert sorted(os.listdir("runs")) == sorted(names)
@@ -183,13 +186,12 @@ def test_a_folder_with_an_unfinished_run_is_refused(left, eventful, tmp_path, ca
     assert os.listdir(tmp_path / "run") == [left]
 
 
-def test_a_folder_with_a_sweep_is_refused(tmp_path, capsys):
+def test_a_folder_with_a_sweep_is_refused_by_a_run(tmp_path, capsys):
     sweep = written(tmp_path / "sweep.py", CONFIG + SWEEP)
     words = ("--num-clocks", "2", "--runtime.no-compute", "--workdir", tmp_path / "run")
-    assert jax_ssp("run", sweep, *words) == DONE
-    for file in (sweep, written(tmp_path / "line.py", CONFIG)):
-        assert jax_ssp("run", file, *words) == USAGE
-        assert "holds a run already" in capsys.readouterr().err
+    assert jax_ssp("run", sweep, *words, "--jobs", "1") == DONE
+    assert jax_ssp("run", written(tmp_path / "line.py", CONFIG), *words) == USAGE
+    assert "holds a run already" in capsys.readouterr().err
 
 
 def test_reproduce_has_its_folder_alone(tmp_path, capsys):

@@ -228,6 +228,7 @@ def subjects():
     found = [each for each in found if each.parameters and each.name != "train"]
     found += [
         subject("train", ssp.train, makes_a_result, CLOCKWORK),
+        subject("sweep", ssp.sweep, anything, {"experiments": [ssp.Experiment(**CLOCKWORK)]}),
         subject("Experiment.run", ssp.Experiment(**CLOCKWORK).run, makes_a_result),
         dataclasses.replace(
             subject("Experiment", ssp.Experiment, makes_a_result, CLOCKWORK),

@@ -45,3 +45,46 @@ def test_a_seed_that_lacks_a_metric_leaves_it_without_a_number(tmp_path: Path) -
     (row,) = compare([run(0, {"loss": 1.0}), run(1, {"loss": 2.0, "top5": 0.5})], tmp_path)
     assert (row["loss"], row["loss range"]) == (1.5, "1 to 2")
     assert math.isnan(row["top5"])
+
+
+def failed(name: str) -> dict[str, Any]:
+    return {"name": name, "seed": 0, "status": "failed", "error": "no", "log": f"{name}/output.txt"}
+
+
+def named(name: str, metrics: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**run(0, metrics), "name": name, **more}
+
+
+def test_the_best_comes_first_and_those_that_failed_last(tmp_path: Path) -> None:
+    losses = {"poor": 2.0, "wild": math.nan, "good": 0.5}
+    runs = [failed("broken"), *(named(name, {"loss": loss}) for name, loss in losses.items())]
+    rows = compare(runs, tmp_path)
+    assert [row["name"] for row in rows] == ["good", "poor", "wild", "broken"]
+    assert rows[-1] == {"name": "broken", "runs": 1, "status": "failed", "log": "broken/output.txt"}
+    assert "| broken |" in (tmp_path / "comparison.md").read_text()
+
+
+def test_more_of_an_accuracy_is_better(tmp_path: Path) -> None:
+    runs = [named(name, {"test_accuracy": value}) for name, value in {"a": 0.5, "b": 0.9}.items()]
+    assert [row["name"] for row in compare(runs, tmp_path)] == ["b", "a"]
+
+
+def test_who_reached_the_target_first_is_best(tmp_path: Path) -> None:
+    """The target's metric decides, though there is a loss."""
+    metrics = {"loss": 1.0, "distance": 3.0}
+    runs = [named("never", {**metrics, "distance": 1.0}, target="distance <= 0.5")]
+    for name, seconds in {"late": 9.0, "soon": 2.0}.items():
+        one = named(name, {**metrics, "distance": 0.4}, target="distance <= 0.5")
+        runs.append({**one, "summary": {**SUMMARY, "status": "target", "seconds": seconds}})
+    assert [row["name"] for row in compare(runs, tmp_path)] == ["soon", "late", "never"]
+
+
+def test_a_name_whose_seeds_did_not_all_end_says_so(tmp_path: Path) -> None:
+    (row,) = compare([run(0, {"loss": 1.0}), failed("SSP(3)")], tmp_path)
+    assert (row["runs"], row["loss"], row["status"]) == (2, 1.0, "done, failed")
+
+
+def test_where_nothing_was_evaluated_the_order_is_that_of_the_sweep(tmp_path: Path) -> None:
+    runs = [{**named(name, {}), "evaluations": []} for name in ("b", "a")]
+    assert [row["name"] for row in compare(runs, tmp_path)] == ["b", "a"]
+    assert not (tmp_path / "comparison.png").exists()
