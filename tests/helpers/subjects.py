@@ -51,7 +51,7 @@ class Subject:
 
 NOT_ASKED = {
     # Given by the package, never taken from a user.
-    *("Result", "Run", "ContractReport", "ShardIterator"),
+    *("Result", "Run", "ContractReport", "ShardIterator", "Version"),
     # The name that a message shall say.
     "as_schedule.field",
     # However many there are, each takes its time.

@@ -10,7 +10,6 @@ import jax_ssp as ssp
 from jax_ssp.controller import StopRequested
 from jax_ssp.policies import ALL_POLICIES
 from jax_ssp.runtimes import wall
-from jax_ssp.runtimes.observer import Kept
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Snapshot
 from tests.helpers.problems import PARAMS, batches, bits, linear
@@ -434,7 +433,7 @@ def test_what_is_kept_has_a_name_of_its_own():
             self.name = name
 
         def kept(self):
-            return Kept(self.name, {"w": jnp.ones(2)}, {"why": "for a test"})
+            return ssp.Kept(self.name, {"w": jnp.ones(2)}, {"why": "for a test"})
 
     run = train(ssp.Virtual(num_workers=2), observers=[Keeps("mine"), Keeps("mine"), Keeps("b")])
     assert sorted(run.kept) == ["b", "mine", "mine-2"]

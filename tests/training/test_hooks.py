@@ -44,11 +44,11 @@ def turning(params):
 # The average.
 
 
-@pytest.mark.parametrize("local_steps", [1, 2])
-def test_the_average_is_that_of_a_plain_loop_after_each_step(local_steps):
+@pytest.mark.parametrize(("where", "local_steps"), [("workers", 1), ("workers", 2), ("server", 1)])
+def test_the_average_is_that_of_a_plain_loop_after_each_step(where, local_steps):
     """All workers have the same data, so BSP on one optimizer is a plain loop on one worker's."""
     ema, decay = ssp.Ema(0.8), 0.8
-    same = {"data": lambda worker: batches(0), "local_steps": local_steps}
+    same = {"data": lambda worker: batches(0), "local_steps": local_steps, "optimizer_on": where}
     train(observers=[ema], **same)
     optimizer, params, state = STEP.optimizer, PARAMS, STEP.optimizer.init(PARAMS)
     expected, source = PARAMS, batches(0)
