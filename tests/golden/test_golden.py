@@ -72,6 +72,11 @@ EVERY_MESSAGE = [
 ]
 
 
+def in_file(parts, name):
+    """Parts of a config file's own, of which each says the file."""
+    return {part: {**about, "file": name} for part, about in parts.items()}
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory, request):
     """What this version writes, with nothing in it of this machine, this place and this day."""
@@ -81,6 +86,7 @@ def here(tmp_path_factory, request):
         name.unlink()
     config = json.loads((run / "config.json").read_text())
     config |= {"file": CONFIG.name, "overrides": [], "environment": {"jax_ssp": ssp.__version__}}
+    config["parts"] = in_file(config["parts"], CONFIG.name)
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "wall_seconds": 0.0}, indent=2) + "\n")
@@ -94,7 +100,8 @@ def kept(here, tmp_path):
     """A copy of the run that is kept, which names its config file, and this JAX as its own."""
     run = Path(shutil.copytree(RUN, tmp_path / "run"))
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "file": str(CONFIG)}))
+    config |= {"file": str(CONFIG), "parts": in_file(config["parts"], str(CONFIG))}
+    (run / "config.json").write_text(json.dumps(config))
     tape = ssp.read_tape(run / "tape.jsonl.gz")
     identity = tape.header["experiment"]
     identity |= {name: each for name, each in of_machine(here.tape).items() if name in identity}
