@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +64,8 @@ MIGRATIONS = {
         1,
         "A ResNet with BatchNorm and dropout on Fashion-MNIST: SGD with momentum, masked decay, a "
         "warm-up cosine. What cannot be the loop's to the bit: a worker normalizes 16 images and "
-        "not 64, and draws dropout masks of its own.",
+        "not 64, and draws dropout masks of its own. Without dropout, and with BatchNorm over 16 "
+        "images in the loop too, BSP is the loop to rounding: a test shows that.",
     ),
 }
 
@@ -147,7 +149,7 @@ def findings(rows: Sequence[Row]) -> list[Row]:
             "what": "BSP with the optimizer on the server comes to the test loss of the loop "
             "(to 0.1 % on every seed)",
             "measured": f"differs by {100 * loop:.2g} % at most",
-            "holds": loop <= 1e-3,
+            "holds": "yes" if loop <= 1e-3 else "**no**",
         }
     ]
     for where in ("server", "workers"):
@@ -161,10 +163,18 @@ def findings(rows: Sequence[Row]) -> list[Row]:
                 "measured": f"loss {100 * (median - 1):+.1f} % in the median of seeds "
                 f"({100 * (min(each) - 1):+.1f} to {100 * (max(each) - 1):+.1f} %), "
                 f"{time:.2f} of the seconds",
-                "holds": median <= 1.01 and time <= 2 / 3,
+                "holds": share(each) if time <= 2 / 3 else "**no**",
             }
         )
-    return [{**row, "holds": "yes" if row["holds"] else "**no**"} for row in found]
+    return found
+
+
+def share(ratios: Sequence[float]) -> str:
+    """On how many seeds a loss is at most 1 % more than what it is compared with."""
+    good = sum(ratio <= 1.01 for ratio in ratios)
+    if good in (0, len(ratios)):
+        return "yes" if good else "**no**"
+    return f"on {good} of {len(ratios)} seeds"
 
 
 def draw(name: str, rows: Sequence[Row], meta: Mapping[str, Any], file: Path) -> None:
@@ -178,24 +188,25 @@ def draw(name: str, rows: Sequence[Row], meta: Mapping[str, Any], file: Path) ->
     comparison(curves, file, "test_loss", title=said)
 
 
+ABOUT = (
+    "Each is an ordinary loop of optax and flax, and a config beside it in the same file "
+    "([configs](../../migrations)). {workers} workers in virtual time; each in its turn takes 4 "
+    "times as long for one clock of ten, so that under BSP somebody is slow in four clocks of ten. "
+    "This delay model was chosen for it: with other slowdowns SSP gains less, or nothing "
+    "([null case](../papers/null_case.md)). SSP(3) trains for as long as fits in two thirds of "
+    "BSP's virtual seconds: {longer:g} times as many rounds. Learning rates were swept for every "
+    "row alike, on a seed that is not reported; reported are {seeds} seeds. Evaluated on examples "
+    "that are not trained on. Differences are of runs of one seed; with so few, and so short, "
+    "those below what the seeds spread by say little."
+)
+
+
 def page(parts: Mapping[str, Sequence[Row]], meta: Mapping[str, Any]) -> str:
     """The README of the results."""
-    lines = [
-        "# Two loops that were moved here",
-        "",
-        "Each is an ordinary loop of optax and flax, and a config beside it in the same file "
-        "([configs](../../migrations)). "
-        f"{WORKERS} workers in virtual time; each in its turn takes 4 times as long for one clock "
-        "of ten, so that under BSP somebody is slow in four clocks of ten. This delay model was "
-        "chosen for it: with other slowdowns SSP gains less, or nothing "
-        "([null case](../papers/null_case.md)). SSP(3) trains for as long as fits in two thirds "
-        f"of BSP's virtual seconds: {LONGER:g} times as many rounds. Learning rates were swept for "
-        f"every row alike, on a seed that is not reported; reported are {len(SEEDS)} seeds. "
-        "Evaluated on examples that are not trained on.",
-        "",
-    ]
+    about = ABOUT.format(workers=WORKERS, longer=LONGER, seeds=len(SEEDS))
+    lines = ["# Two loops that were moved here", "", textwrap.fill(about, 110), ""]
     for name, rows in parts.items():
-        lines += [f"## {name}", "", MIGRATIONS[name].about, ""]
+        lines += [f"## {name}", "", textwrap.fill(MIGRATIONS[name].about, 110), ""]
         lines += [markdown_table(table(rows)), "", markdown_table(findings(rows)), ""]
         lines += [f"![test loss against updates and virtual seconds]({name}.png)", ""]
     versions = ", ".join(f"{key} {meta[key]}" for key in ("commit", "python", "jax", "date"))
