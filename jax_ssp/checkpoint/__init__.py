@@ -10,6 +10,7 @@ from typing import Any
 
 _NAMES = {
     "Run": "run_reader",
+    "RunFolder": "run_folder",
     "load_params": "params",
     "read_metrics": "metrics",
     "read_run": "run_reader",

@@ -47,7 +47,7 @@ class Claim:
             except FileExistsError as error:
                 if not unique:
                     raise ValueError(
-                        f"{path} is not a folder; give another `--workdir`."
+                        f"{path} is not a folder; give another `--workdir` (`RunFolder(path)`)."
                     ) from error
             except BaseException:
                 _remove_empty(self._made)
@@ -59,13 +59,16 @@ class Claim:
             lock = FolderLock(self.path)
         except FolderInUse as error:
             raise FolderInUse(
-                f"{error} Wait until that has ended, or give another `--workdir`."
+                f"{error} Wait until that has ended, or give another `--workdir` "
+                "(`RunFolder(path)`)."
             ) from error
         if not lock.held:
             say(f"{self.path} cannot be locked there; let no other run write into it")
         if _holds_a_run(self.path, self._sweep):
             lock.release()
-            raise ValueError(f"{self.path} holds a run already; give another `--workdir`.")
+            raise ValueError(
+                f"{self.path} holds a run already; give another `--workdir` (`RunFolder(path)`)."
+            )
         return lock
 
     def close(self) -> None:

@@ -22,14 +22,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax_ssp
 from jax_ssp import checks
-from jax_ssp.checkpoint.claim import CONFIG, FORMAT, METRICS, SUMMARY, TAPE, Claim
+from jax_ssp.checkpoint.claim import CONFIG, FORMAT, METRICS, PICTURE, SUMMARY, TAPE, Claim
 from jax_ssp.checkpoint.metrics import MetricsWriter, encode_row
 from jax_ssp.checkpoint.params import save_params
 from jax_ssp.checkpoint.summary import Finished, extent, summarize
 from jax_ssp.controller.commands import Command
 from jax_ssp.controller.events import Event
 from jax_ssp.controller.tape_file import TapeWriter, write_tape
+from jax_ssp.failures import in_words
 from jax_ssp.files import replace_file, say, write_json
 from jax_ssp.runtimes.observer import Observer
 
@@ -37,28 +39,42 @@ FLUSH_SECONDS = 2.0
 
 
 class RunFolder(Observer):
-    """Writes a run's folder while the run goes; `finish` adds what the result gives.
+    """The folder of one run, for `train(observers=[RunFolder(...)])`: what `jax-ssp run` leaves.
 
-    The folder is made and locked here; one whose run fails before it starts is taken away again by
-    `close`, which the end of a `with` calls.
+    Tape and metrics are written while the run goes, the last parameters and the summary when it is
+    over, however it ended. The folder is made and locked here; one whose run fails before it starts
+    is taken away by `close`, which the end of a `with` calls. `read_run` reads it.
 
     Args:
         path: the folder; it must not hold a run yet.
-        config: what was run, as JSON-able facts.
+        config: more that is to be known of the run, as facts for JSON.
         unique: take a name such as `path-2` if there is something of that name already.
 
     Attributes:
         path: the folder.
         saved_in: the folder that holds all that was saved; another one if this failed.
         problems: by file, why it is not whole in `path`; empty if all went well.
+        finishes: whether it calls `finish` itself.
 
     Raises:
         ValueError: if there is a run in it already, or another process is writing one there.
         OSError: if it cannot be made.
+
+    Example:
+        >>> import tempfile, jax_ssp as ssp
+        >>> path = tempfile.mkdtemp() + "/mine"
+        >>> rehearsal = ssp.Virtual(num_workers=2, compute=False)
+        >>> with ssp.RunFolder(path, {"why": "to see"}) as folder:
+        ...     result = ssp.train(runtime=rehearsal, num_clocks=3, observers=[folder])
+        >>> run = ssp.read_run(path)
+        >>> run.status, run.config["why"], len(run.schedule)
+        ('done', 'to see', 6)
     """
 
+    finishes = True
+
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any], *, unique: bool = False
+        self, path: str | Path, config: Mapping[str, Any] = {}, *, unique: bool = False
     ) -> None:
         checks.instance("RunFolder(config=...)", config, Mapping, "a dict of facts for JSON")
         unique = checks.flag("RunFolder(unique=...)", unique)
@@ -94,7 +110,12 @@ class RunFolder(Observer):
             claim.close()
 
     def on_start(self, info: Mapping[str, Any]) -> None:
+        if self.began:
+            raise ValueError(f"{self.path} holds a run already; make another `RunFolder`.")
         before = {*self.path.iterdir()}
+        if self.finishes:
+            known = {name: info.get(name) for name in ("name", "experiment")}
+            self._config = {"jax_ssp": jax_ssp.__version__, **known, **self._config}
         try:
             self._open(info)
         except BaseException:  # before the run: nothing is lost, and nothing is left behind
@@ -144,6 +165,17 @@ class RunFolder(Observer):
         if self._metrics is not None:
             with self._going_on(METRICS):
                 self._metrics.on_end(status)
+
+    def on_result(self, result: Any, error: BaseException | None) -> None:
+        if not (self.began and self.finishes):
+            return
+        self.finishes = False
+        try:
+            self.finish(result, None if error is None else in_words(error))
+            with contextlib.suppress(Exception):  # the picture can be drawn again
+                result.draw(self.saved_in / PICTURE)
+        finally:
+            self.close()
 
     def finish(self, result: Finished, error: str | None = None) -> dict[str, Any]:
         """Save the last version and the summary.

@@ -48,6 +48,12 @@ def run_of(path: Path) -> Run:
 def config_of(run: Run) -> dict[str, Any]:
     """What `config.json` of a run's folder says was run."""
     with usage_errors():
+        if "file" not in run.config and "jax_ssp" in run.config:
+            raise UsageError(
+                f"{run.path} was written by a program of its own (`ssp.RunFolder`), not by "
+                "`jax-ssp run`, so only that can repeat it: give its `train` "
+                "`runtime=ssp.Replay(ssp.read_run(FOLDER).tape)`"
+            )
         check_record(str(run.path / "config.json"), run.config, CONFIG)
     return run.config
 

@@ -152,5 +152,12 @@ class Observer:
         of a run overrides this, it is said on standard error.
         """
 
+    def on_result(self, result: Any, error: BaseException | None) -> None:
+        """All is closed, and this is the `Result`; with the error that ended the run, if one did.
+
+        Not for a run that has failed so that there is no result. What one raises here carries the
+        result too.
+        """
+
     def on_end(self, status: str) -> None:
         """The run is over: done, target, early, stopped, interrupted, diverged or failed."""

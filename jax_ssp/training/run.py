@@ -69,8 +69,13 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
         return replace(kept, remarks=said)
 
     if error is not None:
-        raise _carrying(error, result)
-    return result()
+        raise _carrying(error, result, telling)
+    kept = result()
+    try:
+        telling.tell("on_result", kept, None)
+    except BaseException as raised:
+        raise _carrying(raised, lambda: kept) from None
+    return kept
 
 
 def _controller(session: Session) -> Controller:
@@ -185,8 +190,13 @@ def _result(session: Session, loop: Loop, observers: Observers, wall_seconds: fl
     )
 
 
-def _carrying(error: BaseException, result: Callable[[], Result]) -> BaseException:
-    """An error that ended a run, with what there is of the result as its attribute `result`."""
+def _carrying(
+    error: BaseException, result: Callable[[], Result], observers: Observers | None = None
+) -> BaseException:
+    """An error that ended a run, with what there is of the result as its attribute `result`.
+
+    The observers are told of both.
+    """
     error = failed(error)
     try:
         kept = result()
@@ -198,6 +208,11 @@ def _carrying(error: BaseException, result: Callable[[], Result]) -> BaseExcepti
     except Exception as lost:
         note(error, f"nothing is left of the run: {in_words(lost)}")
         return error
+    if observers is not None:
+        try:
+            observers.tell("on_result", kept, error)
+        except BaseException as raised:  # given back
+            error = joined(error, raised)
     try:
         error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
     except Exception:  # such as a frozen dataclass

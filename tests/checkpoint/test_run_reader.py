@@ -35,9 +35,7 @@ def train(folder, **changes):
     }
     with RunFolder(folder, {"experiment": {"name": "w", "seed": 3}}) as writer:
         step = ssp.make_step(loss_fn, optax.sgd(0.25))
-        result = ssp.train(step, observers=[writer], **{**spec, **changes})
-        writer.finish(result)
-    return result
+        return ssp.train(step, observers=[writer], **{**spec, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,9 @@ def test_it_shows_what_came_of_a_run(folder):
     assert "<b>w: SSP(bound=1, adopt=&#x27;eager&#x27;) on 2 workers</b>" in shown
     assert str(folder) in shown
     assert "8 in 8 versions" in shown
-    assert "<img" not in shown
+    assert "<img" in shown
+    (folder / "summary.png").unlink()
+    assert "<img" not in run._repr_html_()
     (folder / "summary.png").write_bytes(b"drawn")
     assert "base64,ZHJhd24=" in run._repr_html_()
 
@@ -82,7 +82,8 @@ def test_it_reads_all_that_a_run_had(done):
     assert isinstance(run, ssp.Run)
     assert run.path == folder
     assert run.status == run.summary["status"] == "done"
-    assert run.config == {"format": 2, "experiment": {"name": "w", "seed": 3}}
+    more = {"jax_ssp": ssp.__version__, "name": "w"}
+    assert run.config == {"format": 2, **more, "experiment": {"name": "w", "seed": 3}}
     assert run.summary["metrics"] == result.metrics
     assert list(run.tape) == list(result.tape)
     assert run.tape.header == result.tape.header

@@ -368,7 +368,6 @@ def test_the_folder_of_a_run_has_what_they_keep(tmp_path):
     ema, best, stop = hooks()
     with RunFolder(tmp_path / "run", {}) as folder:
         result = train(evaluate=turning, num_clocks=60, observers=[ema, best, stop, folder])
-        folder.finish(result)
     run = ssp.read_run(tmp_path / "run")
     assert run.status == result.status == "early"
     assert run.summary["reason"] == result.reason
