@@ -57,6 +57,7 @@ def policy_of_the_page(tmp_path, monkeypatch):
 
 def test_the_policy_of_the_page_keeps_the_contract_on_any_schedule(policy_of_the_page):
     policy = policy_of_the_page()
+    ssp.testing.check_policy(policy)
     for seed in range(20):
         for limits in ({}, {"num_clocks": 5}, {"max_updates": 15}):
             run = random_run(policy, seed, losses=True, **limits)  # its model judges too
@@ -98,6 +99,29 @@ def test_a_policy_from_outside_is_run_overridden_and_proved(tmp_path, capsys):
     assert {len(merge.deltas) for merge in merges} == {2}
 
 
+def test_a_policy_is_named_on_the_command_line_of_another_config(tmp_path, capsys, monkeypatch):
+    written("From outside the package", tmp_path)
+    other, run = written("A field of a run", tmp_path), tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("my_study:MergeInGroups", "my_study.py:MergeInGroups")):
+        words = ["--policy", name, "--policy.size", "2", "--workdir", f"{run}{number}"]
+        assert jax_ssp("run", other, *words) == DONE
+        said = json.loads((tmp_path / f"run{number}" / "config.json").read_text())
+        assert said["experiment"]["policy"] == {"type": "MergeInGroups", "size": 2}
+        assert said["parts"]["policy"]["file"] == str(tmp_path / "my_study.py")
+        assert jax_ssp("replay", f"{run}{number}") == DONE
+    sys.modules.pop("my_study")
+    words = ["--policy", "MergeInGroups", "--workdir", run]
+    assert jax_ssp("run", tmp_path / "my_study.py", *words) == DONE
+
+
+def test_a_program_of_ones_own_leaves_a_folder(tmp_path):
+    program = written("A program of your own", tmp_path)
+    said = drills.python(drills.ROOT, str(program), str(tmp_path / "run"))
+    assert said.startswith("to show how 0.")
+    assert jax_ssp("verify", tmp_path / "run") == DONE
+
+
 # --- a mitigation -------------------------------------------------------------------------------
 
 TRAINED_ON_TOKENS = """
@@ -120,6 +144,8 @@ def trained(delta_tx, runtime=None):
         num_clocks=4,
     )
 
+from jax_ssp.testing import check_mitigation
+check_mitigation(scale_by_tokens(), corrects=True, keeps_out=True)
 assert trained(None).params["w"] == 8.0
 result = trained(scale_by_tokens(usual=100.0))
 assert result.params["w"] == 4 * (0.5 + 1.5), result.params

@@ -56,7 +56,6 @@ def run_one(
     about = dict(source)  # what is known of the run by its start is written then
     with usage_errors():
         run_folder = RunFolder(folder, about, unique=unique)
-    run_folder.finishes = False  # below, with signals held
     exits.early.undo.append(run_folder.close)
     with listening() as interrupts, run_folder, interrupts.deferred(math.inf) as held:
         signals = _Signals(interrupts)

@@ -26,6 +26,7 @@ def saved(folder: RunFolder, train: Callable[[], Result]) -> tuple[Result, dict[
         BaseException: what `train` raised; what it leaves of the run is saved too, and its
             traceback in `error.txt`.
     """
+    folder.finishes = False  # but here
     try:
         result = train()
     except BaseException as error:
