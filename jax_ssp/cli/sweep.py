@@ -118,9 +118,11 @@ def _there(
 
 
 def _show(result: SweepResult) -> None:
+    from jax_ssp.report.labels import shortened
     from jax_ssp.report.tables import print_table
 
-    rows = result.rows
+    short = shortened([row["name"] for row in result.rows])
+    rows = [{**row, "name": short[row["name"]]} for row in result.rows]
     if rows:
         columns = dict.fromkeys(name for row in rows for name in row)
         hidden = ("max_", "range", "log")
@@ -128,6 +130,8 @@ def _show(result: SweepResult) -> None:
     for each in result.failed:
         print(f"{each.name}, seed {each.seed}: {each.said}", file=sys.stderr)
     print(f"run folder: {result.folder}")
+    if result.interrupted:
+        say(f"interrupted; the same command with `--workdir {result.folder}` goes on with it")
 
 
 def _code_of(result: SweepResult) -> int:

@@ -20,6 +20,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from jax_ssp.report.labels import parts_of, shortened
 from jax_ssp.report.plots import Curve, comparison, draw_curves
 from jax_ssp.report.styles import DASHED, PAPER, new_figure, plain
 
@@ -64,7 +65,7 @@ def sweep_figure(
         The figure, as it was saved.
     """
     curves = [curve for curve in curves if len(curve.values)]
-    short = _shortened([curve.label for curve in curves])
+    short = shortened([curve.label for curve in curves])
     curves = [replace(curve, label=short[curve.label]) for curve in curves]
     order = [short[label] for label in order if label in short]
     known = list(dict.fromkeys(curve.label for curve in curves))
@@ -129,7 +130,7 @@ def grid_of(labels: Sequence[str]) -> Grid | None:
         >>> grid_of(["one", "other thing, k=1"]) is None
         True
     """
-    split = [_parts(label) for label in labels]
+    split = [parts_of(label) for label in labels]
     if len({len(parts) for parts in split}) != 1:
         return None
     columns = [list(dict.fromkeys(column)) for column in zip(*split, strict=True)]
@@ -150,20 +151,6 @@ def grid_of(labels: Sequence[str]) -> Grid | None:
         for label, parts in zip(labels, split, strict=True)
     }
     return Grid(factors, cells)
-
-
-def _shortened(labels: Sequence[str]) -> dict[str, str]:
-    """Labels without what all of them begin with."""
-    split = {label: _parts(label) for label in labels}
-    shared = 0
-    while len(split) > 1 and len({tuple(parts[: shared + 1]) for parts in split.values()}) == 1:
-        shared += 1
-    return {label: ", ".join(parts[shared:]) or label for label, parts in split.items()}
-
-
-def _parts(label: str) -> list[str]:
-    """What a label lists; commas within brackets divide nothing."""
-    return [part.strip() for part in re.split(r",\s+(?![^(]*\))", label)]
 
 
 def _number(part: str) -> float | None:

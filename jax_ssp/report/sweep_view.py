@@ -16,11 +16,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from jax_ssp.report.labels import shortened
 from jax_ssp.report.progress import Progress
 from jax_ssp.report.tables import format_seconds
 from jax_ssp.surroundings import is_terminal, surroundings
 
-State = Literal["to come", "running", "over"]
+State = Literal["running", "over", "to come", "not run"]
 DRAW_SECONDS = 0.25
 TELL_SECONDS = 1.0  # between two lines of a run
 
@@ -46,6 +47,8 @@ class SweepView:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = [f"{name}, seed {seed}" for name, seed in runs]
+        short = shortened([name for name, _ in runs])
+        self._short = [f"{short[name]}, seed {seed}" for name, seed in runs]
         self._states: list[State] = ["to come"] * len(runs)
         self._told = [""] * len(runs)
         self._since = [0.0] * len(runs)
@@ -90,7 +93,8 @@ class SweepView:
         """A run is over."""
         took = self._clock() - self._since[number]
         after = f" ({format_seconds(took)})" if self._states[number] == "running" else ""
-        self._states[number], self._told[number] = "over", f"{how}{after}"
+        self._states[number] = "not run" if how == "not run" else "over"
+        self._told[number] = f"{how}{after}"
         name = f"[{number + 1}/{len(self._names)}] {self._names[number]}"
         self._line(f"{name}: {self._told[number]}")
 
@@ -107,22 +111,24 @@ class SweepView:
                 print(text, flush=True)
 
     def screen(self) -> RenderableType:
-        """A line a run: those that go on, then those to come, then those over, the latest first.
+        """A line a run: those that go on, those that are over, those to come.
 
         What has no room is counted.
         """
-        order: dict[State, int] = {"running": 0, "over": 1, "to come": 2}
+        order: dict[State, int] = {"running": 0, "over": 1, "to come": 2, "not run": 3}
         numbers = sorted(range(len(self._names)), key=lambda each: order[self._states[each]])
         room = max(3, self._console.height - 3)
         table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
+        shown = [self._short[number] for number in numbers[:room]]
+        widest = min(max(map(len, shown)), self._console.width // 2)
+        table.add_column(no_wrap=True, min_width=widest, overflow="ellipsis")
         table.add_column(no_wrap=True, overflow="ellipsis")
         for number in numbers[:room]:
             state, told = self._states[number], self._told[number]
             if state == "running":
                 told = f"{format_seconds(self._clock() - self._since[number])}  {told}"
-            style = {"to come": "dim", "running": "green", "over": ""}[state]
-            table.add_row(Text(self._names[number], style=style), Text(told or state, style=style))
+            style = {"running": "green", "over": ""}.get(state, "dim")
+            table.add_row(Text(self._short[number], style=style), Text(told or state, style=style))
         counts = Counter(self._states)
         said = " · ".join(f"{counts[state]} {state}" for state in order if counts[state])
         return Group(Text(f"{len(self._names)} runs: {said}", style="bold"), table)

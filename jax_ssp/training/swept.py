@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,8 @@ def swept(experiment: Experiment, folder: Path, code: int | None, error: str = "
     """
     about = {"name": experiment.name, "seed": experiment.seed, "folder": folder}
     if code is None:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # there is nothing in it
         return SweptRun(**about, status="not run")
     run = Run.read(folder) if (folder / TAPE).is_file() else None
     summary = None if run is None else run.summary

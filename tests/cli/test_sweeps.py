@@ -112,6 +112,7 @@ def test_a_sweep_that_was_interrupted_goes_on(fated, tmp_path):
     assert [run.status for run in runs] == ["interrupted", "interrupted"]
     assert all(ssp.check_contract(run.tape).merged for run in runs)
     assert len([each for each in folder.iterdir() if each.is_dir()]) == 2  # none for those not run
+    assert f"`--workdir {folder}` goes on with it" in err
 
     differing = subprocess.run(
         [*command, "--num-clocks", "4"], capture_output=True, text=True, env=environment

@@ -37,6 +37,17 @@ def shown(view: SweepView) -> list[str]:
     return [line.rstrip() for line in out.file.getvalue().splitlines()]
 
 
+def test_names_go_without_what_all_begin_with_and_those_not_run_are_told() -> None:
+    runs = [(f"line, SSP(bound={bound}), overlap=1", 0) for bound in (0, 1)]
+    view = SweepView(runs, True, console=console())
+    view.ended(0, "interrupted")
+    view.ended(1, "not run")
+    head, first, second = shown(view)
+    assert head == "2 runs: 1 over · 1 not run"
+    assert first.startswith("SSP(bound=0), overlap=1, seed 0  interrupted")
+    assert second.startswith("SSP(bound=1), overlap=1, seed 0  not run")
+
+
 def test_what_has_no_room_is_counted() -> None:
     view = SweepView([("SSP", seed) for seed in range(30)], True, console=console(height=10))
     for number in range(12, 16):

@@ -72,12 +72,12 @@ def test_each_job_says_what_it_does_and_how_it_ended(tmp_path):
 
 def test_an_interrupt_ends_what_runs_and_starts_nothing_more(tmp_path):
     processes = Processes(of(tmp_path, sleeps, sleeps, sleeps), 2, {})
-    codes, asleep = {}, set()
+    codes, asleep = {}, 0
     for news in processes:
         if isinstance(news, Said):
-            asleep.add(news.job)
-        if len(asleep) == 2 and not codes:
-            processes.interrupt()
+            asleep += 1
+            if asleep == 2:
+                processes.interrupt()
         if isinstance(news, Ended):
             codes[news.job] = news.code
     assert codes == {0: 130, 1: 130, 2: None}
