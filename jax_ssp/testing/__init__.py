@@ -10,8 +10,10 @@ from typing import Any
 
 _NAMES = {
     "check_compressor": "compressors",
+    "check_delay_model": "delays",
     "check_mitigation": "mitigations",
     "check_policy": "policies",
+    "check_step": "steps",
 }
 __all__ = sorted(_NAMES)
 
