@@ -47,7 +47,7 @@ def check_step(step: Step, params: Params, batch: Any, *, seed: int = 0) -> None
         >>> def loss_fn(params, batch, key):
         ...     return jnp.mean((params["w"] - batch) ** 2), {}
         >>> step = ssp.make_step(loss_fn, optax.sgd(0.1))
-        >>> check_step(step, {"w": jnp.zeros(3)}, jnp.ones((4, 3)))
+        >>> check_step(step, {"w": jnp.zeros(3)}, jnp.ones(3))
     """
     seed = checks.seed("check_step(seed=...)", seed)
     check_shapes(step, params, batch)

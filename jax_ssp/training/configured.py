@@ -52,15 +52,12 @@ def _configured_class(function: Callable[..., optax.GradientTransformation]) -> 
     def reduced(self: Any) -> Any:  # pickle finds the function by its name, but not this class
         return _made, (function, given(self))
 
-    namespace = {
-        "build": build,
-        "__reduce__": reduced,
-        "__doc__": doc,
-        "__module__": function.__module__,
-    }
-    return make_dataclass(
+    namespace = {"build": build, "__reduce__": reduced, "__doc__": doc}
+    made = make_dataclass(
         function.__name__, columns, bases=(Configured,), frozen=True, namespace=namespace
     )
+    made.__module__ = function.__module__  # Python 3.12 and newer say that it is from here
+    return made
 
 
 def _made(
