@@ -223,7 +223,7 @@ def _end_with_parent() -> None:
 
 
 def _settings() -> dict[str, Any]:
-    """JAX's settings here; those by environment variables come to a process anyway."""
+    """JAX's settings here, also those of a context; those by environment variables come anyway."""
     if "jax" not in sys.modules:
         return {}
     import jax

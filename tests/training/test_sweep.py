@@ -4,6 +4,10 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import jax_ssp as ssp
@@ -185,3 +189,37 @@ def test_a_run_says_how_it_ended():
     assert killed.failed
     assert killed.said == "killed by SIGKILL: its process was ended"
     assert not SweptRun("SSP(3)", 0, Path("nowhere"), "diverged").failed
+
+
+@dataclass(frozen=True)
+class Slope(ssp.Workload):
+    """Least squares in float64, if it may be."""
+
+    rate: float = 0.1
+
+    def build(self, num_workers, seed):
+        x = np.random.default_rng(seed).normal(size=64)
+
+        def loss_fn(params, batch, key):
+            return jnp.mean((batch[0] * params["w"] - batch[1]) ** 2), {}
+
+        step = ssp.make_step(loss_fn, optax.sgd(self.rate))
+        data = ssp.data.Shards((x, 3 * x), 4, num_workers, seed)
+        return ssp.Task(step, {"w": jnp.zeros(())}, data, lambda params: {"w": params["w"]})
+
+
+@pytest.mark.slow
+def test_runs_at_once_have_the_bits_of_runs_here_and_the_settings_of_this_process(tmp_path):
+    runs = [
+        ssp.Experiment(f"rate={rate}", workload=Slope(rate), runtime=ssp.Virtual(2), num_clocks=20)
+        for rate in (0.01, 0.1)
+    ]
+    with jax.enable_x64(True):
+        here = ssp.sweep(runs, jobs=1, workdir=tmp_path / "here", progress=False)
+        at_once = ssp.sweep(runs, jobs=2, workdir=tmp_path / "at once", progress=False)
+        for one, other in zip(here.runs, at_once.runs, strict=True):
+            np.testing.assert_array_equal(one.params["w"], other.params["w"], strict=True)
+            assert one.evaluations == other.evaluations
+            assert list(one.tape) == list(other.tape)
+        assert here.runs[0].params["w"].dtype == np.float64
+    assert here.rows == at_once.rows
