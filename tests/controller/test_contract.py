@@ -50,7 +50,7 @@ POLICIES = [
     *(BSP(), SSP(1), SSP(3), ASP(), SSP(2, "lazy"), Forgetful(1), Batches()),
     *(KSync(2), KBatchSync(3), KBatchAsync(3), Ringmaster(2, stops=True)),
 ]
-LIMITS = [{}, {"num_clocks": 6}, {"max_updates": 25}]
+LIMITS = [{}, {"num_clocks": 6}, {"max_updates": 25}, {"max_samples": 60, "round_samples": 9}]
 
 
 def edited(tape, entries, complete=True):
@@ -417,10 +417,10 @@ def mutated(command, rng, policy):
             # Who does not read its own may keep a version as well as adopt the newest, and of a
             # clock that is cancelled nobody says what was read.
             told = policy.reads_own and not policy.cancels
-            fields = ("worker", "clock", "weight", "token") + ("version",) * told
+            fields = ("worker", "clock", "weight", "token", "round") + ("version",) * told
             return moved(command, rng.choice(fields), other)
         case Merge():
-            field = rng.choice(("version", "num_workers", *command.deltas[0]._fields))
+            field = rng.choice(("version", "num_workers", "round", *command.deltas[0]._fields))
             if field in command._fields:
                 return moved(command, field, other)
             deltas = list(command.deltas)
@@ -441,7 +441,7 @@ def mutated(command, rng, policy):
 @settings(deadline=None)
 @given(
     policy=st.sampled_from(POLICIES),
-    limits=st.sampled_from([{}, {"num_clocks": 5}, {"max_updates": 20}]),
+    limits=st.sampled_from(LIMITS),
     grant_ahead=st.booleans(),
     seed=st.integers(0, 2**32),
 )

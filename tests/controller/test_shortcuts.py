@@ -50,7 +50,13 @@ def test_who_merges_on_arrival_is_known_where_ready_is_the_default():
 )
 @settings(deadline=None)
 @given(
-    limits=st.sampled_from([{}, {"num_clocks": 5}, {"max_updates": 20}, {"local_steps": 4}]),
+    limits=st.sampled_from(
+        [
+            *({}, {"num_clocks": 5}, {"max_updates": 20}, {"local_steps": 4}),
+            {"max_samples": 45, "round_samples": 8},
+            {"max_steps": 30, "local_steps": 4},
+        ]
+    ),
     losses=st.booleans(),
     grant_ahead=st.booleans(),
     seed=st.integers(0, 2**32),

@@ -79,6 +79,7 @@ POLICIES = {
     "cancels": {"policy": ssp.Ringmaster(2, stops=True)},
     "overlap": {"policy": ssp.SSP(1), "overlap": 1},
     "steps": {"policy": ssp.SSP(2), "local_steps": ssp.PostLocal(h=3, switch=2)},
+    "server": {"policy": ssp.SSP(2), "optimizer_on": "server", "local_steps": 2},
     "overlap, steps": {"policy": ssp.BSP(), "overlap": 2, "local_steps": 3},
 }
 QUICK = [("virtual", how) for how in POLICIES]
@@ -124,6 +125,16 @@ def test_under_bsp_a_clock_is_a_round_and_with_h_steps_h_rounds():
         tape = train(ssp.Virtual(WORKERS), policy=ssp.BSP(), num_clocks=4, local_steps=steps).tape
         starts = [c for _, _, commands in tape for c in commands if type(c) is StartClock]
         assert all(start.round == start.clock * steps for start in starts)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_with_the_optimizer_on_the_server_a_round_is_all_batches_of_a_clock(steps):
+    changes = {"num_clocks": 4, "local_steps": steps, "optimizer_on": "server"}
+    result = proven(
+        train(ssp.Virtual(WORKERS), policy=ssp.BSP(), **changes), policy=ssp.BSP(), **changes
+    )
+    assert result.tape.header["round_samples"] == steps * ROUND
+    assert [merge.round for merge in merges(result.tape)] == [0, 1, 2, 3]
 
 
 def test_the_fast_go_on_where_a_run_ends_by_samples():
