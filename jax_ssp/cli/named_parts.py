@@ -27,6 +27,7 @@ from jax_ssp.cli.usage import UsageError, their_errors
 from jax_ssp.compression import Compressor
 from jax_ssp.policies import LocalSteps, Policy
 from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.training.configured import Configured, configured_class
 from jax_ssp.worker.adopt import Mix
 
@@ -77,6 +78,12 @@ def _delay(value: Any) -> Callable[[], Any] | None:
     return (lambda: value) if is_dataclass(value) and callable(value) else None
 
 
+def _hook(value: Any) -> Callable[[], Any] | None:
+    """The field holds several; one that is named stands alone."""
+    made = _class_of(Observer, "jax_ssp.Observer").made(value)
+    return None if made is None else lambda: (made(),)
+
+
 _TRANSFORM = Kind(
     "a function that says it returns an optax transform (-> optax.GradientTransformation)",
     _transform,
@@ -96,6 +103,7 @@ KINDS: dict[str, Kind] = {
     "delta_wire": _WIRE,
     "snapshot_wire": _WIRE,
     "adopt": _class_of(Mix, "jax_ssp.Mix"),
+    "hooks": Kind("a class with the base jax_ssp.Observer, or one of its values", _hook),
 }
 
 

@@ -14,6 +14,7 @@ from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.training.configured import Configured, configured
+from jax_ssp.training.hooks.ema import Ema
 from jax_ssp.worker.adopt import Mix
 
 
@@ -49,6 +50,7 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
         "delta_wire": {**wires, "None": lambda: None},
         "snapshot_wire": {**wires, "None": lambda: None},
         "adopt": {"Mix": Mix, "rebase": lambda: "rebase"},
+        "hooks": {"Ema": lambda: (Ema(0.999),), "None": lambda: ()},
     }
 
 

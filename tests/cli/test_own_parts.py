@@ -103,6 +103,15 @@ def unsaid(rate=1.0):
     raise AssertionError("it was called")
 
 
+@dataclass(eq=False)
+class Enough(ssp.Observer):
+    most: int
+
+    def on_clock(self, row):
+        if row["updates"] >= self.most:
+            self.stop("enough")
+
+
 class Outer:
     Inner = Every
 '''
@@ -159,6 +168,13 @@ def test_a_delay_model_of_ones_own_is_named(config, name, seconds):
     assert said["parts"]["runtime.delay"]["name"] == f"own_parts_here:{name}"
     summary = json.loads((config.parent / "run" / "summary.json").read_text())
     assert summary["seconds"] == 2 * seconds
+
+
+def test_a_hook_of_ones_own_is_named(config):
+    said = ran(config, "--hooks", "own_parts_here:Enough", "--hooks.0.most", "3")
+    assert said["experiment"]["hooks"] == [{"type": "Enough", "most": 3}]
+    summary = json.loads((config.parent / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("early", "enough")
 
 
 def test_a_value_will_do_and_so_will_what_is_installed(config):
