@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 _KINDS = (
     "--policy, --runtime, --runtime.delay, --local-steps, --server-tx, --delta-tx, --delta-wire, "
-    "--snapshot-wire, --adopt and --hooks take a name too: --policy KSync puts that policy in place "
-    "of the file's, at its defaults (but --runtime Virtual keeps the file's num_workers, delay and seed); "
+    "--snapshot-wire, --adopt and --hooks take a name too: --policy KSync puts that policy in "
+    "place of the file's, at its defaults (but --runtime Virtual keeps the file's num_workers, "
+    "delay and seed); "
     "--policy.k 2 after it sets a field of it. One of your own is named module:Name or "
     "folder/file.py:Name, or by its name alone if this file defines or imports it. Several values "
     "after a flag make a sweep: --policy.bound 0 1 3 --seed 0 1 makes six runs."
