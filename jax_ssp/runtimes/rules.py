@@ -87,11 +87,20 @@ def observers(field: str, value: Any) -> tuple[Observer, ...]:
     return each
 
 
+def data(field: str, value: Any) -> Callable[[int], Any]:
+    """A function of a worker's number that gives its batches."""
+    if not callable(value) and hasattr(value, "__iter__"):
+        raise TypeError(
+            f"`{field}` must be a function (worker) -> batches, got {shown(value)}, which each "
+            "worker would need for itself: `lambda worker: ...` makes one in each call."
+        )
+    return function(field, value, "(worker) -> batches")
+
+
 policy = a(Policy, "a Policy such as `ssp.SSP(bound=3)`")
 runtime = a(Runtime, "a Runtime such as `ssp.Devices()`")
 transform = a(optax.GradientTransformation, "an optax transform such as `optax.sgd(0.7)`")
 wire = a(Compressor, "a compressor such as `ssp.compression.Int8()`")
 count = partial(integer, least=1)
 natural = partial(integer, least=0)
-data = partial(function, signature="(worker) -> batches")
 evaluate = partial(function, signature="(params) -> metrics")

@@ -196,6 +196,12 @@ def test_a_loader_trains_as_its_arrays_do():
     assert several.schedule["steps"].tolist() == [3, 3]
 
 
+def test_a_loader_for_all_workers_is_told():
+    message = r"`data` must be a function .*: `lambda worker: ...` makes one in each call"
+    with pytest.raises(TypeError, match=message):
+        trained(Loader(0))
+
+
 def test_a_loader_is_one_pass_unless_it_is_chained():
     assert len(trained(Loader, num_clocks=7).schedule) == 6
     epochs = trained(
