@@ -15,6 +15,7 @@ from tests.helpers.pool import NAMES, pool
 from tests.helpers.subjects import PARAMS, RUN, computing, subjects
 
 SUBJECTS = subjects()
+VERDICTS = ssp.testing.__all__  # which say by an AssertionError what is wrong with a part
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,8 +44,9 @@ def tried(subject, names):
         with oracle.no_longer_than():
             try:
                 subject.sense(subject.call(**{**subject.right, **wrong}))
-            except AssertionError:
-                raise
+            except AssertionError as error:
+                if not (subject.name in VERDICTS and "See it again:" in str(error)):
+                    raise
             except Exception as error:
                 oracle.judge(error, wrong, subject.parameters)
     except Exception as problem:
