@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import optax
 
 from jax_ssp.mitigations.loss_scale import loss_scale_of
 from jax_ssp.mitigations.outer import outer
@@ -68,4 +69,6 @@ def gradients_of(plan: Plan, task: Task) -> tuple[Task, ByRounds | None]:
             '`dynamic_loss_scale` and `optimizer_on="server"` cannot both be given: the scale is '
             f"of the loss, which workers compute. Leave it out (bfloat16 needs none), {_BACK}."
         )
-    return replace(task, step=gradient), by_rounds(outer(optimizer))
+    # Which an `optax.MultiSteps` object is not yet, though workers take it as it is.
+    transform = optax.with_extra_args_support(optimizer)
+    return replace(task, step=gradient), by_rounds(outer(transform))

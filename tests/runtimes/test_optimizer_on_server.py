@@ -221,6 +221,15 @@ def test_on_devices_and_split_over_them():
         jax.tree.map(np.testing.assert_array_equal, result.params, expected.params)
 
 
+def test_what_has_init_and_update_will_do_as_it_does_on_workers():
+    """`optax.MultiSteps` is no transform of optax."""
+    many = optax.MultiSteps(optax.sgd(0.05, momentum=0.9), every_k_schedule=2)
+    params, batches = problem(clocks=4)
+    expected = plain_loop(many, params, batches)
+    assert furthest(run(many, params, batches).params, expected) <= 1e-5
+    assert furthest(params, expected) > 1e-2, "nothing was trained"
+
+
 def test_its_state_is_the_servers():
     params, batches = problem()
     result = run(optax.adam(0.01), params, batches)
