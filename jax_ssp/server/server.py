@@ -39,7 +39,8 @@ class Server:
 
     `delta_tx` is called for every delta, as it was pushed and in the order of the merge; then the
     deltas are weighted and summed, and `server_tx` is called once. Both get the extra arguments
-    `staleness` (versions), `lag` (clocks), `worker` and `num_workers`, all int32 scalars; and
+    `staleness` (versions), `lag` (clocks), `worker`, `num_workers` and `round` (in a run as many
+    samples as one synchronous step of all workers; here a merge), all int32 scalars; and
     `stale_params`, the base that the delta is measured from, if it is a required argument of their
     update. Of several deltas in one merge, `server_tx` is told about the stalest. Where merges have
     one delta each, the two differ by the weight alone. Both see masters: parameters, deltas and

@@ -11,7 +11,7 @@ import pytest
 from jax_ssp.mitigations import outer
 from jax_ssp.server.server import Server
 
-EXTRAS = ("staleness", "lag", "worker", "num_workers")
+EXTRAS = ("staleness", "lag", "worker", "num_workers", "round")
 
 
 def tree(seed: int) -> dict[str, np.ndarray]:
@@ -165,10 +165,10 @@ def test_parameters_that_cannot_be_averaged_are_refused():
 
 
 def test_numbers_about_a_delta_may_be_numpys():
-    server = Server({"told": jnp.zeros(4)}, reader([]))
-    delta = {"told": jnp.ones(4)}
+    server = Server({"told": jnp.zeros(5)}, reader([]))
+    delta = {"told": jnp.ones(5)}
     server.merge([delta], staleness=np.int64(3), lag=jnp.int32(2), worker=np.array([1]))
-    assert server.params["told"].tolist() == [3.0, 2.0, 1.0, 1.0]
+    assert server.params["told"].tolist() == [3.0, 2.0, 1.0, 1.0, 0.0]
     for value in (1.5, [1.5], "3"):
         with pytest.raises(TypeError, match=r"`merge\(lag=...\)(\[0\])?` must be an integer"):
             server.merge([delta], lag=value)
@@ -364,23 +364,23 @@ def reader(traces: list) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def test_a_transform_reads_staleness_lag_worker_and_num_workers_as_int32_scalars():
+def test_a_transform_reads_what_it_is_told_as_int32_scalars():
     traces = []
-    server = Server({"told": jnp.zeros(4)}, optax.chain(optax.identity(), reader(traces)))
+    server = Server({"told": jnp.zeros(5)}, optax.chain(optax.identity(), reader(traces)))
     traces.clear()  # it was asked what it needs
-    delta = {"told": jnp.ones(4)}
+    delta = {"told": jnp.ones(5)}
     server.merge([delta], staleness=5, lag=2, worker=7, num_workers=9)
-    assert server.params["told"].tolist() == [5.0, 2.0, 7.0, 9.0]
+    assert server.params["told"].tolist() == [5.0, 2.0, 7.0, 9.0, 0.0]
     server.merge([delta, delta])  # the defaults; num_workers is the number of deltas
-    assert server.params["told"].tolist() == [5.0, 2.0, 7.0, 11.0]
+    assert server.params["told"].tolist() == [5.0, 2.0, 7.0, 11.0, 1.0]  # a merge is a round
     assert traces == [dict.fromkeys(EXTRAS, (np.dtype(np.int32), ()))] * 2
 
 
 def test_one_compilation_serves_every_staleness_lag_worker_and_number_of_workers(compilations):
     traces = []
-    server = Server({"told": jnp.zeros(4)}, reader(traces))
+    server = Server({"told": jnp.zeros(5)}, reader(traces))
     traces.clear()
-    delta = {"told": jnp.ones(4)}
+    delta = {"told": jnp.ones(5)}
     compilations()
     server.merge([delta])
     assert (len(traces), compilations()) == (1, 1)

@@ -54,7 +54,8 @@ def test_every_transform_that_names_a_new_fact_gets_it(where, runtime, more):
 
 
 def test_a_merge_is_told_of_in_one_array_of_int32(more):
-    deltas = [arrival(staleness, lag=staleness + 5, num_workers=4) for staleness in (1, 3, 3, 0)]
+    told = {"num_workers": 4, "round": 6}
+    deltas = [arrival(staleness, lag=staleness + 5, **told) for staleness in (1, 3, 3, 0)]
     table = table_of(deltas)
     assert table.dtype == np.int32
     assert table.shape == (5, len(FACTS))
@@ -65,6 +66,7 @@ def test_a_merge_is_told_of_in_one_array_of_int32(more):
         "lag": 8,
         "worker": 0,
         "num_workers": 4,
+        "round": 6,
     }
 
 
