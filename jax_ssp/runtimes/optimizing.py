@@ -25,22 +25,10 @@ from jax_ssp.worker.check import check_optimizer, name_of
 _BACK = 'or leave the optimizer with them: `optimizer_on="workers"`'
 
 
-def gradients_of(plan: Plan, task: Task) -> tuple[Task, ByRounds | None]:
-    """The task as the workers carry it out, and the optimizer as the server is to apply it.
-
-    Args:
-        plan: says where the optimizer lives.
-        task: with the step as it was given.
-
-    Returns:
-        The task as it is, and None, where it lives on the workers.
-
-    Raises:
-        TypeError: if the step does not say what its optimizer is.
-        ValueError: if the plan has something that goes with the optimizers of workers only.
-    """
+def check_placed(plan: Plan) -> None:
+    """Raise ValueError if the plan has something that goes with the optimizers of workers only."""
     if plan.optimizer_on == "workers":
-        return task, None
+        return
     server_tx, _ = plan.transforms()
     if server_tx is not None:
         raise ValueError(
@@ -54,6 +42,24 @@ def gradients_of(plan: Plan, task: Task) -> tuple[Task, ByRounds | None]:
             f'{what} keeps what a worker came to by itself, and with `optimizer_on="server"` it '
             f"comes to nothing but gradients; leave it out, {_BACK}."
         )
+
+
+def gradients_of(plan: Plan, task: Task) -> tuple[Task, ByRounds | None]:
+    """The task as the workers carry it out, and the optimizer as the server is to apply it.
+
+    Args:
+        plan: says where the optimizer lives.
+        task: with the step as it was given.
+
+    Returns:
+        The task as it is, and None, where it lives on the workers.
+
+    Raises:
+        TypeError: if the step does not say what its optimizer is.
+        ValueError: if the optimizer has a loss scale.
+    """
+    if plan.optimizer_on == "workers":
+        return task, None
     step: Any = task.step
     optimizer, gradient = (getattr(step, name, None) for name in ("optimizer", "gradient"))
     if optimizer is None or not getattr(gradient, "of_gradients", False):

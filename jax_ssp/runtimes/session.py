@@ -17,7 +17,7 @@ from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.budget import check_countable, in_samples, samples_of_round
 from jax_ssp.runtimes.faults import not_finite
-from jax_ssp.runtimes.optimizing import gradients_of
+from jax_ssp.runtimes.optimizing import check_placed, gradients_of
 from jax_ssp.runtimes.plan import COMPUTED, Plan, Task
 from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.states import States
@@ -99,6 +99,7 @@ def make_session(plan: Plan, task: Task) -> Session:
     runtime = plan.runtime
     num_workers = runtime.count()
     plan.policy.check(num_workers)
+    check_placed(plan)
     if not runtime.computes:
         check_countable(plan)
         return Session(plan, task, num_workers)

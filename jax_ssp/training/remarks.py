@@ -104,7 +104,7 @@ def _cancels(session: Session, step: Any) -> Iterator[str]:
             "of a gradient, and this optimizer divides by the size of gradients (as Adam and Lion "
             f"do), so each merge counts in full: a round makes about {workers / merged:.3g} whole "
             "updates. Divide the learning rate by that, or have all deltas of a round merged "
-            "together (`BSP`, `KSync`)"
+            "together (`BSP`)"
         )
 
 

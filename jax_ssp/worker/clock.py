@@ -67,7 +67,7 @@ def clock_fn(
         ) -> tuple[Params, WorkerState, Mapping[str, jax.Array]]:
             here = _stayed if _of_gradients(step) else _reached
             local = kinds.rounded(base if progress is None else here(kinds, base, progress))
-            own_key, now = jax.random.fold_in(key, number), jnp.asarray(round, jnp.int32) + number
+            own_key, now = jax.random.fold_in(key, number), _round_of(step, round, number)
             delta, state, metrics = _stepped(step, local, state, batch, own_key, now)
             delta = kinds.masters(delta)
             if kinds.has_averaged:
@@ -98,6 +98,12 @@ def clock_fn(
 
 def _of_gradients(step: Step) -> bool:
     return getattr(step, "of_gradients", False)
+
+
+def _round_of(step: Step, round: Any, number: Any) -> jax.Array:
+    """At which round a step is; the gradients of a clock are all of one."""
+    now = jnp.asarray(round, jnp.int32)
+    return now if _of_gradients(step) else now + number
 
 
 def _stepped(

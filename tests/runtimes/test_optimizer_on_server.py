@@ -346,6 +346,15 @@ def test_what_goes_with_workers_only_is_refused(name):
     assert 'optimizer_on="workers"' in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "given", [{"overlap": 1}, {"adopt": ssp.Mix(0.5)}, {"server_tx": optax.identity()}]
+)
+def test_a_rehearsal_without_computing_refuses_the_same(given):
+    runtime = ssp.Virtual(num_workers=WORKERS, compute=False)
+    with pytest.raises(ValueError, match='optimizer_on="workers"'):
+        ssp.train(runtime=runtime, optimizer_on="server", num_clocks=2, local_steps=2, **given)
+
+
 # What is said.
 
 
