@@ -197,6 +197,8 @@ def _in_process(work: Work, log: str, connection: Connection, settings: Mapping[
         with lock, contextlib.suppress(OSError):
             connection.send_bytes(text.encode(errors="replace"))
 
+    # What a shell starts in the background ignores it, and so would this; but here it is meant.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FROM_TERMINALS)
     sys.exit(work(tell))
 
