@@ -28,6 +28,13 @@ _SCHEDULES: tuple[type, ...] = (
     type(jax.eval_shape(lambda: optax.add_decayed_weights(float).init(()))),
 )
 _LEFT_ALONE = (*_SCHEDULES, optax.MultiStepsState)
+_BY_THEMSELVES = (  # states of optax with a count that functions are looked up by
+    "ConditionallyMaskState",
+    "ConditionallyTransformState",
+    "MultiStepsState",
+    "ScaleByAdemamixState",
+    "ScheduleFreeState",
+)
 
 
 def at_round(state: Any, round: Any) -> Any:
@@ -103,7 +110,7 @@ def counts_by_itself(state: Any) -> list[str]:
         fields = getattr(node, "_fields", None) or getattr(node, "__dataclass_fields__", None)
         if isinstance(node, _SCHEDULES):
             return
-        if kind.__name__ in ("MultiStepsState", "ScheduleFreeState"):
+        if kind.__name__ in _BY_THEMSELVES:
             found.append(kind.__name__)
             if isinstance(node, optax.MultiStepsState):
                 return

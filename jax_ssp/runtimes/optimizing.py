@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import optax
 
+from jax_ssp.mitigations.as_given import AsGiven
 from jax_ssp.mitigations.loss_scale import loss_scale_of
 from jax_ssp.mitigations.outer import outer
 from jax_ssp.rounds import ByRounds, by_rounds
@@ -23,6 +24,10 @@ from jax_ssp.runtimes.plan import Plan, Task
 from jax_ssp.worker.check import check_optimizer, name_of
 
 _BACK = 'or leave the optimizer with them: `optimizer_on="workers"`'
+
+
+class _AsGiven(ByRounds, AsGiven):
+    """An optimizer that the server takes wherever it goes."""
 
 
 def check_placed(plan: Plan) -> None:
@@ -77,4 +82,7 @@ def gradients_of(plan: Plan, task: Task) -> tuple[Task, ByRounds | None]:
         )
     # Which an `optax.MultiSteps` object is not yet, though workers take it as it is.
     transform = optax.with_extra_args_support(optimizer)
-    return replace(task, step=gradient), by_rounds(outer(transform))
+    applied = by_rounds(outer(transform))
+    if isinstance(optimizer, AsGiven):
+        applied = _AsGiven(*applied)
+    return replace(task, step=gradient), applied

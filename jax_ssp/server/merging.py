@@ -22,7 +22,7 @@ from jax_ssp.pairs import is_complex, on_pairs
 from jax_ssp.rounds import ByRounds
 from jax_ssp.server import transforms
 from jax_ssp.server.partition import Cut
-from jax_ssp.server.uphill import check_downhill
+from jax_ssp.server.uphill import OF_DELTAS, OF_GRADIENTS, check_downhill
 from jax_ssp.trees import Params, as_float, weighted, widened
 from jax_ssp.views import Views, seeing
 
@@ -119,14 +119,16 @@ class Merging:
                 return seeing(on_pairs(tx), views, params, f"`{name}`")
             return transforms.supported(tx, trained)
 
-        self._server_tx = seen("server_tx", server_tx or optax.identity())
+        # What messages call it.
+        called = "step.optimizer" if isinstance(server_tx, ByRounds) else "server_tx"
+        self._server_tx = seen(called, server_tx or optax.identity())
         self._delta_tx = None if delta_tx is None else seen("delta_tx", delta_tx)
-        self._named = {"server_tx": self._server_tx}
+        self._named = {called: self._server_tx}
         if self._delta_tx is not None:
             self._named["delta_tx"] = self._delta_tx
         asking = [transforms.checked(name, tx, params) for name, tx in self._named.items()]
         self.wants_base = any(asking)
-        given = {"server_tx": server_tx, "delta_tx": delta_tx}
+        given = {called: server_tx, "delta_tx": delta_tx}
         self._dropping = {
             name
             for name, tx in self._named.items()
@@ -139,7 +141,8 @@ class Merging:
         for name, tx in self._named.items():
             if given[name] is not None and not isinstance(given[name], AsGiven):
                 facts = transforms.supposed(num_workers=2)
-                check_downhill(name, tx, params, layout.flags, facts, self.wants_base)
+                says = OF_GRADIENTS if isinstance(given[name], ByRounds) else OF_DELTAS
+                check_downhill(name, tx, params, layout.flags, facts, self.wants_base, says)
 
     def init(self, params: Params) -> State:
         """The state before the first merge."""

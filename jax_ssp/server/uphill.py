@@ -25,6 +25,16 @@ STEEPEST = -0.1  # the least cosine between deltas and what a transform makes of
 PLAIN = 0.5  # a cosine from which on one call is enough
 LEAVES = 8  # that are tried at most; the others are empty
 
+OF_DELTAS = (
+    "what it makes of deltas points against them, as an optimizer turns a gradient round. Give it "
+    "as `ssp.outer(optimizer)`; or, if it is meant so, as `ssp.as_given(transform)`."
+)
+OF_GRADIENTS = (
+    "what it makes of gradients points along them, in all that is trained or in one leaf of it, as "
+    "where `optax.masked` hands on the gradients that its mask leaves out. Have it go down there "
+    "too (`optax.partition`); or, if it is meant so, give it as `ssp.as_given(optimizer)`."
+)
+
 
 def check_downhill(
     name: str,
@@ -33,6 +43,7 @@ def check_downhill(
     averaged: Tree,
     extras: Mapping[str, Any],
     wants_base: bool,
+    says: str = OF_DELTAS,
 ) -> None:
     """Refuse a transform that goes uphill; where it cannot be tried, say nothing.
 
@@ -46,6 +57,7 @@ def check_downhill(
         averaged: tree of booleans like `params`: what the transform leaves alone.
         extras: what its update is told.
         wants_base: whether it is given `stale_params` too.
+        says: what the message says of it, and the remedy.
 
     Raises:
         ValueError: if that odd part, summed over the calls, points against the deltas: in all that
@@ -58,11 +70,7 @@ def check_downhill(
     except Exception:  # whatever it does where arrays are small: it is only a trial
         return
     if min(cosines, default=1.0) < STEEPEST:
-        raise ValueError(
-            f"`{name}` goes uphill: what it makes of deltas points against them, as an optimizer "
-            "turns a gradient round. Give it as `ssp.outer(optimizer)`; or, if it is meant so, as "
-            "`ssp.as_given(transform)`."
-        )
+        raise ValueError(f"`{name}` goes uphill: {says}")
 
 
 class _Trial:

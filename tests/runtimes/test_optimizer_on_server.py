@@ -355,6 +355,25 @@ def test_a_rehearsal_without_computing_refuses_the_same(given):
         ssp.train(runtime=runtime, optimizer_on="server", num_clocks=2, local_steps=2, **given)
 
 
+def test_what_goes_uphill_is_refused_as_the_optimizer_unless_it_is_meant_so():
+    """`optax.masked` hands on what its mask leaves out: a gradient, as an update."""
+    params, batches = problem(clocks=2)
+    optimizer = optax.masked(optax.sgd(0.05), no_vectors)
+    with pytest.raises(ValueError, match=r"^`step\.optimizer` goes uphill.*`ssp\.as_given"):
+        run(optimizer, params, batches)
+    result = run(ssp.as_given(optimizer), params, batches)
+    assert furthest(result.params, plain_loop(optimizer, params, batches)) <= 1e-5
+
+
+def test_a_transform_that_cannot_be_called_is_named_as_the_optimizer():
+    told = optax.GradientTransformationExtraArgs(
+        optax.identity().init, lambda updates, state, params, *, lag: (updates, state)
+    )
+    params, batches = problem(clocks=1)
+    with pytest.raises(TypeError, match=r"`step\.optimizer` cannot be called"):
+        run(told, params, batches)
+
+
 # What is said.
 
 
@@ -381,6 +400,14 @@ def test_a_weight_that_cancels_is_said():
     assert "counts in full" not in remarks(optax.adam(0.1), policy=ssp.SSP(), weight="sum")
 
 
+def test_that_it_cancels_is_seen_at_any_learning_rate():
+    """In the first round of a long warm-up too, and where the first call makes nothing."""
+    warmup = optax.linear_schedule(0.0, 1e-3, 5000)
+    assert "counts in full" not in remarks(optax.sgd(warmup), policy=ssp.ASP())
+    assert "counts in full" in remarks(optax.adam(1e-9), policy=ssp.ASP())
+    assert "counts in full" in remarks(optax.contrib.adopt(1e-3), policy=ssp.ASP())
+
+
 def test_steps_that_would_send_zeros_are_said():
     many = optax.MultiSteps(optax.sgd(SCHEDULE), every_k_schedule=2)
     optimizer = optax.GradientTransformation(many.init, many.update)
@@ -392,6 +419,8 @@ def test_steps_that_would_send_zeros_are_said():
 def test_schedules_that_are_not_set_are_said():
     free = optax.contrib.schedule_free_sgd(0.1)
     assert "ScheduleFreeState" in remarks(free, optimizer_on="workers")
+    late = optax.conditionally_mask(optax.sgd(0.1), lambda step: step > 1)
+    assert "ConditionallyMaskState" in remarks(late)
     outer = ssp.outer(optax.sgd(SCHEDULE))
     said = remarks(optax.sgd(0.1), optimizer_on="workers", server_tx=outer)
     assert "`server_tx` count versions" in said
