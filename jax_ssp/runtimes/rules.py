@@ -91,8 +91,8 @@ def data(field: str, value: Any) -> Callable[[int], Any]:
     """A function of a worker's number that gives its batches."""
     if not callable(value) and hasattr(value, "__iter__"):
         raise TypeError(
-            f"`{field}` must be a function (worker) -> batches, got {shown(value)}, which each "
-            "worker would need for itself: `lambda worker: ...` makes one in each call."
+            f"`{field}` must be a function (worker) -> batches, got {shown(value)}; each worker "
+            "needs one of its own: give a function that makes it, `lambda worker: ...`."
         )
     return function(field, value, "(worker) -> batches")
 

@@ -144,7 +144,10 @@ BAD_TYPES = {
         {"observers": [ssp.Observer]},
         r"`observers\[0\]` must be an `ssp.Observer`, got Observer; ",
     ),
-    "data": ({"data": [1, 2]}, r"`data` must be a function \(worker\) -> batches, got \[1, 2\]\."),
+    "data": (
+        {"data": [1, 2]},
+        r"`data` must be a function \(worker\) -> batches, got \[1, 2\]; each worker needs one",
+    ),
     "no batches": (
         {"data": lambda worker: 3},
         r"`data\(worker=0\)` must return an iterator of batches, got int",
