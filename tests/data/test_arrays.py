@@ -197,7 +197,7 @@ def test_a_loader_trains_as_its_arrays_do():
 
 
 def test_a_loader_for_all_workers_is_told():
-    message = r"`data` must be a function .*: `lambda worker: ...` makes one in each call"
+    message = r"`data` must be a function .* needs one of its own: .* `lambda worker: ...`"
     with pytest.raises(TypeError, match=message):
         trained(Loader(0))
 
