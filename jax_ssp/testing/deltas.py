@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_ssp.server.transforms import supposed
 from jax_ssp.trees import Tree
 
 MERGES = 12
@@ -38,8 +39,8 @@ def mixed() -> dict[str, Any]:
 
 def extras(staleness: Any, base: Tree) -> dict[str, Any]:
     """What the server passes, and something that a later version of it may pass."""
-    others = {"lag": jnp.int32(1), "worker": jnp.int32(2), "num_workers": jnp.int32(NUM_WORKERS)}
-    return {"staleness": staleness, "stale_params": base, **others, "moon": jnp.float32(0.3)}
+    told = supposed(staleness=staleness, lag=1, worker=2, num_workers=NUM_WORKERS)
+    return {**told, "stale_params": base, "moon": jnp.float32(0.3)}
 
 
 def merges(zeros: Tree, seed: int = 0, length: int = MERGES) -> SimpleNamespace:

@@ -98,10 +98,7 @@ class NnxStep:
     @cached_property
     def gradient(self) -> NnxStep:
         """The step whose delta is minus the gradient; the optimizer is elsewhere."""
-        other = copy.copy(self)
-        other.optimizer, other.of_gradients = DESCENT, True
-        other._tx = self._seeing(DESCENT)
-        return other
+        return self._with(optimizer=DESCENT, of_gradients=True, _tx=self._seeing(DESCENT))
 
     def _seeing(self, optimizer: optax.GradientTransformation) -> Any:
         return seeing(on_pairs(optimizer), self.views, self.params, "the optimizer")
@@ -112,8 +109,13 @@ class NnxStep:
         In a jitted function, `step.holding(frozen).model(params)` has what is frozen as an argument
         rather than as constants of the program.
         """
+        return self._with(frozen=frozen)
+
+    def _with(self, **changed: Any) -> NnxStep:
+        """A copy in which this is different, and what is made of it is made anew."""
         other = copy.copy(self)
-        other.frozen = frozen
+        vars(other).pop("gradient", None)
+        vars(other).update(changed)
         return other
 
     def init(self, params: dict[str, jax.Array]) -> NnxState:

@@ -6,7 +6,8 @@ import optax
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.testing import check_mitigation
+from jax_ssp.server.transforms import FACTS
+from jax_ssp.testing import check_mitigation, deltas
 
 
 def made(update, init=lambda params: ()):
@@ -81,6 +82,10 @@ BROKEN = {
 def test_what_is_wrong_is_caught_and_seen_again(update, said):
     with pytest.raises(AssertionError, match=f"(?s){said}.*See it again: .*seed=3"):
         check_mitigation(made(update), seed=3)
+
+
+def test_a_transform_is_told_all_that_a_server_tells_it():
+    assert set(FACTS) < set(deltas.extras(jnp.int32(1), {}))
 
 
 def test_the_parameters_are_no_state_that_may_be_given_away():

@@ -243,6 +243,14 @@ def test_an_evaluation_can_have_it_as_an_argument():
     assert len(outputs.lower(step.params, step.frozen).as_text()) < 50_000
 
 
+def test_the_gradient_of_a_step_with_other_frozen_weights_has_those():
+    step = nnx_step(1.0)
+    assert step.gradient.frozen is step.frozen
+    other = {name: leaf + 1 for name, leaf in step.frozen.items()}
+    assert step.holding(other).gradient.frozen is other
+    assert step.gradient.holding(other).of_gradients
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_replay_with_other_frozen_weights_is_told(name):
     make, spec = STEPS[name]
