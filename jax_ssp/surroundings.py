@@ -39,6 +39,11 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
+def is_watched() -> bool:
+    """Whether a person sees what is shown now: in a notebook, or on a terminal."""
+    return surroundings() == "notebook" or is_terminal(sys.stderr)
+
+
 def more_cpu_devices(number: int) -> str:
     """What a person can do for that many CPU devices once JAX has started with fewer.
 

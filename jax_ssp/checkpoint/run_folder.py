@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax_ssp
@@ -96,12 +95,7 @@ class RunFolder(Observer):
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -172,13 +166,11 @@ class RunFolder(Observer):
         self.finishes = False
         try:
             self.finish(result, None if error is None else in_words(error))
-            with contextlib.suppress(Exception):  # the picture can be drawn again
-                result.draw(self.saved_in / PICTURE)
         finally:
             self.close()
 
     def finish(self, result: Finished, error: str | None = None) -> dict[str, Any]:
-        """Save the last version and the summary.
+        """Save the last version and the summary, and draw the run.
 
         Args:
             result: of the run; it may have ended early.
@@ -206,6 +198,8 @@ class RunFolder(Observer):
             self._save_elsewhere(result, summary)
         if broken:
             raise broken[0]
+        with contextlib.suppress(Exception):  # nothing was merged; or it can be drawn again
+            result.draw(self.saved_in / PICTURE)
         return summary()
 
     def _save(

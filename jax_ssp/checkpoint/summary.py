@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from jax_ssp.controller import check_contract
@@ -51,6 +52,7 @@ class Finished(Protocol):
     def wall_seconds(self) -> float: ...
     @property
     def computing(self) -> float: ...
+    def draw(self, to: Path) -> None: ...
 
 
 def extent(result: Finished) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jax_ssp.cli.exits import DONE
+from jax_ssp.failures import DONE
 
 
 def declare(commands: Any) -> None:

@@ -20,11 +20,21 @@ from typing import Any, NoReturn
 
 from jax_ssp.cli.output import Steady, steady_streams, was_left
 from jax_ssp.cli.usage import Ended, UsageError, user_frames
-from jax_ssp.failures import WHOLE_TRACEBACK, in_a_word, note_traceback, notes
+from jax_ssp.failures import (
+    BUG,
+    DIVERGED,
+    DONE,
+    INTERRUPTED,
+    UNREAD,
+    USAGE,
+    WHOLE_TRACEBACK,
+    in_a_word,
+    note_traceback,
+    notes,
+)
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
-DONE, BUG, USAGE, DIVERGED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
 _NOT_SHOWN = ("JAX has removed its internal frames", "`.result`")  # notes for programmers
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp.cli import exits
-from jax_ssp.cli.exits import BUG, DONE, EXIT_CODES
+from jax_ssp.cli.exits import EXIT_CODES
 from jax_ssp.cli.usage import usage_errors
+from jax_ssp.failures import BUG, DONE
 from jax_ssp.files import say
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 from jax_ssp.runtimes.observer import Observer
@@ -48,10 +49,8 @@ def run_one(
         progress: shows the run; by default one of its own.
     """
     from jax_ssp.checkpoint.run_folder import RunFolder
-    from jax_ssp.report.environment import environment
     from jax_ssp.report.progress import Progress
-    from jax_ssp.training.in_folder import saved
-    from jax_ssp.training.own_parts import own_parts
+    from jax_ssp.training.in_folder import known_of, saved
 
     about = dict(source)  # what is known of the run by its start is written then
     with usage_errors():
@@ -63,8 +62,7 @@ def run_one(
         print(f"{experiment.name}: building and compiling", file=sys.stderr)
         with usage_errors():
             plan, task = experiment.ready()
-            about |= {"environment": environment(), "experiment": experiment.describe()}
-            about["parts"] = own_parts(experiment)
+            about |= known_of(experiment)
         interrupts.check()  # if one was swallowed
         result, summary = saved(
             run_folder, lambda: trained(plan, task, [run_folder, progress or Progress(), signals])

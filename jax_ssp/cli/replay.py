@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jax_ssp.cli.exits import BUG, DONE
 from jax_ssp.cli.inputs import config_of, experiment_of, run_of, tape_of
 from jax_ssp.cli.one import trained
 from jax_ssp.cli.usage import UsageError, usage_errors
+from jax_ssp.failures import BUG, DONE
 from jax_ssp.records import short
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from jax_ssp.cli import exits
 from jax_ssp.cli.config_file import imported
-from jax_ssp.cli.exits import DONE
 from jax_ssp.cli.usage import UsageError, usage_errors
+from jax_ssp.failures import DONE
 
 
 def declare(commands: Any) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jax_ssp.cli.config_file import chosen
-from jax_ssp.cli.exits import DONE
 from jax_ssp.cli.one import run_one
 from jax_ssp.cli.sweep import list_runs, run_sweep
 from jax_ssp.cli.usage import usage_errors
+from jax_ssp.failures import DONE
 from jax_ssp.files import digest_of
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jax_ssp.cli import exits
 from jax_ssp.cli.config_file import Chosen, chosen
-from jax_ssp.cli.exits import BUG, DONE, INTERRUPTED, USAGE
 from jax_ssp.cli.one import run_one
 from jax_ssp.cli.usage import UsageError, usage_errors
+from jax_ssp.failures import BUG, DONE, INTERRUPTED, USAGE
 from jax_ssp.files import say
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jax_ssp.cli.exits import BUG, DONE
 from jax_ssp.cli.inputs import tape_of
+from jax_ssp.failures import BUG, DONE
 
 
 def declare(commands: Any) -> None:

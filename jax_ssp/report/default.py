@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import threading
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from jax_ssp import checks
 from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.rules import observers as check_observers
-from jax_ssp.surroundings import is_terminal, surroundings
+from jax_ssp.surroundings import is_watched
 
 
 def with_progress(
@@ -45,4 +44,4 @@ def _somebody_looks() -> bool:
         return False
     if multiprocessing.parent_process() is not None:
         return False
-    return surroundings() == "notebook" or is_terminal(sys.stderr)
+    return is_watched()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Literal
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +17,7 @@ from rich.text import Text
 from jax_ssp.report.labels import shortened
 from jax_ssp.report.progress import Progress
 from jax_ssp.report.tables import format_seconds
-from jax_ssp.surroundings import is_terminal, surroundings
+from jax_ssp.surroundings import is_watched
 
 State = Literal["running", "over", "to come", "not run"]
 DRAW_SECONDS = 0.25
@@ -56,8 +54,7 @@ class SweepView:
         self._due = 0.0
         self._console = console or Console(stderr=True, force_jupyter=False)
         in_place = not one_by_one and self._console.is_interactive
-        person = is_terminal(sys.stderr) or surroundings() == "notebook"
-        self._shown = person if progress is None else progress
+        self._shown = is_watched() if progress is None else progress
         self._live = (
             Live(console=self._console, auto_refresh=False, get_renderable=self.screen)
             if in_place and self._shown
@@ -69,12 +66,7 @@ class SweepView:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self.draw(now=True)
             with contextlib.suppress(Exception):

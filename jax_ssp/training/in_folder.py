@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from jax_ssp.checkpoint.claim import PICTURE
 from jax_ssp.failures import in_a_word, note, note_traceback
 from jax_ssp.files import say
+from jax_ssp.report.environment import environment
+from jax_ssp.training.own_parts import own_parts
 
 if TYPE_CHECKING:
     from jax_ssp.checkpoint.run_folder import RunFolder
+    from jax_ssp.training.experiment import Experiment
     from jax_ssp.training.result import Result
+
+
+def known_of(experiment: Experiment) -> dict[str, Any]:
+    """What a run's `config.json` says of it: what is run, with which parts, and where."""
+    return {
+        "environment": environment(),
+        "experiment": experiment.describe(),
+        "parts": own_parts(experiment),
+    }
 
 
 def saved(folder: RunFolder, train: Callable[[], Result]) -> tuple[Result, dict[str, Any]]:
@@ -32,7 +42,7 @@ def saved(folder: RunFolder, train: Callable[[], Result]) -> tuple[Result, dict[
     except BaseException as error:
         _save_what_there_is(error, folder)
         raise
-    return result, _save(folder, result)
+    return result, folder.finish(result)
 
 
 def _save_what_there_is(error: BaseException, folder: RunFolder) -> None:
@@ -41,16 +51,7 @@ def _save_what_there_is(error: BaseException, folder: RunFolder) -> None:
     if not folder.began:
         return
     if result is not None:
-        summary = _save(folder, result, in_a_word(error))
+        summary = folder.finish(result, in_a_word(error))
         say(f"{result.updates} updates up to the {summary['status']} end are in {folder.saved_in}")
     if not isinstance(error, KeyboardInterrupt):
         note(error, note_traceback(error, folder.saved_in / "error.txt"))
-
-
-def _save(folder: RunFolder, result: Result, error: str | None = None) -> dict[str, Any]:
-    """Save all of a run, and draw it; gives the summary."""
-    summary = folder.finish(result, error)
-    with suppress(Exception):  # the picture can be drawn again
-        if len(result.schedule):
-            result.draw(folder.saved_in / PICTURE)
-    return summary

@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 
 from jax_ssp import checks
 from jax_ssp.checkpoint.run_folder import RunFolder
+from jax_ssp.failures import BUG, DONE, INTERRUPTED
 from jax_ssp.report.default import with_progress
-from jax_ssp.report.environment import environment
 from jax_ssp.report.sweep_view import told_progress
 from jax_ssp.runtimes.interrupts import listening
 from jax_ssp.training.experiment import Experiment
-from jax_ssp.training.in_folder import saved
+from jax_ssp.training.in_folder import known_of, saved
 from jax_ssp.training.own_parts import own_parts
 from jax_ssp.training.run import run
-
-INTERRUPTED = 128 + signal.SIGINT  # the exit code of a run that a signal has ended
 
 
 class Member(NamedTuple):
@@ -128,9 +126,10 @@ def _run(experiment: Experiment, path: Path, observers: Sequence[Any]) -> int:
         interrupts.deferred(math.inf) as held,
     ):
         plan, task = experiment.ready()
-        about |= {"environment": environment(), "experiment": experiment.describe()}
-        about["parts"] = own_parts(experiment)
+        about |= known_of(experiment)
         if held.count:
             return INTERRUPTED
         result, _ = saved(folder, lambda: run(plan, task, [folder, *observers]))
-    return INTERRUPTED if result.status == "interrupted" else int(bool(folder.problems))
+    if result.status == "interrupted":
+        return INTERRUPTED
+    return BUG if folder.problems else DONE

@@ -17,14 +17,13 @@ from pathlib import Path
 
 from jax_ssp import checks
 from jax_ssp.checkpoint.sweep_folder import OUTPUT, SweepFolder
-from jax_ssp.failures import in_a_word, note_traceback
+from jax_ssp.failures import BUG, DONE, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.files import say
 from jax_ssp.report.sweep_view import SweepView
 from jax_ssp.runtimes.interrupts import listening
 from jax_ssp.training.experiment import Experiment
 from jax_ssp.training.jobs import default_jobs
 from jax_ssp.training.members import (
-    INTERRUPTED,
     Member,
     checked_experiments,
     fits_elsewhere,
@@ -135,7 +134,7 @@ def _one_after_the_other(
 ) -> dict[int, SweptRun]:
     """Run members in this process."""
     runs: dict[int, SweptRun] = {}
-    code: int | None = 0
+    code: int | None = DONE
     with listening() as interrupts, interrupts.deferred(math.inf) as held:
         for number, folder in folders.items():
             error = ""
@@ -157,7 +156,7 @@ def _tried(here: Callable[[Path], int], folder: Path) -> tuple[int, str]:
         return INTERRUPTED, ""
     except (Exception, SystemExit) as error:
         say(f"error: {in_a_word(error)}\n  {note_traceback(error, folder / 'error.txt')}")
-        return 1, in_a_word(error)
+        return BUG, in_a_word(error)
 
 
 def _at_once(

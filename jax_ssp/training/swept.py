@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from jax_ssp.checkpoint.claim import TAPE
 from jax_ssp.checkpoint.run_reader import Run
 from jax_ssp.checkpoint.sweep_folder import OUTPUT, flat
+from jax_ssp.failures import BUG, INTERRUPTED, USAGE
 from jax_ssp.report.sweep import compare
 from jax_ssp.report.tables import markdown_table
 
 if TYPE_CHECKING:
     from jax_ssp.training.experiment import Experiment
-
-_USAGE = 2  # the exit code of what was refused
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ def swept(experiment: Experiment, folder: Path, code: int | None, error: str = "
         memory = " (did its memory run out?)" if code == -signal.SIGKILL else ""
         return SweptRun(**about, status=status, error=f"its process was ended{memory}", run=run)
     if summary is None:
-        status = {_USAGE: "refused", 128 + signal.SIGINT: "interrupted"}.get(code, "failed")
-    if code in (1, _USAGE):
+        status = {USAGE: "refused", INTERRUPTED: "interrupted"}.get(code, "failed")
+    if code in (BUG, USAGE):
         said = error or (summary or {}).get("error") or _last_error(folder / OUTPUT)
         return SweptRun(**about, status=status, error=said or f"exit code {code}", run=run)
     return SweptRun(**about, status=status, run=run)
