@@ -24,7 +24,7 @@ from jax_ssp import checks
 from jax_ssp.checkpoint.claim import METRICS
 from jax_ssp.checkpoint.events import Events, Pieces
 from jax_ssp.records import RECORD, check_record, one_of, parsed_json, short
-from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.observer import Observer, measures
 
 POINT_SECONDS = 0.1  # of real time in one TensorBoard point
 EVENTS_SECONDS = 10.0  # between flushes of TensorBoard's file; each waits for the disk
@@ -79,10 +79,7 @@ class MetricsWriter(Observer):
 
     def on_clock(self, row: Mapping[str, Any]) -> None:
         self._write("clock", row)
-        own = {"clock_seconds": row["finish"] - row["start"]}
-        own |= {name: row[name] for name in ("steps", "samples")}
-        if row["merge_version"] >= 0:  # a dropped delta has neither
-            own |= {"staleness": row["staleness"], "lag": row["lag"]}
+        own = {**measures(row), **{name: row[name] for name in ("steps", "samples")}}
         for group, values in (("train", row["metrics"]), ("ssp", own)):
             self._events.add(group, values, row["updates"])
             if self._by_worker:

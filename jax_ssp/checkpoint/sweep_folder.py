@@ -46,6 +46,9 @@ class SweepFolder:
     def __init__(self, path: Path, wanted: Sequence[Mapping[str, Any]], unique: bool) -> None:
         self._claim = Claim(path, unique, sweep=True)
         self.path = self._claim.path
+        wanted = [
+            json.loads(json.dumps({name: each.get(name) for name in _COMPARED})) for each in wanted
+        ]
         try:
             there = [(run, _place(run, wanted)) for run in map(Run.read, members_of(self.path))]
             self.finished: list[Run | None] = [None] * len(wanted)
@@ -93,14 +96,11 @@ def folder_name(name: str, end: str) -> str:
 
 
 def _place(run: Run, wanted: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Which of the wanted runs this is one of."""
+    """Which of the wanted runs, as JSON has them, this is one of."""
     here = {name: run.config.get(name) for name in _COMPARED}
-    there = [
-        json.loads(json.dumps({name: each.get(name) for name in _COMPARED})) for each in wanted
-    ]
-    places = [place for place, each in enumerate(there) if each == here]
+    places = [place for place, each in enumerate(wanted) if each == here]
     if not places:
-        nearest = min((_differences(here, each) for each in there), key=len)
+        nearest = min((_differences(here, each) for each in wanted), key=len)
         raise ValueError(
             f"{run.path} holds a run of another experiment: {'; '.join(nearest)}. Give another "
             "`--workdir`, or move that run away."

@@ -68,15 +68,32 @@ def comparison(
         raise ValueError("`curves` holds no values: give at least one run with an evaluation.")
     with mpl.rc_context(PAPER):
         figure = new_figure(2.6 + 0.17 * math.ceil(len(labels) / _columns(labels)))
-        axes = figure.subplots(1, 2, sharey=True)
-        draw_curves(axes[0], curves, "updates", metric)
-        draw_curves(axes[1], curves, "seconds", metric, unit)
-        axes[1].set(ylabel=None)
+        draw_panels(figure, curves, metric, unit)
         legend_below(figure, curves)
         if title:
             figure.suptitle(title)
         figure.savefig(path)
     return figure
+
+
+def draw_panels(
+    figure: Figure,
+    curves: Sequence[Curve],
+    metric: str,
+    unit: str,
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Sequence[Axes]:
+    """Draw a metric against updates and, beside it, against seconds; gives both axes.
+
+    Args:
+        figure: an empty one.
+        curves, metric, unit, styles: see `draw_curves`.
+    """
+    axes = figure.subplots(1, 2, sharey=True)
+    draw_curves(axes[0], curves, "updates", metric, unit, styles)
+    draw_curves(axes[1], curves, "seconds", metric, unit, styles)
+    axes[1].set(ylabel=None)
+    return axes
 
 
 def draw_curves(

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jax_ssp.report.labels import parts_of, shortened
-from jax_ssp.report.plots import Curve, comparison, draw_curves
+from jax_ssp.report.plots import Curve, comparison, draw_panels
 from jax_ssp.report.styles import DASHED, PAPER, new_figure, plain
 
 FEW = 8  # curves that are each told from the others by a look of their own
@@ -83,11 +83,9 @@ def sweep_figure(
         beside, columns = longest <= _LONG, 2 if _LONG < longest <= 1.5 * _LONG else 1
         rows = -(-len(handles) // columns)
         figure = new_figure(max(3.0, 0.7 + _LINE * rows) if beside else 3.0 + _LINE * rows)
-        axes = figure.subplots(1, 2, sharey=True)
         by_label = sorted(curves, key=lambda curve: known.index(curve.label))
-        for axis, what in zip(axes, ("updates", "seconds"), strict=True):
-            _draw(axis, by_label, what, metric, unit, looks)
-        axes[1].set(ylabel=None)
+        axes = draw_panels(figure, by_label, metric, unit, looks)
+        _limit(axes, by_label)
         axes[0].set_title(f"thick, the best: {plain(best)}", loc="left", fontsize=8)
         where = "outside right upper" if beside else "outside lower center"
         seeds = max(sum(curve.label == label for curve in curves) for label in labels)
@@ -105,17 +103,11 @@ def sweep_figure(
     return figure
 
 
-def _draw(
-    axis: Axes,
-    curves: Sequence[Curve],
-    what: Any,
-    metric: str,
-    unit: str,
-    looks: Mapping[str, Mapping[str, Any]],
-) -> None:
-    draw_curves(axis, curves, what, metric, unit, looks)
+def _limit(axes: Sequence[Axes], curves: Sequence[Curve]) -> None:
+    """Have a curve that runs away not hide the others; the axes share their heights."""
+    axis = axes[0]
     finite = np.concatenate([curve.values[np.isfinite(curve.values)] for curve in curves])
-    if len(finite) and axis.get_yscale() == "linear":  # a curve that runs away hides the others
+    if len(finite) and axis.get_yscale() == "linear":
         low, high = np.percentile(finite, [0, 98])
         if finite.max() > high + 2 * (high - low):
             axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))

@@ -47,6 +47,14 @@ def check_name(field: str, name: Any) -> str:
     raise ValueError(f"`{field}` must keep something under a name of {must}, got {name!r}.")
 
 
+def measures(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row of `Observer.on_clock` that are worth a curve, beside its metrics."""
+    own = {"clock_seconds": row["finish"] - row["start"]}
+    if row["merge_version"] >= 0:  # a dropped delta has neither
+        own |= {"staleness": row["staleness"], "lag": row["lag"]}
+    return own
+
+
 class Observer:
     """Watches a run. Every method does nothing; override what you need.
 

@@ -119,8 +119,8 @@ class Merging:
                 return seeing(on_pairs(tx), views, params, f"`{name}`")
             return transforms.supported(tx, trained)
 
-        # What messages call it.
-        called = "step.optimizer" if isinstance(server_tx, ByRounds) else "server_tx"
+        optimizes = isinstance(server_tx, ByRounds)  # it is the step's optimizer
+        called = "step.optimizer" if optimizes else "server_tx"
         self._server_tx = seen(called, server_tx or optax.identity())
         self._delta_tx = None if delta_tx is None else seen("delta_tx", delta_tx)
         self._named = {called: self._server_tx}
@@ -133,7 +133,7 @@ class Merging:
             name
             for name, tx in self._named.items()
             if given[name] is not None
-            and not isinstance(given[name], ByRounds)  # which may be at a learning rate of 0
+            and not (optimizes and name == called)  # which may be at a learning rate of 0
             and layout.has_averaged
             and not transforms.keeps_for_later(tx, params)
         }
@@ -141,7 +141,7 @@ class Merging:
         for name, tx in self._named.items():
             if given[name] is not None and not isinstance(given[name], AsGiven):
                 facts = transforms.supposed(num_workers=2)
-                says = OF_GRADIENTS if isinstance(given[name], ByRounds) else OF_DELTAS
+                says = OF_GRADIENTS if optimizes and name == called else OF_DELTAS
                 check_downhill(name, tx, params, layout.flags, facts, self.wants_base, says)
 
     def init(self, params: Params) -> State:

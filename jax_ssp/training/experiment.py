@@ -97,10 +97,11 @@ class Experiment(Plan):
     def transforms(
         self,
     ) -> tuple[optax.GradientTransformation | None, optax.GradientTransformation | None]:
-        delta_tx = None if self.delta_tx == _NOTHING else self.delta_tx.build()
-        # Where the server has the optimizer of the step, it has nothing else.
-        nothing = self.optimizer_on == "server" and self.server_tx == _NOTHING
-        return None if nothing else self.server_tx.build(), delta_tx
+        server_tx, delta_tx = (
+            None if given == _NOTHING else given.build()
+            for given in (self.server_tx, self.delta_tx)
+        )
+        return server_tx, delta_tx
 
     def own_observers(self) -> Sequence[Observer]:
         return rules.observers(self._called("hooks"), self.hooks)

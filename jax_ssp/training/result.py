@@ -82,6 +82,11 @@ class Result:
         return schedule(self.tape)
 
     @property
+    def _stale(self) -> np.ndarray:
+        """The staleness of each delta that was merged (versions)."""
+        return self.schedule["staleness"][self.schedule["merge_version"] >= 0]
+
+    @property
     def not_finite(self) -> int:
         """Clocks whose delta was not finite, whether it was merged, dropped or kept out."""
         return int((~self.schedule["finite"]).sum())
@@ -150,12 +155,11 @@ class Result:
         return heading(header.get("name"), header["policy"], header["num_workers"])
 
     def _card(self, picture: bytes | None) -> Card:
-        rows = self.schedule
-        stale = rows["staleness"][rows["merge_version"] >= 0]
+        rows, stale = self.schedule, self._stale
         facts = {
             **{name: getattr(self, name) for name in _ON_THE_CARD},
             "versions": self.version,
-            "dropped or cancelled": int((rows["merge_version"] < 0).sum()),
+            "dropped or cancelled": len(rows) - len(stale),
             "time": self.tape.header["time"],
             "mean_staleness": float(stale.mean()) if len(stale) else 0.0,
             "max_staleness": int(stale.max(initial=0)),
@@ -171,19 +175,16 @@ class Result:
 
     def summary(self) -> str:
         """A few lines for people."""
-        rows = self.schedule
-        merged = rows[rows["merge_version"] >= 0]
-        workers = self.tape.header["num_workers"]
-        stale = merged["staleness"]
+        rows, stale, header = self.schedule, self._stale, self.tape.header
         early = f" ({self.reason})" if self.status == "early" else ""
-        rate, time = self.samples_per_second, self.tape.header["time"]
+        rate, time = self.samples_per_second, header["time"]
         seen = f" on {self.samples} samples, {rate:.4g} a {time} second" if self.samples else ""
         lines = [
-            f"{self.tape.header['policy']} on {workers} workers: {self.status}{early}",
-            f"{self.updates} updates in {self.version} versions, {len(rows) - len(merged)} dropped "
+            f"{heading(None, header['policy'], header['num_workers'])}: {self.status}{early}",
+            f"{self.updates} updates in {self.version} versions, {len(rows) - len(stale)} dropped "
             "or cancelled",
             f"{self.steps} local steps{seen}",
-            f"{self.seconds:.3g} {self.tape.header['time']} seconds, "
+            f"{self.seconds:.3g} {time} seconds, "
             f"{100 * self.computing:.0f} % of the workers' time computing",
             f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "
             f"{stale.max(initial=0)}",

@@ -65,8 +65,7 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
     error = _run(session, loop, evaluator, telling, watch, said)
 
     def result() -> Result:
-        kept = _result(session, loop, telling, time.perf_counter() - began)
-        return replace(kept, remarks=said)
+        return _result(session, loop, telling, said, time.perf_counter() - began)
 
     if error is not None:
         raise _carrying(error, result, telling)
@@ -164,7 +163,9 @@ def _run(
     return error
 
 
-def _result(session: Session, loop: Loop, observers: Observers, wall_seconds: float) -> Result:
+def _result(
+    session: Session, loop: Loop, observers: Observers, said: list[str], wall_seconds: float
+) -> Result:
     """What there is by now."""
     workers, store = session.workers, session.store
     params = masters = None
@@ -187,6 +188,7 @@ def _result(session: Session, loop: Loop, observers: Observers, wall_seconds: fl
         **loop.totals._asdict(),
         seconds=loop.seconds,
         wall_seconds=wall_seconds,
+        remarks=said,
     )
 
 

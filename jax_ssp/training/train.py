@@ -160,8 +160,8 @@ def train(
     """
     given = dict(locals())  # all arguments; each is a field of the plan, but for six
     task = Task(step, params, data, evaluate)
-    for name in ("step", "params", "data", "evaluate", "observers", "progress"):
-        del given[name]
+    for other in ("step", "params", "data", "evaluate", "observers", "progress"):
+        del given[other]
     given["policy"] = SSP() if policy is None else policy
     given["runtime"] = Devices() if runtime is None else runtime
     watching = with_progress(observers, progress, given["runtime"])

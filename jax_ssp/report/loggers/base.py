@@ -7,16 +7,17 @@ import importlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from jax_ssp import checks
+from jax_ssp.controller import Ends
 from jax_ssp.files import say
 from jax_ssp.report.loggers.sender import Sender
-from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.observer import Observer, measures
 
-_ENDS = ("num_clocks", "max_updates", "max_steps", "max_samples", "num_epochs")
-_ABOUT = ("name", "policy", "num_workers", "time", *_ENDS)
+_ENDS = (column.name for column in fields(Ends))
+_ABOUT = ("name", "policy", "num_workers", "time", *_ENDS, "num_epochs")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -123,10 +124,7 @@ class Logger(Observer, ABC):
         self._sender.put(functools.partial(self.open, about))
 
     def on_clock(self, row: Mapping[str, Any]) -> None:
-        own = {"clock_seconds": row["finish"] - row["start"]}
-        if row["merge_version"] >= 0:  # a dropped delta has neither
-            own |= {"staleness": row["staleness"], "lag": row["lag"]}
-        for group, values in (("train", row["metrics"]), ("ssp", own)):
+        for group, values in (("train", row["metrics"]), ("ssp", measures(row))):
             for name, value in values.items():
                 entry = self._sums.setdefault(f"{group}/{name}", [0.0, 0])
                 entry[0] += float(value)
