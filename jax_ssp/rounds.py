@@ -22,9 +22,7 @@ import optax
 # before a run can say how many devices of the CPU it needs.
 _SCHEDULES: tuple[type, ...] = (
     optax.ScaleByScheduleState,
-    type(
-        jax.eval_shape(optax.schedules.WrappedSchedule(float).init)
-    ),  # in `optax.inject_hyperparams`
+    type(jax.eval_shape(optax.schedules.WrappedSchedule(float).init)),  # if injected
     type(jax.eval_shape(lambda: optax.add_decayed_weights(float).init(()))),
 )
 _LEFT_ALONE = (*_SCHEDULES, optax.MultiStepsState)

@@ -78,13 +78,13 @@ def chosen(
     if asked is None:
         found_from(Path.cwd())
     configs = _configs(file, module)
-    typed = Typed(file, str(module.__doc__ or "").split("\n\n")[0])
+    kinds = [f"--{part.replace('_', '-')}" for part in alternatives()]
+    typed = Typed(file, str(module.__doc__ or "").split("\n\n")[0], kinds)
     runs: list[Chosen] = []
     options = RunOptions()
     for index, config in enumerate(configs):
         if only not in (None, index):
             continue
-        kinds = {f"--{part.replace('_', '-')}" for part in alternatives(config.runtime)}
         placed = functools.partial(_with_kinds, config, own=own)
         for setting in settings(
             config, overrides, kinds, lambda words, placed=placed: placed(words)[0], typed.takes

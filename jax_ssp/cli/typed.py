@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,9 @@ if TYPE_CHECKING:
     from jax_ssp.training.experiment import Experiment
 
 _KINDS = (
-    "--policy, --runtime, --runtime.delay, --local-steps, --server-tx, --delta-tx, --delta-wire, "
-    "--snapshot-wire, --adopt and --hooks take a name too: --policy KSync puts that policy in "
-    "place of the file's, at its defaults (but --runtime Virtual keeps the file's num_workers, "
-    "delay and seed); "
-    "--policy.k 2 after it sets a field of it. One of your own is named module:Name or "
+    "take a name too: --policy KSync puts that policy in place of the file's, at its defaults (but "
+    "--runtime Virtual keeps the file's num_workers, delay and seed); --policy.k 2 after it sets a "
+    "field of it. One of your own is named module:Name or "
     "folder/file.py:Name, or by its name alone if this file defines or imports it. Several values "
     "after a flag make a sweep: --policy.bound 0 1 3 --seed 0 1 makes six runs."
 )
@@ -42,10 +41,13 @@ class Typed:
     Args:
         file: the config file.
         about: its first paragraph.
+        kinds: the flags that take the name of a part.
     """
 
-    def __init__(self, file: Path, about: str) -> None:
-        self._how = {"prog": f"jax-ssp run {file}", "description": f"{about}\n\n{_KINDS}"}
+    def __init__(self, file: Path, about: str, kinds: Sequence[str]) -> None:
+        flags = f"{', '.join(kinds[:-1])} and {kinds[-1]}"
+        about = f"{about}\n\n{flags} {_KINDS}"
+        self._how = {"prog": f"jax-ssp run {file}", "description": about}
 
     def __call__(
         self, config: Experiment, words: list[str], quiet: bool = False

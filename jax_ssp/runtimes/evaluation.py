@@ -17,11 +17,11 @@ import jax
 from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.placement import Placement, Where, check_where
+from jax_ssp.runtimes.interrupts import SIGNAL_SECONDS
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.server.store import Store
 from jax_ssp.trees import Params, check_metrics
 
-SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
 CLOSE_SECONDS = 2.0  # for an evaluation to end, once a run has failed
 
 EvalFn: TypeAlias = Callable[[Params], Mapping[str, Any]]

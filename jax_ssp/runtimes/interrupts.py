@@ -26,6 +26,8 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SIGNAL_SECONDS = 1.0  # Python may be deaf to a signal that comes just before a wait without an end
+
 
 def _nothing() -> None:
     pass

@@ -10,8 +10,7 @@ from typing import Any
 
 from jax_ssp.controller.events import Event, StopRequested, WorkerJoined
 from jax_ssp.runtimes.base import LOOK, Clock, Message
-
-SIGNAL_SECONDS = 1.0  # Python is deaf to a Ctrl-C that comes just before a wait without an end
+from jax_ssp.runtimes.interrupts import SIGNAL_SECONDS
 
 
 class WallClock(Clock):

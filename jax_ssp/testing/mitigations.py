@@ -16,6 +16,7 @@ from jax_ssp.checks import flag, instance
 from jax_ssp.server.server import Server
 from jax_ssp.testing import deltas
 from jax_ssp.testing.require import hold, require
+from jax_ssp.trees import all_finite
 
 Transform: TypeAlias = optax.GradientTransformationExtraArgs
 
@@ -179,9 +180,7 @@ def is_taken_by_a_server(transform: Transform, seed: int) -> None:
     server = Server(merge["params"], transform, weight="sum")
     base = [merge["base"]] if server.wants_base else None
     server.merge([merge["delta"]], staleness=3, stale_params=base)
-    leaves = jax.tree.leaves(server.params)
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
-    require(finite, "after a merge the server's parameters are not finite")
+    require(bool(all_finite(server.params)), "after a merge the server's parameters are not finite")
 
 
 EXTREMES: dict[str, Any] = {
@@ -211,7 +210,7 @@ def gives_numbers_of(transform: Transform, tree: Any) -> None:
         applied, state = transform.update(tree, state, tree, **about)
         here, there = deltas.layout(applied), deltas.layout(tree)
         require(here == there, "a delta comes out with another layout", here, there)
-        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(applied))
+        finite = bool(all_finite(applied))
         require(finite, f"what it gives at staleness {staleness} is not finite", applied)
         spoilt = any(bool(jnp.isnan(leaf).any()) for leaf in jax.tree.leaves(state))
         require(not spoilt, f"after staleness {staleness} there are NaNs in the state", state)
@@ -235,7 +234,7 @@ def recovers(transform: Transform, seed: int) -> None:
                 _, state = deltas.update(transform, state, spoilt)
             applied, state = deltas.update(transform, state, merge)
             expected, clean = deltas.update(transform, clean, merge)
-            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(applied))
+            finite = bool(all_finite(applied))
             require(finite, f"after a delta with {bad} what it gives is not finite", applied)
             deltas.assert_close(applied["b"], expected["b"])
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from jax_ssp.failures import in_words
+from jax_ssp.runtimes.interrupts import SIGNAL_SECONDS
 
 Job: TypeAlias = Callable[[], object]
-
-SIGNAL_SECONDS = 1.0  # Python may be deaf to a Ctrl-C while it waits without an end
 
 
 class Sender:
@@ -24,7 +23,6 @@ class Sender:
         name: of the thread.
         most: jobs that may wait; of more, those that may be dropped are.
         fails: called once, in the thread, with the first error in words.
-
     """
 
     def __init__(self, name: str, most: int, fails: Callable[[str], object]) -> None:
