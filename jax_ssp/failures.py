@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # What a process ends with that has run something: as documented, and as shells have it for signals.
-DONE, BUG, USAGE, DIVERGED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
+DONE, BUG, USAGE, DIVERGED, TOO_FEW, AGAIN, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 75, 130, 141
 
 WHOLE_TRACEBACK = "the whole traceback"  # how a note begins that says where it is
 

@@ -8,6 +8,7 @@ writing is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -85,6 +86,11 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def whole_lines(path: Path) -> int:
+    """The length of a file up to the end of its last whole line (bytes); 0 if there is none."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
+
 class AppendedFile:
     """A file that grows by whole pieces; one that does not fit is taken back.
 
@@ -120,10 +126,12 @@ class AppendedFile:
 
         Raises:
             OSError: if not all of it can be written; the file is then as it was, and the same
-                piece may be tried again.
+                piece may be tried again. Also if somebody has cut the file meanwhile.
         """
         assert self._fd is not None, "the file is open"
         size = self._kept[0]
+        if os.fstat(self._fd).st_size < size:  # which would be filled with zeros
+            raise OSError(errno.EIO, "somebody has cut it while it was written", str(self.path))
         os.ftruncate(self._fd, size)  # of what an interrupt has cut short
         try:
             _write_all(self._fd, content)
@@ -143,6 +151,15 @@ class AppendedFile:
             return not os.path.samestat(os.stat(self.path), os.fstat(self._fd))
         except OSError:
             return True
+
+    def sync(self) -> None:
+        """Wait until what is in it is on the disk.
+
+        Raises:
+            OSError: if the disk does not take it after all.
+        """
+        if self._fd is not None:
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Close it, once what is in it is on the disk; nothing happens the second time.

@@ -1,4 +1,5 @@
-"""Where arrays live: one device of this process, and what it costs to bring something there.
+"""Where arrays live: a device of this process or a slice of them, and what it costs to bring
+something there.
 
 The rest of the house asks a `Placement`, and never which platform a device is of:
 
@@ -18,8 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -27,11 +27,13 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from jax_ssp.checks import choice, instance, several, shown
+from jax_ssp.checks import choice
+from jax_ssp.slices import Slice
 from jax_ssp.surroundings import more_cpu_devices
+from jax_ssp.where import check_is_here
 
-Where: TypeAlias = str | jax.Device | None
-"""How a user says where: "host", "devices", a device such as "gpu:7", or a `jax.Device`."""
+Place: TypeAlias = jax.Device | Slice
+"""Where a worker computes."""
 
 PINNED = "pinned_host"
 SWITCH = "JAX_SSP_SEPARATE_MEMORY"
@@ -59,12 +61,13 @@ def separate_memory() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Placement:
-    """One device, and how to bring trees of arrays to it. Made by `of`, `named` and `host`.
+    """A device or a slice, and how to bring trees of arrays to it. Made by `of`, `named`, `host`.
 
     Attributes:
-        device: the device.
+        device: the device; of a slice, the first one.
         on_host: whether its memory is the host's.
         pins: whether it can copy into pinned memory of the host.
+        slice: what it is, if it is one. What is sent from there or received is on one device of it.
 
     Example:
         >>> place = Placement.named("cpu", 0, "`placement` names")
@@ -75,11 +78,18 @@ class Placement:
     device: jax.Device
     on_host: bool
     pins: bool
+    slice: Slice | None = None
 
     @classmethod
-    def of(cls, device: jax.Device) -> Placement:
-        """The placement of a device."""
+    def of(cls, device: Place) -> Placement:
+        """The placement of a device or a slice."""
         return _placement(device, _separate)
+
+    @classmethod
+    def holding(cls, tree: Any) -> Placement | None:
+        """Where what a program made is, all on one device; None where NumPy or nothing has it."""
+        first = next(iter(jax.tree.leaves(tree)), None)  # the others are where it is
+        return cls.of(*first.devices()) if isinstance(first, jax.Array) else None
 
     @classmethod
     def named(cls, backend: str, index: int, who: str) -> Placement:
@@ -142,7 +152,49 @@ class Placement:
 
     def shares_memory(self, other: Placement) -> bool:
         """Whether what lives on one can be read on the other as it is."""
-        return self.device == other.device or (self.on_host and other.on_host)
+        same = self.device == other.device and self.slice == other.slice
+        return same or (self.on_host and other.on_host)
+
+    @property
+    def text(self) -> str:
+        """What it is called where people read it."""
+        return " ".join(map(str, self.devices))
+
+    @property
+    def place(self) -> Place:
+        """The device, or the slice."""
+        return self.device if self.slice is None else self.slice
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """All of them."""
+        return (self.device,) if self.slice is None else self.slice.devices
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """For programs that are dispatched here: under the mesh of a slice, and no others there."""
+        return contextlib.nullcontext() if self.slice is None else self.slice.entered()
+
+    @property
+    def reuses(self) -> bool:
+        """Whether the memory of old arrays is worth keeping."""
+        return self.on_host and self.slice is None
+
+    @property
+    def awaits(self) -> bool:
+        """Whether programs must be waited for one by one.
+
+        Those of a slice of the CPU's devices meet in collectives, each device in a thread of its
+        own: a second program could hold the threads that the first one waits for.
+        """
+        return self.slice is not None and self.backend == "cpu"
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Dispatch a jitted function here; on a slice, under its mesh."""
+        if self.slice is None:
+            return function(*arguments)
+        with self.slice.entered():
+            results = function(*arguments)
+            return jax.block_until_ready(results) if self.awaits else results
 
     def spare(self, busy: Sequence[jax.Device]) -> Placement:
         """Another device like it that is not busy; itself if there is none, or on the host.
@@ -152,7 +204,9 @@ class Placement:
         if self.on_host:
             return self
         others = [each for each in jax.local_devices(backend=self.backend) if each not in busy]
-        return Placement.of(others[0]) if others else self
+        if self.slice is None:
+            return Placement.of(others[0]) if others else self
+        return Placement.of(self.slice.on(others)) if len(others) >= self.slice.size else self
 
     # Arrays.
 
@@ -163,11 +217,13 @@ class Placement:
             tree: of arrays.
             may_alias: False copies what is there already, so that it may be donated.
         """
+        if self.slice is not None:
+            return self.slice.put(tree, may_alias)
         return jax.device_put(tree, self.device, may_alias=may_alias)
 
     def wait(self, tree: Any) -> None:
         """Wait until a tree that one program made here, and `send` gave, is there."""
-        if self.on_host:
+        if self.reuses:
             jax.tree.leaves(tree)[0].block_until_ready()
         else:
             jax.block_until_ready(tree)
@@ -193,13 +249,12 @@ class Placement:
         they are. While they live XLA does not use that memory again. The same goes for what is in
         pinned memory. Else the copy is started here.
         """
-        first = next(iter(jax.tree.leaves(tree)), None)  # the others are where it is
-        if self.on_host and isinstance(first, jax.Array):
-            (device,) = first.devices()
-            if device == self.device:
+        source = Placement.holding(tree) if self.on_host else None
+        if source is not None:
+            if source.device == self.device:
                 return tree
-            source = Placement.of(device)
-            if source.on_host or first.sharding.memory_kind == PINNED:
+            pinned = jax.tree.leaves(tree)[0].sharding.memory_kind == PINNED
+            if source.on_host or pinned:
                 source.wait(tree)  # other threads can go on while this one waits, but not below
                 return jax.tree.map(np.asarray, tree)
         return jax.device_put(tree, self.device)
@@ -212,88 +267,13 @@ class Placement:
 
 
 @lru_cache(maxsize=1024)
-def _placement(device: jax.Device, separate: bool) -> Placement:
+def _placement(device: Place, separate: bool) -> Placement:
+    if isinstance(device, Slice):
+        each = [_placement(one, separate) for one in device.devices]
+        on_host, pins = (all(getattr(p, name) for p in each) for name in ("on_host", "pins"))
+        return Placement(device.device, on_host, pins, device)
     on_host = device.platform == "cpu"
     if separate:
         on_host = on_host and device == jax.local_devices(backend="cpu")[-1]
     pins = any(memory.kind == PINNED for memory in device.addressable_memories())
     return Placement(device, on_host, pins)
-
-
-# What a user may say.
-
-
-def check_where(where: Any, field: str, must: str, *words: str) -> Where:
-    """What names a device, if it reads like one; whether there is such a device is not asked.
-
-    Args:
-        where: None, a device, its name, or one of the words.
-        field, must: what the message calls it, and what it has to be.
-        words: such as "host".
-    """
-    if where is None or isinstance(where, jax.Device):
-        return where
-    pattern = "|".join([*words, "[a-z]+:[0-9]{1,6}"])
-    if not (isinstance(where, str) and re.fullmatch(pattern, where)):
-        kind = ValueError if isinstance(where, str) else TypeError
-        raise kind(f"`{field}` must be {must}, got {shown(where)}.")
-    return str(where)
-
-
-def check_placement(where: Any, field: str = "placement") -> Where:
-    """Where the server may live; see `check_where`."""
-    must = (
-        '"host", "devices" (the parameters split over those of the workers), or one device, such '
-        'as "gpu:7" or a `jax.Device`'
-    )
-    return check_where(where, field, must, "host", "devices")
-
-
-def check_one_process() -> None:
-    """Raise RuntimeError where JAX spans several processes, each of which would train alone."""
-    if jax.process_count() > 1:
-        raise RuntimeError(
-            f"JAX spans {jax.process_count()} processes here (`jax.distributed`), and each of them "
-            "would train a model of its own. Run one process, without "
-            "`jax.distributed.initialize()`: it trains on all devices of its machine."
-        )
-
-
-def check_no_mesh() -> None:
-    """Raise ValueError under a mesh of several devices, on which no worker could compute."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
-        raise ValueError(
-            f"`jax.set_mesh` has set a mesh of {mesh.size} devices, but a worker computes on one "
-            "device: workers on slices of a mesh are not there yet. Call `train` outside of it."
-        )
-
-
-def check_is_here(name: str, device: jax.Device) -> None:
-    """Raise ValueError if a device, named so, belongs to another process."""
-    if device.process_index != jax.process_index():
-        raise ValueError(
-            f"`{name}` is {device}, which belongs to process {device.process_index}; only devices "
-            "of this process can be used: `jax.local_devices()`."
-        )
-
-
-def checked_devices(devices: Any) -> tuple[jax.Device, ...]:
-    """What `Devices(devices=...)` may be: devices of this process, one for each worker."""
-    field = "Devices(devices=...)"
-    slices = (jax.sharding.Mesh, jax.sharding.AbstractMesh, jax.sharding.Sharding)
-    must = "a list of JAX devices, such as `jax.devices()[:2]`"
-    devices = (devices,) if isinstance(devices, slices) else several(field, devices, must)
-    if not devices:
-        raise ValueError(f"`{field}` must name at least one device, got none.")
-    for number, device in enumerate(devices):
-        where = f"{field}[{number}]"
-        if isinstance(device, (*slices, list, tuple, np.ndarray)):
-            raise TypeError(
-                f"`{where}` is a {type(device).__name__}, but a worker computes on one device: "
-                "workers on slices of a mesh are not there yet. Give a flat list, such as "
-                "`jax.devices()`, one worker each."
-            )
-        instance(where, device, jax.Device, "a JAX device, such as `jax.devices()[0]`")
-        check_is_here(where, device)
-    return devices

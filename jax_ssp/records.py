@@ -104,6 +104,33 @@ def check_record(
             )
 
 
+def within(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays whose names begin like this, by the rest of their names.
+
+    Example:
+        >>> within("own/", {"own/3": 1, "own/4": 2, "base": 3})
+        {'3': 1, '4': 2}
+    """
+    return {key.removeprefix(name): array for key, array in arrays.items() if key.startswith(name)}
+
+
+def in_hex(numbers: Mapping[str, float]) -> dict[str, str]:
+    """Numbers for JSON, to the last bit, also those that are not finite; `from_hex` reads them.
+
+    Example:
+        >>> in_hex({"loss": 0.5})
+        {'loss': '0x1.0000000000000p-1'}
+        >>> from_hex(in_hex({"loss": 0.1, "norm": float("inf")}))
+        {'loss': 0.1, 'norm': inf}
+    """
+    return {name: float(number).hex() for name, number in numbers.items()}
+
+
+def from_hex(texts: Mapping[str, str]) -> dict[str, float]:
+    """The numbers that `in_hex` has written."""
+    return {name: float.fromhex(text) for name, text in texts.items()}
+
+
 def parsed_json(text: str | bytes) -> Any:
     """What JSON says; ValueError of one line if it is none, or nested deeper than anything real."""
     try:
@@ -147,35 +174,53 @@ def read_record(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     return content
 
 
-def packed_lines(path: Path) -> Iterator[str]:
+class PackedLines(Iterator[str]):
     """The whole lines of a gzip file; one that breaks off is read up to its last whole line.
+
+    Args:
+        path: of the file, which is opened when the first line is asked for.
+
+    Attributes:
+        whole: whether the file was read up to its end, which was as it was written.
 
     Raises:
         OSError: if it cannot be read.
         ValueError: if it is none, is damaged, or holds more than it can.
     """
-    with path.open("rb") as packed:
-        size = os.fstat(packed.fileno()).st_size
-        most = max(SMALL, DENSEST * size)
-        with gzip.GzipFile(fileobj=packed) as file:
-            for number in range(1, 1 << 62):
-                line = _packed_line(path, number, file)
-                if not line.endswith(b"\n"):
-                    return
-                most -= len(line)
-                if most < 0:
-                    raise ValueError(
-                        f"{path} unpacks to more than {DENSEST} times its size, which no tape does."
-                    )
-                yield _decoded(path, number, line)
+
+    def __init__(self, path: Path) -> None:
+        self.whole = False
+        self._lines = self._read(path)
+
+    def __next__(self) -> str:
+        return next(self._lines)
+
+    def _read(self, path: Path) -> Iterator[str]:
+        with path.open("rb") as packed:
+            size = os.fstat(packed.fileno()).st_size
+            most = max(SMALL, DENSEST * size)
+            with gzip.GzipFile(fileobj=packed) as file:
+                for number in range(1, 1 << 62):
+                    line = _packed_line(path, number, file)
+                    if line is None or not line.endswith(b"\n"):
+                        self.whole = line == b""
+                        return
+                    most -= len(line)
+                    if most < 0:
+                        raise ValueError(
+                            f"{path} unpacks to more than {DENSEST} times its size, which no tape "
+                            "does."
+                        )
+                    yield _decoded(path, number, line)
 
 
-def _packed_line(path: Path, number: int, file: gzip.GzipFile) -> bytes:
-    """The next line; without its end where the file breaks off or is over."""
+def _packed_line(path: Path, number: int, file: gzip.GzipFile) -> bytes | None:
+    """The next line; without its end, and perhaps empty, where the file is over; None where it
+    breaks off."""
     try:
         line = file.readline(LONGEST_LINE + 1)
     except EOFError:
-        return b""  # the writer was killed: everything up to its last flush has been read
+        return None  # the writer was killed: everything up to its last flush has been read
     except (gzip.BadGzipFile, zlib.error) as error:
         what = "is not a tape, or a damaged one" if number == 1 else "is a damaged tape"
         raise ValueError(f"{path} {what}: {error}.") from error

@@ -1,5 +1,6 @@
 """Every test runs on 4 virtual CPU devices, under strict dtype and rank promotion."""
 
+import collections
 import os
 import shutil
 import tempfile
@@ -27,9 +28,42 @@ def pytest_unconfigure(config):
         shutil.rmtree(COMPILED, ignore_errors=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """In the quick loop a process takes all tests of a file, which share what they trace and make.
+
+    Slow ones share little, and some take minutes: they are dealt one by one.
+    """
+    if config.option.dist != "load" or "not slow" not in config.option.markexpr:
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `every(n)`, all cases but each n-th are slow: those that CI runs too."""
+    seen = collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("every")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            family = item.nodeid.partition("[")[0]
+            if seen[family] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[family] += 1
+
+
 def pytest_addoption(parser):
     about = "keep what this version writes, in tests/golden, in place of what is there"
     parser.addoption("--rewrite-golden", action="store_true", help=about)
+
+
+@pytest.fixture(autouse=os.environ.get("THREAD_GUARD") == "1")
+def thread_guard():
+    """Under THREAD_GUARD=1 a test fails where JAX sees its threads give it what only one may."""
+    with jax.thread_guard(True):
+        yield
 
 
 @pytest.fixture

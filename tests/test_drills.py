@@ -29,6 +29,7 @@ def test_a_change_is_made_where_its_lines_are_and_nowhere_else():
 # --- a policy -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_policy_is_one_file_and_one_row(tmp_path):
     file, row = drills.blocks("A policy")
     assert (file.is_change, row.is_change) == (False, True)
@@ -115,6 +116,7 @@ def test_a_policy_is_named_on_the_command_line_of_another_config(tmp_path, capsy
     assert jax_ssp("run", tmp_path / "my_study.py", *words) == DONE
 
 
+@pytest.mark.slow
 def test_a_program_of_ones_own_leaves_a_folder(tmp_path):
     program = written("A program of your own", tmp_path)
     said = drills.python(drills.ROOT, str(program), str(tmp_path / "run"))
@@ -156,6 +158,7 @@ assert again.params["w"] == result.params["w"]
 """
 
 
+@pytest.mark.slow
 def test_a_mitigation_with_a_new_fact_is_one_file_and_two_rows(tmp_path):
     file, *rows = drills.blocks("A mitigation")
     assert [each.is_change for each in (file, *rows)] == [False, True, True]

@@ -32,7 +32,13 @@ def examples_in(name):
     return [test for test in found if test.examples]
 
 
-@pytest.mark.parametrize("name", MODULES)
+CHECKS = ("jax_ssp.testing.compressors", "jax_ssp.testing.mitigations")  # of many programs each
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in CHECKS else ()) for name in MODULES],
+)
 def test_examples_in_docstrings_work(name):
     for test in examples_in(name):
         said = []
@@ -118,7 +124,8 @@ def test_what_the_readme_shows_runs_as_it_is(run_page, capsys):
     assert names["faster"].metrics["error"] < 0.1
 
 
-SLOW = {"recipes.md": pytest.mark.slow}  # it compiles a dozen programs
+MANY_PROGRAMS = ("checkpoints.md", "exchange.md", "observing.md", "recipes.md")
+SLOW = dict.fromkeys(MANY_PROGRAMS, pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +167,7 @@ def a_run(tmp_path_factory):
 def test_commands_that_are_shown_work(a_run, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
-    commands = {line.split("#")[0].strip() for line in lines if line.startswith("jax-ssp ")}
+    commands = {line.split("#")[0].strip(" &") for line in lines if line.startswith("jax-ssp ")}
     assert len(commands) >= 7
     for command in commands:
         _, verb, *words = shlex.split(command)

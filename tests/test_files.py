@@ -131,8 +131,28 @@ os.write(writer, b".")
 os.waitpid(child, 0)
 """
     words = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.stdout == "right\n", done.stderr
+
+
+def test_a_child_that_outlives_its_killed_parent_holds_no_lock(tmp_path):
+    program = """
+import os, signal, sys
+from jax_ssp.files import FolderLock
+lock = FolderLock(sys.argv[1])
+reader, writer = os.pipe()
+if not os.fork():
+    os.write(writer, b".")
+    os.read(0, 1)  # until the test is done
+    os._exit(0)
+os.read(reader, 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        process.wait(timeout=300)
+        assert os.listdir(tmp_path) == [FolderLock.NAME]
+        FolderLock(tmp_path).release()
 
 
 def test_where_there_are_no_locks_the_folder_can_be_used(tmp_path, monkeypatch):

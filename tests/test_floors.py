@@ -15,8 +15,21 @@ from tests.helpers.house import MODULES, PATHS, circles, functions, imported, im
 
 FLOORS = {
     "ground": (
-        *("checks", "failures", "records", "files", "trees", "layout", "pairs", "rounds", "views"),
-        *("surroundings", "placement", "data", "policies", "mitigations", "compression"),
+        *("checks", "failures", "records", "files", "trees", "leaves", "layout", "pairs"),
+        *(
+            "rounds",
+            "views",
+            "surroundings",
+            "placement",
+            "fragments",
+            "slices",
+            "shardings",
+            "where",
+            "data",
+            "policies",
+            "mitigations",
+            "compression",
+        ),
     ),
     "protocol": ("controller",),
     "parties": ("server", "worker", "delays"),
@@ -108,9 +121,10 @@ def test_functions_are_measured():
     assert found["jax_ssp.trees.check_like"].parameters == 6
     found = {function.name: function for function in functions("jax_ssp.placement")}
     assert found["jax_ssp.placement.Placement.named"].parameters == 3  # but for `cls`
-    assert found["jax_ssp.placement.Placement.put"].lines == 2
+    assert found["jax_ssp.placement.Placement.put"].lines == 4
 
 
+@pytest.mark.slow
 def test_nothing_starts_jax_before_a_run_has_said_which_devices_it_needs():
     program = (
         "import importlib, jax\n"
@@ -127,6 +141,12 @@ def test_the_controller_runs_without_jax_and_numpy():
         "jax_ssp.check_contract, jax_ssp.SSP, jax_ssp.Controller\n"
         "assert not {'jax', 'numpy', 'optax', 'flax'} & set(sys.modules)"
     )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_loop_runs_without_jax():
+    program = "import sys, jax_ssp.runtimes.resuming, jax_ssp.runtimes.clockwork\n"
+    program += "assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

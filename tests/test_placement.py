@@ -46,6 +46,7 @@ def run(runtime, **more):
 
 
 @pytest.mark.parametrize("runtime", [ssp.Virtual(num_workers=2), ssp.Devices(num_workers=2)])
+@pytest.mark.every(2)
 def test_several_processes_are_refused(monkeypatch, runtime):
     tape = run(runtime).tape
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -61,8 +62,12 @@ def test_several_processes_are_refused(monkeypatch, runtime):
 
 
 @pytest.mark.parametrize("runtime", [ssp.Virtual(num_workers=2), ssp.Devices(num_workers=2)])
+@pytest.mark.every(2)
 def test_a_mesh_of_several_devices_is_refused(runtime):
-    message = r"`jax\.set_mesh` has set a mesh of 2 devices, .* Call `train` outside of it"
+    message = (
+        r"`jax\.set_mesh` has set a mesh of 2 devices, but a worker computes on one device\. For "
+        r".*`Devices\(devices_per_worker=2, axes=\{'x': 2\}\)`, or call `train` outside of it"
+    )
     with jax.set_mesh(MESH), pytest.raises(ValueError, match=message):
         run(runtime)
     with jax.set_mesh(Mesh(np.array(ALL[:1]), ("x",))):
@@ -75,15 +80,26 @@ def test_a_mesh_of_several_devices_is_refused(runtime):
         (((ALL[0], ALL[1]), (ALL[2], ALL[3])), "tuple"),
         ([[ALL[0]], [ALL[1]]], "list"),
         (np.array(ALL).reshape(2, 2), "ndarray"),
-        (MESH, "Mesh"),
-        ([MESH, MESH], "Mesh"),
-        (MESH.abstract_mesh, "AbstractMesh"),
-        (NamedSharding(MESH, PartitionSpec("x")), "NamedSharding"),
+        ([MESH.abstract_mesh], "AbstractMesh"),
         ([NamedSharding(MESH, PartitionSpec())], "NamedSharding"),
     ],
 )
-def test_a_worker_on_several_devices_is_refused(devices, kind):
-    message = rf"`Devices\(devices=...\)\[0\]` is a {kind}, but a worker computes on one device"
+def test_a_worker_on_several_devices_is_named(devices, kind):
+    message = rf"`Devices\(devices=...\)\[0\]` is a {kind}; give a flat list of devices, .*Mesh`es"
+    with pytest.raises(TypeError, match=message):
+        ssp.Devices(devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind"),
+    [
+        (MESH, "Mesh"),
+        (MESH.abstract_mesh, "AbstractMesh"),
+        (NamedSharding(MESH, PartitionSpec("x")), "NamedSharding"),
+    ],
+)
+def test_one_mesh_is_no_list_of_them(devices, kind):
+    message = rf"`Devices\(devices=...\)` is one {kind}; give a list of meshes, one for each worker"
     with pytest.raises(TypeError, match=message):
         ssp.Devices(devices=devices)
 
@@ -190,6 +206,7 @@ def test_numbers_are_fetched_from_a_device_with_memory_of_its_own(monkeypatch):
     assert len(fetched) == 2
 
 
+@pytest.mark.slow
 def test_the_switch_is_an_environment_variable_too():
     program = (
         "from jax_ssp.placement import Placement; import jax\n"

@@ -14,10 +14,10 @@ from jax_ssp.records import (
     TEXT,
     TEXTS,
     TRUTH,
+    PackedLines,
     check_record,
     either,
     one_of,
-    packed_lines,
     parsed_json,
     read_record,
     short,
@@ -104,7 +104,7 @@ def test_parsed_json_is_json():
 
 def lines_of(path, content, **limits):
     path.write_bytes(gzip.compress(content, mtime=0))
-    return list(packed_lines(path))
+    return list(PackedLines(path))
 
 
 def test_whole_lines_are_given_and_what_follows_the_last_is_not(tmp_path):
@@ -122,7 +122,7 @@ def test_a_file_that_breaks_off_gives_its_whole_lines(cut, tmp_path):
             file.flush()
     whole_file = path.read_bytes()
     path.write_bytes(whole_file[: len(whole_file) * cut // 12])
-    given = list(packed_lines(path))
+    given = list(PackedLines(path))
     expected = content.decode().splitlines(keepends=True)
     assert given == expected[: len(given)]
     assert len(given) > len(expected) * (cut - 1) // 12

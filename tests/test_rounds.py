@@ -30,6 +30,7 @@ def as_optax_needs():
 
 
 @pytest.mark.parametrize("name", SETTABLE)
+@pytest.mark.every(3)
 def test_the_rate_is_that_of_the_round(name):
     tx = by_rounds(SETTABLE[name]())
     state = tx.init(PARAMS)

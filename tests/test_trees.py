@@ -12,6 +12,7 @@ SHAPES = [(), (3,), (5, 0), (5000,), (80, 70), (7, 30, 40), (5000, 1), (1, 5000)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.every(41)
 def test_one_number_that_is_not_finite_is_found_wherever_it_is(shape, dtype):
     rng = np.random.default_rng(0)
     largest = float(jnp.finfo(dtype).max)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +32,26 @@ def arguments(doc: str | None, argv: Sequence[str] | None = None, **more: Any) -
     return parser.parse_args(argv)
 
 
-def report(name: str, columns: Sequence[str], rows: Sequence[Row], args: Any) -> None:
-    """Print the table and write the JSON file, if one was asked for."""
-    meta = {"benchmark": name, "quick": args.quick, **environment()}
+def described(name: str, args: Any) -> dict[str, Any]:
+    """What figures are of: options with the seeds, versions, commit, hardware and its load."""
+    options = {key: value for key, value in vars(args).items() if key not in ("quick", "json")}
+    told = {key: value for key, value in options.items() if not isinstance(value, Path)}
+    named = {"benchmark": name, "quick": args.quick, "options": told}
+    load = [round(each, 2) for each in os.getloadavg()]
+    return {**named, **environment(), "processor": _processor(), "load": load}
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def report(name: str, columns: Sequence[str], rows: Sequence[Row], args: Any, **more: Any) -> None:
+    """Print the table and write the JSON file, if one was asked for; `more` is in the file only."""
+    meta = described(name, args)
     table = Table(title=name)
     for column in columns:
         table.add_column(column, justify="right")
@@ -42,7 +61,7 @@ def report(name: str, columns: Sequence[str], rows: Sequence[Row], args: Any) ->
     console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in meta.items()), style="dim")
     if args.json is not None:
-        facts = {"meta": meta, "rows": [{c: row[c] for c in columns} for row in rows]}
+        facts = {"meta": meta, "rows": [{c: row[c] for c in columns} for row in rows], **more}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 import jax_ssp as ssp
+from experiments.workloads.dealt import dealt
 
 TEST_IMAGES = 360
 
@@ -72,6 +73,8 @@ class Digits(ssp.Workload):
     """Of SGD."""
     momentum: float = 0.9
     """Of SGD, kept by each worker."""
+    elastic: bool = False
+    """Whether all workers share each epoch, so that they may come and go."""
 
     def build(self, num_workers: int, seed: int) -> ssp.Task:
         train, (images, labels) = load_digits()
@@ -91,7 +94,7 @@ class Digits(ssp.Workload):
             test_loss, metrics = loss(step.model(params), (images, labels))
             return {"test_loss": test_loss, "test_accuracy": metrics["accuracy"]}
 
-        data = ssp.data.Shards(train, self.batch_size, num_workers, seed)
+        data = dealt(train, self.batch_size, num_workers, seed, self.elastic)
         return ssp.Task(step=step, params=step.params, data=data, evaluate=evaluate)
 
 

@@ -72,24 +72,44 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
 
 
 class Block(nnx.Module):
-    """Two convolutions with BatchNorm around a shortcut; the first one may halve the image."""
+    """Two convolutions with BatchNorm around a shortcut; the first one may halve the image.
 
-    def __init__(self, inputs: int, outputs: int, strides: int, rngs: nnx.Rngs) -> None:
+    Args:
+        inputs, outputs: channels.
+        strides: 2 halves the image.
+        rngs: of the first parameters.
+        identity: whether the shortcut is nothing but a path where sizes allow that, as in the
+            paper; else it is a convolution always.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, strides: int, rngs: nnx.Rngs, identity: bool = False
+    ) -> None:
         size: dict[str, Any] = {"kernel_size": (3, 3), "use_bias": False, "rngs": rngs}
         self.conv1 = nnx.Conv(inputs, outputs, strides=strides, **size)
         self.norm1 = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
         self.conv2 = nnx.Conv(outputs, outputs, **size)
         self.norm2 = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
-        self.shortcut = nnx.Conv(
-            inputs, outputs, kernel_size=(1, 1), strides=strides, use_bias=False, rngs=rngs
-        )
+        size |= {"kernel_size": (1, 1), "strides": strides}
+        alike = identity and strides == 1 and inputs == outputs
+        self.shortcut = None if alike else nnx.Conv(inputs, outputs, **size)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.norm2(self.conv2(nnx.relu(self.norm1(self.conv1(x)))))
-        return nnx.relu(y + self.shortcut(x))
+        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
-class ResNet(nnx.Module):
+class Residual(nnx.Module):
+    """Blocks between a first convolution and the classes: `conv`, `norm`, `blocks` and `out`."""
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = nnx.relu(self.norm(self.conv(images)))
+        for block in self.blocks:
+            x = block(x)
+        return self.out(jnp.mean(x, axis=(1, 2)))
+
+
+class ResNet(Residual):
     """A residual network of three blocks: 21,000 parameters at width 8.
 
     Reference:
@@ -107,12 +127,6 @@ class ResNet(nnx.Module):
             ]
         )
         self.out = nnx.Linear(4 * width, 10, rngs=rngs)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        x = nnx.relu(self.norm(self.conv(images)))
-        for block in self.blocks:
-            x = block(x)
-        return self.out(jnp.mean(x, axis=(1, 2)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "Checkpoints": "checkpoints",
     "Run": "run_reader",
     "RunFolder": "run_folder",
     "load_params": "params",

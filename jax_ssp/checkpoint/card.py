@@ -77,16 +77,27 @@ def rows_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("status", _status(facts))]
     if "updates" in facts:
         rows.append(("updates", _updates(facts)))
-    for each in ("steps", "samples"):
+    for each in ("steps", "samples", "tokens"):
         if facts.get(each):
             rows.append((each, str(facts[each])))
     if "seconds" in facts:
         rows.append(("time", f"{facts['seconds']:.4g} {facts['time']} seconds"))
     if "computing" in facts:
         rows.append(("computing", f"{facts['computing']:.0%} of the workers' time"))
+    spent = facts.get("goodput")
+    if spent and spent["failures"]:
+        told = f"failures: {spent['failures']}, ETTR {spent['ettr']:.1%}"
+        rows.append(("goodput", f"{spent['goodput']:.1%} of the workers' time, {told}"))
     if "mean_staleness" in facts:
         mean, most = facts["mean_staleness"], facts["max_staleness"]
         rows.append(("staleness", f"mean {mean:.2f}, at most {most} versions"))
+    if outer := facts.get("outer"):
+        told = f"correlation {outer['correlation']:.2f}"
+        rate = outer.get("effective_rate")
+        more = "" if rate is None else f", effective rate {rate:.3g}"
+        rows.append(("outer optimizer", told + more))
+    if facts.get("resumes"):
+        rows.append(("resumed", f"{facts['resumes']} times"))
     if facts.get("not_finite"):
         rows.append(("not finite", f"{facts['not_finite']} deltas"))
     rows += [(str(name), _number(value)) for name, value in facts.get("metrics", {}).items()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,41 +14,76 @@ from typing import Any
 from jax_ssp.files import AppendedFile, say
 
 MOST_WAITING = 64 << 20  # bytes that wait for a disk that is full
+EVENTS = "events.out.tfevents.*.jax_ssp"  # our files, among those that others may have there
 
 
 class Pieces:
-    """A file that grows by pieces, whenever it is flushed; no failure gets out of it."""
+    """A file that grows by pieces, whenever it is flushed; no failure gets out of it.
+
+    Args:
+        path: of the file, which is made if need be.
+        size: what of it is kept (bytes).
+
+    Attributes:
+        size: of what is kept and all pieces so far (bytes).
+    """
 
     def __init__(self, path: Path, size: int = 0) -> None:
         self._path = path
+        self.size = size
+        self._hash = hashlib.sha256(_beginning(path, size))
+        self._lock = threading.Lock()  # of the one who writes
         self._waiting: list[bytes] = []
-        self._bytes = 0
+        self._written = size
         self._said = False
         self._dropped = False
         self._file = AppendedFile(path, size)
 
     @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
     def whole(self) -> bool:
         return not (self._waiting or self._dropped or self._file.gone)
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what is kept and all pieces so far."""
+        return self._hash.hexdigest()
+
     def add(self, piece: bytes) -> None:
-        if self._bytes + len(piece) > MOST_WAITING:
+        if self.size - self._written + len(piece) > MOST_WAITING:
             self._dropped = True
             return
         self._waiting.append(piece)
-        self._bytes += len(piece)
+        self.size += len(piece)
+        self._hash.update(piece)
 
     def flush(self) -> None:
-        if not self._waiting or self._file.closed:
-            return
-        count = len(self._waiting)
-        try:
-            self._file.append(b"".join(self._waiting))
-        except OSError as error:
-            self._fails(error)
-            return
-        del self._waiting[:count]
-        self._bytes = sum(map(len, self._waiting))
+        with self._lock:
+            waiting = self._waiting[:]  # another thread may add to it meanwhile
+            if not waiting or self._file.closed:
+                return
+            try:
+                self._file.append(b"".join(waiting))
+            except OSError as error:
+                self._fails(error)
+                return
+            del self._waiting[: len(waiting)]
+            self._written += sum(map(len, waiting))
+
+    def sync(self) -> None:
+        """Bring all pieces up to now to the disk; any thread may call this.
+
+        Raises:
+            OSError: if that cannot be done.
+        """
+        size = self.size  # more may come meanwhile
+        self.flush()
+        self._file.sync()
+        if self._dropped or self._written < size or self._file.gone:
+            raise OSError(f"{self._path} cannot be written, or was moved or deleted")
 
     def close(self) -> None:
         self.flush()
@@ -60,6 +97,14 @@ class Pieces:
         if not self._said:
             say(f"{self._path} cannot be written: {error.strerror or error}; the run goes on")
         self._said = True
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file."""
+    if not size:
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 class Events:
@@ -77,8 +122,8 @@ class Events:
         self._event, self._summary, self._checksum = Event, Summary, masked_crc32c
         # The time in a file's name is in whole seconds: a number tells two writers apart.
         second, nano = divmod(time.time_ns(), 10**9)
-        name = f"events.out.tfevents.{second}.{socket.gethostname()}.{nano}"
-        self._file = Pieces(folder / name)
+        name = f"{second}.{socket.gethostname()}.{nano}"
+        self._file = Pieces(folder / EVENTS.replace("*", name))
         self._sums: dict[str, list[float]] = {}
         self._step = 0
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -109,6 +154,18 @@ class Events:
         summary = self._summary(value=means)
         event = self._event(wall_time=time.time(), step=int(self._step), summary=summary)
         self._write(event)
+
+    def go_on(self, updates: int) -> None:
+        """Have a reader forget what it has read of later steps: they come again."""
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        self._write(self._event(wall_time=time.time(), step=updates + 1, session_log=start))
+
+    @property
+    def written(self) -> tuple[str, int]:
+        """The name of the file, and how long it is with all that was emitted (bytes)."""
+        return self._file.path.name, self._file.size
 
     def flush(self) -> None:
         self._file.flush()

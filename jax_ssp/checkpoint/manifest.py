@@ -1,71 +1,45 @@
 """The manifest of saved parameters: what every leaf and every file of a save must be.
 
-It holds path, shape, dtype and crc32 of each leaf, the structure of the tree, and the crc32 of each
-file. See `params.py` for what lies where.
+It holds shape, dtype and crc32 of each leaf by its path, the structure of the tree, and the hash of
+each file; and it is sealed with a hash of its own. See `params.py` for what lies where.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from jax_ssp.checkpoint.arrays import Leaf
 from jax_ssp.checkpoint.claim import MANIFEST
+from jax_ssp.checkpoint.sealed import LARGEST, sealed, unsealed
 from jax_ssp.files import replace_file
 from jax_ssp.records import parsed_json, read_bytes
-
-
-class Leaf(NamedTuple):
-    """What the manifest says of one array."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    crc32: int
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> Leaf:
-        crc32 = zlib.crc32(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
-        return cls(array.shape, array.dtype.name, crc32)
 
 
 class Manifest(NamedTuple):
     number: int  # of the save, which names its folder
     tree: Any  # the structure: see `encoded`
     leaves: dict[str, Leaf]  # by path
-    files: dict[str, int]  # the crc32 of each file of the folder
-
-
-def check_files(saved: Path, manifest: Manifest) -> None:
-    """Raises unless each file is as it was written."""
-    owners = {str(index): f" of params{path}" for index, path in enumerate(manifest.leaves)}
-    found = checksums(saved, manifest.files)
-    for name, expected in manifest.files.items():
-        if found.get(name) != expected:
-            owner = owners.get(name.partition("/")[0], "")
-            state = f"has crc32 {found[name]}, not {expected}" if name in found else "is missing"
-            raise ValueError(f"`{saved}` is damaged: the file `{name}`{owner} {state}.")
+    files: dict[str, Any]  # the hash of each file of the folder
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
-    leaves = {path: leaf._asdict() for path, leaf in manifest.leaves.items()}
-    content = {**manifest._asdict(), "leaves": leaves}
-    replace_file(run / MANIFEST, json.dumps(content, indent=1))
+    leaves = {path: leaf.facts() for path, leaf in manifest.leaves.items()}
+    replace_file(run / MANIFEST, sealed({**manifest._asdict(), "leaves": leaves}))
 
 
 def read_manifest(run: Path) -> Manifest:
+    """The manifest in a run's folder; older versions did not seal theirs, and wrote crc32s."""
     file = run / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(f"No parameters are saved in `{run}`: there is no `{file}`.")
     try:
-        content = parsed_json(read_bytes(file))
-        leaves = {
-            path: Leaf(tuple(leaf["shape"]), np.dtype(leaf["dtype"]).name, int(leaf["crc32"]))
-            for path, leaf in content["leaves"].items()
-        }
+        written = read_bytes(file, LARGEST)
+        content = parsed_json(written)
+        if "sha256" in content:
+            content = unsealed(written)
+        leaves = {path: Leaf.read(leaf) for path, leaf in content["leaves"].items()}
         return Manifest(int(content["number"]), content["tree"], leaves, dict(content["files"]))
     except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
         raise ValueError(f"`{file}` is damaged: {error!r}.") from error
@@ -103,21 +77,3 @@ def decoded(node: Any) -> Any:
                 "it only dicts with string keys, lists, tuples and None come back."
             )
     raise ValueError(f"`{MANIFEST}` is damaged: {node!r} is no structure.")
-
-
-def checksums(folder: Path, names: Container[str] | None = None) -> dict[str, int]:
-    """The crc32 of each file of a folder, or of those of these names."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    return {
-        name: _crc32(path)
-        for name, path in files.items()
-        if path.is_file() and (names is None or name in names)
-    }
-
-
-def _crc32(path: Path) -> int:
-    crc32 = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):  # whatever its size, it costs no more memory
-            crc32 = zlib.crc32(piece, crc32)
-    return crc32

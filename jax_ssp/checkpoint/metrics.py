@@ -22,7 +22,8 @@ from typing import Any
 
 from jax_ssp import checks
 from jax_ssp.checkpoint.claim import METRICS
-from jax_ssp.checkpoint.events import Events, Pieces
+from jax_ssp.checkpoint.events import EVENTS, Events, Pieces
+from jax_ssp.files import whole_lines
 from jax_ssp.records import RECORD, check_record, one_of, parsed_json, short
 from jax_ssp.runtimes.observer import Observer, measures
 
@@ -58,8 +59,9 @@ class MetricsWriter(Observer):
         checks.function("MetricsWriter(clock=...)", clock, "() -> seconds")
         checks.number("MetricsWriter(clock=...)()", clock())
         folder.mkdir(parents=True, exist_ok=True)
+        self._before = {each.name: each.stat().st_size for each in folder.glob(EVENTS)}
         path = folder / METRICS
-        self._rows = Pieces(path, size=_whole_lines(path))
+        self._rows = Pieces(path, size=whole_lines(path))
         self._events = Events(folder)
         self._finalizer = weakref.finalize(self, _close, self._rows, self._events)
         self._clock = clock
@@ -68,6 +70,36 @@ class MetricsWriter(Observer):
         self._events_due = clock() + EVENTS_SECONDS
         self._point_due = clock() + POINT_SECONDS
         self._by_worker = True
+        self._updates = 0  # of the last row
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """How far it has come, as facts for JSON: what `cut_back` cuts its files back to.
+
+        Only what `sync` has brought there since is on the disk.
+        """
+        self._events.emit()
+        name, size = self._events.written
+        return {
+            "bytes": self._rows.size,
+            "sha256": self._rows.digest,
+            "updates": self._updates,
+            "events": {**self._before, name: size},
+        }
+
+    def sync(self) -> None:
+        """Bring all rows up to now to the disk; any thread may call this.
+
+        Raises:
+            OSError: if that cannot be done.
+        """
+        self._rows.sync()
+        self._events.flush()
+
+    def go_on(self, updates: int) -> None:
+        """What comes now was measured after so many updates, in place of what came before."""
+        self._updates = updates
+        self._events.go_on(updates)
 
     @property
     def whole(self) -> bool:
@@ -102,6 +134,7 @@ class MetricsWriter(Observer):
         self._finalizer()
 
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
+        self._updates = max(self._updates, row["updates"])
         self._rows.add(encode_row(kind, row))
 
     def _flush_what_is_due(self) -> None:
@@ -133,23 +166,30 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """
     path = checks.path("read_metrics(path=...)", path)
     path = path / METRICS if path.is_dir() else path
+    return decode_rows(path, path.read_bytes())
+
+
+def decode_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """The rows of a file, or of its beginning; for what is raised see `read_metrics`."""
     try:
-        *lines, _broken_off = path.read_text(encoding="utf-8").split("\n")
+        *lines, _broken_off = content.decode().split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text, and no `metrics.jsonl`: {error}.") from error
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = parsed_json(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {short(line)}.") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is not a row: {short(line)}.")
-        check_record(f"{path}, line {number}", row, _ROW)
-        for name, value in row.pop("nonfinite", {}).items():
-            row["metrics"][name] = float(value)
-        rows.append(row)
-    return rows
+    return [_row(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
+
+
+def _row(where: str, line: str) -> dict[str, Any]:
+    """The row of a line."""
+    try:
+        row = parsed_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {short(line)}.") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is not a row: {short(line)}.")
+    check_record(where, row, _ROW)
+    for name, value in row.pop("nonfinite", {}).items():
+        row["metrics"][name] = float(value)
+    return row
 
 
 def encode_row(kind: str, row: Mapping[str, Any]) -> bytes:
@@ -170,11 +210,6 @@ def encode_row(kind: str, row: Mapping[str, Any]) -> bytes:
 def _plain(value: Any) -> Any:
     """The Python number that a scalar array holds; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
-
-
-def _whole_lines(path: Path) -> int:
-    """The length of a file up to the end of its last whole line (bytes)."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
 def _close(rows: Pieces, events: Events) -> None:

@@ -1,10 +1,6 @@
-"""Parameters on disk: written by Orbax, and checked against a manifest when they are read back.
+"""Parameters on disk: loading gives exactly what was saved, or raises. On disk:
 
-Orbax alone restores flipped bits silently and casts dtypes silently. So a manifest lies beside what
-it writes: path, shape, dtype and crc32 of every leaf, and the crc32 of every file. Loading gives
-exactly what was saved, or raises. On disk:
-
-    <run>/params_manifest.json    what was saved last, and in which folder
+    <run>/params_manifest.json    what was saved last, and in which folder (see `manifest.py`)
     <run>/params/<number>/        an Orbax checkpoint of the leaves, {"0": array, "1": array, ...}
 
 A save goes into a new folder, then the manifest is replaced in one step, then older folders go.
@@ -16,28 +12,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.arrays import on_host, read_arrays, write_arrays
 from jax_ssp.checkpoint.claim import MANIFEST
 from jax_ssp.checkpoint.manifest import (
-    Leaf,
     Manifest,
-    check_files,
-    checksums,
     decoded,
     encoded,
     read_manifest,
     write_manifest,
 )
+from jax_ssp.checkpoint.sealed import check_hashes, hashes
 from jax_ssp.trees import check_tree
 
 PyTree: TypeAlias = Any
@@ -66,7 +58,11 @@ def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
     run = checks.path("save_params(folder=...)", folder).absolute()
     check_tree("save_params(params=...)", params)
     paths_and_leaves, structure = jax.tree.flatten_with_path(params)
-    arrays = {jax.tree_util.keystr(path): _to_host(path, leaf) for path, leaf in paths_and_leaves}
+    field = "save_params(params=...)"
+    arrays = {
+        path: on_host(field, _called(path), leaf)
+        for path, leaf in ((jax.tree_util.keystr(path), leaf) for path, leaf in paths_and_leaves)
+    }
     if len(arrays) < len(paths_and_leaves):
         raise ValueError("`save_params(params=...)` must give each leaf a path of its own.")
 
@@ -74,11 +70,10 @@ def save_params(folder: str | os.PathLike[str], params: PyTree) -> None:
     older = [path for path in (run / "params").iterdir() if path.name.isdecimal()]
     number = 1 + max((int(path.name) for path in older), default=-1)
     saved = run / "params" / str(number)
-    leaves = {path: Leaf.of(array) for path, array in arrays.items()}
     tree = encoded(structure, iter(arrays))
     try:
-        _write_arrays(saved, arrays)
-        write_manifest(run, Manifest(number, tree, leaves, checksums(saved)))
+        leaves = write_arrays(saved, arrays, pack=False)  # so that Orbax alone can read them too
+        write_manifest(run, Manifest(number, tree, leaves, hashes(saved)))
     except BaseException:
         shutil.rmtree(saved, ignore_errors=True)  # half a save takes room, and is good for nothing
         raise
@@ -116,47 +111,24 @@ def load_params(run: str | os.PathLike[str], like: PyTree | None = None) -> PyTr
         paths, structure = _structure(folder, manifest)
     else:
         paths, structure = _match(folder, manifest, like)
-    arrays = _read_arrays(folder / "params" / str(manifest.number), manifest)
+    arrays = _read(folder / "params" / str(manifest.number), manifest)
     return jax.tree.unflatten(structure, [_to_device(path, arrays[path]) for path in paths])
 
 
-def _write_arrays(saved: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes the arrays with Orbax, except those without elements, which it does not take.
-
-    Without OCDBT every leaf has files of its own, so a damaged file tells the leaf; without
-    compression, since parameters hardly compress. The handler is used bare, as what Orbax's
-    Checkpointer adds is a commit of its own.
-    """
-    saved.mkdir()
-    stored = {str(i): array for i, array in enumerate(arrays.values()) if array.size}
-    if stored:
-        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
-        with closing(handler):
-            handler.save(epath.Path(saved), args=ocp.args.PyTreeSave(stored))
-
-
-def _read_arrays(saved: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+def _read(saved: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """The arrays in the folder `saved`, by path, each of them what the manifest says."""
     if not saved.is_dir():
         raise FileNotFoundError(f"`{saved}` does not exist, but it is what {MANIFEST} names.")
-    check_files(saved, manifest)
-    stored: dict[str, np.ndarray] = {}
-    if any(0 not in leaf.shape for leaf in manifest.leaves.values()):
-        with closing(ocp.PyTreeCheckpointHandler()) as handler:
-            stored = handler.restore(epath.Path(saved), args=ocp.args.PyTreeRestore())
-    arrays = {}
-    for index, (path, leaf) in enumerate(manifest.leaves.items()):
-        array = np.zeros(leaf.shape, leaf.dtype) if 0 in leaf.shape else stored.get(str(index))
-        if array is None:
-            raise ValueError(f"`{saved}` is damaged: params{path} is missing.")
-        for what, found, expected in zip(leaf._fields, Leaf.of(array), leaf, strict=True):
-            if found != expected:
-                raise ValueError(
-                    f"`{saved}` is damaged: params{path} has {what} {found}, but {expected} in "
-                    f"{MANIFEST}."
-                )
-        arrays[path] = array
-    return arrays
+    owners = {str(index): f" of {_called(path)}" for index, path in enumerate(manifest.leaves)}
+    try:
+        check_hashes(saved, manifest.files, lambda name: owners.get(name.partition("/")[0], ""))
+    except ValueError as error:
+        raise ValueError(f"`{saved}` is damaged: {error}.") from error
+    return read_arrays(saved, manifest.leaves, _called)
+
+
+def _called(path: str) -> str:
+    return f"params{path}"
 
 
 def _structure(run: Path, manifest: Manifest) -> tuple[list[str], Any]:
@@ -193,17 +165,6 @@ def _kind(leaf: Any) -> str:
             "`load_params(like=...)` must hold arrays or jax.ShapeDtypeStruct, got "
             f"{type(leaf).__name__}."
         ) from error
-
-
-def _to_host(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-    held = isinstance(leaf, np.ndarray | np.generic | jax.Array)
-    dtype = leaf.dtype if held and not isinstance(leaf, jax.core.Tracer) else None
-    if dtype is None or not (jnp.issubdtype(dtype, np.number) or dtype == np.bool_):
-        raise TypeError(
-            f"`save_params(params=...)` must hold arrays of numbers, got {type(leaf).__name__} at "
-            f"params{jax.tree_util.keystr(path)}; use jnp.asarray or jax.random.key_data."
-        )
-    return np.asarray(leaf, dtype=dtype.newbyteorder("="))
 
 
 def _to_device(path: str, array: np.ndarray) -> jax.Array:

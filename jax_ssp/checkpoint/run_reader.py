@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from jax_ssp import checks
 from jax_ssp.checkpoint.card import Card, heading, rows_of, safely
-from jax_ssp.checkpoint.claim import CONFIG, FORMAT, MANIFEST, METRICS, PICTURE, SUMMARY, TAPE
+from jax_ssp.checkpoint.claim import (
+    BEFORE,
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    METRICS,
+    PICTURE,
+    SUMMARY,
+    TAPE,
+)
 from jax_ssp.checkpoint.metrics import read_metrics
+from jax_ssp.checkpoint.terms import terms_of
+from jax_ssp.checkpoint.torn import torn
 from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.tape_file import read_tape
@@ -125,8 +136,13 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How it ended (see `Result.status`); "unfinished" where there is no summary."""
+        """How it ended (see `Result.status`); "unfinished" where it was killed, or goes on."""
         return "unfinished" if self.summary is None else self.summary["status"]
+
+    @property
+    def resumes(self) -> int:
+        """How often another process has gone on with it, by its tape."""
+        return self.tape.resumes
 
     @cached_property
     def tape(self) -> Tape:
@@ -137,6 +153,7 @@ class Run:
         """
         tape = read_run_tape(self.path / TAPE)
         self._check_end(tape)
+        tape.header.update(terms_of(self.path))
         return tape
 
     @cached_property
@@ -177,6 +194,8 @@ class Run:
     def params(self) -> Any:
         """The parameters it came to (see `load_params`, which also takes what they are like).
 
+        Of a run that goes on after an end, those of that end.
+
         Raises:
             FileNotFoundError: if none were saved.
             ValueError: if they are not what was saved.
@@ -202,14 +221,16 @@ class Run:
 
     def _check_end(self, tape: Tape) -> None:
         """Raise ValueError if the folder says that the run came further than its tape."""
-        found = f"{self.path / TAPE} is damaged: it breaks off after {len(tape)} rows"
         if self.summary is not None:
-            told = self.summary["tape"]
-            if not tape.complete and (told["complete"] or told["rows"] != len(tape)):
-                ended = "to the end" if told["complete"] else "the last of the run"
-                raise ValueError(f"{found}, but {SUMMARY} says that {told['rows']} lead {ended}.")
+            if lacks := torn(tape, self.summary["tape"]):
+                raise ValueError(f"{self.path} is damaged: its {lacks}.")
+        elif (self.path / BEFORE).exists():
+            return  # it had ended once, and goes on: its parameters are those of that end still
         elif not tape.complete and (self.path / MANIFEST).exists():
-            raise ValueError(f"{found}, but the run's last parameters are there.")
+            raise ValueError(
+                f"{self.path / TAPE} is damaged: it breaks off after {len(tape)} rows, but the "
+                "run's last parameters are there."
+            )
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:

@@ -8,7 +8,21 @@ from typing import Any, Protocol
 
 from jax_ssp.controller import check_contract
 from jax_ssp.controller.tape import Tape
+from jax_ssp.data.report import DataReport
+from jax_ssp.runtimes.losses import Loss
 from jax_ssp.runtimes.observer import Kept
+
+
+class Spent(Protocol):
+    """Where the time of a run went; see `jax_ssp.report.goodput`."""
+
+    def facts(self) -> dict[str, Any]: ...
+
+
+class Measured(Protocol):
+    """What was measured of the outer optimizer; see `jax_ssp.report.outer`."""
+
+    def facts(self) -> dict[str, Any]: ...
 
 
 class Finished(Protocol):
@@ -43,6 +57,10 @@ class Finished(Protocol):
     @property
     def samples_per_second(self) -> float: ...
     @property
+    def tokens(self) -> int: ...
+    @property
+    def tokens_per_second(self) -> float: ...
+    @property
     def version(self) -> int: ...
     @property
     def not_finite(self) -> int: ...
@@ -51,7 +69,17 @@ class Finished(Protocol):
     @property
     def wall_seconds(self) -> float: ...
     @property
+    def data(self) -> DataReport: ...
+    @property
     def computing(self) -> float: ...
+    @property
+    def resumes(self) -> int: ...
+    @property
+    def goodput(self) -> Spent: ...
+    @property
+    def outer(self) -> Measured | None: ...
+    @property
+    def losses(self) -> Sequence[Loss]: ...
     def draw(self, to: Path) -> None: ...
 
 
@@ -73,8 +101,11 @@ def summarize(result: Finished) -> dict[str, Any]:
         "steps": result.steps,
         "samples": result.samples,
         "samples_per_second": result.samples_per_second,
+        "tokens": result.tokens,
+        "tokens_per_second": result.tokens_per_second,
         "versions": result.version,
         "dropped": report.dropped,
+        "data": result.data.facts(),
         "cancelled": report.cancelled,
         "not_finite": result.not_finite,
         "passed_over": sum(row["passed_over"] for row in result.evaluations),
@@ -82,6 +113,10 @@ def summarize(result: Finished) -> dict[str, Any]:
         "seconds": result.seconds,
         "wall_seconds": result.wall_seconds,
         "computing": result.computing,
+        "resumes": result.resumes,
+        "goodput": result.goodput.facts(),
+        **({} if result.outer is None else {"outer": result.outer.facts()}),
+        "losses": [loss._asdict() for loss in result.losses],
         "mean_staleness": report.mean_staleness,
         "max_staleness": report.max_staleness,
         "max_lag": report.max_lag,

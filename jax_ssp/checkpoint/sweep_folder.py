@@ -1,7 +1,7 @@
 """The folder of a sweep: a folder a run, and which of them need not be run again.
 
 SWEEP/00-BSP-seed0/     as every run has it, and what it printed: output.txt
-SWEEP/set-aside/        runs that had not ended when the sweep went on: what there is of them
+SWEEP/set-aside/        runs that cannot be gone on with: what there is of them
 SWEEP/comparison.*      what is made of the runs
 """
 
@@ -14,48 +14,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_ssp.checkpoint.claim import OF_A_RUN, Claim
+from jax_ssp.checkpoint.agreement import differences
+from jax_ssp.checkpoint.claim import OF_A_RUN, OVER, Claim, Workdir
+from jax_ssp.checkpoint.past import Past
 from jax_ssp.checkpoint.run_reader import Run, members_of
 from jax_ssp.files import FolderLock, say
-from jax_ssp.records import short
 
 OUTPUT = "output.txt"
 _SET_ASIDE = "set-aside"
 _COMPARED = ("experiment", "sha256", "parts")
-_OVER = ("done", "target", "early", "stopped", "diverged")  # such a run need not be run again
 
 
 class SweepFolder:
     """A sweep's folder, which is this process's alone; it may hold an earlier part of the sweep.
 
     Args:
-        path: of the folder.
+        workdir: the folder, and whether it must, or must not, hold a part of the sweep.
         wanted: of each run what its `config.json` says: `experiment`; `sha256` of the config file,
             if there is one; `parts`, of the user's own.
-        unique: take a name such as `path-2` if there is something of that name already.
 
     Attributes:
         path: of the folder.
         finished: of each run that is wanted, the one that is there; None if there is none.
+        unfinished: by number, the folders of those that go on.
 
     Raises:
         ValueError: if a run of another experiment is in it, naming the difference, or it is in use.
         OSError: if it cannot be made.
     """
 
-    def __init__(self, path: Path, wanted: Sequence[Mapping[str, Any]], unique: bool) -> None:
-        self._claim = Claim(path, unique, sweep=True)
+    def __init__(self, workdir: Workdir, wanted: Sequence[Mapping[str, Any]]) -> None:
+        self._claim = Claim(workdir.folder, workdir.unique, sweep=True, called=workdir.called)
         self.path = self._claim.path
         wanted = [
             json.loads(json.dumps({name: each.get(name) for name in _COMPARED})) for each in wanted
         ]
         try:
-            there = [(run, _place(run, wanted)) for run in map(Run.read, members_of(self.path))]
+            there = [
+                (run, _place(run, wanted, workdir.called))
+                for run in map(Run.read, members_of(self.path))
+            ]
+            _check_there(workdir, bool(there))
             self.finished: list[Run | None] = [None] * len(wanted)
+            self.unfinished: dict[int, Path] = {}
+            there.sort(key=lambda each: each[0].status not in OVER)  # those that are over first
             for run, places in there:
-                free = [place for place in places if self.finished[place] is None]
-                if run.status in _OVER and free:
+                taken = {place for place in places if self.finished[place]} | {*self.unfinished}
+                free = [place for place in places if place not in taken]
+                if free and run.status in OVER:
                     self.finished[free[0]] = run
+                elif free and _can_go_on(run):
+                    self.unfinished[free[0]] = run.path
                 else:
                     self._set_aside(run)
         except BaseException:
@@ -67,7 +76,9 @@ class SweepFolder:
         self._claim.close()
 
     def folder_of(self, number: int, name: str, seed: int) -> Path:
-        """Make the folder of a run that is to be run."""
+        """Make the folder of a run that is to be run, or find that of one to go on with."""
+        if number in self.unfinished:
+            return self.unfinished[number]
         called = folder_name(f"{number:02d}-{name}", f"-seed{seed}")
         for again in itertools.count(1):
             folder = self.path / (called if again == 1 else f"{called}-{again}")
@@ -78,15 +89,32 @@ class SweepFolder:
         return folder
 
     def _set_aside(self, run: Run) -> None:
-        """Move a run that had not ended out of the way: nothing of it is lost."""
-        FolderLock(run.path).release()  # nobody writes it still
+        """Move a run that cannot go on out of the way: nothing of it is lost."""
         (self.path / _SET_ASIDE).mkdir(exist_ok=True)
         for number in itertools.count(1):
             to = self.path / _SET_ASIDE / f"{run.path.name}-{number}"
             if not to.exists():
                 break
         run.path.rename(to)
-        say(f"{run.path.name} had not ended ({run.status}): it is run again, set aside in {to}")
+        say(f"{run.path.name} ({run.status}) cannot go on: it is run again, set aside in {to}")
+
+
+def _check_there(workdir: Workdir, there: bool) -> None:
+    path, resume = workdir.folder, workdir.resume
+    if there and resume == "never":
+        raise ValueError(f"{path} holds runs already; give another {workdir.called}.")
+    if not there and resume == "must":
+        raise ValueError(f'{path} holds no runs to go on with, and `resume` is "must".')
+
+
+def _can_go_on(run: Run) -> bool:
+    """Whether all of a run is there that it takes to go on with it, and nobody writes it still."""
+    FolderLock(run.path).release()
+    try:
+        Past(run)
+    except ValueError:
+        return False
+    return True
 
 
 def folder_name(name: str, end: str) -> str:
@@ -95,7 +123,7 @@ def folder_name(name: str, end: str) -> str:
     return name.encode(errors="replace")[:150].decode(errors="ignore") + end
 
 
-def _place(run: Run, wanted: Sequence[Mapping[str, Any]]) -> list[int]:
+def _place(run: Run, wanted: Sequence[Mapping[str, Any]], called: str) -> list[int]:
     """Which of the wanted runs, as JSON has them, this is one of."""
     here = {name: run.config.get(name) for name in _COMPARED}
     places = [place for place, each in enumerate(wanted) if each == here]
@@ -103,7 +131,7 @@ def _place(run: Run, wanted: Sequence[Mapping[str, Any]]) -> list[int]:
         nearest = min((_differences(here, each) for each in wanted), key=len)
         raise ValueError(
             f"{run.path} holds a run of another experiment: {'; '.join(nearest)}. Give another "
-            "`--workdir`, or move that run away."
+            f"{called}, or move that run away."
         )
     return places
 
@@ -111,22 +139,9 @@ def _place(run: Run, wanted: Sequence[Mapping[str, Any]]) -> list[int]:
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     if not isinstance(here["experiment"], dict):
         return ["its config.json does not say which"]
-    has, wanted = flat(here["experiment"]), flat(there["experiment"])
-    told = [
-        f"`{name}` is {short(has.get(name))} there, and {short(wanted.get(name))} here"
-        for name in {**has, **wanted}
-        if has.get(name) != wanted.get(name)
-    ]
+    told = differences(here["experiment"], there["experiment"])
     if here["sha256"] != there["sha256"]:
         told.append("the config file has changed since")
     if here["parts"] != there["parts"]:
         told.append("a file with a part of your own has changed since")
     return told
-
-
-def flat(facts: Any, name: str = "") -> dict[str, Any]:
-    """Facts by their path, such as `policy.bound`."""
-    if not isinstance(facts, dict):
-        return {name: facts}
-    parts = [flat(value, f"{name}.{key}".lstrip(".")) for key, value in facts.items()]
-    return {path: value for part in parts for path, value in part.items()}

@@ -19,7 +19,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_ssp import checks
+from jax_ssp.cli.named_faults import with_faults
 from jax_ssp.cli.several import grouped, settings
+from jax_ssp.cli.sizes import sized
 from jax_ssp.cli.typed import RunOptions, Typed
 from jax_ssp.cli.usage import UsageError, their_errors, usage_errors
 
@@ -77,9 +79,12 @@ def chosen(
     own = OwnParts(file, module, imported, asked)
     if asked is None:
         found_from(Path.cwd())
-    configs = _configs(file, module)
+    name = "get_sweep" if hasattr(module, "get_sweep") else "get_config"
+    size = sized(getattr(module, name), overrides)
+    configs = _configs(file, name, size.get)
     kinds = [f"--{part.replace('_', '-')}" for part in alternatives()]
-    typed = Typed(file, str(module.__doc__ or "").split("\n\n")[0], kinds)
+    about = str(module.__doc__ or "").split("\n\n")[0]
+    typed = Typed(file, f"{about}\n\n{size.about}" if size.about else about, kinds)
     runs: list[Chosen] = []
     options = RunOptions()
     for index, config in enumerate(configs):
@@ -87,14 +92,18 @@ def chosen(
             continue
         placed = functools.partial(_with_kinds, config, own=own)
         for setting in settings(
-            config, overrides, kinds, lambda words, placed=placed: placed(words)[0], typed.takes
+            config,
+            size.rest,
+            kinds,
+            lambda words, placed=placed: placed(words)[0],
+            lambda config, words: typed.takes(*with_faults(config, words, own)),
         ):
             experiment, options = typed(*placed(setting.words))
             words = setting.words
             if setting.values:
                 name = ", ".join([experiment.name, *setting.values])
                 experiment, words = replace(experiment, name=name), _named(words, name)
-            runs.append(Chosen(experiment, index, words))
+            runs.append(Chosen(experiment, index, [*size.words, *words]))
     _check_distinct(configs, runs)
     return runs, options
 
@@ -105,12 +114,10 @@ def _named(words: list[str], name: str) -> list[str]:
     return [*(word for each in others for word in each.words()), f"--name={name}"]
 
 
-def _configs(file: Path, module: ModuleType) -> Sequence[Experiment]:
-    """What a config file gives, at least one experiment."""
+def _configs(file: Path, name: str, get: Any) -> Sequence[Experiment]:
+    """What the function of this name in a config file gives, at least one experiment."""
     from jax_ssp.training.experiment import Experiment
 
-    name = "get_sweep" if hasattr(module, "get_sweep") else "get_config"
-    get = getattr(module, name)
     if not callable(get) or not _takes_nothing(get):
         got = checks.shown(get)
         raise UsageError(f"{file}: `{name}` must be a function without arguments, got {got}")
@@ -161,10 +168,23 @@ def _with_kinds(
         value = value if equals else next(words, "")
         chosen[part] = _own(part, value, own) or _kind(flag, value, kinds[part], own.names(part))
     for part in kinds:  # in this order: a runtime before its delay
+        if part not in chosen and any(word.startswith(f"--{part}.") for word in rest):
+            implied = _implied(config, part, kinds[part])
+            chosen |= {} if implied is None else {part: implied()}
         if part in chosen:
             with usage_errors():
                 config = _replaced(config, part, chosen[part])
-    return config, rest
+    return with_faults(config, rest, own)
+
+
+def _implied(
+    config: Experiment, part: str, kinds: Mapping[str, Callable[[], Any]]
+) -> Callable[[], Any] | None:
+    """What a part is that is not there, where a field of it is given and it can be one thing."""
+    owner: Any = functools.reduce(getattr, part.split(".")[:-1], config)
+    made = [make for name, make in kinds.items() if name != "None"]
+    absent = getattr(owner, part.split(".")[-1], owner) is None
+    return made[0] if absent and len(made) == 1 else None
 
 
 def _own(part: str, value: str, own: OwnParts) -> Any:

@@ -1,8 +1,9 @@
 """How the command line ends: the exit codes, and what a signal or an error comes to.
 
 0 done · 1 a bug, a proof that failed, or something of a run that could not be saved · 2 usage, an
-unreadable file, a folder in use · 3 diverged · 130 interrupted, by whatever signal · 141 all is
-saved, but nobody reads the output any more.
+unreadable file, a folder in use · 3 diverged · 4 too few workers · 75 ended by SIGTERM with a
+checkpoint: run again, it goes on · 130 interrupted, by whatever signal · 141 all is saved, but
+nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any, NoReturn
 from jax_ssp.cli.output import Steady, steady_streams, was_left
 from jax_ssp.cli.usage import Ended, UsageError, user_frames
 from jax_ssp.failures import (
+    AGAIN,
     BUG,
     DIVERGED,
     DONE,
     INTERRUPTED,
+    TOO_FEW,
     UNREAD,
     USAGE,
     WHOLE_TRACEBACK,
@@ -33,9 +36,10 @@ from jax_ssp.failures import (
     notes,
 )
 from jax_ssp.files import say
+from jax_ssp.runtimes import ending
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 
-EXIT_CODES = {"diverged": DIVERGED, "interrupted": INTERRUPTED}
+EXIT_CODES = {ending.DIVERGED: DIVERGED, ending.TOO_FEW_WORKERS: TOO_FEW}  # by status
 _NOT_SHOWN = ("JAX has removed its internal frames", "`.result`")  # notes for programmers
 
 
@@ -49,13 +53,25 @@ class Early:
         undo: what is to be done before that.
         trained: whether there is something to lose, so that an interrupt is raised.
         code: the exit code, once the command is over.
+        resumable: whether the same command, run again, goes on from a checkpoint.
     """
 
     def __init__(self, own_process: bool = False) -> None:
         self.undo: list[Callable[[], object]] = []
         self.trained = False
         self.code: int | None = None
+        self.resumable: Callable[[], bool] = lambda: False
         self._own_process = own_process
+        self._interrupts = Interrupts()
+
+    def listens_to(self, interrupts: Interrupts) -> None:
+        """The signals of the command."""
+        self._interrupts = interrupts
+
+    @property
+    def interrupted(self) -> int:
+        """The exit code of a command that a signal has ended."""
+        return AGAIN if self._interrupts.terminated and self.resumable() else INTERRUPTED
 
     def came(self) -> None:
         """A signal came; in its handler."""
@@ -67,7 +83,7 @@ class Early:
                     undo()
             with contextlib.suppress(OSError):
                 os.write(2, b"interrupted\n")  # `print` may be what it came into
-        os._exit(INTERRUPTED if self.code is None else self.code)
+        os._exit(self.interrupted if self.code is None else self.code)
 
     def passed(self) -> None:
         """A run that is no command's has taken a signal for itself, and is over."""
@@ -95,13 +111,14 @@ def ended(command: Callable[[], int], own_process: bool) -> NoReturn:
         # The last of all: Python puts its own handlers back when it goes, but to those ignored.
         atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in signals])
     with listening(*signals) as interrupts, interrupts.deferred(math.inf) as held:
+        early.listens_to(interrupts)
         held.when(early.came, after=early.passed)
         try:
             code, abrupt = _code_of(command, interrupts, own_process)
             code = INTERRUPTED if interrupts.count and code == DONE else code
             early.code = code
         except KeyboardInterrupt:  # another one, while it was said
-            code, abrupt = INTERRUPTED, True
+            code, abrupt = early.interrupted, True
         if not own_process:
             sys.exit(code)
         for number in signals:  # all is done: who is in a hurry need not wait for the rest
@@ -142,11 +159,11 @@ def _code_of(
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or interrupts.count:
             say("interrupted")
-            return INTERRUPTED, True
+            return early.interrupted, True
         if not own_process and isinstance(error, Exception):
             raise
         say(_told(error))
-        return BUG, True
+        return getattr(error, "exit_code", BUG), True
 
 
 def _without_interrupts(unraisable: Any) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jax_ssp.checkpoint.claim import Resume, Workdir, resumable
 from jax_ssp.cli import exits
 from jax_ssp.cli.exits import EXIT_CODES
 from jax_ssp.cli.usage import usage_errors
-from jax_ssp.failures import BUG, DONE
+from jax_ssp.failures import AGAIN, BUG, DONE
 from jax_ssp.files import say
+from jax_ssp.runtimes.cut import SpoiledCheckpoint
 from jax_ssp.runtimes.interrupts import Interrupts, listening
 from jax_ssp.runtimes.observer import Observer
 
 if TYPE_CHECKING:
     from jax_ssp.report.progress import Progress
-    from jax_ssp.runtimes.plan import Plan, Task
+    from jax_ssp.runtimes.plan import Plan
+    from jax_ssp.runtimes.task import Task
     from jax_ssp.training.experiment import Experiment
     from jax_ssp.training.result import Result
 
@@ -34,40 +38,66 @@ class Done(NamedTuple):
 
 def run_one(
     experiment: Experiment,
-    folder: Path,
+    workdir: Workdir,
     source: dict[str, Any],
-    unique: bool = False,
     progress: Progress | None = None,
 ) -> Done:
     """Run an experiment in a folder of its own, and save what came of it, however it ends.
 
+    Should the checkpoint be bad that it goes on from, it goes on from the one before.
+
     Args:
         experiment: what is run.
-        folder: of the run.
+        workdir: where it is kept.
         source: what `config.json` says of where the experiment comes from.
-        unique: take a name such as `folder-2` if there is something of that name already.
         progress: shows the run; by default one of its own.
     """
+    try:
+        return _run_once(experiment, workdir, source, progress)
+    except SpoiledCheckpoint as error:
+        if error.exit_code != AGAIN:
+            raise
+        say(f"{error} The checkpoint is set aside; going on from the one before.")
+    return _run_once(experiment, workdir, source, progress)
+
+
+def _run_once(
+    experiment: Experiment, workdir: Workdir, source: dict[str, Any], progress: Progress | None
+) -> Done:
+    """Run it from the newest checkpoint that is not set aside."""
+    from jax_ssp.checkpoint.agreement import settings_of
     from jax_ssp.checkpoint.run_folder import RunFolder
     from jax_ssp.report.progress import Progress
     from jax_ssp.training.in_folder import known_of, saved
 
+    given = experiment
+    if experiment.checkpoint is not None:  # in this folder
+        wanted = replace(experiment.checkpoint, folder=None)
+        experiment = replace(experiment, checkpoint=wanted)
     about = dict(source)  # what is known of the run by its start is written then
     with usage_errors():
-        run_folder = RunFolder(folder, about, unique=unique)
+        run_folder = RunFolder(workdir.folder, about, unique=workdir.unique, called=workdir.called)
     exits.early.undo.append(run_folder.close)
+    exits.early.resumable = lambda: resumable(run_folder.path)
     with listening() as interrupts, run_folder, interrupts.deferred(math.inf) as held:
         signals = _Signals(interrupts)
         held.when(signals.came)
-        print(f"{experiment.name}: building and compiling", file=sys.stderr)
+        with usage_errors():
+            past = run_folder.prepare(settings_of(experiment.planned()), workdir.resume)
+        goes_on = "" if past is None else f"going on after {len(past.tape)} rows of the tape, "
+        print(f"{experiment.name}: {goes_on}building and compiling", file=sys.stderr)
         with usage_errors():
             plan, task = experiment.ready()
-            about |= known_of(experiment)
+            about |= known_of(given)
         interrupts.check()  # if one was swallowed
         result, summary = saved(
-            run_folder, lambda: trained(plan, task, [run_folder, progress or Progress(), signals])
+            run_folder,
+            lambda: trained(
+                plan, task, [run_folder, progress or Progress(), signals], workdir.resume
+            ),
         )
-    code = EXIT_CODES.get(result.status, DONE)
+    interrupted = result.status == "interrupted"
+    code = exits.early.interrupted if interrupted else EXIT_CODES.get(result.status, DONE)
     if run_folder.problems and code == DONE:
         code = BUG
     return Done(result, summary, run_folder.saved_in, code)
@@ -98,7 +128,7 @@ class _Signals(Observer):
         say("saving what the run has come to (interrupt again to give that up)")
 
 
-def trained(plan: Plan, task: Task, observers: list[Any]) -> Result:
+def trained(plan: Plan, task: Task, observers: list[Any], resume: Resume = "auto") -> Result:
     """Train; what is wrong with what is given is the user's mistake until the run has begun."""
     from jax_ssp.training.run import run
 
@@ -111,4 +141,4 @@ def trained(plan: Plan, task: Task, observers: list[Any]) -> Result:
 
     begun = Begun()
     with usage_errors(unless=lambda: begun.begun):
-        return run(plan, task, [*observers, begun])
+        return run(plan, task, [*observers, begun], resume)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jax_ssp.checkpoint.claim import Workdir
 from jax_ssp.cli import exits
 from jax_ssp.cli.config_file import Chosen, chosen
 from jax_ssp.cli.one import run_one
 from jax_ssp.cli.usage import UsageError, usage_errors
-from jax_ssp.failures import BUG, DONE, INTERRUPTED, USAGE
+from jax_ssp.failures import BUG, DONE, USAGE
 from jax_ssp.files import say
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def run_sweep(
     runs: Sequence[Chosen],
     sources: Sequence[dict[str, Any]],
     content: bytes,
-    folder: Path,
-    unique: bool,
+    workdir: Workdir,
     jobs: int | None,
 ) -> int:
     """Run what is not over, compare all, and say how it went.
@@ -35,8 +35,7 @@ def run_sweep(
         runs: what is to be run.
         sources: of each run what `config.json` says of where it comes from.
         content: of the config file.
-        folder: of the sweep.
-        unique: take a name such as `folder-2` if there is something of that name already.
+        workdir: where it is kept.
         jobs: how many runs at once; None for as many as suit.
     """
     from jax_ssp.checks import integer, optional
@@ -66,7 +65,8 @@ def run_sweep(
         exits.early.trained |= jobs > 1  # signals are passed on to the runs
 
     with usage_errors(unless=lambda: begun):
-        result = carried_out(members, jobs, folder, unique, progress=True, claimed=claimed)
+        result = carried_out(members, jobs, workdir, progress=True, claimed=claimed)
+    exits.early.resumable = lambda: result.resumable
     _show(result)
     return _code_of(result)
 
@@ -93,7 +93,7 @@ def _here(experiment: Experiment, source: dict[str, Any], folder: Path) -> int:
     from jax_ssp.checkpoint.sweep_folder import OUTPUT
 
     try:
-        return run_one(experiment, folder, source).code
+        return run_one(experiment, Workdir(folder), source).code
     except UsageError as error:
         say(f"error: {error}")
         (folder / OUTPUT).write_text(f"error: {error}\n")
@@ -110,7 +110,7 @@ def _there(
 
         words, index = source["overrides"], source["index"]
         (each,), _ = chosen(Path(source["file"]), words, content, only=index)
-        done = run_one(each.experiment, folder, source, progress=told_progress(tell))
+        done = run_one(each.experiment, Workdir(folder), source, progress=told_progress(tell))
         print(done.result.summary())
         return done.code
 
@@ -136,7 +136,7 @@ def _show(result: SweepResult) -> None:
 
 def _code_of(result: SweepResult) -> int:
     if result.interrupted:
-        return INTERRUPTED
+        return exits.early.interrupted
     if any(each.status != "refused" for each in result.failed):
         return BUG
     return USAGE if result.failed else DONE

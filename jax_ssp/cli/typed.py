@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jax_ssp.cli.usage import Ended, UsageError, parser_ends, usage_errors
 
@@ -27,6 +27,9 @@ class RunOptions:
 
     workdir: Path | None = None
     """The run's folder; by default runs/<name>-<time>."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """What to do with a run that the folder holds: auto goes on with one that is not over, or whose
+    ends are raised; never refuses a folder with a run in it, must one without."""
     dry_run: bool = False
     """Compile one clock on each device, print its memory and time, and stop; of a sweep, list its
     runs."""

@@ -22,6 +22,7 @@ from jax_ssp.controller.errors import (
 )
 from jax_ssp.controller.events import (
     DeltaReady,
+    Resumed,
     StopRequested,
     TimerFired,
     Token,
@@ -45,6 +46,7 @@ __all__ = [
     "Phase",
     "PolicyError",
     "ProtocolError",
+    "Resumed",
     "SetTimer",
     "StartAhead",
     "StartClock",

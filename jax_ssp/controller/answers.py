@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from jax_ssp.controller.commands import Command
-from jax_ssp.controller.errors import TapeMismatch
+from jax_ssp.controller.errors import PolicyError, ProtocolError, TapeMismatch
 from jax_ssp.controller.events import Event
 
 
@@ -22,6 +22,14 @@ class TapeLike(Protocol):
     @property
     def complete(self) -> bool: ...
     def __iter__(self) -> Iterator[tuple[float, Event, Sequence[Command]]]: ...
+
+
+class Answering(Protocol):
+    """A controller."""
+
+    @property
+    def done(self) -> bool: ...
+    def handle(self, event: Event, now: float) -> Sequence[Command]: ...
 
 
 def difference(told: Sequence[Command], here: Sequence[Command]) -> tuple[object, object] | None:
@@ -52,3 +60,15 @@ def check_answer(
             f"at {now} s, to {event}, the recording answers {differs[0]} and this run "
             f"{differs[1]}: the tape was recorded by another version of the code."
         )
+
+
+def check_answers(tape: TapeLike, controller: Answering) -> None:
+    """Give a controller all events of a tape; raise TapeMismatch at the first other answer."""
+    for now, event, commands in tape:
+        try:
+            here = controller.handle(event, now)
+        except (ProtocolError, PolicyError) as error:
+            raise TapeMismatch(f"at {now} s, no controller takes {event}: {error}") from error
+        check_answer(now, event, commands, here)
+    if tape.complete and not controller.done:
+        raise TapeMismatch("the tape is complete, but its run goes on.")

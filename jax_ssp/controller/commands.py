@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from jax_ssp.controller.constructors import constructor
@@ -24,6 +25,9 @@ class StartClock(NamedTuple):
         token: what the push of this clock is to quote.
         round: of `version`: the examples merged in it, over those of one synchronous step of all
             workers, rounded down. It is what schedules count; 0 where nothing is computed.
+        whole: whether all of `version` is adopted; else the one fragment that the worker pushed
+            last (see `jax_ssp.controller.fragments`), and it goes on with what it has of the
+            others.
     """
 
     worker: int
@@ -35,6 +39,7 @@ class StartClock(NamedTuple):
     weight: float
     token: Token
     round: int = 0
+    whole: bool = True
 
     def finished(
         self,
@@ -87,7 +92,8 @@ class Merged(NamedTuple):
         worker: whose delta.
         clock: its stamp.
         base: the version it is measured from.
-        staleness: server version at the merge minus `base` (versions).
+        staleness: versions that came between `base` and the merge; where the parameters are in
+            fragments, those that merged its fragment.
         lag: the worker's clock minus the smallest clock of any live worker (clocks); 0 for the
             delta of a worker that is gone.
         weight: the factor of the delta in the merge (see `jax_ssp.controller.weight`).
@@ -133,6 +139,10 @@ class Drop(NamedTuple):
     clock: int
     reason: str
     token: Token
+
+
+NOT_FINITE = "not finite"
+"""The reason of a `Drop` that is the controller's own: a number of the delta is not finite."""
 
 
 class Cancel(NamedTuple):
@@ -183,3 +193,13 @@ COMMANDS: tuple[type[Command], ...] = (
     SetTimer,
     StopWorker,
 )
+
+
+def is_fenced(commands: Sequence[Command]) -> bool:
+    """Whether an event that was answered with these commands was late: nothing else follows then.
+
+    Example:
+        >>> is_fenced([Fence(0, 3, Token(0, 7))]), is_fenced([])
+        (True, False)
+    """
+    return len(commands) == 1 and type(commands[0]) is Fence

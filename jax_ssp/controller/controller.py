@@ -7,10 +7,14 @@ never an array, a lock or a thread, and it never reads a clock: time is an argum
 The rules, in order, for every event:
 
 1. *Take it in.* A worker that joins enters at the smallest clock of the live workers (one that was
-   here before enters no lower than where it left). A ready delta advances its worker's clock and
-   is buffered. A lost worker, or one whose data has ended, stops counting at once; what it pushed
-   stays in the buffer. A delta whose token is not the one that its worker runs under is late: it is
-   fenced, and that is all.
+   here before enters no lower than where it left); its donor, if any, has finished a clock. A
+   ready delta advances its worker's clock and is buffered. A worker that is lost, or whose data
+   has ended, stops counting at once; what it pushed stays buffered, or is dropped if its loss says
+   so. A delta whose token is not the one that its worker runs under is late: it is fenced, and
+   that is all. A run that is resumed begins a new term: what is granted from then on bears it,
+   what runs goes on under its old token, and all else of older terms is late. Its ends may be
+   raised, or lowered to what is not done yet. A delta with a number that is not finite is dropped
+   at once: no policy sees it. Its worker is asked for the next clock, for which it adopts anew.
 2. *Settle.* The policy is asked what to do with the buffer until it wants nothing more. A merge
    makes one version of one or more deltas. The deltas of a worker are settled (merged or dropped)
    in the order of their stamps; `coverage` is the smallest count of settled deltas of any live
@@ -25,7 +29,9 @@ The rules, in order, for every event:
 4. *End.* A worker that has finished `num_clocks` is stopped. Once a total (of merged deltas, local
    steps or examples) is reached, nobody starts, and what is pushed from then on is dropped; after a
    stop request nobody starts, and what is still pushed is merged. Clocks granted ahead are void
-   then. When nobody runs any more, what is left in the buffer is merged as one version.
+   then. When nobody runs any more, what is left in the buffer is merged as one version. A resume
+   undoes the end, whatever it came from, if its ends leave something to do: who was stopped waits
+   again, adopts anew, and is asked like those that wait. One that changes no end has no answer.
 5. *Stay alive.* If somebody still has clocks to do, then some worker runs or a timer is set. Where
    all wait for more deltas than can come any more, what is buffered is merged as one version; a
    policy that still lets nobody run is stopped with an error rather than left to hang, and so is
@@ -37,45 +43,43 @@ An illegal event raises `ProtocolError` and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from jax_ssp.checks import flag, instance, integer, number, shown
-from jax_ssp.controller.answers import TapeLike, check_answer
-from jax_ssp.controller.commands import Command, Fence, new_merge, new_merged
+from jax_ssp.controller.answers import TapeLike, check_answers
+from jax_ssp.controller.commands import Command, new_merge, new_merged
 from jax_ssp.controller.ends import NO_ENDS, Ends
-from jax_ssp.controller.errors import PolicyError, ProtocolError, TapeMismatch
 from jax_ssp.controller.events import (
     DeltaReady,
     Event,
+    Resumed,
     StopRequested,
     TimerFired,
-    Token,
     WorkerDone,
     WorkerJoined,
     WorkerLost,
 )
 from jax_ssp.controller.facts import Facts, facts_of
+from jax_ssp.controller.fragments import check_goes_with
 from jax_ssp.controller.roster import WAITING, Member
-from jax_ssp.controller.starts import Starts
+from jax_ssp.controller.terms import Terms
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
 from jax_ssp.policies.base import Policy
 from jax_ssp.policies.schedules import LocalSteps, as_schedule
 from jax_ssp.policies.view import Delta
 
 
-class Controller(Starts):
+class Controller(Terms):
     """Decides, event by event, for one run.
 
     Args:
         policy: the rules of admission and merging; the run's own copy of it is made here.
         ends: the counts that end the run; without any only a stop request does.
         local_steps: H, or the schedule of it (steps a clock), where the policy has none of its own.
-        weight: of a delta in a merge: "mean" (1 / workers), "sum" (1), "merged" (1 / deltas of the
-            merge), or a number.
-        grant_ahead: whether who is started may go on with its next clock (`StartAhead`); not under
-            a policy that cancels clocks.
+        weight: of a delta, where the policy gives none: "mean", "sum", "merged", "samples",
+            "tokens" or a number; see `jax_ssp.controller.weight`.
+        grant_ahead: whether who starts may go on with its next clock; not if clocks are cancelled.
         reads_own: false where deltas are gradients; else workers read their own as the policy says.
-        round_samples: examples of one synchronous step of all workers; 0 where none are computed.
+        round_samples, fragments: see `Buffer`.
 
     Raises:
         TypeError, ValueError: if one cannot be what it is.
@@ -103,14 +107,19 @@ class Controller(Starts):
         grant_ahead: bool = False,
         reads_own: bool = True,
         round_samples: int = 0,
+        fragments: int = 1,
     ) -> None:
         instance("Controller(policy=...)", policy, Policy, "a Policy such as `SSP(bound=3)`")
+        fragments = check_goes_with(
+            policy, integer("Controller(fragments=...)", fragments, least=1, most=1024)
+        )
         super().__init__(
             policy.begin(),
-            instance("Controller(ends=...)", ends, Ends, "what `Ends(num_clocks=...)` gives"),
+            instance("Controller(ends=...)", ends, Ends, "such as `Ends(num_clocks=8)`"),
             check_weight(weight),
             as_schedule(local_steps, "Controller(local_steps=...)").begin(),
             integer("Controller(round_samples=...)", round_samples, least=0),
+            fragments,
             flag("Controller(grant_ahead=...)", grant_ahead),
             flag("Controller(reads_own=...)", reads_own),
         )
@@ -119,10 +128,10 @@ class Controller(Starts):
     def at_start(cls, facts: Facts) -> Controller | None:
         """The controller of a run as it was at its start; None if its header does not say all."""
         policy, schedule, ends, weight = facts.policy, facts.schedule, facts.ends, facts.weight
-        overlap, round_samples = facts.overlap, facts.round_samples
+        overlap, rounds = facts.overlap, facts.round_samples
         if policy is None or schedule is None or ends is None or weight is None:
             return None
-        if overlap is None or round_samples is None:
+        if overlap is None or rounds is None:
             return None
         return cls(
             policy,
@@ -131,15 +140,15 @@ class Controller(Starts):
             weight=weight,
             grant_ahead=overlap > 0,
             reads_own=facts.reads_own,
-            round_samples=round_samples,
+            round_samples=rounds,
+            fragments=facts.fragments,
         )
 
     @classmethod
     def replayed(cls, tape: TapeLike, *kinds: type[Policy] | type[LocalSteps]) -> Controller:
         """The controller of a run as it was after the last row of its tape.
 
-        It is made anew from the header, is given the events, and gives each the answer that is on
-        the tape.
+        It is made anew from the header, is given the events, and answers each as the tape does.
 
         Args:
             tape: of a run in any world; it may break off.
@@ -163,14 +172,7 @@ class Controller(Starts):
                 "the tape's header does not say all that a controller is made with; if its policy "
                 "or schedule is a class of your own, give it: `Controller.replayed(tape, Mine)`."
             )
-        for now, event, commands in tape:
-            try:
-                here = controller.handle(event, now)
-            except (ProtocolError, PolicyError) as error:
-                raise TapeMismatch(f"at {now} s, no controller takes {event}: {error}") from error
-            check_answer(now, event, commands, here)
-        if tape.complete and not controller.done:
-            raise TapeMismatch("the tape is complete, but its run goes on.")
+        check_answers(tape, controller)
         return controller
 
     def handle(self, event: Event, now: float) -> list[Command]:
@@ -199,8 +201,13 @@ class Controller(Starts):
                 return commands
         elif type(event) is WorkerDone and self._is_late(event):
             return [self._fence(event, now)]
+        elif type(event) is Resumed:
+            asking, reopened = None, self._resume(event)
+            self.now = now
+            if not reopened:
+                return commands
         else:
-            asking = self._take_in(event)
+            asking = self._take_in(event, commands)
             self.now = now
         if self._buffer or self._timer is not None:
             cancelled = self._settle(commands)
@@ -216,12 +223,11 @@ class Controller(Starts):
 
     # 1. Take it in.
 
-    def _take_in(self, event: Event) -> Member | None:
+    def _take_in(self, event: Event, commands: list[Command]) -> Member | None:
         """Check a rarer event, then apply it; gives the worker that it makes ask for work."""
         match event:
-            case WorkerJoined(worker):
-                if worker in self._workers:
-                    raise self._illegal(event, "it is here already")
+            case WorkerJoined(worker, donor):
+                self._check_join(event, worker, donor)
                 record = self._join(worker)
                 self._alone = weight_of(self._weight, len(self._workers))
                 return record
@@ -231,7 +237,7 @@ class Controller(Starts):
                     raise self._illegal(event, "it is not here")
                 if type(event) is WorkerDone and event.clock != record.clock:
                     raise self._illegal(event, "it is running another clock")
-                self._leave(record)
+                self._gone(record, event, commands)
                 self._alone = weight_of(self._weight, max(1, len(self._workers)))
             case TimerFired(at):
                 if at != self._timer:
@@ -242,19 +248,6 @@ class Controller(Starts):
             case _:
                 raise TypeError(f"`handle(event=...)` must be an event, got {shown(event)}.")
         return None
-
-    def _is_late(self, event: DeltaReady | WorkerDone) -> bool:
-        record = self._workers.get(event.worker)
-        return record is None or record.token is None or event.token != record.token
-
-    def _fence(self, event: DeltaReady | WorkerDone, now: float) -> Fence:
-        """Answer what is late."""
-        token: Any = event.token
-        ours = isinstance(token, Token) and 0 <= token.term <= self.term
-        if not (ours and 0 <= token.grant < self._grants):
-            raise self._illegal(event, "its token was never issued")
-        self.now = now
-        return Fence(event.worker, event.clock, token)
 
     def _delta_ready(self, event: DeltaReady, now: float, commands: list[Command]) -> Member | None:
         """Take a delta in; gives its worker, or None if the delta is late."""
@@ -279,9 +272,14 @@ class Controller(Starts):
             record.unread += (clock,)
         self._running -= 1
         self._clocks.advance(clock)
-        for listener in self._listeners:
-            listener.pushed(self, Delta(worker, clock, base), event.norm)
-        if self._on_arrival and not self._full:
+        mark = 0
+        if self._fragments > 1:
+            base, mark = self._measured_from(record, clock)
+        if self._listeners:
+            self._tell(record, event, Delta(worker, clock, base))
+        if not event.finite:
+            self._drop_bad(record, event, commands)
+        elif self._on_arrival and self._fragments == 1 and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             version = self.version
             lag = clock + 1 - self._clocks.min
@@ -296,5 +294,5 @@ class Controller(Starts):
                 self._end_if_full()
         else:
             record.buffered += 1
-            self._buffer[Delta(worker, clock, base)] = record, event
+            self._buffer[Delta(worker, clock, base)] = record, event, mark
         return record

@@ -1,4 +1,4 @@
-"""What a runtime tells the controller: six events of plain integers, floats and strings.
+"""What a runtime tells the controller: seven events of plain integers, floats and strings.
 
 An event says what has happened; it never carries an array. The payload of a delta stays with the
 runtime, keyed by the delta's token.
@@ -26,9 +26,17 @@ class Token(NamedTuple):
 
 
 class WorkerJoined(NamedTuple):
-    """A worker is there and asks for work. It enters at the smallest clock of the live workers."""
+    """A worker is there and asks for work. It enters at the smallest clock of the live workers.
+
+    Attributes:
+        worker: who.
+        donor: the live worker whose state it takes over, as that was between its last two clocks;
+            None if it begins with what the snapshot gives. Deltas that the donor has pushed, and
+            its share of the data, remain the donor's.
+    """
 
     worker: int
+    donor: int | None = None
 
 
 class DeltaReady(NamedTuple):
@@ -40,12 +48,16 @@ class DeltaReady(NamedTuple):
     Attributes:
         worker: who.
         clock: the clock just finished; the delta is stamped with it.
-        version: the version the worker really read, as it reports it itself: the delta's base.
+        version: the version the worker really read, as it reports it itself: the delta's base, but
+            where the parameters are in fragments (see `jax_ssp.controller.fragments`).
         token: of the `StartClock` that the clock was computed under.
         steps: local steps that it made.
         samples: examples in its batches; 0 where nothing was computed.
         finite: whether every number of the delta is finite, as computed, before compression.
         norm: the delta's l2 norm, where the policy asks for it (`Policy.needs_norms`); else 0.
+        exchange: where exchange takes time (`ssp.Network`), `ahead`, `reading` and `pushing`; else
+            empty, for an event costs less so.
+        tokens: in its batches, where the step says how to count them; else 0.
     """
 
     worker: int
@@ -56,15 +68,40 @@ class DeltaReady(NamedTuple):
     samples: int = 0
     finite: bool = True
     norm: float = 0.0
+    exchange: tuple[float, ...] = ()
+    tokens: int = 0
+
+    @property
+    def ahead(self) -> float:
+        """For so long it was computed before it was started (seconds)."""
+        return self.exchange[0] if self.exchange else 0.0
+
+    @property
+    def reading(self) -> float:
+        """For so long its worker waited for the snapshot after that, and computed nothing."""
+        return self.exchange[1] if self.exchange else 0.0
+
+    @property
+    def pushing(self) -> float:
+        """For so long the delta travelled: the steps were done so long before this event."""
+        return self.exchange[2] if self.exchange else 0.0
 
 
 new_delta_ready = constructor(DeltaReady)
 
 
 class WorkerLost(NamedTuple):
-    """A worker is gone. It stops counting at once; what it has pushed is still merged."""
+    """A worker is gone. It stops counting at once; what it has pushed is still merged.
+
+    Attributes:
+        worker: who.
+        reason: why, in a few words; empty where nobody knows.
+        drops: whether what it has pushed, and what is not settled, is dropped instead.
+    """
 
     worker: int
+    reason: str = ""
+    drops: bool = False
 
 
 class WorkerDone(NamedTuple):
@@ -96,7 +133,31 @@ class StopRequested(NamedTuple):
     reason: str
 
 
-Event: TypeAlias = WorkerJoined | DeltaReady | WorkerLost | WorkerDone | TimerFired | StopRequested
+class Resumed(NamedTuple):
+    """Another process goes on with the run, after the rows that are on its tape: a term begins.
+
+    Clocks that were running go on under their old tokens; what is granted from now on bears the new
+    term. The run has these ends now; one that had ended goes on, if they leave it something to do.
+    Who is not there any more is lost, and who is there anew joins, by events of their own.
+
+    Attributes:
+        term: how often the run has been resumed, this time included: one more than before.
+        num_clocks: clocks that each worker finishes; None for no end by that, like the totals.
+        max_updates: deltas merged in total.
+        max_steps: local steps merged in total.
+        max_samples: examples merged in total.
+    """
+
+    term: int
+    num_clocks: int | None
+    max_updates: int | None
+    max_steps: int | None
+    max_samples: int | None
+
+
+Event: TypeAlias = (
+    WorkerJoined | DeltaReady | WorkerLost | WorkerDone | TimerFired | StopRequested | Resumed
+)
 EVENTS: tuple[type[Event], ...] = (
     WorkerJoined,
     DeltaReady,
@@ -104,4 +165,5 @@ EVENTS: tuple[type[Event], ...] = (
     WorkerDone,
     TimerFired,
     StopRequested,
+    Resumed,
 )

@@ -30,6 +30,7 @@ class Facts:
         max_staleness: of a merged delta (versions); None also where the policy has none.
         reads_own: whether workers read their own deltas while these wait.
         waits_for_own: whether workers wait until their own deltas are settled.
+        gives_weights: whether the policy says the weights of a merge, not the rule.
         policy: where it is one of ours.
         schedule: of the local steps, where it is one of ours.
         num_workers: that ever join.
@@ -38,12 +39,14 @@ class Facts:
         weight: of a delta.
         overlap: local steps run ahead.
         round_samples: examples of a round; 0 where nothing is computed.
+        fragments: of the parameters.
     """
 
     bound: int | None
     max_staleness: int | None
     reads_own: bool
     waits_for_own: bool
+    gives_weights: bool
     policy: Policy | None
     schedule: LocalSteps | None = None
     num_workers: int | None = None
@@ -52,6 +55,7 @@ class Facts:
     weight: Weight | None = None
     overlap: int | None = None
     round_samples: int | None = None
+    fragments: int = 1
 
     @property
     def may_cancel(self) -> bool:
@@ -97,6 +101,7 @@ def facts_of(header: Mapping[str, Any], kinds: Sequence[type[Any]] = ()) -> Fact
         weight=experiment.get("weight"),
         overlap=experiment.get("overlap"),
         round_samples=header.get("round_samples"),
+        fragments=(experiment.get("fragments") or {"number": 1})["number"],
     )
 
 
@@ -104,7 +109,7 @@ def _ends_of(experiment: Mapping[str, Any]) -> Ends | None:
     names = [column.name for column in fields(Ends)]
     if not all(name in experiment for name in names):
         return None
-    return Ends(**{name: experiment[name] for name in names})
+    return Ends.of(experiment)
 
 
 def _steps_of(
@@ -157,13 +162,15 @@ def _policy_of(
 
 def _promised(
     header: Mapping[str, Any], experiment: Mapping[str, Any], policy: Policy | None
-) -> tuple[int | None, int | None, bool, bool]:
-    """Bound, largest staleness, and what of their own deltas workers read and wait for.
+) -> tuple[int | None, int | None, bool, bool, bool]:
+    """Bound, largest staleness, what of their own deltas workers read and wait for, and whether the
+    policy gives weights.
 
     By the policy where it is one of ours, else as the header declares; where the optimizer is on
     the server, deltas are gradients, and nobody reads its own.
     """
     bound, staleness = header.get("bound"), header.get("max_staleness")
+    waits, gives = header.get("waits_for_own", False), header.get("gives_weights", False)
     on_workers = experiment.get("optimizer_on", "workers") == "workers"
     reads_own = header.get("reads_own", on_workers)
     if reads_own and not on_workers:
@@ -171,11 +178,12 @@ def _promised(
             "the header says reads_own true, but the optimizer is on the server, where it is false."
         )
     if policy is None:
-        return bound, staleness, reads_own, header.get("waits_for_own", False)
+        return bound, staleness, reads_own, waits, gives
     by_policy: dict[str, Any] = {
         "bound": policy.guaranteed_bound,
         "reads_own": policy.reads_own and on_workers,
         "waits_for_own": policy.waits_for_own,
+        "gives_weights": policy.gives_weights,
     }
     if "num_workers" in header:
         by_policy["max_staleness"] = policy.guaranteed_staleness(header["num_workers"])
@@ -189,6 +197,7 @@ def _promised(
         by_policy.get("max_staleness", staleness),
         by_policy["reads_own"],
         by_policy["waits_for_own"],
+        by_policy["gives_weights"],
     )
 
 

@@ -103,6 +103,11 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST
 
 
+def _is_exchange(value: Any) -> bool:
+    spent: tuple[Any, ...] = cast("tuple[Any, ...]", value) if type(value) is tuple else (None,)
+    return len(spent) in (0, 3) and all(is_number(each) and each >= 0 for each in spent)
+
+
 def _is_norm(value: Any) -> bool:
     return type(value) is float or is_number(value)  # of a delta that diverged it is not finite
 
@@ -113,7 +118,13 @@ _PLAIN: dict[Any, tuple[str, _Holds]] = {
     str: ("a text", lambda value: type(value) is str),
     bool: ("a boolean", lambda value: type(value) is bool),
 }
+_END: tuple[str, _Holds] = (
+    "a count of at least 1, or None",
+    lambda value: value is None or (_is_count(value) and value > 0),
+)
 _SPECIAL: dict[str, tuple[str, _Holds]] = {
     "norm": ("a number", _is_norm),
     "weight": (NUMBER.says, is_number),
+    "exchange": ("nothing, or three numbers of seconds, at least 0", _is_exchange),
+    **dict.fromkeys(("num_clocks", "max_updates", "max_steps", "max_samples"), _END),
 }

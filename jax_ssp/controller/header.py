@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from jax_ssp.controller.weight import NAMED
 from jax_ssp.records import (
     NUMBER,
     RECORD,
     TEXT,
+    TEXTS,
     TRUTH,
     Kind,
     check_record,
@@ -38,6 +40,20 @@ def _is_part(value: Any) -> bool:
     return TEXT.holds(part.get("type"))
 
 
+def _is_fragments(value: Any) -> bool:
+    part = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    return whole(1).holds(part.get("number"))
+
+
+def _is_data(value: Any) -> bool:
+    data = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    counts = [data.get("batches_per_epoch"), data.get("samples_per_epoch")]
+    if set(data) != {"batches_per_epoch", "samples_per_epoch"} or not all(map(_ONE.holds, counts)):
+        return False
+    return not data["samples_per_epoch"] % data["batches_per_epoch"]
+
+
+_ONE = whole(1)
 _PLACES = _pairs("a list of devices, each a platform and a number", TEXT, whole(0))
 _CLOCKS = _pairs("a list of clocks, each a worker and its clock", whole(0), whole(0))
 _PART = Kind("an object with a `type`", _is_part)
@@ -48,6 +64,7 @@ HEADER = {
     "max_staleness": either(whole(0), _NOTHING),
     "reads_own": TRUTH,
     "waits_for_own": TRUTH,
+    "gives_weights": TRUTH,
     "num_workers": whole(1),
     "time": one_of("virtual", "wall"),
     "devices": _PLACES,
@@ -57,7 +74,12 @@ HEADER = {
     "experiment": RECORD,
 }
 """What the keys of a header must be; `train` writes all of them."""
-OPTIONAL = {"nan": _CLOCKS}
+OPTIONAL = {
+    "nan": _CLOCKS,
+    "faults": TEXTS,
+    "network": _PART,
+    "data": Kind("what an epoch of the data holds", _is_data),
+}
 """The same of keys that only some runs have."""
 EXPERIMENT = {
     "policy": _PART,
@@ -69,7 +91,8 @@ EXPERIMENT = {
     "num_epochs": either(whole(1), _NOTHING),
     "optimizer_on": one_of("workers", "server"),
     "local_steps": either(whole(1), _PART),
-    "weight": either(one_of("mean", "sum", "merged"), NUMBER),
+    "weight": either(one_of(*NAMED), NUMBER),
+    "fragments": either(Kind("an object with a `number`", _is_fragments), _NOTHING),
     "overlap": whole(0),
     "seed": whole(0),
 }

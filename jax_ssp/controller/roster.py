@@ -33,10 +33,16 @@ class Member:
     """A live worker. A worker that leaves and comes back is a new one."""
 
     __slots__ = (
+        "bases",
         "buffered",
         "clock",
+        "computing",
+        "entered",
+        "gaps",
         "held_coverage",
         "id",
+        "joined",
+        "merged",
         "phase",
         "round",
         "started",
@@ -46,18 +52,30 @@ class Member:
         "version",
     )
 
-    def __init__(self, worker: int, clock: int) -> None:
+    def __init__(self, worker: int, clock: int, version: int) -> None:
         self.id = worker
+        self.entered, self.joined = clock, version  # when it joined
         self.clock = clock  # the clocks it has finished
-        self.buffered = 0  # how many of its deltas are, the last ones that it pushed
+        self.buffered = 0  # how many of its deltas are
+        self.gaps: tuple[int, ...] = ()  # stamps dropped while earlier deltas of it are buffered
         self.phase = WAITING
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
         self.round = 0  # of that version
+        # Where there are fragments: of each its base, and how many versions had merged it by then;
+        # None if the next clock is to adopt all of them.
+        self.bases: list[tuple[int, int]] | None = None
+        self.merged: tuple[int, ...] = ()  # how many had merged each, by the version it holds
         self.unread: tuple[int, ...] = ()  # its own deltas that version does not contain
         self.started = 0.0  # when it started the clock that it runs, or ran last
         self.steps = 0  # the local steps of that
+        self.computing = 0.0  # for how long its last clock was computed, if anybody asks for that
         self.token: Token | None = None  # of that, while it runs
+
+    @property
+    def settled(self) -> int:
+        """The clock up to which its deltas are settled."""
+        return self.clock - self.buffered - len(self.gaps)
 
 
 class Roster:
@@ -104,7 +122,7 @@ class Roster:
         self.samples: int = 0
         self.round: int = 0
         self.ended: str | None = None
-        self._limit = sys.maxsize if num_clocks is None else num_clocks  # of clocks to be started
+        self._limit = limit_of(num_clocks)
         self._on_arrival = on_arrival
         self._workers: dict[int, Member] = {}
         self._clocks = ClockVector()
@@ -153,17 +171,36 @@ class Roster:
     def steps(self, worker: int) -> int:
         return self._workers[worker].steps
 
+    def computing(self, worker: int) -> float:
+        return self._workers[worker].computing
+
     # What runtimes ask.
 
     def phase(self, worker: int) -> Phase:
         """What this live worker is doing; KeyError if it is not live."""
         return self._workers[worker].phase
 
+    def donors(self) -> list[int]:
+        """Who may give a worker that joins its state, first the least far of them, by number.
+
+        They have finished a clock since they joined, and go on from it.
+        """
+        found = [(each.clock, each.id) for each in self._workers.values() if _has_state(each)]
+        return [worker for _, worker in sorted(found)]
+
     # Who comes and goes.
+
+    def _check_join(self, event: Event, worker: int, donor: int | None) -> None:
+        if worker in self._workers:
+            raise self._illegal(event, "it is here already")
+        if donor is not None:
+            giver = self._workers.get(donor)
+            if giver is None or giver.clock == giver.entered:
+                raise self._illegal(event, f"its donor {donor} has finished no clock, or is gone")
 
     def _join(self, worker: int) -> Member:
         at = max(self._clocks.min, self._left_at.pop(worker, 0))
-        record = self._workers[worker] = Member(worker, at)
+        record = self._workers[worker] = Member(worker, at, self.version)
         self._clocks.join(at)
         if not self._on_arrival:
             self._settled.join(at)
@@ -175,7 +212,7 @@ class Roster:
         self._running -= record.phase is RUNNING
         self._clocks.leave(record.clock)
         if not self._on_arrival:
-            self._settled.leave(record.clock - record.buffered)
+            self._settled.leave(record.settled)
         self._waiting.leave(record.id)
 
     def _is_live(self, record: Member) -> bool:
@@ -200,3 +237,12 @@ class Roster:
                 f"holding version {record.version}"
             )
         return ProtocolError(f"illegal {event}: {why} ({where}).")
+
+
+def _has_state(record: Member) -> bool:
+    return record.clock > record.entered and record.version >= 0
+
+
+def limit_of(num_clocks: int | None) -> int:
+    """How many clocks a worker may start."""
+    return sys.maxsize if num_clocks is None else num_clocks

@@ -22,13 +22,17 @@ class Row(NamedTuple):
         clock: its stamp.
         steps: local steps that were made; 0 if it was cancelled.
         start, finish: when it was started, and pushed or cancelled (seconds).
-        base_version: the version that was read.
+        base_version: the version that its delta is measured from; if it was not merged, the one
+            that was read.
         merge_version: the version that its merge made; -1 if it was dropped or cancelled.
         staleness: of the delta at its merge (versions); 0 if it was not merged, like the two below.
         lag: of its worker at the merge (clocks).
         weight: the delta's factor in the merge.
         samples: examples in its batches.
+        tokens: in these, where they are counted; else 0.
         finite: whether every number of the delta was.
+        computed: when its steps were done (seconds); `finish`, where exchange takes no time.
+        computing: for how long it was computed, steps run ahead included (seconds).
         token: that its push quoted.
         reason: why it was dropped or cancelled; empty if it was merged.
     """
@@ -44,7 +48,10 @@ class Row(NamedTuple):
     lag: int
     weight: float
     samples: int
+    tokens: int
     finite: bool
+    computed: float
+    computing: float
     token: Token
     reason: str
 
@@ -72,6 +79,11 @@ class Fold:
         self._running: dict[int, tuple[float, StartClock]] = {}  # by worker
         self._pushed: dict[Token, tuple[float, float, DeltaReady]] = {}  # start, finish; unsettled
 
+    @property
+    def running(self) -> dict[int, StartClock]:
+        """Who runs which clock, in the order of their starts."""
+        return {worker: start for worker, (_, start) in self._running.items()}
+
     def take(self, now: float, event: Event, commands: Sequence[Command]) -> list[Row]:
         """The clocks that are settled by an event's answer, in the order of its commands.
 
@@ -95,7 +107,8 @@ class Fold:
             elif type(command) is Merge:
                 version = command.version
                 for d in command.deltas:
-                    rows.append(self._settled(d.token, version, d.staleness, d.lag, d.weight))
+                    about = version, d.staleness, d.lag, d.weight
+                    rows.append(self._settled(d.token, *about, base=d.base))
             elif type(command) is Drop:
                 rows.append(self._settled(command.token, reason=command.reason))
             elif type(command) is Cancel:
@@ -112,9 +125,14 @@ class Fold:
         lag: int = 0,
         weight: float = 0.0,
         reason: str = "",
+        base: int | None = None,
     ) -> Row:
         start, finish, push = self._pushed.pop(token)
-        worker, clock, steps, base = push.worker, push.clock, push.steps, push.version
+        worker, clock, steps = push.worker, push.clock, push.steps
+        base = push.version if base is None else base
         merged = version, staleness, lag, weight
-        report = push.samples, push.finite, token, reason
+        # Exactly `finish`, and `finish - start`, where exchange takes no time.
+        computed = finish - push.pushing
+        computing = computed - start - push.reading + push.ahead
+        report = push.samples, push.tokens, push.finite, computed, computing, token, reason
         return new_row(worker, clock, steps, start, finish, base, *merged, *report)

@@ -18,20 +18,22 @@ from jax_ssp.controller.commands import (
 from jax_ssp.controller.constructors import NEW
 from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import PolicyError
-from jax_ssp.controller.events import Token
+from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.controller.fragments import adopted_in
 from jax_ssp.controller.roster import FINISHED, RUNNING, Member
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies.base import Policy
 from jax_ssp.policies.decision import Wait
 from jax_ssp.policies.rules import in_order
 from jax_ssp.policies.schedules import Fixed, LocalSteps
+from jax_ssp.policies.view import Delta
 
 
 class Starts(Buffer):
     """Starts, stops and lets wait the workers of a run.
 
     Args:
-        policy, ends, weight, schedule, round_samples: see `Buffer`.
+        policy, ends, weight, schedule, round_samples, fragments: see `Buffer`.
         grant_ahead: whether who is started may go on with its next clock.
         reads_own: whether workers read their own deltas while these wait, where the policy does not
             say that they do not.
@@ -58,11 +60,12 @@ class Starts(Buffer):
         weight: Weight,
         schedule: LocalSteps,
         round_samples: int,
+        fragments: int,
         grant_ahead: bool,
         reads_own: bool,
     ) -> None:
-        super().__init__(policy, ends, weight, schedule, round_samples)
-        self.term = 0  # no run is resumed yet
+        super().__init__(policy, ends, weight, schedule, round_samples, fragments)
+        self.term = 0
         self._grants = 0  # given so far
         self._alone = 1.0  # the weight of a delta that is merged alone
         self._grant_ahead = grant_ahead and not policy.cancels
@@ -71,6 +74,11 @@ class Starts(Buffer):
         self._always_adopts = type(policy).adopts is Policy.adopts
         self._own_steps = type(policy).local_steps is not Policy.local_steps
         self._fixed_steps = schedule.h if type(schedule) is Fixed and not self._own_steps else 0
+
+    @property
+    def weight_alone(self) -> float:
+        """The factor of a delta that is merged alone now; see `StartClock.weight`."""
+        return self._alone
 
     def _ask_released(self, commands: list[Command]) -> None:
         for worker in self._waiting.leave_reached(self._settled.min, self.version):
@@ -102,8 +110,12 @@ class Starts(Buffer):
             record.version = self.version
             record.held_coverage = self._settled.min
             record.round = self.round
+            record.merged = tuple(self._merged) if self._fragments > 1 else ()
             buffered = record.buffered if self._reads_own else 0
             record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
+            if record.gaps:
+                record.unread = self._unread(record)
+        whole = self._fragments == 1 or self._adopts_whole(record)
         record.steps = steps = self._fixed_steps or self._steps(record)
         record.started = self.now
         record.phase = RUNNING
@@ -112,10 +124,25 @@ class Starts(Buffer):
         record.token = token = NEW(Token, (self.term, self._grants))
         self._grants += 1
         version, unread, here = record.version, record.unread, len(self._workers)
-        about = worker, clock, steps, version, unread, here, self._alone, token, record.round
+        about = worker, clock, steps, version, unread, here, self._alone, token, record.round, whole
         commands.append(NEW(StartClock, about))
         if self._grant_ahead and clock + 1 < self._limit:
             commands.append(new_start_ahead(worker, clock + 1, self._sure_steps(clock + 1)))
+
+    def _adopts_whole(self, record: Member) -> bool:
+        """Note what the deltas of a clock to come are measured from; gives whether that is new."""
+        version, merged = record.version, record.merged
+        if record.bases is None:
+            record.bases = [(version, count) for count in merged]
+            return True
+        fragment = adopted_in(record.clock, self._fragments)
+        record.bases[fragment] = version, merged[fragment]
+        return False
+
+    def _unread(self, record: Member) -> tuple[int, ...]:
+        """Its own deltas that the newest version does not contain."""
+        stamps = range(record.settled, record.clock) if self._reads_own else ()
+        return tuple([stamp for stamp in stamps if stamp not in record.gaps])
 
     def _steps(self, record: Member) -> int:
         steps: Any = self.policy.local_steps(self, record.id)
@@ -127,6 +154,14 @@ class Starts(Buffer):
     def _sure_steps(self, clock: int) -> int:
         """So many local steps at least a clock will have, whatever is decided when it starts."""
         return self._fixed_steps or (not self._own_steps and self._schedule.at(clock)) or 1
+
+    def _tell(self, record: Member, push: DeltaReady, delta: Delta) -> None:
+        """Who wants to hear of pushes hears of this one."""
+        computed = self.now - push.pushing
+        record.computing = computed - record.started - push.reading + push.ahead
+        norm = push.norm if push.finite else 0.0
+        for listener in self._listeners:
+            listener.pushed(self, delta, norm)
 
     # That somebody runs.
 

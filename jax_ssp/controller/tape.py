@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 from jax_ssp import checks
 from jax_ssp.controller.codec import as_json, from_json, packed, unpacked
 from jax_ssp.controller.commands import Command
-from jax_ssp.controller.events import Event
+from jax_ssp.controller.events import Event, Resumed
 from jax_ssp.controller.form import check_command, check_event
 from jax_ssp.records import (
     TEXT,
@@ -61,7 +61,7 @@ class Tape:
         >>> tape = Tape({"bound": 3})
         >>> tape.append(0.5, WorkerJoined(0), [])
         >>> list(tape)
-        [Entry(now=0.5, event=WorkerJoined(worker=0), commands=[])]
+        [Entry(now=0.5, event=WorkerJoined(worker=0, donor=None), commands=[])]
     """
 
     def __init__(self, header: Mapping[str, Any]) -> None:
@@ -86,6 +86,15 @@ class Tape:
             self._packed.append(marshal.dumps(rows, _PACKING))
             rows.clear()
 
+    def reopen(self) -> None:
+        """The run goes on after its end: more rows come, the first of them a `Resumed`."""
+        self.complete, self.params = False, None
+
+    @property
+    def resumes(self) -> int:
+        """How often another process has gone on with the run."""
+        return sum(type(event) is Resumed for _, event, _ in self)
+
     def __len__(self) -> int:
         return len(self._packed) * _PACK + len(self._rows)
 
@@ -93,7 +102,9 @@ class Tape:
         return self.entries()
 
     def entries(self, first: int = 0) -> Iterator[Entry]:
-        """The rows from number `first` on."""
+        """The rows from number `first` on; none, while there are not so many."""
+        if first >= len(self):
+            return
         pack, skipped = divmod(first, _PACK)
         packs = map(marshal.loads, self._packed[pack:])
         for rows in chain(packs, [self._rows[:]]):

@@ -18,9 +18,9 @@ from jax_ssp import checks
 from jax_ssp.controller.header import check_header
 from jax_ssp.controller.tape import Tape
 from jax_ssp.files import AppendedFile
-from jax_ssp.records import packed_lines, parsed_json, short
+from jax_ssp.records import PackedLines, parsed_json, short
 
-FORMAT = 5  # since starts and merges say their round; 4 since a start says own deltas' weight
+FORMAT = 7  # since pushes say how long they travelled, and tokens; 6 since runs are resumed
 
 
 class TapeWriter:
@@ -41,6 +41,37 @@ class TapeWriter:
         self._file.mark = (0, packer)  # rows that are in the file, and what packed them
         self._add([json.dumps({**tape.header, "format": FORMAT})], rows=0)
 
+    @classmethod
+    def going_on(cls, path: str | Path, past: Tape, tape: Tape) -> TapeWriter:
+        """Go on with the tape in a file, in the same file.
+
+        What breaks off at its end, or says that it is over, is left out. The file is replaced in
+        one step, so it holds all of those rows at any moment.
+
+        Args:
+            path: of the file.
+            past: what is in it, up to its last whole row.
+            tape: begins with the same rows, or will when they have happened again; what comes
+                behind them is added to the file.
+
+        Raises:
+            OSError: if it cannot be written; the file is as it was.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            writer = cls(temporary, past)
+            writer.flush()
+            writer.sync()
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        writer._file.path = path
+        writer._tape = tape
+        return writer
+
     @property
     def rows(self) -> int:
         """How many rows are in the file."""
@@ -60,6 +91,14 @@ class TapeWriter:
         lines = list(self._tape.lines(self.rows))
         if lines:
             self._add(lines, rows=len(lines))
+
+    def sync(self) -> None:
+        """Wait until all that was flushed is on the disk; any thread may call this.
+
+        Raises:
+            OSError: if it does not get there.
+        """
+        self._file.sync()
 
     def close(self) -> None:
         """Write the rest, and the end if the run came to it; nothing happens the second time.
@@ -109,6 +148,8 @@ def write_tape(path: str | Path, tape: Tape) -> None:
 def read_tape(path: str | Path) -> Tape:
     """Read a tape; one that breaks off is read up to its last whole row, `complete` False.
 
+    A file that breaks off within its last bytes has all rows, and is not complete either.
+
     A file may be damaged, or made to do harm: it costs no more memory than a tape of its size can.
 
     Raises:
@@ -116,7 +157,7 @@ def read_tape(path: str | Path) -> Tape:
         ValueError: if it is not a tape, a damaged one, or of a format this version does not know.
     """
     path = checks.path("read_tape(path=...)", path)
-    lines = packed_lines(path)
+    lines = PackedLines(path)
     try:
         header = parsed_json(next(lines, ""))
         tape_format = header.pop("format")
@@ -145,4 +186,6 @@ def read_tape(path: str | Path) -> Tape:
             raise ValueError(
                 f"{path}, line {number} is not a row of a tape ({why}): {short(line)}."
             ) from error
+    if not lines.whole:  # its end is there in part: nobody knows whether that is as it was
+        tape.reopen()
     return tape

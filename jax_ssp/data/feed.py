@@ -3,28 +3,25 @@
 A `Feed` stands between an iterator of batches and a worker. It places them on the worker's device,
 ahead of time where it is asked to. What a worker sees in (clock, step) is the iterator's next batch
 and nothing else: fetching ahead changes when a batch is drawn, never which one. So where a worker
-stands in its data is how many batches it has *taken*, whatever was drawn. Where the iterator ends,
-its worker's part of the run is done.
+stands in its data is how many batches it has *taken*, whatever was drawn: its *cursor*, from which
+the feed can be made again. Where the iterator ends, its worker's part of the run is done.
 """
 
-import time
-from collections import deque
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jax_ssp.checks import integer
-from jax_ssp.data.arrays import taken
-from jax_ssp.failures import note
-from jax_ssp.placement import Placement
+from jax_ssp.data.dealt import Dealt
+from jax_ssp.data.drawn import Drawn
+from jax_ssp.data.elastic import Elastic
+from jax_ssp.data.ledger import Ledger
+from jax_ssp.data.placing import Device, put, repeated, stacked
+from jax_ssp.data.resuming import Again
 from jax_ssp.trees import Tree
-
-Device: TypeAlias = jax.Device | jax.sharding.Sharding | None
 
 
 class Feed:
@@ -41,11 +38,11 @@ class Feed:
             themselves by `__array__` or `__dlpack__` (tensors of torch and TensorFlow on the CPU).
             Something to be iterated over will do, such as a `torch.utils.data.DataLoader`: its
             worker's part of the run is then one pass over it.
-        device: where to put them: a device, or the sharding of one batch; None for the default.
+        device: where to put them: a device, a slice, or the sharding of one batch; None for the
+            default.
         worker: the worker, for error messages.
-
-    Attributes:
-        iterator: what the batches are drawn from.
+        again: gives the same batches from the first one on, so that the feed can be made again at
+            another place; None if nothing does.
 
     Raises:
         TypeError: if `iterator` cannot be iterated over, or gives examples one by one; from what
@@ -53,7 +50,8 @@ class Feed:
         TypeError, ValueError: if `worker` is no integer of at least 0.
 
     Example:
-        >>> feed = Feed(iter(np.arange(6.0).reshape(3, 2)), jax.devices()[0], worker=0)
+        >>> import numpy as np
+        >>> feed = Feed(iter(np.arange(6.0).reshape(3, 2)), None, worker=0)
         >>> feed.prefetch(steps=1)
         >>> feed.take(steps=2).tolist()
         [[0.0, 1.0], [2.0, 3.0]]
@@ -61,41 +59,55 @@ class Feed:
         [4.0, 5.0]
     """
 
-    def __init__(self, iterator: Iterable[Tree], device: Device, worker: int) -> None:
-        worker = integer("Feed(worker=...)", worker, least=0)
-        if hasattr(iterator, "__getitem__") and not hasattr(iterator, "__iter__"):
-            raise TypeError(
-                f"`data(worker={worker})` must return an iterator of batches, got a "
-                f"{type(iterator).__name__}, which gives examples one by one; wrap it in a "
-                "`torch.utils.data.DataLoader(dataset, batch_size=...)`, or give `ssp.data.Shards`."
-            )
-        try:
-            self.iterator = iter(iterator)
-        except Exception as error:  # an array of no dimensions has `__iter__`, and refuses
-            raise TypeError(
-                f"`data(worker={worker})` must return an iterator of batches, got "
-                f"{type(iterator).__name__}."
-            ) from error
-        self._fresh = getattr(self.iterator, "fresh", False) is True
+    def __init__(
+        self, iterator: Iterable[Tree], device: Device, worker: int, again: Again | None = None
+    ) -> None:
+        self._begin(Drawn(iterator, worker, again), device)
+
+    @classmethod
+    def of(cls, data: Callable[[int], Iterable[Tree]], device: Device, worker: int) -> Feed:
+        """The feed of a worker, from the function that gives each of them its batches.
+
+        Args:
+            data: worker -> its batches.
+            device: where to put them.
+            worker: whose.
+        """
+        again = partial(data, worker)
+        return cls(again(), device, worker, again)
+
+    @classmethod
+    def dealt(cls, source: Elastic, ledger: Ledger, device: Device, worker: int) -> Feed:
+        """The feed of a worker from an elastic source: the batches that the ledger gives it.
+
+        Args:
+            source: of the batches.
+            ledger: of the run; it has given a clock its batches when that is begun.
+            device: where to put them.
+            worker: whose.
+        """
+        feed = object.__new__(cls)
+        feed._begin(Dealt(source, ledger, worker), device)
+        return feed
+
+    def _begin(self, drawn: Drawn | Dealt, device: Device) -> None:
+        self._drawn = drawn
         self._device = device
-        self._worker = worker
-        self._batches: deque[Tree] = deque()  # drawn and not taken yet, on the host
-        self._taken = 0  # batches
-        self._end: Exception | None = None  # what the iterator raised, once it has
-        self._drawing: float | None = None  # since when it is asked for a batch
-        self._placed: tuple[int, Tree] | None = None  # (steps, what take(steps) will return)
+        self._placed: tuple[Any, Tree] | None = None  # (which, what the `take` of these returns)
+
+    @property
+    def iterator(self) -> Any:
+        """What the batches are drawn from."""
+        return self._drawn.iterator
 
     def waiting(self) -> tuple[int, float] | None:
         """For which batch the iterator is waited for, and for how long (seconds), if it is."""
-        since = self._drawing
-        if since is None:
-            return None
-        return self._taken + len(self._batches), time.monotonic() - since
+        return self._drawn.waiting()
 
     @property
     def taken(self) -> int:
         """The cursor of its worker: how many batches were taken, or passed over."""
-        return self._taken
+        return self._drawn.taken
 
     def peek(self) -> Tree:
         """The next batch as the iterator gave it, without taking it.
@@ -103,8 +115,8 @@ class Feed:
         Raises:
             ValueError: if the iterator has ended.
         """
-        self._need(1)
-        return self._batches[0]
+        self._drawn.need(1)
+        return self._drawn.batches[0]
 
     def ready(self, steps: int = 1) -> int:
         """For how many of the next `steps` local steps of a clock there is data.
@@ -116,24 +128,14 @@ class Feed:
         Raises:
             Exception: what the iterator raised before it gave so many.
         """
-        if not self._draw(steps) and not self._has_ended:
-            self._need(steps)
-        left = min(steps, len(self._batches))
-        if left > 1 and kind_of(self._batches[left - 1]) != kind_of(self._batches[0]):
-            ends_with_it = not self._draw(left + 1) and self._has_ended
-            left -= ends_with_it  # if it does not end there, `take` says what is wrong
-        return left
-
-    @property
-    def _has_ended(self) -> bool:
-        return isinstance(self._end, StopIteration)
+        return self._drawn.ready(steps)
 
     def example(self, steps: int = 1) -> Tree:
         """What `take(steps)` gives, by shapes and place: the next batch, repeated, not taken."""
         batch = self.peek()
         if steps > 1:
-            batch = jax.tree.map(lambda leaf: _stack((leaf,) * steps, self._device), batch)
-        return self._put(batch)
+            batch = repeated(batch, steps, self._device)
+        return put(batch, self._device, stacked=steps > 1)
 
     def take(self, steps: int = 1) -> Tree:
         """The batches of the next `steps` local steps, on the device.
@@ -149,14 +151,13 @@ class Feed:
             ValueError: if the iterator has ended, or the batches to stack differ in structure,
                 shape or dtype.
         """
-        if self._placed is None or self._placed[0] != steps:
-            self._need(steps)
-            self._placed = steps, self._place(steps)
+        key = self._drawn.key(steps)
+        if self._placed is None or self._placed[0] != key:
+            self._drawn.need(steps)
+            self._placed = key, self._place(steps)
         _, batch = self._placed
         self._placed = None
-        for _ in range(steps):
-            self._batches.popleft()
-        self._taken += steps
+        self._drawn.take(steps)
         return batch
 
     def prefetch(self, steps: int = 1) -> None:
@@ -168,11 +169,12 @@ class Feed:
         Args:
             steps: local steps, at least 1.
         """
-        if self._placed is not None and self._placed[0] == steps:
+        key = self._drawn.key(steps)
+        if self._placed is not None and self._placed[0] == key:
             return
-        if self._draw(steps):
+        if self._drawn.draw(steps):
             with suppress(ValueError, TypeError):
-                self._placed = steps, self._place(steps)
+                self._placed = key, self._place(steps)
 
     def skip(self, steps: int = 1) -> None:
         """Passes over the batches of the next `steps` local steps, or as many as there are.
@@ -180,105 +182,59 @@ class Feed:
         Raises:
             Exception: what the iterator raised before it gave so many.
         """
-        if not self._draw(steps) and not self._has_ended:
-            self._need(steps)
         self._placed = None
-        passed = min(steps, len(self._batches))
-        for _ in range(passed):
-            self._batches.popleft()
-        self._taken += passed
-
-    def _draw(self, steps: int) -> bool:
-        """Draws until `steps` batches wait here; False if the iterator does not give as many."""
-        while len(self._batches) < steps and self._end is None:
-            self._drawing = time.monotonic()
-            which = f"`data(worker={self._worker})`, batch {self._taken + len(self._batches)}"
-            try:
-                batch = next(self.iterator)
-            except Exception as error:
-                note(error, f"in {which}")
-                self._end = error
-            else:
-                self._add(batch, which)
-            self._drawing = None
-        return len(self._batches) >= steps
-
-    def _add(self, batch: Any, which: str) -> None:
-        try:
-            self._batches.append(taken(batch, which, self._fresh))
-        except Exception as error:  # raised where the batch is needed
-            self._end = error
-
-    def _need(self, steps: int) -> None:
-        if self._draw(steps):
-            return
-        assert self._end is not None
-        if self._has_ended:
-            count = self._taken + len(self._batches)
-            which = f"`data(worker={self._worker})`"
-            if not count:
-                raise ValueError(
-                    f"{which} gives no batch at all; its iterator was empty, or is used up: make a "
-                    "new one in each call, with at least one batch."
-                )
-            raise ValueError(f"{which} ended after {count} batch{'es' * (count != 1)}.")
-        raise self._end
+        self._drawn.skip(steps)
 
     def _place(self, steps: int) -> Tree:
+        drawn = self._drawn
         if steps == 1:
-            return self._put(self._batches[0])
-        batches = list(islice(self._batches, steps))
-        for index, batch in enumerate(batches):
-            if kind_of(batch) != kind_of(batches[0]):
-                raise self._unlike(batches, index)
-        device = self._device
-        if isinstance(device, jax.sharding.NamedSharding):  # the new axis stays whole
-            device = device.update(spec=jax.P(None, *device.spec))
-        stacked = jax.tree.map(lambda *leaves: _stack(leaves, self._device), *batches)
-        return self._put(stacked, device)
+            return put(drawn.batches[0], self._device)
+        return stacked(list(islice(drawn.batches, steps)), self._device, drawn.worker, drawn.taken)
 
-    def _put(self, batch: Tree, device: Device = None) -> Tree:
-        """A batch on the device; NumPy arrays stay what they are where programs read those."""
-        device = self._device if device is None else device
-        on_host = isinstance(device, jax.Device) and Placement.of(device).on_host
-        if on_host and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
-            return batch
-        return jax.device_put(batch, device)
+    # To be there again.
 
-    def _unlike(self, batches: list[Tree], index: int) -> ValueError:
-        """The error to raise as batches[index] cannot be stacked on batches[0]: says where."""
-        first, other = _describe(batches[0]), _describe(batches[index])
-        path = next(p for p in {**first, **other} if first.get(p) != other.get(p))
-        return ValueError(
-            f"`data(worker={self._worker})` must give batches of one shape to a clock of "
-            f"{len(batches)} local steps, but {path} is {first.get(path, 'missing')} in batch "
-            f"{self._taken} and {other.get(path, 'missing')} in batch {self._taken + index}; leave "
-            "out the incomplete last batch, or pad it."
-        )
+    def state(self) -> dict[str, Any]:
+        """Where the worker stands in its data, as facts for JSON; `at` goes on from there.
 
+        They are its `cursor`, and the iterator's own state before the next batch, if it tells.
+        """
+        return self._drawn.state()
 
-def kind_of(batch: Tree) -> tuple[Any, ...]:
-    """What batches must have in common to be stacked, or traced once: structure, shapes, dtypes."""
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
+    def at(self, cursor: int, state: Mapping[str, Any] | None = None) -> Feed:
+        """A feed of the same batches, so many of which are taken; this one is used no more.
 
+        An iterator with `get_state` and `set_state` is put where it stood. Any other passes over
+        what was taken; to go back it is made anew.
 
-def _describe(batch: Tree) -> dict[str, str]:
-    """The same in words: dtype and shape of each leaf by its path, and the structure."""
-    leaves, structure = jax.tree.flatten_with_path(batch)
-    described = {
-        f"batch{jax.tree_util.keystr(path)}": f"{_dtype(leaf)}{list(np.shape(leaf))}"
-        for path, leaf in leaves
-    }
-    return {**described, "the structure": str(structure)}
+        Args:
+            cursor: batches taken.
+            state: what `state` gave there or earlier, in this process or another; None where
+                nothing is known.
 
+        Raises:
+            ValueError: if the iterator cannot go there, or the data ends before.
 
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+        Example:
+            >>> feed = Feed.of(lambda worker: range(9), None, worker=0)
+            >>> feed.skip(5)
+            >>> int(feed.at(3).take())
+            3
+        """
+        return self._with(self._drawn.at(cursor, state))
 
+    def rewound(self, cursor: int) -> Feed:
+        """A feed of the same batches at a place where this one has been; see `at`."""
+        return self._with(self._drawn.rewound(cursor))
 
-def _stack(leaves: tuple[Any, ...], device: Device) -> np.ndarray | jax.Array:
-    """One leaf of several batches, stacked: on the host, unless it is on devices already."""
-    if any(isinstance(leaf, jax.Array) for leaf in leaves):
-        return jnp.stack(jax.device_put(leaves, device))
-    return np.stack(leaves)
+    def _with(self, drawn: Drawn | Dealt) -> Feed:
+        feed = object.__new__(type(self))
+        feed._begin(drawn, self._device)
+        return feed
+
+    def check_goes_back(self) -> None:
+        """Raise ValueError, with the remedy, if `at` could not give the same batches again.
+
+        To be asked before the first batch is taken, where a run may have to go on from elsewhere.
+        An iterator without `get_state` and `set_state` is made anew, to compare its first batch.
+        """
+        self._drawn.check_goes_back()

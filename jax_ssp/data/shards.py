@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from jax_ssp import checks
-from jax_ssp.checks import instance, integer, shown
+from jax_ssp.checks import instance, integer
+from jax_ssp.data.memory import as_arrays, num_examples
 from jax_ssp.trees import Tree
 
 
@@ -51,8 +51,8 @@ class Shards:
         self.batch_size = integer("Shards(batch_size=...)", batch_size, least=1)
         self.num_workers = integer("Shards(num_workers=...)", num_workers, least=1)
         self.seed = checks.seed("Shards(seed=...)", seed)
-        self.arrays = _arrays(arrays)
-        self.num_examples = _num_examples(self.arrays)
+        self.arrays = as_arrays("Shards", arrays)
+        self.num_examples = num_examples("Shards", self.arrays)
         self._check_sizes()
         own = [
             len(range(worker, self.num_examples, self.num_workers))
@@ -157,50 +157,3 @@ class ShardIterator(Iterator[Tree]):
         rng = np.random.default_rng([self._identity["seed"], self._identity["worker"], epoch])
         self._epoch, self._batch = epoch, batch
         self._order = rng.permutation(self._examples)
-
-
-def _arrays(arrays: Tree) -> Tree:
-    """The arrays of `Shards` as NumPy's."""
-
-    def array(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-        try:
-            found = np.asarray(leaf)
-        except Exception as error:  # of lists of several lengths, say
-            raise TypeError(f"{_array_name(path)} must be an array, got {shown(leaf)}.") from error
-        if found.dtype.kind in "OSUMm":
-            raise TypeError(
-                f"{_array_name(path)} must be an array of numbers, got {shown(leaf)} of dtype "
-                f"{found.dtype}."
-            )
-        return found
-
-    try:
-        jax.tree.structure(arrays)
-    except Exception as error:  # of a dict whose keys have no order, say
-        raise TypeError(
-            f"`Shards(arrays=...)` must be a tree of arrays, got {shown(arrays)}."
-        ) from error
-    return jax.tree_util.tree_map_with_path(array, arrays)
-
-
-def _array_name(path: tuple[Any, ...]) -> str:
-    return f"`Shards(arrays=...)`: arrays{jax.tree_util.keystr(path)}"
-
-
-def _num_examples(arrays: Tree) -> int:
-    """The length that all arrays have in common."""
-    leaves, _ = jax.tree.flatten_with_path(arrays)
-    shapes = {f"arrays{jax.tree_util.keystr(path)}": np.shape(leaf) for path, leaf in leaves}
-    if not shapes:
-        raise ValueError("`Shards(arrays=...)` must hold at least one array, got none.")
-    for name, shape in shapes.items():
-        if not shape:
-            raise ValueError(
-                "`Shards(arrays=...)` must hold arrays with the examples along their first axis, "
-                f"but {name} is a scalar, {shown(arrays)}."
-            )
-    lengths = {name: shape[0] for name, shape in shapes.items()}
-    if len(set(lengths.values())) > 1:
-        each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"`Shards(arrays=...)` must hold arrays of one length, but {each}.")
-    return next(iter(lengths.values()))

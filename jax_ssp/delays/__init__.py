@@ -2,6 +2,7 @@
 
 from jax_ssp.delays.base import CALL, LONGEST, Delay, DelayModel, check_delay
 from jax_ssp.delays.fixed import Constant, PerWorker
+from jax_ssp.delays.network import Network
 from jax_ssp.delays.random import Exponential, LogNormal, Pareto, ShiftedExponential
 from jax_ssp.delays.straggler import Straggler
 from jax_ssp.delays.trace import FromTrace
@@ -15,6 +16,7 @@ __all__ = [
     "Exponential",
     "FromTrace",
     "LogNormal",
+    "Network",
     "Pareto",
     "PerWorker",
     "ShiftedExponential",

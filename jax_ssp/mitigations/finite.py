@@ -20,9 +20,11 @@ def skip_nonfinite(
         \Delta' = \mathrm{inner}(\Delta) \text{ if all numbers of } \Delta
         \text{ are finite, else } 0
 
-    `optax.apply_if_finite` lets a bad update through after a number of them; this never does. One
-    diverged worker then costs its own deltas only. Usually a `delta_tx`; of parameters split over
-    several devices each piece is judged alone.
+    `optax.apply_if_finite` lets a bad update through after a number of them; this never does. What
+    a worker computes that is not finite comes to no transform: it is dropped before, and counted
+    (see `max_nonfinite` of `ssp.train`). So this is for what is made of deltas on the server: a
+    `server_tx` after a sum that may overflow, or a `delta_tx` after another transform. Of
+    parameters split over several devices each piece is judged alone.
 
     Args:
         inner: the transform that finite deltas pass through, with all extra arguments; by default

@@ -10,6 +10,7 @@ from jax_ssp.policies.base import Policy as Policy
 from jax_ssp.policies.bsp import BSP as BSP
 from jax_ssp.policies.decision import Decision as Decision
 from jax_ssp.policies.decision import Wait as Wait
+from jax_ssp.policies.decoupled import Decoupled as Decoupled
 from jax_ssp.policies.dssp import DSSP as DSSP
 from jax_ssp.policies.fedbuff import FedBuff as FedBuff
 from jax_ssp.policies.kasync import KAsync as KAsync
@@ -29,6 +30,7 @@ from jax_ssp.policies.softsync import Softsync as Softsync
 from jax_ssp.policies.ssp import SSP as SSP
 from jax_ssp.policies.vap import VAP as VAP
 from jax_ssp.policies.view import Delta as Delta
+from jax_ssp.policies.view import Pushed as Pushed
 from jax_ssp.policies.view import View as View
 
 _CLASSES = [each for each in tuple(globals().values()) if isinstance(each, type)]

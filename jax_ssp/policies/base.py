@@ -8,13 +8,13 @@ in `remembered` fields, which are no part of the config: every run begins with a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from jax_ssp.policies.decision import Decision, Wait
 from jax_ssp.policies.rules import merge_at_barrier
-from jax_ssp.policies.view import Delta, View
+from jax_ssp.policies.view import Delta, Pushed, View
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,25 @@ class Policy:
         return False
 
     @property
+    def takes_fragments(self) -> bool:
+        """Whether it goes with parameters in fragments (see `jax_ssp.controller.fragments`).
+
+        By default unless it cancels clocks: with a clock all progress would go that is not pushed
+        yet. Neither does one whose deltas have to be of one version, which those of fragments that
+        a worker adopted at different times are not.
+        """
+        return not self.cancels
+
+    @property
+    def gives_weights(self) -> bool:
+        """Whether it says the weights of a merge itself: whether it has `weights` of its own.
+
+        Then no delta is merged without it being asked, and a run's `weight` stays "mean": so much
+        has what workers read of their own deltas before these are merged.
+        """
+        return type(self).weights is not Policy.weights
+
+    @property
     def needs_norms(self) -> bool:
         """Whether `pushed` is to be told the norms of the deltas, which cost a pass over each."""
         return False
@@ -76,8 +95,8 @@ class Policy:
     def pushed(self, view: View, delta: Delta, norm: float) -> None:
         """Hear of a delta as it comes, before anything is decided.
 
-        Its worker's clock is counted already; `started` and `steps` are of the clock just finished.
-        `norm` is the delta's l2 norm if the policy `needs_norms`, else 0.
+        Its worker's clock is counted already; `started`, `steps` and `computing` are of the clock
+        just finished. `norm` is the delta's l2 norm if the policy `needs_norms`, else 0.
         """
 
     def admit(self, view: View, worker: int) -> bool | Wait:
@@ -93,6 +112,18 @@ class Policy:
         if self.guaranteed_bound == 0:
             return merge_at_barrier(view)
         return Decision(tuple(view.buffered))
+
+    def weights(self, view: View, merged: Sequence[Pushed]) -> Sequence[float] | None:
+        """The factor of each delta of a merge; None, the default, leaves it to the run's `weight`.
+
+        Called once a merge, before it is counted as a version. A delta of weight 0 is merged like
+        the others, and moves nothing.
+
+        Args:
+            view: in which the deltas are not buffered any more.
+            merged: what is known of each delta of the merge, in its order.
+        """
+        return None
 
     def adopts(self, view: View, worker: int) -> bool:
         """Does a worker about to start take the newest version (or keep the one it holds)?"""
@@ -118,8 +149,9 @@ def begun(config: Any) -> Any:
 
 
 def merges_on_arrival(policy: Policy) -> bool:
-    """Whether the policy's `ready` is the default, and merges every delta as it comes."""
-    return type(policy).ready is Policy.ready and policy.guaranteed_bound != 0
+    """Whether every delta is merged as it comes, by the default `ready` and the run's `weight`."""
+    ready = type(policy).ready is Policy.ready
+    return ready and policy.guaranteed_bound != 0 and not policy.gives_weights
 
 
 def no_more_than(policy: Policy, field: str, num_workers: int) -> None:

@@ -48,6 +48,10 @@ class Rennala(Policy):
     def reads_own(self) -> bool:
         return False
 
+    @property
+    def takes_fragments(self) -> bool:
+        return False
+
     def usual_merge(self, num_workers: int) -> int:
         return self.batch
 

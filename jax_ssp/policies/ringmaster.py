@@ -55,7 +55,7 @@ class Ringmaster(Policy):
 
     def ready(self, view: View) -> Decision:
         delta = next(iter(view.buffered))
-        if view.version - delta.version >= self.max_delay:
+        if view.staleness(delta) >= self.max_delay:
             return Decision(drop=[delta], reason=f"{self.max_delay} versions old, or more")
         return Decision(
             merge=[delta],

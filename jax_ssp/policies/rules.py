@@ -38,7 +38,7 @@ def merge_first(view: View, count: int) -> Decision:
 
 def drop_outdated(view: View) -> Decision | None:
     """Drop the deltas whose base is not the newest version; None if there are none."""
-    outdated = [delta for delta in view.buffered if delta.version < view.version]
+    outdated = [delta for delta in view.buffered if view.staleness(delta)]
     reason = "a newer version is there"
     return Decision(drop=outdated, reason=reason) if outdated else None
 

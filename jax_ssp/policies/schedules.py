@@ -135,8 +135,8 @@ class DyLU(LocalSteps):
 
     With v the steps a second of a worker, H_i = max(1, H v_i / max_j v_j), rounded to the nearest
     whole number, so that clocks of unequal devices take about the same time. v is measured over
-    the worker's last clocks: their steps over their seconds. A worker that is not measured yet
-    makes H.
+    the worker's last clocks: their steps over the seconds for which they were computed, without
+    what travelled over an `ssp.Network`. A worker that is not measured yet makes H.
 
     One clock says little where step times vary: its time is off by their spread over the root of
     its steps, and the largest of several such estimates is too large. A long memory makes both
@@ -180,7 +180,7 @@ class DyLU(LocalSteps):
     def pushed(self, view: View, delta: Delta, norm: float) -> None:
         worker = delta.worker
         clocks = self._clocks.setdefault(worker, deque(maxlen=self.memory))
-        clocks.append((view.steps(worker), view.now - view.started(worker)))
+        clocks.append((view.steps(worker), view.computing(worker)))
         steps, seconds = map(sum, zip(*clocks, strict=True))
         self._paces[worker] = seconds / steps
 

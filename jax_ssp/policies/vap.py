@@ -56,15 +56,15 @@ class VAP(Policy):
 
     def admit(self, view: View, worker: int) -> bool:
         unread = self._unread.get(worker, deque())
-        oldest = min(
-            (
-                view.held_version(other)
-                for other in view.workers
-                if other != worker and view.is_running(other)
-            ),
-            default=view.version,
-        )
-        while unread and unread[0][0] <= oldest:
+        held = [
+            view.held_version(other)
+            for other in view.workers
+            if other != worker and view.is_running(other)
+        ]
+        if not held:  # nobody is there to read anything; what was dropped is in no version either
+            unread.clear()
+            return True
+        while unread and unread[0][0] <= min(held):
             unread.popleft()
         # Not "<= limit": a norm that is not a number must not keep anybody waiting.
         return not sum(norm for _, norm in unread) > self.limit

@@ -20,6 +20,32 @@ class Delta(NamedTuple):
     version: int
 
 
+class Pushed(NamedTuple):
+    """What is known of a pushed delta.
+
+    Attributes:
+        worker: who pushed it.
+        clock: its stamp.
+        version: its base.
+        staleness: as `View.staleness` gives it (versions).
+        steps: local steps that were made.
+        samples: examples in their batches; 0 where nothing is computed.
+        tokens: in these, where the step says how to count them; else 0.
+        stay: clocks that the worker had finished before this one, since it joined.
+        joined: the newest version when it joined; 0 for who was there at the start.
+    """
+
+    worker: int
+    clock: int
+    version: int
+    staleness: int
+    steps: int
+    samples: int
+    tokens: int
+    stay: int
+    joined: int
+
+
 class View(Protocol):
     """What a policy may look at. Counts are of clocks and versions; times are in seconds."""
 
@@ -58,6 +84,18 @@ class View(Protocol):
         """Pushed deltas waiting for a decision, in the order in which they came."""
         ...
 
+    def staleness(self, delta: Delta) -> int:
+        """What the staleness of a buffered delta would be if it were merged now (versions).
+
+        The versions since its base; where the parameters are in fragments, those that merged its
+        fragment.
+        """
+        ...
+
+    def report(self, delta: Delta) -> Pushed:
+        """What is known of a buffered delta."""
+        ...
+
     def clock(self, worker: int) -> int:
         """Clocks this live worker has finished, so the number of the one that it asks to start."""
         ...
@@ -84,6 +122,14 @@ class View(Protocol):
 
     def steps(self, worker: int) -> int:
         """The local steps of that clock."""
+        ...
+
+    def computing(self, worker: int) -> float:
+        """For how long the clock that this worker pushed last was computed (seconds).
+
+        From its start to its push, where exchange takes no time. With `ssp.Network` it is without
+        what travelled, and with the steps that were run ahead. Only in `pushed`.
+        """
         ...
 
     def scheduled_steps(self, worker: int) -> int:

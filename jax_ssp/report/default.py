@@ -7,9 +7,9 @@ import threading
 from collections.abc import Sequence
 
 from jax_ssp import checks
-from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.rules import observers as check_observers
+from jax_ssp.runtimes.runtime import Runtime
 from jax_ssp.surroundings import is_watched
 
 

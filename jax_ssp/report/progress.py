@@ -109,13 +109,15 @@ class Progress(Observer):
             run.workers[event.worker] = Seen(clock, now)
         elif isinstance(event, WorkerLost):
             self._set(event.worker, None, "lost")
+            if event.reason:
+                self._tell(f"worker {event.worker} is lost ({event.reason})")
         elif isinstance(event, WorkerDone):
             self._set(event.worker, event.clock, "ended")
         elif isinstance(event, StopRequested):
             if event.reason == "interrupted":
                 self._interrupted()
             elif told_reason(event.reason):
-                self._tell(f"ends early: {told_reason(event.reason)}")
+                self._tell(f"ends {event.reason}")
         for command in commands:
             if isinstance(command, StartClock):
                 self._set(command.worker, command.clock, "running")

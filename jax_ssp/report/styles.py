@@ -80,11 +80,12 @@ STYLES: dict[str, Style] = {
     "Ringmaster": Style("#d55e00", _DASHDOTDOT, "*"),
     "Rennala": Style("#661100", _DASHDOT, "8"),
     "Quorum": Style("#6699cc", _LONG_SHORT, "H"),
+    "Decoupled": Style("#114477", _DASHDOTDOT, "4"),
     "VAP": Style("#a3d5c8", _DOTTED, "1"),
     "KBatchSync": Style("#54a46d", _DASHDOT, "2"),
     "FedBuff": Style("#d9b8cf", _DASHDOT, "3"),
 }
-_MARKERS = "os^DvPX<>phd*8H123"
+_MARKERS = "os^DvPX<>phd*8H1234"
 
 
 def style(label: str) -> Style:

@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from jax_ssp.report.goodput import Goodput
 from jax_ssp.report.plots import scale
 from jax_ssp.report.styles import DARK, DASHED, DROPPED, LIGHT, PAPER, new_figure, plain
 
 MAX_BARS = 40  # clocks of a worker
 MAX_WORKERS = 64
+TRAVELLING = "0.85"  # the colour of what travels
 
 
 def run_summary(
@@ -26,6 +28,7 @@ def run_summary(
     path: str | Path | IO[bytes],
     unit: str = "seconds",
     title: str | None = None,
+    spent: Goodput | None = None,
 ) -> Figure:
     """Draw one run: who computed when, how stale the deltas were, what came of it.
 
@@ -36,6 +39,7 @@ def run_summary(
         path: of the file to write; or a binary stream, which gets a PNG.
         unit: of all times.
         title: what was run.
+        spent: where the workers' time went; some of it is said above the first panel.
 
     Returns:
         The figure, as it was saved.
@@ -51,7 +55,10 @@ def run_summary(
     with mpl.rc_context(PAPER):
         figure = new_figure(height + 2.0)
         grid = figure.add_gridspec(2, 1 + max(1, len(metrics)), height_ratios=[height, 2.0])
-        _timeline(figure.add_subplot(grid[0, :]), schedule, workers, unit)
+        above = figure.add_subplot(grid[0, :])
+        _timeline(above, schedule, workers, unit)
+        if spent is not None:
+            above.text(0.03, 1.0, _said(spent), va="bottom", transform=above.transAxes)
         _staleness(figure.add_subplot(grid[1, 0]), schedule)
         for column, metric in enumerate(metrics, start=1):
             axis = figure.add_subplot(grid[1, column])
@@ -72,19 +79,28 @@ def run_summary(
     return figure
 
 
+def _said(spent: Goodput) -> str:
+    """Where the time went, in a line."""
+    failed = f", failures: {spent.failures}, ETTR {spent.ettr:.1%}" if spent.failures else ""
+    exchange = f", exchange {spent.exchange:.1%}" if spent.exchange else ""
+    return plain(f"useful {spent.useful:.1%}, waiting {spent.waiting:.1%}{exchange}{failed}")
+
+
 def _timeline(axis: Axes, schedule: np.ndarray, workers: np.ndarray, unit: str) -> None:
     """A bar for each clock, as far as the busiest worker's first clocks go."""
     shown = workers[:MAX_WORKERS]
     begin = schedule["start"].min()
     busiest = schedule[schedule["worker"] == np.bincount(schedule["worker"]).argmax()]
     whole = schedule["finish"].max() - begin
+    travels = (schedule["computed"] < schedule["finish"]).any()
     cut = len(busiest) > MAX_BARS
     end = np.sort(busiest["finish"])[MAX_BARS - 1] if cut else max(begin + whole, begin + 1e-9)
     for row, worker in enumerate(shown):
         bars = schedule[(schedule["worker"] == worker) & (schedule["start"] < end)]
-        spans = list(zip(bars["start"], bars["finish"] - bars["start"], strict=True))
         colours = np.where(bars["merge_version"] >= 0, LIGHT, DROPPED)
-        axis.broken_barh(spans, (row - 0.4, 0.8), facecolors=colours, edgecolor="w", linewidth=0.5)
+        if travels:
+            _bars(axis, row, bars["start"], bars["finish"], TRAVELLING)
+        _bars(axis, row, bars["computed"] - bars["computing"], bars["computed"], colours)
     axis.grid(False)
     part = f", the first {end - begin:.3g} of {whole:.3g}" if cut else ""
     axis.set(xlim=(begin, end), ylim=(len(shown) - 0.4, -0.6), xlabel=f"time ({unit}{part})")
@@ -92,12 +108,17 @@ def _timeline(axis: Axes, schedule: np.ndarray, workers: np.ndarray, unit: str) 
     axis.set_ylabel(f"worker{of}")
     ticks = range(0, len(shown), 1 + (len(shown) - 1) // 16)
     axis.set_yticks(ticks, [str(shown[row]) for row in ticks])
-    looks = {"computing": LIGHT}
+    looks = {"computing": LIGHT, **({"exchange": TRAVELLING} if travels else {})}
     if (schedule["merge_version"] < 0).any():
         looks["computing, in vain"] = DROPPED
     handles = [Patch(color=colour, label=label) for label, colour in looks.items()]
     handles.append(Patch(facecolor="w", edgecolor="0.6", linewidth=0.5, label="waiting"))
-    axis.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderpad=0)
+    axis.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderpad=0)
+
+
+def _bars(axis: Axes, row: int, begin: np.ndarray, end: np.ndarray, colours: Any) -> None:
+    spans = list(zip(begin, end - begin, strict=True))
+    axis.broken_barh(spans, (row - 0.4, 0.8), facecolors=colours, edgecolor="w", linewidth=0.5)
 
 
 def _staleness(axis: Axes, schedule: np.ndarray) -> None:

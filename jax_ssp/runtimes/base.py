@@ -11,26 +11,20 @@ say when clocks end.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jax_ssp.controller.commands import Cancel, Command, StartAhead, StartClock
-from jax_ssp.controller.events import Event, TimerFired, Token
-from jax_ssp.placement import Placement
-from jax_ssp.runtimes.faults import Fault
+from jax_ssp.controller.events import Event, TimerFired, Token, WorkerJoined
+from jax_ssp.runtimes.faults.fates import NO_FATES, Fates
 from jax_ssp.worker.waits import Waiting
 
 if TYPE_CHECKING:
-    import jax
-
-    from jax_ssp.compression import Compressor
     from jax_ssp.controller import Controller
     from jax_ssp.controller.tape import Tape
-    from jax_ssp.server.server import Server
-    from jax_ssp.server.store import Store
-    from jax_ssp.worker.worker import Worker
+    from jax_ssp.worker.kept import Kept
 
 
 class Message(NamedTuple):
@@ -48,7 +42,25 @@ class Message(NamedTuple):
 
 LOOK = Message(None)
 
+
+class Donor(NamedTuple):
+    """Who gives its state to a worker that joins, as things stand then.
+
+    Attributes:
+        worker: who.
+        running: the clock that it runs; None between two.
+        waiting: stamps of its own deltas that wait at the server.
+        weight: the factor of one of them, if it were merged alone.
+    """
+
+    worker: int
+    running: StartClock | None
+    waiting: tuple[int, ...] = ()
+    weight: float = 1.0
+
+
 Report: TypeAlias = "Callable[[Event, Mapping[str, float] | None], None]"
+ReportAll: TypeAlias = "Callable[[Callable[[], Iterable[Event]]], None]"
 
 
 class Clock(ABC):
@@ -79,8 +91,25 @@ class Clock(ABC):
     def request_stop(self, reason: str) -> None:
         """Have `StopRequested(reason)` reported; a signal handler may call this."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether more is sure to come, even if the controller is done with all that came."""
+        return False
+
+    @property
+    def awaits(self) -> bool:
+        """Whether somebody who is lost is to come again: a run with nobody there waits for them."""
+        return False
+
     def begin(self) -> None:
         """The run begins now: have the workers join."""
+
+    def passed(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        """This happened before the run was taken up again, and was answered with these commands."""
+        raise NotImplementedError(f"a {type(self).__name__} does not take up a run.")
+
+    def go_on(self) -> None:
+        """All that happened before has been told; from here on the run goes on."""
 
     def set_timer(self, at: float | None) -> None:
         """Have the timer due then, instead of when it was due before."""
@@ -101,6 +130,9 @@ class Clock(ABC):
         """Have this reported next; any thread may call it, of a clock that is `real`."""
         raise NotImplementedError(f"nobody reports to a {type(self).__name__}.")
 
+    def check(self) -> None:
+        """Raise what somebody has failed with, if the clock is where that is reported."""
+
     def wake(self) -> None:
         """If somebody waits in `next_event`, have it return."""
 
@@ -111,8 +143,8 @@ class Clock(ABC):
         """
         return None
 
-    def answered(self, commands: Sequence[Command]) -> None:
-        """What the controller answered to the event reported last."""
+    def answered(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        """What the controller answered to the event reported last, before it is carried out."""
 
     def came_to(self, params: str) -> None:
         """The run is complete, and this is the fingerprint of its last parameters."""
@@ -133,11 +165,23 @@ class Executor(ABC):
     """Lets workers run their clocks.
 
     Attributes:
-        report: where one that is eager reports an event as it happens, in any thread; the loop
-            sets it before the first clock.
+        report: where one that is eager reports an event as it happens, in any thread.
+        report_all: where any thread gives a function that says under the loop's lock what happens,
+            while nothing else can; None while a tape says all that does.
+        taken: says of a worker how many batches are behind it: those of clocks that it has pushed,
+            and of those that were cancelled.
+        excused: whether the run does something just now that may hold all workers up.
+        donor: who gives its state to a worker that joins now; the one that is asked for, if that
+            still can; None if nobody does.
+
+    The loop sets these before the first clock.
     """
 
     report: Report
+    report_all: ReportAll | None
+    taken: Callable[[int], int]
+    excused: Callable[[], bool]
+    donor: Callable[[int | None], Donor | None]
 
     @abstractmethod
     def start(self, start: StartClock) -> None:
@@ -153,12 +197,59 @@ class Executor(ABC):
     def stop(self, worker: int) -> None:
         """This worker gets no more work."""
 
+    def lost(self, worker: int) -> None:
+        """This worker is lost, or its data has ended: what it still does is of no interest.
+
+        If it joins again, nothing is left of what it was.
+        """
+
+    def joins(self, worker: int) -> WorkerJoined | None:
+        """How this worker joins now; None if its donor is not ready yet: then it is asked again."""
+        donor = self.donor(None)
+        return WorkerJoined(worker, None if donor is None else donor.worker)
+
+    def joined(self, worker: int, donor: Donor | None = None) -> None:
+        """This worker has joined, and may have been lost before.
+
+        Args:
+            worker: who.
+            donor: whose state it takes over, as that is between the last clock and the one that
+                runs; None if it begins with what its first snapshot gives.
+        """
+
+    def passed(self, start: StartClock) -> None:
+        """This clock has come to its end before the run was broken off, and is not run again."""
+
+    def go_on(self, lost: Collection[int], times: Mapping[int, int]) -> None:
+        """A run that was broken off goes on.
+
+        Args:
+            lost: who is away.
+            times: how often each worker was lost before, if it was.
+        """
+
     def prepare(self) -> None:
         """Get ready for the first clock; called once. It returns early if a stop is requested."""
 
     def waits(self) -> list[Waiting]:
         """What workers are doing that others may wait for; called by another thread."""
         return []
+
+    def settle(self, seconds: float) -> None:
+        """The run is over: wait until the workers are at rest, but for so many seconds at most."""
+
+    def arm(self, on: bool) -> None:
+        """Have workers keep what they are before each clock that they begin, or no longer."""
+
+    def kept(self, running: Mapping[int, StartClock]) -> list[Kept | None] | None:
+        """What each worker was before the clock that it runs; None if that is not known now.
+
+        Of one that was lost, and has begun no clock since, there is nothing: it is None.
+
+        Args:
+            running: who runs which clock.
+        """
+        raise NotImplementedError(f"a {type(self).__name__} keeps nothing.")
 
     def interrupted(self) -> None:
         """The run is interrupted: injected delays are cut short."""
@@ -189,106 +280,19 @@ class World:
     Attributes:
         clock: what happens when.
         executor: who computes.
+        fates: what goes wrong.
     """
 
     clock: Clock
     executor: Executor
+    fates: Fates = NO_FATES
 
-    def prepare(self) -> None:
-        """Get ready, then let time begin."""
+    def prepare(self, goes_on: bool = False) -> None:
+        """Get ready, then let time begin; or not yet, where a run `goes_on`."""
         self.executor.prepare()
-        self.clock.begin()
+        if not goes_on:
+            self.clock.begin()
 
     def close(self) -> None:
         """Let go of all it holds."""
         self.executor.close()
-
-
-class Wires(Protocol):
-    """Of a `Plan`, how arrays travel."""
-
-    @property
-    def delta_wire(self) -> Compressor | None:
-        """Compressor of deltas."""
-        ...
-
-    @property
-    def snapshot_wire(self) -> Compressor | None:
-        """Compressor of snapshots."""
-        ...
-
-
-class Parties(Protocol):
-    """What a runtime is given to open: of a `Session`, who takes part."""
-
-    @property
-    def num_workers(self) -> int:
-        """How many workers there are."""
-        ...
-
-    @property
-    def workers(self) -> Sequence[Worker]:
-        """All of them; none where nothing is computed."""
-        ...
-
-    @property
-    def store(self) -> Store | None:
-        """Where their arrays meet; None where nothing is computed."""
-        ...
-
-
-@dataclass(frozen=True)
-class Runtime(ABC):
-    """A kind of world, as a config names it."""
-
-    @property
-    def computes(self) -> bool:
-        """Whether gradients are computed, or the clockwork runs alone."""
-        return True
-
-    @property
-    def batch(self) -> int:
-        """How many clocks at most are computed in one program."""
-        return 1
-
-    @property
-    def faults(self) -> Sequence[Fault]:
-        """What goes wrong in it."""
-        return ()
-
-    @property
-    def time(self) -> str:
-        """Whose seconds its times are: "virtual" or "wall"."""
-        return "virtual"
-
-    @abstractmethod
-    def count(self) -> int:
-        """The number of workers.
-
-        Raises:
-            ValueError: if there are none, or there are fewer devices than asked for.
-        """
-
-    @abstractmethod
-    def worker_devices(self) -> list[jax.Device]:
-        """The device of each worker."""
-
-    def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
-        """Where the server lives if nobody says so, given the devices of the workers."""
-        return [Placement.host().device]
-
-    def store(self, plan: Wires, server: Server) -> Store:
-        """Where payloads and snapshots of a run are; `server` merges, if that is in this process.
-
-        By default it is.
-        """
-        from jax_ssp.server.local_store import LocalStore
-
-        return LocalStore(server, plan.delta_wire, plan.snapshot_wire)
-
-    @abstractmethod
-    def open(self, session: Parties) -> World:
-        """The world with a session's workers in it."""
-
-    def check(self, header: Mapping[str, Any]) -> None:
-        """Raise ValueError if a run with this tape header cannot be had here."""

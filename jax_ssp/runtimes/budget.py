@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from jax_ssp.checks import integer, shown
 from jax_ssp.data.feed import Feed
-from jax_ssp.runtimes.plan import Plan, Task
-from jax_ssp.worker.program import samples_in
+from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.task import Task
+from jax_ssp.worker.program import samples_in, tokens_in
 
 
 def check_countable(plan: Plan) -> None:
@@ -40,6 +42,27 @@ def in_samples(plan: Plan, task: Task) -> Plan:
     size = integer("data.samples_per_epoch", size, least=1)
     samples = epochs * size
     return replace(plan, max_samples=min(samples, plan.max_samples or samples))
+
+
+def check_weight_is_free(plan: Plan) -> None:
+    """Raise ValueError if the run says weights that its policy gives itself."""
+    if plan.policy.gives_weights and plan.weight != "mean":
+        raise ValueError(
+            f"`weight={plan.weight!r}`, but {type(plan.policy).__name__} gives the weights of a "
+            'merge itself; leave `weight` at "mean".'
+        )
+
+
+def check_counts(plan: Plan, step: Any, feeds: Sequence[Feed]) -> None:
+    """Raise if tokens are to be counted and cannot be: tried on the first batch of each worker."""
+    if plan.weight == "tokens" and getattr(step, "tokens", None) is None:
+        raise ValueError(
+            '`weight="tokens"` needs to know how many tokens are in a batch, and the step does not '
+            "say: `ssp.make_step(..., tokens=lambda batch: batch.size)`, or a method `tokens` of "
+            'your own step; or use `weight="samples"`.'
+        )
+    for feed in feeds:
+        tokens_in(step, feed.peek(), 1)
 
 
 def samples_of_round(plan: Plan, feeds: Sequence[Feed]) -> int:

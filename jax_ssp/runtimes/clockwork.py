@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
+from collections.abc import Sequence
 
 from jax_ssp.controller import Controller
-from jax_ssp.controller.commands import Cancel, Merge, SetTimer, StartClock
+from jax_ssp.controller.commands import Cancel, Command, Merge, SetTimer, StartClock
 from jax_ssp.controller.events import (
+    DeltaReady,
     Event,
     StopRequested,
+    TimerFired,
     WorkerDone,
     WorkerJoined,
+    WorkerLost,
     new_delta_ready,
 )
 from jax_ssp.controller.tape import Tape
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.runtimes.base import LOOK, Cancelled, Clock, LazyExecutor, Message
-from jax_ssp.runtimes.faults import NO_FAULTS, Fates, fate_of
+from jax_ssp.runtimes.faults.base import JOIN
+from jax_ssp.runtimes.faults.fates import NO_FATES, Fates
+from jax_ssp.runtimes.members import is_left_out
 
 
 class VirtualClock(Clock):
@@ -27,7 +34,7 @@ class VirtualClock(Clock):
         num_workers: that join at time 0.
         executor: computes the clocks, when they end.
         delays: how long they take.
-        fates: which clocks take longer, and which are never finished.
+        fates: which clocks take longer, which are never finished, and what else happens.
     """
 
     def __init__(
@@ -35,40 +42,115 @@ class VirtualClock(Clock):
         num_workers: int,
         executor: LazyExecutor,
         delays: DelayDraws,
-        fates: Fates = NO_FAULTS,
+        fates: Fates = NO_FATES,
     ) -> None:
         self._executor = executor
         self._delays = delays
         self._fates = fates
-        self._hung: set[int] = set()  # who does nothing any more
         self._now = 0.0
+        self._num_workers = num_workers
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
         # Finishing clocks: (when, tie-breaker: who started first, start).
         self._finishing: list[tuple[float, int, StartClock]] = []
         self._cancelled = Cancelled()  # of those among these
         self._count = 0
+        self._passed: dict[int, tuple[float, int, StartClock]] = {}  # running, in what has passed
 
     def now(self) -> float:
         return self._now
 
+    @property
+    def awaits(self) -> bool:
+        return self._fates.awaits
+
     def started(self, start: StartClock) -> None:
-        if not self._executor.has_data(start.worker):
-            self._executor.done(start.worker)
-            self._at_once.append(WorkerDone(start.worker, start.clock, start.token))
+        if self._ends_here(start):
             return
         self._count += 1
-        finish = self._now + self._delays.draw(start)
+        finish = self._finish(self._now, start)
+        if finish is not None:
+            heapq.heappush(self._finishing, (finish, self._count, start))
+
+    def _ends_here(self, start: StartClock) -> bool:
+        """Whether there is no data for this clock: then that is what happens next."""
+        if self._executor.has_data(start.worker):
+            return False
+        self._executor.done(start.worker)
+        self._at_once.append(WorkerDone(start.worker, start.clock, start.token))
+        return True
+
+    def _finish(self, now: float, start: StartClock) -> float | None:
+        """When a clock finishes that was started now; None if never. It is asked once."""
+        finish = now + self._delays.draw(start)
+        if not self._fates:
+            return finish
+        fate, ends = self._fates.of(start), -1.0
+        while ends < finish + fate.seconds:  # what strikes it may have it take longer
+            ends = finish + fate.seconds
+            fate = self._fates.of(start, ends)
+        if fate.hangs:
+            return None
+        return now if fate.lost == JOIN else ends
+
+    def passed(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        self._now = now
         if self._fates:
-            fate = fate_of(self._fates, start)
-            if fate.hangs:
-                self._hung.add(start.worker)
-            if start.worker in self._hung:
-                return
-            finish += fate.seconds
-        heapq.heappush(self._finishing, (finish, self._count, start))
+            self._fates.take(now, event, commands)
+        if isinstance(event, WorkerJoined) and (joins := event._replace(donor=None)) in (
+            self._at_once
+        ):
+            self._at_once.remove(joins)
+        elif is_left_out(event) and event.worker < self._num_workers:
+            self._at_once.append(WorkerJoined(event.worker))
+        if isinstance(event, TimerFired):
+            self.timer = None
+        for command in commands:
+            if isinstance(command, SetTimer):
+                self.timer = command.at
+        self._took(now, event, commands)
+
+    def _took(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        """Which clocks have begun and ended in what has passed."""
+        if isinstance(event, (DeltaReady, WorkerDone, WorkerLost)):
+            begun = self._passed.get(event.worker)
+            if begun is not None and getattr(event, "token", begun[2].token) == begun[2].token:
+                self._has_passed(event.worker, drawn=not isinstance(event, WorkerDone))
+        for command in commands:
+            if isinstance(command, StartClock):
+                self._count += 1
+                self._passed[command.worker] = now, self._count, command
+            elif isinstance(command, Cancel):
+                self._has_passed(command.worker, drawn=True)
+
+    def _has_passed(self, worker: int, drawn: bool) -> None:
+        """The clock of this worker has ended; its delay was drawn when it was started."""
+        now, _, start = self._passed.pop(worker)
+        if drawn:
+            self._finish(now, start)
+
+    def begin(self) -> None:
+        self._fates.plays = bool(self._fates)
+
+    def go_on(self) -> None:
+        self._fates.plays = bool(self._fates)
+        for now, count, start in sorted(self._passed.values()):
+            if start.worker >= self._num_workers:  # it is lost from here on
+                continue
+            if not self._ends_here(start) and (finish := self._finish(now, start)) is not None:
+                heapq.heappush(self._finishing, (finish, count, start))
+        self._passed.clear()
 
     def cancelled(self, cancel: Cancel) -> None:
         self._cancelled.add(cancel.token)
+
+    def answered(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        if isinstance(event, WorkerLost):  # what it runs comes to no end
+            left = [each for each in self._finishing if each[2].worker != event.worker]
+            if len(left) < len(self._finishing):
+                self._finishing = left
+                heapq.heapify(left)
+        if self._fates:
+            self._fates.happened(now, event, commands)
 
     def request_stop(self, reason: str) -> None:
         self._at_once.appendleft(StopRequested(reason))
@@ -76,14 +158,25 @@ class VirtualClock(Clock):
     def next_event(self) -> Message | None:
         if self._at_once:
             return Message(self._at_once.popleft())
-        while self._cancelled and self._finishing and self._cancelled.ended(self._finishing[0][2]):
-            heapq.heappop(self._finishing)
-        timer = self.timer
-        if timer is not None and not (self._finishing and self._finishing[0][0] <= timer):
+        timer, coming = self.timer, self._fates.coming()
+        until = math.inf if timer is None else timer
+        ends = self._next_end(until if coming is None else min(until, coming[0]))
+        if coming is not None and coming[0] <= min(ends, until):
+            self._now = max(self._now, coming[0])
+            return Message(coming[1])
+        if timer is not None and not ends <= timer:
             self._now = max(self._now, timer)
             return LOOK
-        if not self._finishing:
-            return None
+        return None if ends == math.inf else self._first_finished()
+
+    def _next_end(self, until: float) -> float:
+        """When the first clock ends (seconds); infinity if none does, or only later than that."""
+        while self._cancelled and self._finishing and self._cancelled.ended(self._finishing[0][2]):
+            heapq.heappop(self._finishing)
+        return self._finishing[0][0] if self._finishing else math.inf
+
+    def _first_finished(self) -> Message:
+        """The first clock has ended."""
         self._now, _, start = heapq.heappop(self._finishing)
         return self._executor.finished(start)
 

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from jax_ssp.controller import Controller
 from jax_ssp.controller.ends import TOTALS
 
-EARLY = "early"
+EARLY, DIVERGED = "early", "diverged"
+TOO_FEW_WORKERS = "too few workers"  # left, to go on
 _EARLY = f"{EARLY}: "  # then follows the observer's reason, on the tape
+_TOLD = (_EARLY, f"{DIVERGED}: ", f"{TOO_FEW_WORKERS}: ")
 
 
 class Ending:
@@ -38,12 +40,12 @@ class Ending:
         """An observer asks; any thread may."""
         self._asked.append(_EARLY + reason)
 
-    def judged(self, verdict: str, over: bool) -> None:
+    def judged(self, verdict: str, over: bool, why: str = "") -> None:
         """The run has come to this, which is its end; if it is not over anyway."""
         if self.verdict is None:
             self.verdict = verdict
             if not over:
-                self._asked.append(verdict)
+                self._asked.append(f"{verdict}: {why}" if why else verdict)
 
     def asked(self, controller: Controller) -> Iterator[str]:
         """The reason of each `StopRequested` that is due; what an observer wants of an end, not."""
@@ -77,14 +79,14 @@ def status_of(reason: str) -> str:
         >>> status_of("target"), status_of("early: the loss went up")
         ('target', 'early')
     """
-    return EARLY if reason.startswith(_EARLY) else reason
+    return reason.partition(": ")[0] if reason.startswith(_TOLD) else reason
 
 
 def told_reason(reason: str) -> str:
-    """What an observer gave as the reason; empty if it was no observer.
+    """What an observer gave as the reason, why it has diverged, or who is left; or nothing.
 
     Example:
         >>> told_reason("early: the loss went up"), told_reason("target")
         ('the loss went up', '')
     """
-    return reason.removeprefix(_EARLY) if reason.startswith(_EARLY) else ""
+    return reason.partition(": ")[2] if reason.startswith(_TOLD) else ""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jax_ssp.runtimes.evaluation import Evaluator
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.version import Version
 from jax_ssp.worker.waits import Waiting
+
+if TYPE_CHECKING:
+    from jax_ssp.runtimes.evaluation import Evaluator
+    from jax_ssp.server.store import Store
 
 
 class Evaluations:
@@ -32,7 +35,7 @@ class Evaluations:
         self._evaluator = evaluator
         self._observers = observers
         self._reached = reached
-        self._seen: list[Version] = []  # evaluated, or to be, that observers want to see
+        self._pending: list[Version] = []  # being evaluated, or to be
         self._doing: tuple[str, float] | None = None  # what takes as long as it takes
 
     @property
@@ -44,7 +47,7 @@ class Evaluations:
         """The run begins: the first version is evaluated already."""
         self._made(first)
         if self._evaluator is not None:
-            self._keep(first)
+            self._pending.append(first)
             self._done(self._evaluator.first)
 
     def merged(self, version: Version, num_workers: int) -> None:
@@ -57,6 +60,30 @@ class Evaluations:
         self._made(version)
         if self._evaluator is not None and self._evaluator.due(version.updates, num_workers):
             self._evaluate(self._evaluator, version)
+
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is counted, and the versions that are being evaluated: facts, arrays by name."""
+        if self._evaluator is None:
+            return {}, {}
+        arrays: dict[str, Any] = {}
+        for version in self._pending:
+            arrays |= version.held_arrays(f"{version.version}")
+        points = [{**version.point(), "round": version.round} for version in self._pending]
+        return {**self._evaluator.state, "pending": points}, arrays
+
+    def load(self, facts: Mapping[str, Any], arrays: Mapping[str, Any], store: Store) -> None:
+        """Go on with what was saved; what was being evaluated is evaluated again."""
+        evaluator = self._evaluator
+        if evaluator is None or not facts:
+            return
+        evaluator.go_on(facts)
+        for point in facts["pending"]:
+            version = Version(**point, _store=store)
+            params = version.hold_arrays(f"{version.version}", arrays)
+            self._pending.append(version)
+            row = evaluator.submit(version.point(), params)
+            if row is not None:
+                self._done(row)
 
     def take(self, future: Future[Any]) -> None:
         """An evaluation aside is finished, unless it was passed over for a newer version."""
@@ -81,10 +108,9 @@ class Evaluations:
 
     def _evaluate(self, evaluator: Evaluator, version: Version) -> None:
         self._doing = f"version {version.version} is evaluated", time.monotonic()
-        if evaluator.is_aside and self._observers.see_evaluated:
-            version.hold()
-        self._keep(version)
-        row = evaluator.submit(version.point())
+        params = version.hold(evaluator.is_aside and self._observers.see_evaluated)
+        self._pending.append(version)
+        row = evaluator.submit(version.point(), params)
         self._doing = None
         if row is not None:
             self._done(row)
@@ -92,10 +118,6 @@ class Evaluations:
     def _made(self, version: Version) -> None:
         if self._observers.see_versions:
             self._observers.see("on_version", version)
-
-    def _keep(self, version: Version) -> None:
-        if self._observers.see_evaluated:
-            self._seen.append(version)
 
     def _drain(self, evaluator: Evaluator) -> None:
         self._doing = "the last versions are evaluated", time.monotonic()
@@ -108,10 +130,11 @@ class Evaluations:
         assert self._evaluator is not None
         self.rows.append(row)
         self._observers.tell("on_eval", row)
-        while self._seen:
-            version = self._seen.pop(0)  # or one that was passed over
+        while self._pending:
+            version = self._pending.pop(0)  # or one that was passed over
             if version.version == row["version"]:
-                self._observers.see("on_evaluated", version, row)
+                if self._observers.see_evaluated:
+                    self._observers.see("on_evaluated", version, row)
                 break
         if self._evaluator.reached(row):
             self._reached()

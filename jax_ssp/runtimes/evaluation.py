@@ -16,11 +16,12 @@ import jax
 
 from jax_ssp import checks
 from jax_ssp.checks import shown
-from jax_ssp.placement import Placement, Where, check_where
+from jax_ssp.placement import Place, Placement
 from jax_ssp.runtimes.interrupts import SIGNAL_SECONDS
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.server.store import Store
 from jax_ssp.trees import Params, check_metrics
+from jax_ssp.where import Where, check_where
 
 CLOSE_SECONDS = 2.0  # for an evaluation to end, once a run has failed
 
@@ -88,20 +89,21 @@ def check_evaluate_on(value: Any, field: str = "evaluate_on") -> Where:
 
 
 def evaluation_device(
-    where: Where, workers: Sequence[jax.Device], server: Sequence[jax.Device], aside: bool
-) -> jax.Device:
-    """The device to evaluate on.
+    where: Where, workers: Sequence[Place], server: Sequence[jax.Device], aside: bool
+) -> Place:
+    """The device, or the slice, to evaluate on.
 
     Args:
         where: what the user said.
-        workers, server: the devices of each.
+        workers, server: the places of each.
         aside: whether evaluation runs while the workers do.
     """
     if where is not None:
         return Placement.at(where, "evaluate_on").device
     if not aside:
         return workers[0]
-    return Placement.of(workers[0]).spare([*workers, *server]).device
+    busy = [one for each in workers for one in Placement.of(each).devices]
+    return Placement.of(workers[0]).spare([*busy, *server]).place
 
 
 class _Aside:
@@ -154,7 +156,8 @@ class Evaluator:
     Args:
         fn: `params -> metrics`.
         every: clocks between evaluations; None evaluates the last version only.
-        device: where `fn` gets its parameters, a copy that it may do with as it likes.
+        device: where `fn` gets its parameters, a copy that it may do with as it likes; on a slice
+            it is called under the slice's mesh, and no worker of that slice computes meanwhile.
         store: whose newest version is evaluated. The first one is evaluated here and now, so that
             `fn` is compiled, and what is wrong with it is found, before any worker starts.
         target: when to end the run.
@@ -171,13 +174,13 @@ class Evaluator:
         self,
         fn: EvalFn,
         every: int | None,
-        device: jax.Device,
+        device: Place,
         store: Store,
         target: Target | None = None,
     ) -> None:
         self._fn = fn
         self._every = every
-        self._device = device
+        self._place = Placement.of(device)
         self._store = store
         self._target = target
         self._next_at: int | None = None
@@ -185,7 +188,7 @@ class Evaluator:
         self._post: Callable[[Future[Any]], None] | None = None
         self._under_way: list[Future[dict[str, Any]]] = []
         self._waiting = 0  # versions passed over for the one that waits
-        nothing = dict.fromkeys(("version", "updates", "steps", "samples"), 0)
+        nothing = dict.fromkeys(("version", "updates", "steps", "samples", "tokens"), 0)
         point = {**nothing, "time": 0.0, "passed_over": 0}
         self.first = self._row(point, store.params)
         self.reached(self.first)
@@ -217,9 +220,17 @@ class Evaluator:
             self._next_at += step
         return True
 
-    def submit(self, point: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Evaluate the newest version and give its row; with a thread, start to, and give None."""
-        params = self._store.params
+    @property
+    def state(self) -> dict[str, Any]:
+        """What it counts, as facts for JSON."""
+        return {"next_at": self._next_at, "waiting": self._waiting}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Count on from such a state."""
+        self._next_at, self._waiting = state["next_at"], state["waiting"]
+
+    def submit(self, point: Mapping[str, Any], params: Params) -> dict[str, Any] | None:
+        """Evaluate this version and give its row; with a thread, start to, and give None."""
         if self._thread is None:
             return self._row({**point, "passed_over": 0}, params)
         assert self._post is not None
@@ -264,7 +275,8 @@ class Evaluator:
 
     def _row(self, point: Mapping[str, Any], params: Params) -> dict[str, Any]:
         # A copy, since `fn` may take its memory over (donate it).
-        metrics = self._fn(jax.device_put(params, self._device, may_alias=False))
+        with self._place.entered():
+            metrics = self._fn(self._place.put(params, may_alias=False))
         if not isinstance(metrics, Mapping):
             raise TypeError(f"`evaluate` must return a dict of scalars, got {shown(metrics)}.")
         check_metrics("`evaluate`'s", metrics)

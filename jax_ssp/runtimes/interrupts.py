@@ -87,7 +87,13 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
+        self._numbers: list[int] = []
         self._deferral: Deferral | None = None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the process was asked to end by SIGTERM, and by nothing else."""
+        return {*self._numbers} == {signal.SIGTERM}
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if there was any signal."""
@@ -115,6 +121,7 @@ class Interrupts:
 
     def handle(self, number: int, frame: Any) -> None:
         """The handler of the signals."""
+        self._numbers.append(number)
         self.count += 1
         if self._deferral is None:
             raise KeyboardInterrupt
@@ -139,6 +146,25 @@ def deferring(function: Callable[P, T]) -> Callable[P, T]:
 def current() -> Deferral:
     """The innermost deferral of this thread."""
     return _deferral.get()
+
+
+@contextmanager
+def terminable() -> Iterator[Callable[[], bool]]:
+    """Take SIGTERM in too, within `listening`, where it would end the process at once.
+
+    Gives what says whether one came: then the process is to end, once all is saved.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or _listening is None or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield lambda: False
+        return
+    interrupts = _listening
+    signal.signal(signal.SIGTERM, interrupts.handle)
+    try:
+        yield lambda: interrupts.terminated
+    finally:
+        if signal.getsignal(signal.SIGTERM) == interrupts.handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

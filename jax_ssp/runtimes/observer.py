@@ -115,8 +115,24 @@ class Observer:
         """Parameters to be kept with the result, and saved in the run's folder; None for none."""
         return None
 
+    def get_state(self) -> Mapping[str, Any] | None:
+        """What it has come to, for a checkpoint, by name: arrays, numbers, texts and None.
+
+        Arrays must stay as they are. None, the default, keeps nothing: where such a run goes on,
+        the observer is told of what happens from the checkpoint on.
+        """
+        return None
+
+    def set_state(self, state: Mapping[str, Any], version: Version) -> None:
+        """Go on with what `get_state` gave; called after `on_start`.
+
+        Args:
+            state: its arrays are NumPy's.
+            version: the newest at the checkpoint, to be read here, for the structure of parameters.
+        """
+
     def on_start(self, info: Mapping[str, Any]) -> None:
-        """The run begins.
+        """The run begins, or goes on.
 
         There are `name, num_workers, policy, time` and the tape's other facts; what ends it,
         `num_clocks, max_updates, max_steps, max_samples, num_epochs`; and `remarks`, sentences on
@@ -168,4 +184,8 @@ class Observer:
         """
 
     def on_end(self, status: str) -> None:
-        """The run is over: done, target, early, stopped, interrupted, diverged or failed."""
+        """The run is over.
+
+        The status is that of a `Result`: done, target, early, stopped, too few workers,
+        interrupted, diverged or failed.
+        """

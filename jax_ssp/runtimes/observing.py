@@ -6,24 +6,28 @@ what ended the run before. Rows are copied for each, so that none can change wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jax_ssp.controller.ends import Totals
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.rows import Row
 from jax_ssp.failures import joined, note
+from jax_ssp.files import say
+from jax_ssp.records import within
 from jax_ssp.runtimes.observer import Kept, Observer, check_name
-from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.version import Version
+
+if TYPE_CHECKING:
+    from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 
 
 def added(totals: Totals, merged: Sequence[Row]) -> Totals:
     """What is merged once these clocks are too."""
-    updates, steps, samples = totals
     for row in merged:
-        updates, steps, samples = updates + 1, steps + row.steps, samples + row.samples
-    return Totals(updates, steps, samples)
+        totals = totals.and_of(row)
+    return totals
 
 
 def history_row(row: Row, totals: Totals, metrics: Mapping[str, float] | None) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def history_row(row: Row, totals: Totals, metrics: Mapping[str, float] | None) -
         "clock": row.clock,
         "steps": row.steps,
         "samples": row.samples,
+        "tokens": row.tokens,
         "start": row.start,
         "finish": row.finish,
         "base_version": row.base_version if merged else -1,
@@ -50,6 +55,7 @@ def history_row(row: Row, totals: Totals, metrics: Mapping[str, float] | None) -
         "finite": row.finite,
         "updates": totals.updates,
         "samples_seen": totals.samples,
+        "tokens_seen": totals.tokens,
         "metrics": {} if metrics is None else dict(metrics),
     }
 
@@ -110,6 +116,35 @@ class Observers:
             same = sum(other.name == name for other in self.kept.values())
             self.kept[name if not same else f"{name}-{same + 1}"] = kept
 
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What they have come to, by their kinds: facts for JSON, and arrays by name."""
+        facts: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
+        for which, each in self._by_kind():
+            state = each.get_state()
+            if state is not None:
+                own = {name: value for name, value in state.items() if hasattr(value, "shape")}
+                facts[which] = {name: value for name, value in state.items() if name not in own}
+                arrays |= {f"{which}/{name}": array for name, array in own.items()}
+        return facts, arrays
+
+    def load(self, facts: Mapping[str, Any], arrays: Mapping[str, Any], version: Version) -> None:
+        """Have them go on with it at this version, each with what one of its kind had come to."""
+        with version.told():
+            for which, each in self._by_kind():
+                if which in facts:
+                    each.set_state({**facts[which], **within(f"{which}/", arrays)}, version)
+                elif each.get_state() is not None:
+                    say(f"{type(each).__name__} begins anew: it is not in the run's checkpoint")
+
+    def _by_kind(self) -> Iterator[tuple[str, Observer]]:
+        """Each by the name of its class and its number among those: others may come and go."""
+        count: Counter[str] = Counter()
+        for each in self._observers:
+            kind = type(each).__name__
+            yield f"{kind}-{count[kind]}", each
+            count[kind] += 1
+
     def see(self, method: str, version: Version, *what: Any) -> None:
         """Tell of a version, which can be read meanwhile."""
         with version.told():
@@ -148,6 +183,7 @@ class History:
     Attributes:
         rows: those kept.
         metrics: of deltas that are not settled.
+        told: how many rows observers were told of.
     """
 
     def __init__(
@@ -155,16 +191,17 @@ class History:
     ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.metrics: dict[Token, Mapping[str, float]] = {}
+        self.told = 0
         self._observers = observers
         self._hyperparameters = hyperparameters or None
 
     def merged(self, merged: Sequence[Row], totals: Totals) -> None:
         """What `settled` does, of what the server has merged just now."""
         if self._hyperparameters is not None:
-            used = self._hyperparameters.read()
+            used = self._hyperparameters.read([row.clock for row in merged])
             for row in merged:
                 if row.token in self.metrics:
-                    self.metrics[row.token] = {**self.metrics[row.token], **used}
+                    self.metrics[row.token] = {**self.metrics[row.token], **used[row.clock]}
         self.settled(merged, totals)
 
     def settled(self, settled: Sequence[Row], totals: Totals) -> None:
@@ -181,6 +218,7 @@ class History:
                 rows.append(history_row(each, totals, metrics))
                 if metrics is not None:
                     self.rows.append(rows[-1])
+        self.told += len(rows) if self._observers else 0
         for row in rows if self._observers else ():
             self._observers.tell("on_clock", row)
 

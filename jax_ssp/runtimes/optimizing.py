@@ -20,7 +20,8 @@ from jax_ssp.mitigations.as_given import AsGiven
 from jax_ssp.mitigations.loss_scale import loss_scale_of
 from jax_ssp.mitigations.outer import outer
 from jax_ssp.rounds import ByRounds, by_rounds
-from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.task import Task
 from jax_ssp.worker.check import check_optimizer, name_of
 
 _BACK = 'or leave the optimizer with them: `optimizer_on="workers"`'
@@ -41,8 +42,10 @@ def check_placed(plan: Plan) -> None:
             "optimizer of the step. Chain what it is to do besides into that (`optax.chain`), "
             f"{_BACK}."
         )
-    if plan.overlap or plan.adopt != "rebase":
-        what = f"`overlap={plan.overlap}`" if plan.overlap else f"`adopt={plan.adopt!r}`"
+    keeping = {"overlap": 0, "adopt": "rebase", "fragments": None}
+    given = [name for name, usual in keeping.items() if getattr(plan, name) != usual]
+    if given:
+        what = f"`{given[0]}={getattr(plan, given[0])!r}`"
         raise ValueError(
             f'{what} keeps what a worker came to by itself, and with `optimizer_on="server"` it '
             f"comes to nothing but gradients; leave it out, {_BACK}."
@@ -82,7 +85,7 @@ def gradients_of(plan: Plan, task: Task) -> tuple[Task, ByRounds | None]:
         )
     # Which an `optax.MultiSteps` object is not yet, though workers take it as it is.
     transform = optax.with_extra_args_support(optimizer)
-    applied = by_rounds(outer(transform))
+    applied = by_rounds(outer(transform, measured=False))
     if isinstance(optimizer, AsGiven):
         applied = _AsGiven(*applied)
     return replace(task, step=gradient), applied

@@ -1,4 +1,4 @@
-"""What a run is, as one value: its plan, and the task that it is carried out on.
+"""What a run is, as one value: its plan.
 
 All of a field stands in one place: its type, its default, its rule, what it means, and whether a
 replay compares it. Checks, descriptions, the tape's header and the command line are made from the
@@ -10,32 +10,33 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self, TypeAlias
 
 import optax
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.checkpoints import Checkpoints
 from jax_ssp.checks import shown
 from jax_ssp.controller.ends import NO_ENDS, Ends
 from jax_ssp.controller.facts import type_name
+from jax_ssp.controller.fragments import check_goes_with
 from jax_ssp.controller.weight import Weight
-from jax_ssp.placement import Where
 from jax_ssp.policies import SSP, LocalSteps, Policy, as_schedule
 from jax_ssp.runtimes import rules
-from jax_ssp.runtimes.base import Runtime
-from jax_ssp.runtimes.evaluation import EvalFn
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.rules import OptimizerOn, Rule, maybe
+from jax_ssp.runtimes.runtime import Runtime
+from jax_ssp.runtimes.task import Task
 from jax_ssp.runtimes.virtual import Virtual
-from jax_ssp.trees import Params
-from jax_ssp.worker.step import Step
+from jax_ssp.where import Where
 
-# A `Compressor` or None; "rebase" or a `Mix`; an integer or a `LocalSteps`. To a type checker
+# A `Compressor` or None; "rebase" or a `Mix`; `Fragments`; a `LocalSteps`. To a type checker
 # `Any`, as `DelayModel` is, so that the command line shows the fields of what a config names.
 WireFormat: TypeAlias = Any
 AdoptRule: TypeAlias = Any
+FragmentRule: TypeAlias = Any
 StepSchedule: TypeAlias = Any
 
 
@@ -56,34 +57,6 @@ def plan_field(default: Any, rule: Rule | None = None, **metadata: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is trained: a step, its first parameters, its data.
-
-    Attributes:
-        step: what a worker repeats; see `ssp.make_step`.
-        params: the first version; by default the step's own `params`, if it has them.
-        data: worker -> its batches.
-        evaluate: `params -> metrics`, or None.
-
-    Example:
-        >>> import optax, jax_ssp as ssp
-        >>> step = ssp.make_step(lambda params, batch, key: (params * batch, {}), optax.sgd(0.1))
-        >>> Task(step, params=1.0, data=lambda worker: [1.0, 2.0]).evaluate is None
-        True
-    """
-
-    step: Step | None = None
-    params: Params | None = None
-    data: Callable[[int], Iterable[Any]] | None = None
-    evaluate: EvalFn | None = None
-
-    def check(self) -> None:
-        """Raise TypeError or ValueError, naming field and remedy, if a part cannot be one."""
-        for name in ("step", "params", "data", "evaluate"):
-            maybe(getattr(rules, name))(name, getattr(self, name))
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything that says what a run is, but what is trained: that is a `Task`.
 
@@ -100,8 +73,7 @@ class Plan:
     """
 
     name: str | None = plan_field(None, maybe(checks.text), identity=False)
-    """Names the run for its observers and its folder; in a sweep, runs of one name are one
-    curve."""
+    """Names the run, and its folder; in a sweep, runs of one name are one curve."""
     policy: Policy = plan_field(SSP(), rules.policy)
     """Who may run, what is merged, who adopts which version."""
     server_tx: Any = plan_field(None, maybe(rules.transform), identity=False)
@@ -125,11 +97,14 @@ class Plan:
     local_steps: StepSchedule = plan_field(1, rules.local_steps)
     """H, optimizer steps a clock, or a schedule of it such as `ssp.DyLU(h=8)`."""
     weight: Weight = plan_field("mean", rules.weight)
-    """Factor of a delta: mean (1 / workers), sum (1), merged (1 / deltas of a merge), a number."""
+    """Factor of a delta: mean (1 / workers), sum (1), merged (1 / deltas of a merge), samples or
+    tokens (its share of those of a merge), or a number."""
     overlap: int = plan_field(0, rules.natural)
     """Local steps a worker runs ahead while its delta travels."""
     adopt: AdoptRule = plan_field("rebase", rules.adopt)
     """What a worker makes of its own progress when it adopts: rebase, or a `Mix`."""
+    fragments: FragmentRule = plan_field(None, rules.fragments)
+    """Shares of the parameters that travel in turn, one a clock: how many, or `ssp.Fragments`."""
     placement: Where = plan_field(None, rules.placement, identity=False)
     """Where the server lives: host, devices (split over the workers'), or one such as gpu:7."""
     delta_wire: WireFormat = plan_field(None, maybe(rules.wire))
@@ -142,11 +117,14 @@ class Plan:
     """Whether nobody starts a clock while a version is evaluated, on real devices too: what follows
     from it (target, EarlyStop) then comes at the same version in every world."""
     evaluate_on: Where = plan_field(None, rules.evaluate_on, identity=False)
-    """Where to evaluate: host (the CPU), or a device such as gpu:7; by default one without a
-    worker, if there is one."""
+    """Where to evaluate: host, or a device such as gpu:7; by default one without a worker."""
     target: str | None = plan_field(None, maybe(rules.target), identity=False)
-    """Ends the run once an evaluation reaches it, such as "test_accuracy >= 0.97"; with it
-    eval_every is 1 by default."""
+    """Ends the run once an evaluation reaches it ("accuracy >= 0.97"); eval_every is then 1."""
+    max_nonfinite: int | None = plan_field(3, maybe(rules.natural), identity=False)
+    """Ends the run as diverged once so many deltas of one worker in a row are not finite, which are
+    merged never; 0 with the first."""
+    checkpoint: Checkpoints | None = plan_field(None, maybe(rules.checkpoint), identity=False)
+    """Saves the whole state in the run's folder while it goes on, so that it can be resumed."""
     seed: int = plan_field(0, checks.seed)
     """Of the model, the shards, their order, and the keys of the steps."""
 
@@ -154,6 +132,11 @@ class Plan:
     def schedule(self) -> LocalSteps:
         """Of the local steps."""
         return as_schedule(self.local_steps)
+
+    @property
+    def num_fragments(self) -> int:
+        """How many fragments the parameters are in."""
+        return 1 if self.fragments is None else self.fragments.count
 
     @property
     def ends(self) -> Ends:
@@ -182,8 +165,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """The fields that a replay compares, as JSON-able facts."""
         known = _metadata(type(self))
-        names = [name for name in known if known[name].get("identity", True)]
-        return {name: describe(getattr(self, name)) for name in names}
+        return {n: describe(getattr(self, n)) for n in known if known[n].get("identity", True)}
 
     def checked_fields(self) -> Self:
         """This plan with each value as Python has it.
@@ -210,16 +192,15 @@ class Plan:
         """
         plan = self.checked_fields()
         if plan.ends == NO_ENDS and plan.num_epochs is None:
-            raise ValueError(
-                "give `num_clocks`, `max_updates`, `max_steps`, `max_samples` or `num_epochs` (or "
-                "several), so that the run can end."
-            )
+            ends = "`num_clocks`, `max_updates`, `max_steps`, `max_samples` or `num_epochs`"
+            raise ValueError(f"give {ends} (or several), so that the run can end.")
         most = max(plan.schedule.usual)
         if plan.overlap > most:
             raise ValueError(
                 f"`overlap` must be between 0 and `local_steps`, which is {most}, got "
                 f"{plan.overlap}."
             )
+        check_goes_with(plan.policy, plan.num_fragments)
         wire = plan.snapshot_wire
         if wire is not None and not wire.for_snapshots:
             raise ValueError(
@@ -229,7 +210,7 @@ class Plan:
         return plan
 
     def check(self) -> None:
-        """Raise TypeError or ValueError, naming field and remedy, if a run cannot be like that."""
+        """Raise TypeError or ValueError, naming field and remedy, if it cannot be."""
         self.checked()
 
     def check_evaluates(self, task: Task) -> None:

@@ -11,15 +11,18 @@ from typing import Any, Literal, TypeAlias
 
 import optax
 
+from jax_ssp.checkpoint.checkpoints import Checkpoints
 from jax_ssp.checks import choice, function, instance, integer, optional, several, shown, text
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.weight import Weight, check_weight
-from jax_ssp.placement import Where, check_placement
+from jax_ssp.data.elastic import Data, check_elastic, is_elastic
+from jax_ssp.fragments import Fragments, check_fragments
 from jax_ssp.policies import Fixed, LocalSteps, Policy, as_schedule
-from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.evaluation import Target, check_evaluate_on
 from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.runtime import Runtime
 from jax_ssp.trees import check_params
+from jax_ssp.where import Where, check_placement
 from jax_ssp.worker.adopt import Adopt, check_adopt
 
 Rule: TypeAlias = Callable[[str, Any], Any]
@@ -63,6 +66,10 @@ def adopt(field: str, value: Any) -> Adopt:
     return check_adopt(value, field)
 
 
+def fragments(field: str, value: Any) -> Fragments | None:
+    return check_fragments(value, field)
+
+
 def optimizer_on(field: str, value: Any) -> OptimizerOn:
     return choice(field, value, ("workers", "server"))
 
@@ -87,8 +94,10 @@ def observers(field: str, value: Any) -> tuple[Observer, ...]:
     return each
 
 
-def data(field: str, value: Any) -> Callable[[int], Any]:
-    """A function of a worker's number that gives its batches."""
+def data(field: str, value: Any) -> Data:
+    """A function of a worker's number that gives its batches, or a source that all share."""
+    if is_elastic(value):
+        return check_elastic(field, value)
     if not callable(value) and hasattr(value, "__iter__"):
         raise TypeError(
             f"`{field}` must be a function (worker) -> batches, got {shown(value)}; each worker "
@@ -100,6 +109,7 @@ def data(field: str, value: Any) -> Callable[[int], Any]:
 policy = a(Policy, "a Policy such as `ssp.SSP(bound=3)`")
 runtime = a(Runtime, "a Runtime such as `ssp.Devices()`")
 transform = a(optax.GradientTransformation, "an optax transform such as `optax.sgd(0.7)`")
+checkpoint = a(Checkpoints, "an `ssp.Checkpoints`")
 wire = a(Compressor, "a compressor such as `ssp.compression.Int8()`")
 count = partial(integer, least=1)
 natural = partial(integer, least=0)

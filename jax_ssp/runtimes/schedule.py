@@ -22,7 +22,10 @@ SCHEDULE_DTYPE = np.dtype(
         ("lag", np.int32),
         ("weight", np.float64),
         ("samples", np.int64),
+        ("tokens", np.int64),
         ("finite", np.bool_),
+        ("computed", np.float64),
+        ("computing", np.float64),
     ]
 )
 
@@ -36,7 +39,9 @@ def schedule(tape: Tape) -> np.ndarray:
     Returns:
         A structured array with columns `worker, clock, steps` (made; 0: cancelled), `start, finish`
         (seconds), `base_version, merge_version` (-1: dropped or cancelled), `staleness` (versions),
-        `lag` (clocks), `weight, samples, finite` (whether every number of the delta was).
+        `lag` (clocks), `weight, samples, tokens, finite` (whether every number of the delta was),
+        `computed` (when the steps were done; then the delta travels), `computing` (seconds for
+        which they were computed).
     """
     fold = Fold()
     columns = attrgetter(*SCHEDULE_DTYPE.names)

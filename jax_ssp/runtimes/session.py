@@ -5,28 +5,43 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any
 
 import jax
 
-from jax_ssp.data.feed import Feed, kind_of
-from jax_ssp.placement import Placement, Where, check_no_mesh, check_one_process
+from jax_ssp.controller.tape import Tape
+from jax_ssp.data.elastic import check_change
+from jax_ssp.data.feed import Feed
+from jax_ssp.data.ledger import Ledger
+from jax_ssp.placement import Place, Placement
 from jax_ssp.policies import Policy
 from jax_ssp.rounds import ByRounds
 from jax_ssp.runtimes import rules
-from jax_ssp.runtimes.base import Runtime
-from jax_ssp.runtimes.budget import check_countable, in_samples, samples_of_round
-from jax_ssp.runtimes.faults import not_finite
+from jax_ssp.runtimes.budget import (
+    check_countable,
+    check_counts,
+    check_weight_is_free,
+    in_samples,
+    samples_of_round,
+)
+from jax_ssp.runtimes.dealing import header_of
+from jax_ssp.runtimes.feeds import first_batches, make_feeds
+from jax_ssp.runtimes.members import ever, members
 from jax_ssp.runtimes.optimizing import check_placed, gradients_of
-from jax_ssp.runtimes.plan import COMPUTED, Plan, Task
+from jax_ssp.runtimes.plan import COMPUTED, Plan
 from jax_ssp.runtimes.rules import maybe
+from jax_ssp.runtimes.slicing import computing_places, server_places, told_of_slices, worker_places
 from jax_ssp.runtimes.states import States
+from jax_ssp.runtimes.task import Task
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.server import Server
+from jax_ssp.server.shards import SliceParts
 from jax_ssp.server.store import Store
 from jax_ssp.server.transforms import NeedsLoss
+from jax_ssp.slices import Slice
 from jax_ssp.trees import digest
-from jax_ssp.worker.check import check_step
+from jax_ssp.where import check_one_process, leaving_mesh
 from jax_ssp.worker.clock import averaged_leaves
 from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.needs import Needs
@@ -44,25 +59,37 @@ class Session:
         plan: what the run is, checked.
         task: what is trained; its `params` are there.
         num_workers: how many workers there are.
-        workers: all of them; none where nothing is computed.
+        workers: all of them, the present ones: who comes again takes the place of the one that was
+            lost. None where nothing is computed.
         store: where their arrays meet; None where nothing is computed.
         identity: what a replay compares of the computation, beside the plan.
         round_samples: of one synchronous step of all workers; 0 where nothing is computed.
+        ledger: deals the batches of an elastic source; None for data of each worker's own.
+        guests: workers beyond these that there are for some time: a run that goes on without them
+            computes once more what they pushed last, and in a replay they may join later.
     """
 
     plan: Plan
     task: Task
     num_workers: int
-    workers: Sequence[Worker] = ()
+    workers: list[Worker] = field(default_factory=list[Worker])
     store: Store | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     round_samples: int = 0
+    ledger: Ledger | None = None
+    guests: int = 0
+
+    @property
+    def most(self) -> int:
+        """How many workers there are in the course of the run."""
+        return self.num_workers + self.guests
 
     def header(self) -> dict[str, Any]:
         """What the tape begins with."""
         policy, runtime = self.plan.policy, self.plan.runtime
         facts = {**self.plan.identity(), "num_workers": self.num_workers}
         server = () if self.store is None else self.store.devices
+        recorded = [worker.recorded for worker in self.workers[: self.num_workers]]
         return {
             "name": self.plan.name,
             "policy": repr(policy),
@@ -70,13 +97,16 @@ class Session:
             "max_staleness": policy.guaranteed_staleness(self.num_workers),
             "reads_own": self.plan.reads_own,
             "waits_for_own": policy.waits_for_own,
+            "gives_weights": policy.gives_weights,
             "num_workers": self.num_workers,
             "time": runtime.time,
-            "devices": [Placement.of(worker.recorded).name for worker in self.workers],
+            "devices": [Placement.of(each).name for each in recorded],
             "server": [Placement.of(each).name for each in server],
+            **told_of_slices(recorded),
             "batch": runtime.batch,
             "round_samples": self.round_samples,
-            **not_finite(runtime.faults),
+            **runtime.told(self.num_workers),
+            **({} if self.ledger is None else header_of(self.task.data)),
             "experiment": {**facts, **self.identity},
         }
 
@@ -87,8 +117,13 @@ class Session:
         return States.of([worker.replica.state for worker in self.workers], *self.store.states)
 
 
-def make_session(plan: Plan, task: Task) -> Session:
+def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:
     """Check plan and task, then make the workers and the server, where something is computed.
+
+    Args:
+        plan: of the run.
+        task: what is trained.
+        before: the rows that there are of it, if it goes on; it may have had other workers.
 
     Raises:
         TypeError, ValueError: naming what is wrong and the remedy, before any device computes.
@@ -99,32 +134,40 @@ def make_session(plan: Plan, task: Task) -> Session:
     runtime = plan.runtime
     num_workers = runtime.count()
     plan.policy.check(num_workers)
+    if before is not None:
+        check_change(task.data, len(members(before)), num_workers)
+    most = max(num_workers, runtime.most(), 0 if before is None else ever(before))
     check_placed(plan)
+    check_weight_is_free(plan)
     if not runtime.computes:
         check_countable(plan)
-        return Session(plan, task, num_workers)
+        return Session(plan, task, num_workers, guests=most - num_workers)
     check_one_process()
-    check_no_mesh()
     task = _whole_task(task)
     plan = in_samples(plan, task)
     task, optimizer = gradients_of(plan, task)
-    recorded = runtime.worker_devices()
-    server = _server_devices(plan.placement, runtime, recorded)
-    devices = _computing_devices(plan.placement, recorded, server)
-    feeds = _feeds(task, devices)
+    recorded = list(islice(cycle(worker_places(runtime, task)), most))
+    server = server_places(plan.placement, runtime, recorded)
+    devices = computing_places(plan.placement, recorded, server)
+    feeds, ledger = make_feeds(task, devices)
+    check_counts(plan, task.step, feeds[:num_workers])
+    if plan.checkpoint is not None:
+        for feed in feeds:
+            feed.check_goes_back()
     store = runtime.store(plan, _server(plan, task, server, optimizer))
     workers = _workers(plan, task, store, recorded, devices, feeds)
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
-        "batches": [digest(*jax.tree.leaves(feed.peek())) for feed in feeds],
-        "step": digest(workers[0].lower().as_text(), *jax.tree.leaves(frozen_of(task.step))),
+        "batches": first_batches(task, feeds[:num_workers]),
+        "step": digest(workers[0].warmup.lower().as_text(), *jax.tree.leaves(frozen_of(task.step))),
         "server_tx": digest(store.program()),
         "jax": jax.__version__,
-        "platforms": sorted({Placement.of(device).backend for device in devices}),
+        "platforms": sorted({Placement.of(place).backend for place in devices}),
     }
     assert {"num_workers", *identity} == {*COMPUTED}
-    round_samples = samples_of_round(plan, feeds)
-    return Session(plan, task, num_workers, workers, store, identity, round_samples)
+    round_samples = samples_of_round(plan, feeds[:num_workers])
+    parties = workers, store, identity, round_samples, ledger
+    return Session(plan, task, num_workers, *parties, guests=most - num_workers)
 
 
 def _whole_task(task: Task) -> Task:
@@ -140,7 +183,7 @@ def _whole_task(task: Task) -> Task:
 
 
 def _server(
-    plan: Plan, task: Task, devices: Sequence[jax.Device], optimizer: ByRounds | None
+    plan: Plan, task: Task, devices: Sequence[jax.Device] | SliceParts, optimizer: ByRounds | None
 ) -> Server:
     server_tx, delta_tx = plan.transforms()
     assert task.step is not None  # as has been seen
@@ -153,6 +196,7 @@ def _server(
             device=devices,
             averaged=averaged_leaves(task.step, task.params),
             views=getattr(task.step, "views", None),
+            fragments=plan.fragments,
         )
     except NeedsLoss as error:
         if optimizer is None:
@@ -167,12 +211,14 @@ def _workers(
     plan: Plan,
     task: Task,
     store: Store,
-    recorded: Sequence[jax.Device],
-    devices: Sequence[jax.Device],
+    recorded: Sequence[Place],
+    devices: Sequence[Place],
     feeds: Sequence[Feed],
 ) -> list[Worker]:
     assert task.step is not None  # as has been seen
-    program = program_of(task.step, store.layout)
+    first_place = devices[0]
+    specs = first_place.params if isinstance(first_place, Slice) else None
+    program = program_of(task.step, store.layout, specs)
     policy, overlap = plan.policy, plan.overlap
     if type(policy).local_steps is not Policy.local_steps or plan.schedule.at(0) is None:
         overlap = min(overlap, 1)  # H of the next clock is not known before it starts
@@ -202,57 +248,6 @@ def _workers(
     return workers
 
 
-def _feeds(task: Task, devices: Sequence[jax.Device]) -> list[Feed]:
-    """The batches of each worker, with one of each kind tried on the step by its shapes."""
-    step, data = task.step, task.data
-    assert step is not None  # as has been seen
-    assert data is not None
-    feeds = [Feed(data(worker), device, worker) for worker, device in enumerate(devices)]
-    shards = getattr(data, "num_workers", len(devices))
-    if shards != len(devices):
-        raise ValueError(
-            f"`train(data=...)` is split over {shards} workers, but the run has {len(devices)}; "
-            "give both the same number."
-        )
-    owners: dict[int, int] = {}
-    for worker, feed in enumerate(feeds):
-        other = owners.setdefault(id(feed.iterator), worker)
-        if other != worker:
-            raise ValueError(
-                "`data` must give each worker an iterator of its own, but workers "
-                f"{other} and {worker} got the same; make it anew in each call `data(worker)`."
-            )
-    for feed in {kind_of(feed.peek()): feed for feed in reversed(feeds)}.values():
-        check_step(step, task.params, feed.peek())
-    return feeds
-
-
-def _server_devices(
-    placement: Where, runtime: Runtime, devices: Sequence[jax.Device]
-) -> list[jax.Device]:
-    """The devices that a placement means."""
-    if placement is None:
-        return runtime.server_devices(devices)
-    if placement == "devices":
-        return list(dict.fromkeys(devices))
-    return [Placement.at(placement, "placement").device]
-
-
-def _computing_devices(
-    placement: Where, recorded: Sequence[jax.Device], server: Sequence[jax.Device]
-) -> list[jax.Device]:
-    """The JAX device that each worker's programs run on.
-
-    Devices of the CPU backend are names for the same cores and the same memory, and programs given
-    to one of them run beside each other all the same. So with a server on the host, workers on any
-    of them compute where it is: nothing has to travel, and one compilation serves them all.
-    """
-    if placement not in (None, "host"):
-        return list(recorded)
-    first = Placement.of(server[0])
-    return [server[0] if Placement.of(each).shares_memory(first) else each for each in recorded]
-
-
 def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:
     """Compile one clock on each device, run it, and train nothing.
 
@@ -261,17 +256,18 @@ def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:
         task: what would be trained.
 
     Returns:
-        One row a device: `device`, `workers` on it, and what `Worker.rehearse` measures.
+        One row a device: `device`, `workers` on it, and what `Warmup.rehearse` measures.
 
     Raises:
         ValueError: as `train` does, or if the runtime computes nothing.
     """
-    session = make_session(plan, task)
+    with leaving_mesh():
+        session = make_session(plan, task)
     if not session.workers:
         raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
     first = {worker.device: worker for worker in reversed(session.workers)}
     count = Counter(worker.device for worker in session.workers)
     return [
-        {"device": str(device), "workers": count[device], **worker.rehearse()}
+        {"device": Placement.of(device).text, "workers": count[device], **worker.warmup.rehearse()}
         for device, worker in sorted(first.items(), key=lambda item: item[1].index)
     ]

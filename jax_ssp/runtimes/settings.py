@@ -60,11 +60,13 @@ def _local() -> Iterator[Callable[[], Any]]:
 
     kinds, unset = {config.config_ext.Config, config.State}, config.config_ext.unset
     # Users make some too (`jax.make_user_context`), and JAX keeps no list of those.
+    # A guard is of the thread that set it: JAX refuses a second one in another.
+    guard = getattr(jax, "thread_guard", None)
     everywhere = (gc.get_objects(), config.config_states.values(), vars(config).values())
     found = {id(each): each for some in everywhere for each in some if type(each) in kinds}
     for each in found.values():
         value = each.get_local()
-        if value is not unset:
+        if value is not unset and each is not guard:
             yield lambda each=each, value=value: _set(each, value, unset)
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-
-from jax_ssp.trees import Params
-
 if TYPE_CHECKING:
     from jax_ssp.server.store import Store
+    from jax_ssp.trees import Params
 
 
 @dataclass(eq=False)
@@ -29,6 +25,7 @@ class Version:
         updates: deltas merged by then.
         steps: local steps in them.
         samples: examples in them.
+        tokens: in these, where the step says how to count them; else 0.
         round: rounds: as many samples as one synchronous step of all workers, whole ones.
         time: when it was made (seconds).
     """
@@ -37,6 +34,7 @@ class Version:
     updates: int
     steps: int
     samples: int
+    tokens: int
     round: int
     time: float
     _store: Store = field(repr=False)
@@ -56,16 +54,39 @@ class Version:
     @property
     def states(self) -> tuple[Any, Any]:
         """Copies of the states of `server_tx` and of `delta_tx`; of several devices, tuples."""
-        return _own(self._get("states", lambda: jax.tree.map(jnp.copy, self._store.states)))
+        return _own(self._get("states", self._states))
 
     def point(self) -> dict[str, Any]:
         """How far training has come by it, as the row of an evaluation has it."""
-        names = ("version", "updates", "steps", "samples", "time")
+        names = ("version", "updates", "steps", "samples", "tokens", "time")
         return {name: getattr(self, name) for name in names}
 
-    def hold(self) -> None:
-        """Read the parameters now: by the time it is told of, the store may have gone on."""
-        self._read = {"params": self._store.params, "masters": self._store.masters}
+    def hold(self, masters: bool) -> Params:
+        """Read the parameters now, and give them; by the time they are told of, they may be gone.
+
+        Args:
+            masters: whether to read these too.
+        """
+        self._read = {"params": self._store.params}
+        if masters:
+            self._read["masters"] = self._store.masters
+        return self._read["params"]
+
+    def held_arrays(self, name: str) -> dict[str, Any]:
+        """What was read, for a checkpoint, by name."""
+        from jax_ssp.leaves import named
+
+        return named(name, self._read)
+
+    def hold_arrays(self, name: str, arrays: Mapping[str, Any]) -> Params:
+        """Have read what was named; gives the parameters."""
+        from jax_ssp.leaves import tree_named
+
+        like = {"params": self._store.params}  # whose leaves lie where theirs do
+        if any(key.startswith(f"{name}['masters']") for key in arrays):
+            like["masters"] = self._store.masters
+        self._read = tree_named(name, like, arrays)
+        return self._read["params"]
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -76,6 +97,12 @@ class Version:
         finally:
             self._told -= 1
             self._read = {}
+
+    def _states(self) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        return jax.tree.map(jnp.copy, self._store.states)
 
     def _get(self, name: str, read: Callable[[], Any]) -> Any:
         if not self._told:
@@ -95,4 +122,6 @@ class Version:
 
 def _own(tree: Any) -> Any:
     """The same arrays in containers of their own."""
+    import jax  # where nothing is computed, a loop runs without it
+
     return jax.tree.map(lambda leaf: leaf, tree)

@@ -20,6 +20,7 @@ from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 GRACE_SECONDS = 1.0  # for a run to end by itself, once it is asked to
 CLOSE_SECONDS = 1.0  # for an observer to be told
 LOOK_SECONDS = 1.0  # between two looks
+GAP_LOOKS = 5  # looks: where none came for so long, nobody could do anything
 MOST_NAMED = 4
 
 
@@ -65,6 +66,11 @@ class Watch:
             self._asked = self._clock()
             self._wake.put(None)
 
+    def slept(self, seconds: float) -> None:
+        """So long after the last look it looks again; it meant to sleep for `LOOK_SECONDS`."""
+        if seconds > GAP_LOOKS * LOOK_SECONDS:
+            self._last += seconds - LOOK_SECONDS
+
     def close(self) -> None:
         """Look no more."""
         self._over = True
@@ -104,8 +110,10 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over:
+            before = self._clock()
             with contextlib.suppress(queue.Empty):
                 self._wake.get(timeout=LOOK_SECONDS)
+            self.slept(self._clock() - before)
             waits = [] if self._over else self.look()
             if waits and not self._over:
                 self.say(waits)

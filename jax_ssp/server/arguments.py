@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jax_ssp.checks import flag, instance, integer, optional, several, shown
+from jax_ssp.checks import MOST, flag, instance, integer, number, optional, several, shown
+from jax_ssp.controller.weight import COUNTING, Weight, weight_of
 from jax_ssp.placement import Placement
 from jax_ssp.trees import Params
 
@@ -86,6 +87,31 @@ def check_merge(
             f"{len(deltas)} deltas, {[*map(len, each)]} of the three, {len(bases)} bases."
         )
     return Given(list(deltas), bases, list(zip(*each, strict=True)), count)
+
+
+def check_weights(weights: Any, rule: Weight, num_workers: int, count: int) -> list[float]:
+    """The factor of each delta of a merge: as given, or by the server's rule.
+
+    Raises:
+        TypeError, ValueError: if there is not one number for each; or if nothing says them.
+    """
+    if weights is None and rule in COUNTING:
+        raise ValueError(
+            f"`Server(weight={rule!r})` does not know the {rule} of a delta; give `merge` the "
+            "weights, such as `weights=[0.75, 0.25]`."
+        )
+    if weights is None:
+        return [weight_of(rule, num_workers, count)] * count
+    field = "merge(weights=...)"
+    each = several(field, weights, "a number for each delta")
+    if len(each) != count:
+        raise ValueError(
+            f"`{field}` must be one number for each of {count} deltas, got {shown(weights)}."
+        )
+    return [
+        float(number(f"{field}[{index}]", weight, least=-MOST, most=MOST))
+        for index, weight in enumerate(each)
+    ]
 
 
 def _whole_numbers(name: str, value: Any, count: int) -> list[int]:

@@ -9,41 +9,26 @@ for it: the version as it was read, plus the worker's own deltas that it lacks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 
 from jax_ssp.compression import Compressor
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.placement import Placement
-from jax_ssp.server.merging import factors_alone
+from jax_ssp.server.bases import Bases
+from jax_ssp.server.published import Published
+from jax_ssp.server.saved import Granted, Like, Pushed, StoreState, packed, unpacked
 from jax_ssp.server.server import Server
-from jax_ssp.server.snapshot import Message, Snapshot
+from jax_ssp.server.snapshot import Leased, Message, Snapshot
 from jax_ssp.server.store import Store
 from jax_ssp.server.transforms import Arrival
 from jax_ssp.server.wire import Wire
-from jax_ssp.trees import Params
-
-
-@dataclass(slots=True)
-class _Leased:
-    """A version that somebody needs.
-
-    Attributes:
-        snapshot: as it travels.
-        count: how many need it: clocks that read it, and workers that were granted it last.
-        opened: what workers make of it, where it is compressed, once that was asked for.
-    """
-
-    snapshot: Snapshot
-    count: int = 0
-    opened: list[Params] | None = None
-
+from jax_ssp.trees import Params, copied
 
 _Push: TypeAlias = tuple[DeltaReady, list[Message], Mapping[str, float]]
 """A clock that is finished. (This and the next are plain tuples: each clock makes one.)"""
@@ -66,6 +51,7 @@ class LocalStore(Store):
         TypeError: if a wire is no compressor.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> store = LocalStore(Server({"w": jnp.zeros(2)}))
         >>> start = StartClock(0, 0, 1, 0, (), num_workers=1, weight=1.0, token=Token(0, 0))
         >>> store.lease(start)
@@ -89,22 +75,17 @@ class LocalStore(Store):
         self.devices = server.devices
         self.wants_base = server.wants_base
         pieces = server.versions.newest.pieces
-        self.wire = Wire(server.shapes, self.layout, len(pieces), delta_wire, snapshot_wire)
+        self.wire = Wire(server.shapes, self.layout, server.parts, delta_wire, snapshot_wire)
         self._programs = server.programs(lambda piece, sent: self.wire.opened(sent, piece))
-        self._publish = jax.jit(self.wire.published, donate_argnums=1)
-        kept = [] if snapshot_wire is None else pieces
-        self._residuals = list(map(self.wire.nothing_lost, kept))
+        self._published = Published(self.wire, pieces)
         # What rebuilds bases, as workers compute them.
         self._reads = [jax.jit(partial(self.wire.read, like=each)) for each in self.wire.shapes]
-        self._opened = jax.jit(self.wire.opened)
-        self._add = jax.jit(self.layout.added)
-        self._sent: Snapshot | None = None  # the version compressed last
+        self._bases = Bases(self.wire, self.layout, server.weight)
         self._lock = threading.Lock()
         self._pushes: dict[Token, _Push] = {}
         self._clocks: dict[Token, _Clock] = {}
         self._last: dict[int, int] = {}  # the version that each worker was granted last
-        self._own: dict[int, dict[int, list[Message]]] = {}  # pushes of a worker, by stamp
-        self._leased: dict[int, _Leased] = {}
+        self._leased: dict[int, Leased] = {}
         self._need(0)  # by those who are made before the first clock
 
     @property
@@ -120,14 +101,14 @@ class LocalStore(Store):
             self._last[worker] = version
             if before is not None:
                 self._need_no_more(before)
-            base = self._base(start, leased) if self.wants_base else None
+            base = self._bases.base(start, self._as_read(leased)) if self.wants_base else None
             self._clocks[start.token] = start, base
 
     def push(self, event: DeltaReady, payload: list[Message], metrics: Mapping[str, float]) -> None:
         with self._lock:
             self._pushes[event.token] = event, payload, metrics
             if self.wants_base and event.token in self._clocks:
-                self._own.setdefault(event.worker, {})[event.clock] = payload
+                self._bases.pushed(event, payload)
 
     def merge(self, merge: Merge) -> None:
         payloads: list[list[Message]] = []
@@ -140,13 +121,14 @@ class LocalStore(Store):
             if self.wants_base:
                 _, base = self._clocks[delta.token]
                 if base is not None:
-                    bases.append(base)
+                    bases.append(base[self.server.parts.pushed(delta.clock)])
         version = self.server.versions.apply(self._programs, payloads, arrivals, bases)
         assert version == merge.version, "server and controller count the same merges"
         with self._lock:
             if version == 1:
                 self._need_no_more(0)  # by those who were made before
             for delta in merge.deltas:
+                self._published.changed(self.server.parts.pushed(delta.clock))
                 self._forget(delta.token)
 
     def drop(self, token: Token) -> None:
@@ -158,7 +140,7 @@ class LocalStore(Store):
             last = self._last.pop(worker, None)
             if last is not None:
                 self._need_no_more(last)
-            self._own.pop(worker, None)
+            self._bases.leave(worker)
             running = [
                 token
                 for token, (start, _) in self._clocks.items()
@@ -175,12 +157,13 @@ class LocalStore(Store):
 
     # Versions that are needed; all under the lock.
 
-    def _need(self, version: int) -> _Leased:
+    def _need(self, version: int) -> Leased:
         """One more needs this version."""
         leased = self._leased.get(version)
         if leased is None:
-            assert version == self.server.versions.version, "only the newest is leased anew"
-            leased = self._leased[version] = _Leased(self._published())
+            newest = self.server.versions.newest
+            assert version == newest.version, "only the newest is leased anew"
+            leased = self._leased[version] = Leased(self._published.version(newest))
         leased.count += 1
         return leased
 
@@ -197,40 +180,7 @@ class LocalStore(Store):
         if clock is not None:
             self._need_no_more(clock[0].version)
 
-    def _published(self) -> Snapshot:
-        """The newest version as it travels."""
-        newest = self.server.versions.newest
-        if self.wire.snapshots is None:
-            return newest.hold()
-        if self._sent is None or self._sent.version != self.version:  # once, whoever has left since
-            both = list(map(self._publish, newest.pieces, self._residuals))
-            messages, self._residuals = ([pair[side] for pair in both] for side in (0, 1))
-            self._sent = Snapshot(self.version, messages)
-        return self._sent.hold()
-
-    # Bases.
-
-    def _base(self, start: StartClock, leased: _Leased) -> list[Params]:
-        """What a clock's delta is measured from: what its worker reads, as that makes it.
-
-        It is made at once: once an own delta is settled, the worker uses its memory again.
-        """
-        own = self._own.get(start.worker, {})
-        for stamp in [stamp for stamp in own if stamp not in start.pending]:
-            del own[stamp]
-        base = self._as_read(leased)
-        weight, share = factors_alone(start.weight, start.num_workers, self.server.weight)
-        for payload in own.values():
-            opened = payload
-            if self.wire.deltas is not None:
-                opened = list(map(self._opened, payload, base))
-            base = [
-                self._add(piece, delta, weight, share)
-                for piece, delta in zip(base, opened, strict=True)
-            ]
-        return base
-
-    def _as_read(self, leased: _Leased) -> list[Params]:
+    def _as_read(self, leased: Leased) -> list[Params]:
         """A version as workers read it, in pieces."""
         pieces = leased.snapshot.pieces
         if self.wire.snapshots is None:
@@ -239,15 +189,65 @@ class LocalStore(Store):
             leased.opened = [read(piece) for read, piece in zip(self._reads, pieces, strict=True)]
         return leased.opened
 
+    # For a checkpoint.
+
+    def save(self, running: Collection[Token]) -> tuple[dict[str, Any], dict[str, Any]]:
+        with self._lock:
+            newest, sent = self.server.versions.newest, self._published.messages
+            held = {version: leased.snapshot for version, leased in self._leased.items()}
+            if self.wire.snapshots is None:
+                held.pop(self.version, None)  # which is the newest
+            if self.version in held:
+                sent = {}  # which it has
+            starts = [start for start, _ in self._clocks.values()]
+            under_way = {(each.worker, each.clock) for each in starts if each.token in running}
+            state = StoreState(
+                self.version,
+                newest.keep(),
+                copied(self.server.versions.states),
+                copied(self._published.residuals),
+                dict(sent),
+                {version: snapshot.keep() for version, snapshot in sorted(held.items())},
+                [
+                    Pushed(event, copied(payload), metrics)
+                    for event, payload, metrics in self._pushes.values()
+                    if event.token not in running
+                ],
+                [Granted(start, copied(base)) for start, base in self._clocks.values()],
+                dict(self._last),
+                copied(self._bases.without(under_way)),
+                copied(self._bases.last),
+            )
+        return packed(state)
+
+    def load(self, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        versions, pieces = self.server.versions, self.server.versions.newest.pieces
+        published = self._published
+        of_wire = published.like(pieces), self.wire.messages, self.server.parts, versions.devices
+        like = Like(pieces, versions.states, published.residuals, *of_wire)
+        state = unpacked(like, facts, arrays)
+        versions.go_on(state.version, state.pieces, state.states)
+        self._last = state.last
+        self._bases.own, self._bases.last = state.own, state.bases
+        snapshots = {each: Snapshot(each, state.snapshots[each]) for each in state.snapshots}
+        if self.wire.snapshots is None:
+            snapshots[state.version] = versions.newest
+        published.go_on(state.residuals, state.sent, snapshots.get(state.version))
+        needed = [each.start.version for each in state.granted] + list(state.last.values())
+        needed += [0] if state.version == 0 else []  # by those who were made before
+        counts = Counter(needed)
+        self._leased = {
+            each: Leased(snapshots[each].hold(), count) for each, count in counts.items()
+        }
+        self._pushes = {push.event.token: tuple(push) for push in state.pushed}
+        self._clocks = {each.start.token: tuple(each) for each in state.granted}
+
     # Before the first clock.
 
     def compile(self, num_deltas: int) -> None:
         self.server.versions.compile(num_deltas, self._programs, self._example())
         if self.wire.snapshots is not None:
-            residuals = jax.tree.map(jnp.copy, self._residuals)
-            jax.block_until_ready(
-                list(map(self._publish, self.server.versions.newest.pieces, residuals))
-            )
+            self._published.compile(self.server.versions.newest.pieces)
 
     def program(self) -> str:
         return self.server.versions.text(self._programs, self._example())
@@ -256,8 +256,11 @@ class LocalStore(Store):
         """A delta as it travels: any of these shapes, on the server's devices."""
         example = self.wire.example if self.wire.deltas is None else jax.jit(self.wire.example)
         messages = map(example, self.server.versions.newest.pieces)
-        places = map(Placement.of, self.devices)
+        places = map(Placement.of, self.server.versions.devices)
         return list(map(Placement.receive, places, messages))
+
+    def finite(self) -> bool:
+        return self.server.finite()
 
     @property
     def params(self) -> Params:

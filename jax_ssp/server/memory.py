@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jax_ssp.compression import nbytes
-from jax_ssp.placement import Placement
+from jax_ssp.placement import Place, Placement
 
 
 class Memory:
@@ -28,9 +28,9 @@ class Memory:
 
     LARGE = 1 << 18  # bytes; malloc gives memory back to the system from some 128 kB up
 
-    def __init__(self, like: Any, device: jax.Device) -> None:
+    def __init__(self, like: Any, device: Place) -> None:
         self._device = device
-        reuses = Placement.of(device).on_host
+        reuses = Placement.of(device).reuses
         self._shapes = jax.eval_shape(self._large, like) if reuses else []
         self._free: deque[list[jax.Array]] = deque(maxlen=2)
 

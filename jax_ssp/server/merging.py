@@ -250,14 +250,14 @@ class Merging:
 
         return self.layout.map(weigh, params, update, delta)
 
-    def check_elementwise(self, params: Params, cut: Cut) -> None:
+    def check_elementwise(self, params: Params, cut: Cut, remedy: str) -> None:
         """Raise ValueError if a transform gives pieces something else than it gives the whole."""
         for name, tx in self._named.items():
             if not transforms.is_elementwise(tx, params, cut, self.wants_base):
                 raise ValueError(
                     f"`{name}` is not elementwise (it looks at more than one number at a time, "
                     "like a clipping by norm), so it cannot work on parameters split over devices; "
-                    'merge them on one: `placement="host"`, or one device.'
+                    f"{remedy}."
                 )
 
     def _extras(self, row: jax.Array, base: Params) -> dict[str, Any]:

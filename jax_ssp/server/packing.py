@@ -39,11 +39,11 @@ def pack(tree: Tree) -> bytearray:
     arrays = list(map(np.asarray, jax.tree.leaves(tree)))
     about = [[array.dtype.name, *array.shape] for array in arrays]
     header = json.dumps(about).encode()
-    at = _after(8 + len(header))
+    at = aligned(8 + len(header))
     offsets: list[int] = []
     for array in arrays:
         offsets.append(at)
-        at = _after(at + array.nbytes)
+        at = aligned(at + array.nbytes)
     buffer = bytearray(at)
     buffer[:8] = len(header).to_bytes(8, "little")
     buffer[8 : 8 + len(header)] = header
@@ -73,7 +73,7 @@ def unpack(buffer: bytes | bytearray | memoryview, like: Tree) -> Tree:
         raise ValueError("the buffer does not begin as one that `pack` has made.") from error
     if about != expected:
         raise ValueError(f"the buffer holds arrays {about}, but {expected} are expected.")
-    at = _after(8 + length)
+    at = aligned(8 + length)
     arrays: list[Any] = []
     for leaf in leaves:
         dtype = np.dtype(leaf.dtype)
@@ -83,10 +83,10 @@ def unpack(buffer: bytes | bytearray | memoryview, like: Tree) -> Tree:
                 f"the buffer ends at byte {len(buffer)}, within an array: it was cut off."
             )
         arrays.append(np.frombuffer(buffer, dtype, count, at).reshape(leaf.shape))
-        at = _after(at + count * dtype.itemsize)
+        at = aligned(at + count * dtype.itemsize)
     return structure.unflatten(arrays)
 
 
-def _after(offset: int) -> int:
+def aligned(offset: int) -> int:
     """The first aligned offset from this one on."""
     return -(-offset // ALIGNMENT) * ALIGNMENT

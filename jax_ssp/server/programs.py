@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ from jax_ssp.server.merging import Merging, Some, State
 from jax_ssp.trees import Params
 
 MOST_AT_ONCE = 32  # deltas that one program merges
+
+
+class _Jitted(NamedTuple):
+    """The programs for pieces at one place."""
+
+    add: Any
+    merge: Any
+    judge: Any
 
 
 class MergePrograms:
@@ -30,9 +39,7 @@ class MergePrograms:
     def __init__(self, merging: Merging, opened: Callable[[Params, Any], Delta]) -> None:
         self._merging = merging
         self._opened = opened
-        self._add = jax.jit(self._added, donate_argnums=(1, 3))
-        self._merge = jax.jit(self._merged, donate_argnums=(1, 4), keep_unused=True)
-        self._judge = jax.jit(self._judged)
+        self._there = lru_cache(self._jitted)  # by place
 
     def merge(
         self, params: Params, state: State, deltas: Some, free: list[jax.Array]
@@ -45,24 +52,44 @@ class MergePrograms:
             deltas: all of the merge.
             free: memory that is overwritten.
         """
-        return self._merge(*self._last(params, state, deltas, free))
+        there = self._at(params)
+        return there.merge(*self._last(there, params, state, deltas, free))
 
     def judge(self, params: Params, state: State, deltas: Some) -> jax.Array:
         """Whether each delta, and then the merge, moved anything before its transform and after."""
-        return self._judge(params, state, deltas, _of_the_stalest(deltas))
+        judge = self._at(params).judge
+        return judge(params, state, deltas, _of_the_stalest(deltas))
 
     def text(self, params: Params, state: State, deltas: Some) -> str:
         """What such a merge of few deltas compiles from."""
-        return self._merge.lower(*self._last(params, state, deltas, [])).as_text()
+        there = self._at(params)
+        return there.merge.lower(*self._last(there, params, state, deltas, [])).as_text()
+
+    def _at(self, params: Params) -> _Jitted:
+        """The programs for a piece where it is."""
+        return self._there(jax.tree.leaves(params)[0].sharding)
+
+    def _jitted(self, place: jax.sharding.Sharding) -> _Jitted:
+        """The programs for pieces there.
+
+        A delta comes as arrays of JAX or of NumPy, depending on where its worker is. Where inputs
+        are is said here, so that one program serves them all, in whatever order they come.
+        """
+        there = partial(jax.jit, in_shardings=place)
+        return _Jitted(
+            there(self._added, donate_argnums=(1, 3)),
+            there(self._merged, donate_argnums=(1, 4), keep_unused=True),
+            there(self._judged),
+        )
 
     def _last(
-        self, params: Params, state: State, deltas: Some, free: list[jax.Array]
+        self, there: _Jitted, params: Params, state: State, deltas: Some, free: list[jax.Array]
     ) -> tuple[Any, ...]:
         """What the last program is given, once the parts before it are summed."""
         before, base = None, _of_the_stalest(deltas)
         while len(deltas.deltas) > MOST_AT_ONCE:
             part, deltas = _cut_off(deltas)
-            before, state = self._add(params, state, part, before)
+            before, state = there.add(params, state, part, before)
         return params, state, deltas, before, free, base
 
     def _added(

@@ -21,16 +21,24 @@ import jax
 import optax
 
 from jax_ssp.checks import function, integer, optional
-from jax_ssp.controller.weight import Weight, check_weight, weight_of
+from jax_ssp.controller.weight import Weight, check_weight
 from jax_ssp.data.arrays import owned
+from jax_ssp.fragments import Fragments, check_fragments
 from jax_ssp.layout import Delta, Layout
-from jax_ssp.server.arguments import check_averaged, check_devices, check_merge, check_transforms
+from jax_ssp.server.arguments import (
+    check_averaged,
+    check_devices,
+    check_merge,
+    check_transforms,
+    check_weights,
+)
 from jax_ssp.server.merging import Merging
-from jax_ssp.server.partition import Cut
+from jax_ssp.server.partition import Partition, Parts
 from jax_ssp.server.programs import MergePrograms
+from jax_ssp.server.shards import ShardCut, SliceParts
 from jax_ssp.server.transforms import arrival
 from jax_ssp.server.versions import Versions
-from jax_ssp.trees import Params, check_like, check_params, shapes_of
+from jax_ssp.trees import Params, check_like, check_params, is_finite, shapes_of
 from jax_ssp.views import Views
 
 
@@ -51,8 +59,8 @@ class Server:
 
         S' = clip(S + sum a_i (v_i - b_i), elementwise between least and greatest of S and the v_i)
 
-    where a_i = w_i / max(1, sum w) for "mean" and "merged" (w_i is the delta's weight), and
-    1 / max(num_workers, merged deltas) for "sum" and numbers. A delta that is not finite, or that
+    where a_i = w_i / max(1, sum w) (w_i is the delta's weight), but 1 / max(num_workers, merged
+    deltas) for "sum" and numbers. A delta that is not finite, or that
     `delta_tx` drops (all that is trained comes out 0), brings none; neither does a merge that
     `server_tx` drops.
 
@@ -62,11 +70,14 @@ class Server:
             the deltas as they are.
         delta_tx: any optax transform.
         weight: factor of a delta: "mean" (1 / num_workers), "sum" (1), "merged" (1 / deltas in the
-            merge), or a number.
+            merge), a number; or "samples" or "tokens", its share of those of the merge, which only
+            a run knows: here `merge` is given the weights then.
         device: where merging runs; by default the first CPU device, off every accelerator's queue.
             Several devices share the parameters by bytes, each merging its own piece; the transform
-            must then be elementwise.
+            must then be elementwise. With `SliceParts`, those of workers on slices.
         averaged: tree of booleans like `params`, true for what is only averaged.
+        fragments: shares of the parameters that are merged each with a state of the transforms of
+            its own (see `ssp.Fragments`), or how many of about the same size; None for one.
         views: how the transforms, and their masks, see the parameters (see `jax_ssp.views`),
             without what is averaged; by default as they are. A step's method of that name will do.
 
@@ -78,6 +89,7 @@ class Server:
 
     Attributes:
         versions: the newest version in pieces, and how the next is made.
+        parts: how it is cut into pieces.
         wants_base: whether a transform requires `stale_params`.
 
     Example:
@@ -96,28 +108,33 @@ class Server:
         *,
         delta_tx: optax.GradientTransformation | None = None,
         weight: Weight = "mean",
-        device: jax.Device | Sequence[jax.Device] | None = None,
+        device: jax.Device | Sequence[jax.Device] | SliceParts | None = None,
         averaged: Any = None,
         views: Views | None = None,
+        fragments: Fragments | int | None = None,
     ) -> None:
         self.weight = check_weight(weight)
         check_transforms(server_tx=server_tx, delta_tx=delta_tx)
         optional("Server(views=...)", views, function, "(tree) -> trees")
-        self.devices = check_devices(device)
+        self._sliced = device if isinstance(device, SliceParts) else None
+        self.devices = check_devices(device if self._sliced is None else self._sliced.devices)
         self._shapes = check_params(params)
         check_averaged(averaged, params)
         self.layout = Layout.of(params, averaged)
-        params = jax.device_put(owned(params), self.devices[0], may_alias=False)
-        params = self.layout.masters(params)
-        self.shapes: Params = jax.eval_shape(lambda tree: tree, params)
-        cut = Cut(self.shapes, len(self.devices))
-        merging = Merging(params, server_tx, delta_tx, self.layout, views)
+        self.shapes: Params = jax.eval_shape(self.layout.masters, self._shapes)
+        fragments = check_fragments(fragments)
+        if self._sliced is None:
+            parts: Partition = Parts(self.shapes, len(self.devices), fragments)
+        else:
+            there = self._sliced.like, self._sliced.shares
+            parts = ShardCut(self.shapes, *there, fragments)
+        merging = Merging(self.shapes, server_tx, delta_tx, self.layout, views)
         self.wants_base = merging.wants_base
         if len(self.devices) > 1:
-            merging.check_elementwise(params, cut)
-        self._split = jax.jit(cut.split)
-        self._join = jax.jit(cut.join)
-        self.versions = Versions(merging, self._cut(params), self.devices, self.weight)
+            merging.check_elementwise(*parts.trial(), parts.remedy)
+        self.parts = parts
+        self._homes = self.devices * parts.num_fragments  # of the pieces
+        self.versions = Versions(merging, self._first(params), self._homes, self.weight, parts)
         self._measured = jax.jit(self.layout.measured)
         self._rounded = jax.jit(self.layout.rounded)
         self._shown: tuple[int, Params] | None = None  # the newest, rounded, once it was asked for
@@ -141,12 +158,11 @@ class Server:
     @property
     def masters(self) -> Params:
         """The newest version in at least float32, on the (first) device."""
-        pieces = self.versions.newest.keep()
-        return pieces[0] if len(pieces) == 1 else self._join(jax.device_put(pieces, self.device))
+        return self._joined(self.versions.newest.keep())
 
     @property
     def states(self) -> tuple[optax.OptState, optax.OptState]:
-        """Of `server_tx` and of `delta_tx`; of several devices, tuples with one for each."""
+        """Of `server_tx` and of `delta_tx`; of several pieces, tuples with one for each."""
         pairs = [self.versions.merging.own(state) for state in self.versions.states]
         deltas, server = zip(*pairs, strict=True)
         return (server[0], deltas[0]) if len(pairs) == 1 else (server, deltas)
@@ -169,7 +185,8 @@ class Server:
         if not self.layout.has_half:
             return self.masters
         if self._shown is None or self._shown[0] != self.version:
-            self._shown = self.version, self._rounded(self.masters)
+            pieces = list(map(self._rounded, self.versions.newest.pieces))
+            self._shown = self.version, self._joined(pieces)
         return self._shown[1]
 
     def merge(
@@ -181,6 +198,7 @@ class Server:
         worker: int | Sequence[int] = 0,
         num_workers: int | None = None,
         stale_params: Sequence[Params] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> int:
         """Apply deltas, in this order, as one new version.
 
@@ -190,6 +208,7 @@ class Server:
             num_workers: how many the "mean" is over; by default as many as there are deltas.
             stale_params: the base of each delta; needed where a transform asks for it. What is
                 averaged is measured from there too; without, from the newest version.
+            weights: the factor of each delta; by default the server's `weight` says it.
 
         Returns:
             The number of the new version.
@@ -213,10 +232,12 @@ class Server:
         if self.layout.has_averaged:
             deltas = list(map(self._measured, deltas, bases or [self.masters] * len(deltas)))
         deltas, bases = (list(map(self._cut, trees)) for trees in (deltas, bases))
-        weight = weight_of(self.weight, given.num_workers, len(deltas))
-        more = weight, given.num_workers, self.version  # a merge is a round, as far as is known
-        arrivals = [arrival(*each, *more) for each in given.facts]
-        return self.versions.apply(self._whole, deltas, arrivals, bases)
+        weighed = check_weights(weights, self.weight, given.num_workers, len(deltas))
+        more = given.num_workers, self.version  # a merge is a round, as far as is known
+        arrivals = [
+            arrival(*each, weight, *more) for each, weight in zip(given.facts, weighed, strict=True)
+        ]
+        return self.versions.apply_whole(self._whole, deltas, arrivals, bases)
 
     def programs(self, opened: Callable[[Params, Any], Delta]) -> MergePrograms:
         """The merge of deltas in another form; `opened` gives (piece, delta as it comes) -> delta.
@@ -230,7 +251,25 @@ class Server:
         example = list(map(self.layout.delta_like, self.versions.newest.pieces))
         return self.versions.text(self._whole, example)
 
+    def finite(self) -> bool:
+        """Whether every number of the newest version is finite."""
+        return all(map(is_finite, self.versions.newest.pieces))
+
+    def _first(self, params: Params) -> list[Params]:
+        """The pieces of version 0. What is sharded is never whole on a device, but on the host."""
+        if self._sliced is None:
+            params = jax.device_put(owned(params), self.devices[0], may_alias=False)
+            return self._cut(self.layout.masters(params))
+        pieces = [
+            jax.device_put(piece, device, may_alias=False)
+            for piece, device in zip(self.parts.apart(params), self._homes, strict=True)
+        ]
+        return list(map(self.layout.masters, pieces))
+
     def _cut(self, tree: Params) -> list[Params]:
         """A tree on the (first) device as pieces, each on its own."""
-        pieces = [tree] if len(self.devices) == 1 else self._split(tree)
-        return list(map(jax.device_put, pieces, self.devices))
+        return list(map(jax.device_put, self.parts.apart(tree), self._homes))
+
+    def _joined(self, pieces: list[Params]) -> Params:
+        """The tree of pieces; of what is sharded, on the slice that the parts are like."""
+        return self.parts.together(pieces, self._sliced.like if self._sliced else self.device)

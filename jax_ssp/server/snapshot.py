@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
 
 from jax_ssp.placement import Placement
+from jax_ssp.server.flat import Flat
 from jax_ssp.server.memory import Memory
+from jax_ssp.trees import Params
 
 Message: TypeAlias = Any  # a piece of a tree, or what a compressor makes of it
 
 
-_counting = threading.Lock()  # one for all: it is held for less time than another takes to make
+ALL = slice(None)
+
+# One for all each: they are held for less time than others take to make.
+_counting = threading.Lock()
+_laying_out = threading.Lock()
 
 
 class Snapshot:
@@ -28,6 +35,7 @@ class Snapshot:
         version: its number.
         pieces: one for each device of the server, in the form that the wire gives them.
         memory: where the pieces go at the end, one for each; by default they are not used again.
+        before: the version before, if it may share pieces with this one.
 
     Attributes:
         version, pieces: as given.
@@ -39,13 +47,29 @@ class Snapshot:
         (None, None)
     """
 
-    __slots__ = ("__weakref__", "_holders", "_memory", "pieces", "version")
+    __slots__ = ("__weakref__", "_flat", "_holders", "_uses", "pieces", "version")
 
-    def __init__(self, version: int, pieces: list[Message], memory: Sequence[Memory] = ()) -> None:
+    def __init__(
+        self,
+        version: int,
+        pieces: list[Message],
+        memory: Sequence[Memory] = (),
+        before: Snapshot | None = None,
+    ) -> None:
         self.version = version
         self.pieces = pieces
-        self._memory = memory
+        self._uses = [_Use(each) for each in memory]
         self._holders = 1
+        self._flat: dict[int, Flat] = {}  # those that were sent somewhere
+        if before is not None:
+            self._share(before)
+
+    def _share(self, before: Snapshot) -> None:
+        with _counting:
+            for number, use in enumerate(before._uses):
+                if self.pieces[number] is before.pieces[number]:
+                    use.versions += 1
+                    self._uses[number] = use
 
     def hold(self) -> Snapshot:
         """The snapshot, for one more who needs it; any thread may ask."""
@@ -56,19 +80,69 @@ class Snapshot:
 
     def release(self) -> None:
         """One who needed it does so no more; any thread may say so."""
+        free: list[tuple[Memory, Message]] = []
         with _counting:
             self._holders -= 1
-            last = self._holders == 0
             assert self._holders >= 0, "each holder lets go once"
-        if last:
-            for memory, piece in zip(self._memory, self.pieces, strict=False):
-                memory.give(piece)
+            if self._holders == 0:
+                self._flat.clear()
+                for use, piece in zip(self._uses, self.pieces, strict=False):
+                    use.versions -= 1
+                    if use.versions == 0 and use.memory is not None:
+                        free.append((use.memory, piece))
+        for memory, piece in free:
+            memory.give(piece)
 
     def keep(self) -> list[Message]:
         """The pieces, for somebody who may need them for ever: their memory is not used again."""
-        self._memory = ()
+        for use in self._uses:
+            use.memory = None
         return self.pieces
 
-    def to(self, device: jax.Device) -> list[Message]:
-        """The pieces on a device, or on their way there."""
-        return list(map(Placement.of(device).receive, self.pieces))
+    def to(self, devices: Iterable[jax.Device], which: slice = ALL) -> list[Message]:
+        """The pieces, all or those which are wanted, each on its device or on the way there."""
+        numbers = range(len(self.pieces))[which]
+        places = map(Placement.of, devices)
+        return [self.brought(*each) for each in zip(numbers, places, strict=False)]
+
+    def brought(self, number: int, place: Placement) -> Message:
+        """A piece there, or on its way; what is copied is laid out once for all who ask."""
+        piece = self.pieces[number]
+        source = Placement.holding(piece)
+        if source == place:
+            return piece
+        if source is None or source.shares_memory(place):
+            return place.receive(piece)
+        with _laying_out:
+            flat = self._flat.get(number)
+            if flat is None:
+                flat = self._flat[number] = Flat.of(piece, source)
+        return flat.received(place)
+
+
+@dataclass(slots=True)
+class _Use:
+    """A piece's memory, and how many versions have that piece.
+
+    Attributes:
+        memory: where it goes at the end; None if it is not to be used again.
+        versions: that are not let go of yet.
+    """
+
+    memory: Memory | None
+    versions: int = 1
+
+
+@dataclass(slots=True)
+class Leased:
+    """A version that somebody needs.
+
+    Attributes:
+        snapshot: as it travels.
+        count: how many need it: clocks that read it, and workers that were granted it last.
+        opened: what workers make of it, where it is compressed, once that was asked for.
+    """
+
+    snapshot: Snapshot
+    count: int = 0
+    opened: list[Params] | None = None

@@ -17,7 +17,7 @@ on the tape alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -92,6 +92,26 @@ class Store(ABC):
     @abstractmethod
     def program(self) -> str:
         """What a merge compiles from: the same text, the same server."""
+
+    @abstractmethod
+    def save(self, running: Collection[Token]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that it holds between two events, for a checkpoint.
+
+        Args:
+            running: tokens of clocks whose deltas have not been reported; a push that is here
+                already is made once more by whoever goes on.
+
+        Returns:
+            Facts for JSON, and arrays by name, which stay as they are whatever happens here.
+        """
+
+    @abstractmethod
+    def load(self, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        """Hold what was saved; only before the first event.
+
+        Raises:
+            ValueError: if it is not what such a store has saved.
+        """
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ import optax
 
 from jax_ssp.controller.commands import Merged
 from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.mitigations.correlation import pooled
 from jax_ssp.pairs import is_complex
 from jax_ssp.server.partition import Cut
 from jax_ssp.trees import Params, check_like
@@ -220,6 +221,7 @@ def is_elementwise(
                     delta, states[number], pieces[number], origin, staleness
                 )
                 parts.append(part)
+            states = pooled(states)
             pairs.append((whole, cut.join(parts)))
         return pairs
 
@@ -235,9 +237,10 @@ def is_elementwise(
         for size in (1e-2, 1.0, 1e2, 1.0)
     ]
     next(leaf for leaf in jax.tree.leaves(updates[-1]) if leaf.size).flat[0] = np.nan
+    values = jax.tree.map(lambda p: noise(p, 1.0), params)
     return all(
         _close(one, other)
-        for whole, parts in jax.jit(both)(params, updates)
+        for whole, parts in jax.jit(both)(values, updates)
         for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True)
     )
 

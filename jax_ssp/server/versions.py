@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.controller.fragments import pushed_in
 from jax_ssp.controller.weight import Weight
+from jax_ssp.mitigations.correlation import found, pooled
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.merging import Merging, Some, factors_of
+from jax_ssp.server.partition import Partition
 from jax_ssp.server.programs import MergePrograms
 from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.server.transforms import Arrival, arrival, table_of
 from jax_ssp.trees import Params, as_float
+
+_Deltas: TypeAlias = tuple[Sequence[list[Message]], Sequence[Arrival], Sequence[list[Params]]]
+"""Of some deltas their pieces, what is known of them, and their bases."""
 
 
 class Versions:
@@ -23,12 +29,13 @@ class Versions:
 
     Args:
         merging: what a merge computes.
-        pieces: of version 0, each on a device of its own.
-        devices: those.
+        pieces: of version 0.
+        devices: where each of them is.
         weight: the rule that says the shares of statistics.
+        parts: how a version is cut into pieces.
 
     Attributes:
-        merging: as given.
+        merging, devices, parts: as given.
         version: the number of the newest.
         newest: that version; whoever needs it longer than up to the next merge holds it.
         states: of the transforms, for each piece.
@@ -40,18 +47,28 @@ class Versions:
         pieces: list[Params],
         devices: Sequence[jax.Device],
         weight: Weight,
+        parts: Partition,
     ) -> None:
         self.merging = merging
+        self.parts = parts
         self.version = 0
         self._weight = weight
         self._memory = list(map(Memory, pieces, devices))
         self.newest = Snapshot(0, pieces, self._memory)
         self.states = list(map(jax.device_put, map(merging.init, pieces), devices))
+        self.devices = tuple(devices)
+        self._measures = any(True for _ in found(self.states))
+
+    def go_on(self, version: int, pieces: list[Params], states: list[Any]) -> None:
+        """Hold this version in place of version 0, and these states; their arrays are taken."""
+        self.version = version
+        self.newest = Snapshot(version, pieces, self._memory)
+        self.states = states
 
     @property
     def _judges_apart(self) -> bool:
         """Whether it takes all pieces to see what a transform drops."""
-        return len(self.newest.pieces) > 1 and self.merging.drops
+        return self.parts.num_devices > 1 and self.merging.drops
 
     def apply(
         self,
@@ -64,32 +81,82 @@ class Versions:
 
         Args:
             programs: from `programs`.
-            deltas: for each its pieces, one on each device.
+            deltas: for each the pieces of the fragment that its clock has pushed.
             arrivals: what is known of each.
-            bases: of each its pieces, where a transform asks for them.
+            bases: of each the same pieces, where a transform asks for them.
 
         Returns:
             The number of the new version.
         """
-        factors, facts = self._factors(arrivals), table_of(arrivals)
-        bases = bases if self.merging.wants_base else ()
-        old, kept = self.newest.pieces, None  # where a piece is the only one, it sees that itself
-        parts = [
-            Some(_pieces(deltas, index), factors, facts, _pieces(bases, index), kept)
-            for index in range(len(old))
-        ]
-        if self._judges_apart:
-            kept = self._kept(programs, parts)
-            parts = [part._replace(kept=kept) for part in parts]
-        pieces: list[Params] = []
-        for index, part in enumerate(parts):
-            free = self._memory[index].take()
-            piece, self.states[index] = programs.merge(old[index], self.states[index], part, free)
-            pieces.append(piece)
+        count = self.parts.num_fragments
+        if count == 1:
+            return self._next({0: (deltas, arrivals, bases)}, programs)
+        groups: dict[int, list[int]] = {}
+        for number, each in enumerate(arrivals):
+            groups.setdefault(pushed_in(each.merged.clock, count), []).append(number)
+        merges: dict[int, _Deltas] = {
+            fragment: tuple(
+                [each[n] for n in mine] if each else () for each in (deltas, arrivals, bases)
+            )
+            for fragment, mine in groups.items()
+        }
+        return self._next(merges, programs)
+
+    def apply_whole(
+        self,
+        programs: MergePrograms,
+        deltas: Sequence[list[Message]],
+        arrivals: Sequence[Arrival],
+        bases: Sequence[list[Params]] = (),
+    ) -> int:
+        """The same of deltas that have all pieces."""
+        merges: dict[int, _Deltas] = {}
+        for fragment in range(self.parts.num_fragments):
+            here = self.parts.of(fragment)
+            merges[fragment] = [d[here] for d in deltas], arrivals, [b[here] for b in bases]
+        return self._next(merges, programs)
+
+    def _next(self, merges: Mapping[int, _Deltas], programs: MergePrograms) -> int:
+        """Make the next version of what is to be merged in each fragment."""
+        pieces = list(self.newest.pieces)
+        for fragment, deltas in merges.items():
+            self._apply(programs, pieces, fragment, *deltas)
         self.version += 1
-        before, self.newest = self.newest, Snapshot(self.version, pieces, self._memory)
+        before = self.newest
+        shares = before if len(merges) < self.parts.num_fragments else None
+        self.newest = Snapshot(self.version, pieces, self._memory, shares)
         before.release()
         return self.version
+
+    def _apply(
+        self,
+        programs: MergePrograms,
+        pieces: list[Params],
+        fragment: int,
+        deltas: Sequence[list[Message]],
+        arrivals: Sequence[Arrival],
+        bases: Sequence[list[Params]],
+    ) -> None:
+        """Merge deltas of one fragment into its pieces among these."""
+        factors, facts = self._factors(arrivals), table_of(arrivals)
+        bases = bases if self.merging.wants_base else ()
+        here = self.parts.of(fragment)
+        parts = [  # where a piece is the only one, it sees what is kept itself
+            Some(_pieces(deltas, index), factors, facts, _pieces(bases, index), None)
+            for index in range(self.parts.num_devices)
+        ]
+        if self._judges_apart:
+            kept = self._kept(programs, parts, here)
+            parts = [part._replace(kept=kept) for part in parts]
+        for index, part in enumerate(parts, start=here.start):
+            free, state = self._memory[index].take(), self.states[index]
+            pieces[index], self.states[index] = programs.merge(pieces[index], state, part, free)
+        self._pool(here)
+
+    def _pool(self, here: slice) -> None:
+        """Let these pieces, all of a merge, know what is measured over all of them."""
+        if self._measures and here.stop - here.start > 1:
+            self.states[here] = pooled(self.states[here], self.devices[here])
 
     def _factors(self, arrivals: Sequence[Arrival]) -> np.ndarray:
         """See `Some`."""
@@ -98,9 +165,9 @@ class Versions:
             return factors_of(weights, arrivals[0].num_workers, self._weight)
         return as_float(weights)
 
-    def _kept(self, programs: MergePrograms, parts: Sequence[Some]) -> np.ndarray:
+    def _kept(self, programs: MergePrograms, parts: Sequence[Some], here: slice) -> np.ndarray:
         """Which deltas of a merge, and whether the merge, may bring statistics: in all pieces."""
-        judged = map(programs.judge, self.newest.pieces, self.states, parts)
+        judged = map(programs.judge, self.newest.pieces[here], self.states[here], parts)
         before, after = np.any(list(map(np.asarray, judged)), axis=0).T
         return after | ~before
 

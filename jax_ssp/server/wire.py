@@ -8,6 +8,7 @@ Both are in the masters' dtypes. What is averaged (`Statistic`s) is never compre
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.checks import instance, optional
-from jax_ssp.compression import Compressor, compress, residual_of
+from jax_ssp.compression import Compressor, compress, nbytes, residual_of
 from jax_ssp.layout import Delta, Layout, Statistic
-from jax_ssp.server.partition import Cut
+from jax_ssp.server.partition import Partition, Parts
 from jax_ssp.server.snapshot import Message
 from jax_ssp.trees import Params, all_finite
 
@@ -30,7 +31,7 @@ class Wire:
     Args:
         params: masters, or their shapes and dtypes alone.
         layout: of them.
-        num_pieces: one for each device of the server.
+        parts: how they are cut; by default they are not.
         deltas: compressor of deltas; each worker keeps the error of its own and sends it with the
             next delta.
         snapshots: compressor of snapshots; the server keeps the error of a version and adds it to
@@ -41,7 +42,7 @@ class Wire:
         self,
         params: Params,
         layout: Layout,
-        num_pieces: int = 1,
+        parts: Partition | None = None,
         deltas: Compressor | None = None,
         snapshots: Compressor | None = None,
     ) -> None:
@@ -53,55 +54,85 @@ class Wire:
                 f"`snapshot_wire={snapshots!r}` draws random numbers, for which only workers have "
                 "keys; use it as `delta_wire`."
             )
-        self._layout = layout
+        self.layout = layout
         self.deltas = deltas
         self.snapshots = snapshots
-        self.cut = Cut(params, num_pieces)
-        self.shapes: list[Params] = jax.eval_shape(self.cut.split, params)
+        self.parts = parts = Parts(params) if parts is None else parts
+        self.shapes = parts.shapes
         kept = self.shapes if deltas is not None else []
         self._residuals = [jax.eval_shape(self.nothing_lost, piece) for piece in kept]
-        self.packs = num_pieces > 1 or deltas is not None
-        self.unpacks = num_pieces > 1 or snapshots is not None
-        self.pack = jax.jit(self._pack, donate_argnums=1)
+        self.packs = parts.num_pieces > 1 or deltas is not None
+        self.unpacks = parts.num_pieces > 1 or snapshots is not None
+        self.pack = jax.jit(self._pack, donate_argnums=1, static_argnames="fragment")
         self.unpack = jax.jit(self._unpack)
+        self.unpack_one = jax.jit(self._unpack_one, static_argnames="fragment")
 
-    # On the worker.
+    # On the worker; for one on a slice see `SlicedWire`.
+
+    @property
+    def _plain(self) -> Parts:
+        assert isinstance(self.parts, Parts)
+        return self.parts
+
+    @property
+    def sources(self) -> list[jax.Device] | None:
+        """Where the pieces of a delta are made; None where that is the worker's device."""
+        return None
 
     def residual(self) -> list[Any]:
         """What a worker has not sent yet, for each piece: nothing, before its first delta."""
         return jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), self._residuals)
 
     def _pack(
-        self, delta: Params, residual: list[Any], key: jax.Array | None = None, clock: Any = 0
+        self,
+        delta: Params,
+        residual: list[Any],
+        key: jax.Array | None = None,
+        clock: Any = 0,
+        fragment: int = 0,
     ) -> tuple[list[Message], Params, list[Any]]:
         """A delta as it travels, what the server will read if that differs, the error to keep.
 
-        `key` is the worker's; of it a random compressor gets one for each clock and piece.
+        Args:
+            delta: whole.
+            residual: for each piece of the fragment.
+            key: of the worker; of it a random compressor gets one for each clock and piece.
+            clock: of the delta.
+            fragment: that is sent.
         """
-        pieces = self.cut.split(delta)
+        pieces = self._plain.pieces_of(delta, fragment)
         if self.deltas is None:
-            return pieces, None, residual
-        apart = list(map(self._layout.apart, pieces))
-        keys: list[Any] = [None] * len(apart)
-        if self.deltas.random:
-            assert key is not None
-            key = jax.random.fold_in(jax.random.fold_in(key, OF_THE_WIRE), clock)
-            keys = [jax.random.fold_in(key, number) for number in range(len(apart))]
+            whole = self.parts.num_fragments == 1
+            return pieces, None if whole else self._plain.joined(pieces, fragment), residual
+        apart = list(map(self.layout.apart, pieces))
         packed = [
-            compress(self.deltas, trained, rest, drawn)
-            for (trained, _), rest, drawn in zip(apart, residual, keys, strict=True)
+            compress(self.deltas, trained, rest, self.drawn(key, clock, number))
+            for number, ((trained, _), rest) in enumerate(zip(apart, residual, strict=True))
         ]
         messages, sent, residual = map(list, zip(*packed, strict=True))
         statistics = [each for _, each in apart]
-        if self._layout.has_averaged:  # of a clock that the wire spoils there are none
-            statistics = _valued(statistics, all_finite(sent))
+        if self.layout.has_averaged:  # of a clock that the wire spoils there are none
+            statistics = valued(statistics, all_finite(sent))
             messages = list(zip(messages, statistics, strict=True))
-        whole = map(self._layout.together, sent, statistics)
-        return messages, self.cut.join(list(whole)), residual
+        whole = map(self.layout.together, sent, statistics)
+        return messages, self._plain.joined(list(whole), fragment), residual
+
+    def drawn(self, key: jax.Array | None, clock: Any, number: Any) -> jax.Array | None:
+        """The key of a piece of a delta, where a compressor draws; `key` is the worker's."""
+        if self.deltas is None or not self.deltas.random:
+            return None
+        assert key is not None
+        key = jax.random.fold_in(jax.random.fold_in(key, OF_THE_WIRE), clock)
+        return jax.random.fold_in(key, number)
 
     def _unpack(self, messages: Sequence[Message]) -> Params:
         """The snapshot that these messages hold."""
-        return self.cut.join(list(map(self.read, messages, self.shapes)))
+        return self._plain.join(list(map(self.read, messages, self.shapes)))
+
+    def _unpack_one(self, messages: Sequence[Message], fragment: int) -> Params:
+        """The fragment of a snapshot that these messages hold."""
+        shapes = self.shapes[self.parts.of(fragment)]
+        return self._plain.joined(list(map(self.read, messages, shapes)), fragment)
 
     # On the server, for each piece.
 
@@ -116,31 +147,59 @@ class Wire:
     def published(self, piece: Params, residual: Any) -> tuple[Message, Any]:
         """A piece of a snapshot as it travels, and the error to keep."""
         assert self.snapshots is not None
-        trained, statistics = self._layout.apart(piece)
+        trained, statistics = self.layout.apart(piece)
         message, _, residual = compress(self.snapshots, trained, residual)
-        return (message, statistics) if self._layout.has_averaged else message, residual
+        return (message, statistics) if self.layout.has_averaged else message, residual
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the pieces of a delta as it travels are like."""
+        return [jax.eval_shape(self.example, piece) for piece in self.shapes]
+
+    @property
+    def whole_bytes(self) -> list[int]:
+        """Of a snapshot that is not compressed, fragment by fragment."""
+        return self._bytes(self.shapes)
+
+    @property
+    def push_bytes(self) -> list[int]:
+        """Of a delta as it travels, of each fragment."""
+        return self._bytes(self.messages)
+
+    @property
+    def snapshot_bytes(self) -> list[int]:
+        """Of a snapshot as it travels, fragment by fragment."""
+        if self.snapshots is None:
+            return self.whole_bytes
+        lost = [jax.eval_shape(self.nothing_lost, piece) for piece in self.shapes]
+        sent = map(partial(jax.eval_shape, self.published), self.shapes, lost)
+        return self._bytes([message for message, _ in sent])
+
+    def _bytes(self, pieces: Sequence[Message]) -> list[int]:
+        fragments = range(self.parts.num_fragments)
+        return [nbytes(pieces[self.parts.of(fragment)]) for fragment in fragments]
 
     def example(self, piece: Params) -> Message:
         """A delta of a piece as it travels, any of these shapes."""
-        delta = self._layout.delta_like(piece)
+        delta = self.layout.delta_like(piece)
         if self.deltas is None:
             return delta
-        trained, statistics = self._layout.apart(delta)
+        trained, statistics = self.layout.apart(delta)
         drawn = (jax.random.key(0),) if self.deltas.random else ()
         message = self.deltas.encode(trained, *drawn)
-        return (message, statistics) if self._layout.has_averaged else message
+        return (message, statistics) if self.layout.has_averaged else message
 
     def nothing_lost(self, piece: Params) -> Any:
         """The residual of a piece before anything was compressed."""
-        return residual_of(self._layout.apart(piece)[0])
+        return residual_of(self.layout.apart(piece)[0])
 
     def _decoded(self, compressor: Compressor, message: Message, like: Params) -> Any:
-        message, statistics = message if self._layout.has_averaged else (message, [])
-        trained = compressor.decode(message, self._layout.apart(like)[0])
-        return self._layout.together(trained, statistics)
+        message, statistics = message if self.layout.has_averaged else (message, [])
+        trained = compressor.decode(message, self.layout.apart(like)[0])
+        return self.layout.together(trained, statistics)
 
 
-def _valued(pieces: list[list[Statistic]], good: jax.Array) -> list[list[Statistic]]:
+def valued(pieces: list[list[Statistic]], good: jax.Array) -> list[list[Statistic]]:
     """The statistics of a delta, without a value unless it is good."""
     return [
         [each._replace(value=jnp.where(good, each.value, jnp.nan)) for each in piece]

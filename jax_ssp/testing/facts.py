@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jax_ssp.controller import (
     DeltaReady,
     Ends,
+    Resumed,
     StartAhead,
     StartClock,
     StopRequested,
@@ -28,6 +29,8 @@ class Push:
     token: Token
     steps: int = 0
     samples: int = 0
+    tokens: int = 0
+    finite: bool = True
     merged_in: int | None = None
     dropped: bool = False  # or cancelled before it was pushed
 
@@ -50,6 +53,8 @@ class Stay:
     ahead: StartAhead | None = None  # granted, and not started yet
     held: int | None = None
     stopped: bool = False
+    anew: bool = True  # whether its next clock adopts all fragments
+    starts: list[StartClock] = field(default_factory=list)
 
     @property
     def clock(self) -> int:
@@ -75,10 +80,13 @@ class Facts:
         weight: str | float = "mean",
         reads_own: bool = True,
         round_samples: int = 0,
+        fragments: int = 1,
     ) -> None:
         self.policy, self.bound = policy, policy.guaranteed_bound
         self.reads_own, self.round_samples = reads_own and policy.reads_own, round_samples
         self.weight = weight
+        self.fragments = fragments
+        self.merged_in: list[set[int]] = [set()]  # the fragments merged in each version
         self.grant_ahead = grant_ahead and not policy.cancels
         self.ends, self.num_clocks = ends, ends.num_clocks
         self.everybody: set[int] = set()
@@ -95,6 +103,7 @@ class Facts:
         self.start_lags: list[int] = []
         self.reads = self.grants = self.cancels = self.late = 0
         self.starts: list[StartClock] = []
+        self.term: int = 0
         self._last_min_clock = 0
 
     @property
@@ -120,6 +129,17 @@ class Facts:
         """The round of a version."""
         return self.totals[version][2] // self.round_samples if self.round_samples else 0
 
+    def base(self, stay: Stay, clock: int) -> int:
+        """The version of which a worker adopted last the fragment that this clock pushes."""
+        fragment, count = clock % self.fragments, self.fragments
+        adopted = [s for s in stay.starts if s.whole or (s.clock - 1) % count == fragment]
+        return adopted[-1].version
+
+    def staleness(self, delta: Delta) -> int:
+        """The versions after a delta's base that have merged its fragment."""
+        fragment = delta.clock % self.fragments
+        return sum(fragment in merged for merged in self.merged_in[delta.version + 1 :])
+
     def coverage(self, version: int) -> int:
         return min(stay.covered_by(version) for stay in self.live.values())
 
@@ -144,9 +164,13 @@ class Facts:
                 before = [stay.clock for stay in self.gone if stay.worker == worker]
                 self.live[worker] = Stay(worker, max([self.min_clock, *before]))
                 self.everybody.add(worker)
-            case DeltaReady(worker, clock, version, token, steps, samples):
-                push = Push(Delta(worker, clock, version), token, steps, samples)
+            case DeltaReady(worker, clock, version, token, steps, samples, finite):
                 stay = self.live[worker]
+                base = self.base(stay, clock) if self.fragments > 1 else version
+                counts = steps, samples, event.tokens
+                push = Push(Delta(worker, clock, base), token, *counts, finite)
+                stay.held = stay.held if finite else None
+                stay.anew = stay.anew or not finite
                 stay.pushes.append(push)
                 stay.running = None
                 self.pushes.append(push)
@@ -157,6 +181,16 @@ class Facts:
                 self.timer = None
             case StopRequested():
                 self.stopping = True
+            case Resumed():
+                self._resume(event)
+
+    def _resume(self, event: Resumed) -> None:
+        self.term, *ends = event
+        self.ends, self.stopping = Ends(*ends), False
+        self.num_clocks = self.ends.num_clocks
+        for stay in self.live.values():
+            if stay.stopped and self.exists(stay.clock) and not self.ended:
+                stay.stopped, stay.held, stay.anew = False, None, True
 
     def stay_of(self, push: Push) -> Stay:
         return next(stay for stay in (*self.live.values(), *self.gone) if push in stay.pushes)

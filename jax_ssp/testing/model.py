@@ -21,8 +21,9 @@ from jax_ssp.controller import (
     StopWorker,
     Token,
     WorkerDone,
+    WorkerLost,
 )
-from jax_ssp.controller.commands import Command
+from jax_ssp.controller.commands import NOT_FINITE, Command
 from jax_ssp.controller.events import Event
 from jax_ssp.policies import Delta
 from jax_ssp.testing.facts import Facts, Push, Stay
@@ -44,6 +45,9 @@ class Model(Facts):
             require(commands == fenced, "what is late was not fenced", commands)
             self.late += isinstance(event, DeltaReady)
             return
+        if isinstance(event, DeltaReady) and not event.finite:
+            bad = Drop(event.worker, event.clock, NOT_FINITE, event.token)
+            require(commands[:1] == [bad], "what is not finite was not dropped at once", commands)
         self.happen(event)
         self._see_lag()
         for command in commands:
@@ -70,6 +74,9 @@ class Model(Facts):
                 case StopWorker(worker):
                     require(self.live[worker].waiting, "stopped while it does not wait", command)
                     self.live[worker].stopped = True
+        if isinstance(event, WorkerLost) and event.drops:
+            left = [push for push in self.gone[-1].pushes if not push.settled]
+            require(not left, "what was lost with its worker is not dropped", left)
         self._grants(commands)
         self._order(event, commands)
         alive = self.running() or self.timer is not None or not self.waiting()
@@ -143,7 +150,12 @@ class Model(Facts):
             require(slowest >= needed, "it starts beyond the bound", start, slowest)
             covered = self.coverage(start.version)
             require(covered >= needed, "it reads what covers less than the bound", start, covered)
-        require(start.token == (0, len(self.starts)), "grants are not counted up", start)
+        token = (self.term, len(self.starts))
+        require(start.token == token, "grants are not counted up, or not of this term", start)
+        whole = self.fragments == 1 or stay.anew
+        require(start.whole is whole, "it adopts other fragments than it is to", start)
+        stay.anew = False
+        stay.starts.append(start)
         self.starts.append(start)
         stay.running, stay.held, stay.ahead = start, start.version, None
         self.reads += 1
@@ -173,6 +185,7 @@ class Model(Facts):
         push = Push(Delta(worker, clock, run.version), token, dropped=True)
         stay.pushes.append(push)
         stay.running = stay.held = None
+        stay.anew = True
         self.cancels += 1
         self._see_lag()
 
@@ -182,7 +195,9 @@ class Model(Facts):
         require(merge.round == self.round(self.version), "another round", merge)
         lost: list[Stay] = []
         updates, steps, samples = self.totals[-1]
-        for delta in merge.deltas:
+        known = {push.token for push in self.pushes}
+        require(known >= {delta.token for delta in merge.deltas}, "nobody pushed that", merge)
+        for delta, weight in zip(merge.deltas, self._weights(merge), strict=True):
             push = self._under_way(delta.worker, delta.clock, delta.token)
             stay = self.stay_of(push)
             here = self.live.get(delta.worker) is stay
@@ -190,9 +205,9 @@ class Model(Facts):
             lost += [] if here else [stay]
             told = (delta.base, delta.staleness, delta.lag, delta.weight)
             base = push.delta.version
-            weight = self._weight(merge.num_workers, len(merge.deltas))
-            facts = (base, self.version - base, lag, weight)
+            facts = (base, self.staleness(push.delta), lag, weight)
             require(told == facts, "other facts (base, staleness, lag, weight)", delta, facts)
+            require(push.finite, "what is not finite is merged", delta)
             push.merged_in = merge.version
             updates, steps, samples = updates + 1, steps + push.steps, samples + push.samples
             self.stalenesses.append(delta.staleness)
@@ -200,13 +215,28 @@ class Model(Facts):
             within = allowed is None or delta.staleness <= allowed
             require(within, "a delta is staler than the policy promises", delta, allowed)
         self.version = merge.version
+        self.merged_in.append({delta.clock % self.fragments for delta in merge.deltas})
         self.totals.append((updates, steps, samples))
         here = len(self.live) + len(set(lost))
         require(merge.num_workers == here, "another number of workers than there is", merge, here)
 
     def _weight(self, num_workers: int, merged: int) -> float:
-        each = {"mean": 1 / num_workers, "sum": 1.0, "merged": 1 / merged}
-        return each[self.weight] if isinstance(self.weight, str) else self.weight
+        each = {"mean": 1 / num_workers, "sum": 1.0}
+        return each.get(self.weight, 1 / merged) if isinstance(self.weight, str) else self.weight
+
+    def _weights(self, merge: Merge) -> list[float]:
+        """Of each delta of a merge."""
+        if self.policy.gives_weights:  # which nobody else knows
+            return [delta.weight for delta in merge.deltas]
+        pushes, weights = {push.token: push for push in self.pushes}, list[float]()
+        for delta in merge.deltas:
+            alike = [d for d in merge.deltas if (d.clock - delta.clock) % self.fragments == 0]
+            weights.append(self._weight(merge.num_workers, len(alike)))
+            if self.weight in ("samples", "tokens"):
+                counts = [getattr(pushes[each.token], str(self.weight)) for each in alike]
+                own = getattr(pushes[delta.token], str(self.weight))
+                weights[-1] = own / sum(counts) if sum(counts) else 1 / len(alike)
+        return weights
 
     def _under_way(self, worker: int, clock: int, token: Token) -> Push:
         """The one delta that is to be settled now; a live worker's own go in order."""
@@ -218,5 +248,6 @@ class Model(Facts):
         stay = self.stay_of(push)
         if self.live.get(worker) is stay:
             first = next(each for each in stay.pushes if not each.settled)
-            require(first is push, "settled before an older one of its worker", push.delta)
+            in_turn = first is push or not push.finite
+            require(in_turn, "settled before an older one of its worker", push.delta)
         return push

@@ -190,8 +190,10 @@ def check_schedule(policy: Policy, seed: int) -> None:
         run = Twice(policy, ends, 0, ahead)
         for worker in range(workers):
             run.handle(WorkerJoined(worker))
-        drive(run, rng, workers=workers, events=rng.randint(5, 45), losses=losses)
-        if ends == Ends():
+        spoiled = rng.choice((0.0, 0.0, 0.1, 0.6))
+        about = {"workers": workers, "events": rng.randint(5, 45), "losses": losses}
+        drive(run, rng, **about, resumes=losses, spoiled=spoiled)
+        if run.model.ends == Ends():
             run.drain()
         else:
             run.to_the_end(rng)

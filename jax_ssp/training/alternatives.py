@@ -9,9 +9,12 @@ from typing import Any
 import optax
 
 from jax_ssp import compression, delays, mitigations, policies
+from jax_ssp.checkpoint.checkpoints import Checkpoints
+from jax_ssp.fragments import Fragments
 from jax_ssp.mitigations.as_given import as_given
-from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.devices import Devices
+from jax_ssp.runtimes.recovery import Recovery
+from jax_ssp.runtimes.runtime import Runtime
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.training.configured import Configured, configured
 from jax_ssp.training.hooks.ema import Ema
@@ -22,7 +25,8 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
     """By field of an experiment and by name: what else it may be, made at its defaults.
 
     Args:
-        runtime: the experiment's. `Virtual` in its place keeps its workers, delays and their seed.
+        runtime: the experiment's. `Virtual` in its place keeps its workers, delays, their seed and
+            its network.
 
     Example:
         >>> alternatives()["policy"]["KSync"]()
@@ -44,12 +48,16 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
         "policy": {kind.__name__: kind for kind in policies.ALL_POLICIES},
         "runtime": {"Devices": Devices, "Virtual": functools.partial(_rehearsal, runtime)},
         "runtime.delay": {**_DELAYS, "None": lambda: None},
+        "runtime.network": {"Network": delays.Network, "None": lambda: None},
+        "runtime.recovery": {"Recovery": Recovery, "None": lambda: None},
         "local_steps": {kind.__name__: kind for kind in policies.ALL_SCHEDULES},
         "server_tx": transforms,
         "delta_tx": transforms,
         "delta_wire": {**wires, "None": lambda: None},
         "snapshot_wire": {**wires, "None": lambda: None},
         "adopt": {"Mix": Mix, "rebase": lambda: "rebase"},
+        "fragments": {"Fragments": Fragments, "None": lambda: None},
+        "checkpoint": {"Checkpoints": Checkpoints, "None": lambda: None},
         "hooks": {"Ema": lambda: (Ema(0.999),), "None": lambda: ()},
     }
 
@@ -68,7 +76,7 @@ _DELAYS: dict[str, Callable[[], Any]] = {
 def _rehearsal(runtime: Runtime | None) -> Virtual:
     """Virtual time with what this runtime says of its workers and delays."""
     said: dict[str, Any] = {"delay": delays.Exponential(mean=1.0)}
-    for name in ("num_workers", "delay", "seed"):
+    for name in ("num_workers", "delay", "seed", "network"):
         value = getattr(runtime, name, None)
         if value is not None:
             said[name] = value

@@ -47,7 +47,7 @@ def _configured_class(function: Callable[..., optax.GradientTransformation]) -> 
         return {column.name: getattr(self, column.name) for column in fields(self)}
 
     def build(self: Any) -> optax.GradientTransformation:
-        return function(**{name: _built(value) for name, value in given(self).items()})
+        return function(**{name: built(value) for name, value in given(self).items()})
 
     def reduced(self: Any) -> Any:  # pickle finds the function by its name, but not this class
         return _made, (function, given(self))
@@ -119,8 +119,8 @@ def configured(
 
     Example:
         >>> from jax_ssp.mitigations import outer
-        >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5))
-        outer(optimizer=scale(step_size=-0.5))
+        >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5)).optimizer
+        scale(step_size=-0.5)
     """
     known = configured_class(function)
     names = [column.name for column in fields(known)]
@@ -146,7 +146,7 @@ class Chain(Configured):
     """What each is made from."""
 
     def build(self) -> optax.GradientTransformation:
-        return optax.chain(*map(_built, self.parts))
+        return optax.chain(*map(built, self.parts))
 
 
 def chained(*parts: Configured) -> Chain:
@@ -165,5 +165,6 @@ def chained(*parts: Configured) -> Chain:
     return Chain(parts)
 
 
-def _built(value: Any) -> Any:
+def built(value: Any) -> Any:
+    """The transform that this configures; anything else as it is."""
     return value.build() if isinstance(value, Configured) else value

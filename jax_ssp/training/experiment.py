@@ -12,12 +12,14 @@ from typing import Any, TypeAlias
 
 import optax
 
+from jax_ssp.checkpoint.claim import Resume
 from jax_ssp.report.default import with_progress
 from jax_ssp.runtimes import rules
-from jax_ssp.runtimes.base import Runtime
 from jax_ssp.runtimes.observer import Observer
-from jax_ssp.runtimes.plan import Plan, Task, plan_field
+from jax_ssp.runtimes.plan import Plan, plan_field
 from jax_ssp.runtimes.rules import a, maybe
+from jax_ssp.runtimes.runtime import Runtime
+from jax_ssp.runtimes.task import Task
 from jax_ssp.training.configured import Configured, configured
 from jax_ssp.training.result import Result
 from jax_ssp.training.run import run
@@ -63,6 +65,7 @@ class Experiment(Plan):
         observers: Sequence[Observer] = (),
         runtime: Runtime | None = None,
         progress: bool | None = None,
+        resume: Resume = "auto",
     ) -> Result:
         """Run it.
 
@@ -70,23 +73,33 @@ class Experiment(Plan):
             observers: told what happens while it happens.
             runtime: in place of its own, for a replay.
             progress: whether to show how far it is; see `train`.
+            resume: what to do with a run that its folder holds; see `train`.
         """
         experiment = self if runtime is None else replace(self, runtime=runtime)
         plan, task = experiment.ready()
-        return run(plan, task, with_progress(observers, progress, plan.runtime))
+        return run(plan, task, with_progress(observers, progress, plan.runtime), resume)
 
-    def ready(self) -> tuple[Experiment, Task]:
-        """The plan of the run, and the task that the workload makes.
-
-        Where nothing is computed there is nothing to evaluate either.
+    def planned(self) -> Experiment:
+        """The plan of the run; where nothing is computed there is nothing to evaluate either.
 
         Raises:
             TypeError, ValueError: if a field is not right, naming it and the remedy.
         """
         plan = self.checked_fields()
+        if plan.runtime.computes:
+            return plan
+        none = dict.fromkeys(("eval_every", "evaluate_on", "target"))
+        return replace(plan, **none, eval_waits=False)
+
+    def ready(self) -> tuple[Experiment, Task]:
+        """The plan of the run, and the task that the workload makes.
+
+        Raises:
+            TypeError, ValueError: if a field is not right, naming it and the remedy.
+        """
+        plan = self.planned()
         if not plan.runtime.computes:
-            none = dict.fromkeys(("eval_every", "evaluate_on", "target"))
-            return replace(plan, **none, eval_waits=False), Task()
+            return plan, Task()
         if plan.workload is None:
             raise ValueError(
                 "`Experiment(workload=...)` is missing; only a runtime that computes nothing "

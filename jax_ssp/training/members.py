@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.claim import resumable
 from jax_ssp.checkpoint.run_folder import RunFolder
-from jax_ssp.failures import BUG, DONE, INTERRUPTED
+from jax_ssp.failures import AGAIN, BUG, DONE, INTERRUPTED
 from jax_ssp.report.default import with_progress
 from jax_ssp.report.sweep_view import told_progress
-from jax_ssp.runtimes.interrupts import listening
+from jax_ssp.runtimes.interrupts import Interrupts, listening
 from jax_ssp.training.experiment import Experiment
 from jax_ssp.training.in_folder import known_of, saved
 from jax_ssp.training.own_parts import own_parts
@@ -122,14 +123,19 @@ def _run(experiment: Experiment, path: Path, observers: Sequence[Any]) -> int:
     about: dict[str, Any] = {}
     with (
         listening(signal.SIGINT, signal.SIGTERM) as interrupts,
-        RunFolder(path, about) as folder,
+        RunFolder(path, about, called="folder for the sweep") as folder,
         interrupts.deferred(math.inf) as held,
     ):
         plan, task = experiment.ready()
         about |= known_of(experiment)
         if held.count:
-            return INTERRUPTED
+            return _interrupted(interrupts, path)
         result, _ = saved(folder, lambda: run(plan, task, [folder, *observers]))
     if result.status == "interrupted":
-        return INTERRUPTED
+        return _interrupted(interrupts, path)
     return BUG if folder.problems else DONE
+
+
+def _interrupted(interrupts: Interrupts, folder: Path) -> int:
+    """The exit code of a run that a signal has ended."""
+    return AGAIN if interrupts.terminated and resumable(folder) else INTERRUPTED

@@ -9,6 +9,9 @@ from types import FunctionType
 from typing import Any
 
 from jax_ssp.files import digest_of
+from jax_ssp.runtimes.faults.base import Fault
+from jax_ssp.runtimes.faults.schedule import Schedule
+from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.plan import Plan
 
 KNOWN = ("jax_ssp", "optax", "builtins")
@@ -40,8 +43,16 @@ def own_parts(plan: Plan) -> dict[str, dict[str, Any]]:
         if is_dataclass(value) and not isinstance(value, type):
             for column in fields(value):
                 each = getattr(value, column.name, None)
-                if is_dataclass(each) or isinstance(each, FunctionType):
-                    look(f"{path}.{column.name}" if path else column.name, each)
+                name = f"{path}.{column.name}" if path else column.name
+                if isinstance(each, tuple):
+                    for number, one in enumerate(each):
+                        look_at(f"{name}.{number}", one)
+                else:
+                    look_at(name, each)
+
+    def look_at(path: str, value: Any) -> None:
+        if is_dataclass(value) or isinstance(value, (FunctionType, Observer, Fault, Schedule)):
+            look(path, value)
 
     look("", plan)
     return found

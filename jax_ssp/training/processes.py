@@ -80,13 +80,18 @@ class Processes:
         self._environment = environment
         self._running: dict[int, tuple[BaseProcess, Connection]] = {}
         self._signals = 0
+        self._number = signal.SIGINT  # what is passed on
 
-    def interrupt(self) -> None:
-        """A signal came, perhaps just now: no more jobs start, and those that run shall end."""
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """A signal came, perhaps just now: no more jobs start, and those that run shall end.
+
+        Args:
+            number: the signal, which is passed on.
+        """
         self._signals += 1
-        number = signal.SIGINT if self._signals <= SIGNALS_BEFORE_KILL else signal.SIGKILL
+        self._number = number if self._signals <= SIGNALS_BEFORE_KILL else signal.SIGKILL
         for process, _ in list(self._running.values()):
-            _signal(process, number)
+            _signal(process, self._number)
 
     def __iter__(self) -> Iterator[Started | Said | Ended | None]:
         """What happens, until all have ended; None now and then, where nothing does."""
@@ -115,7 +120,7 @@ class Processes:
         there.close()
         self._running[number] = (process, here)
         if self._signals:  # it came while this one was started
-            _signal(process, signal.SIGINT)
+            _signal(process, self._number)
 
     def _news(self) -> Iterator[Said | Ended | None]:
         waited: list[Any] = [each.sentinel for each, _ in self._running.values()]

@@ -11,11 +11,15 @@ import numpy as np
 import optax
 
 from jax_ssp.controller.weight import weight_of
+from jax_ssp.delays.network import Network
 from jax_ssp.pairs import on_pairs
 from jax_ssp.rounds import by_rounds, counts_by_itself, has_schedule
-from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.session import Session
+from jax_ssp.runtimes.task import Task
+from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.server.uphill import on_host
+from jax_ssp.training.outer_remarks import of_momentum, of_staleness
 from jax_ssp.trees import Tree
 from jax_ssp.views import seeing
 
@@ -43,6 +47,8 @@ def remarks(session: Session, task: Task) -> list[str]:
         *_of_server_tx(plan, session),
         *_many_steps(plan, state),
         *_cancels(session, step),
+        *_of_outer(session),
+        *_of_overlap(plan),
     ]
 
 
@@ -59,6 +65,25 @@ def _where(session: Session, step: Any, state: Any) -> Iterator[str]:
         )
     if has_schedule(state):
         yield f"its schedules count rounds of {session.round_samples} samples"
+
+
+def _of_outer(session: Session) -> Iterator[str]:
+    """What momentum on the server and stale deltas come to."""
+    states = session.states()
+    assert states is not None  # as something is computed
+    yield from of_momentum(session, states.server)
+    yield from of_staleness(session.plan, session.num_workers, session.round_samples)
+
+
+def _of_overlap(plan: Plan) -> Iterator[str]:
+    """What virtual time does not say of steps that are run ahead."""
+    world = plan.runtime
+    if plan.overlap and isinstance(world, Virtual) and (world.network or Network()).is_free:
+        yield (
+            f"`overlap={plan.overlap}` saves no virtual time without a network: a clock takes all "
+            "its time from its start. With one, `ssp.Network(latency=0.001)` say, the steps run "
+            "ahead hide what is waited for, as they do on devices"
+        )
 
 
 def _counts(state: Any) -> Iterator[str]:

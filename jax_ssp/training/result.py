@@ -12,16 +12,21 @@ from typing import IO, Any
 import numpy as np
 
 from jax_ssp.checkpoint.card import Card, heading, rows_of, safely
-from jax_ssp.controller import StopRequested, WorkerDone
+from jax_ssp.controller import Resumed, StopRequested, WorkerDone
 from jax_ssp.controller.tape import Tape
+from jax_ssp.data.report import DataReport
+from jax_ssp.report.goodput import Goodput, goodput
+from jax_ssp.report.outer import OuterReport, outer_report
+from jax_ssp.runtimes.dealing import report_of
 from jax_ssp.runtimes.ending import told_reason
+from jax_ssp.runtimes.losses import Loss, losses
 from jax_ssp.runtimes.observer import Kept
 from jax_ssp.runtimes.schedule import schedule
 from jax_ssp.runtimes.states import States
 from jax_ssp.trees import Params
 
-_ON_THE_CARD = ("status", "reason", "updates", "steps", "samples", "seconds", "computing")
-_ON_THE_CARD += ("not_finite", "metrics")
+_ON_THE_CARD = ("status", "reason", "updates", "steps", "samples", "tokens", "seconds", "computing")
+_ON_THE_CARD += ("not_finite", "resumes", "metrics")
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,29 +39,33 @@ class Result:
         masters: the same as the server has them, in at least float32, of which `params` are the
             rounded ones; the same object where nothing is in half precision.
         tape: the record from which the run can be replayed and its contract checked.
-        history: one row a settled delta: `worker, clock, steps, samples, start, finish`
-            (seconds), `base_version, merge_version` (-1: dropped), `staleness, lag, weight,
-            finite`, the totals `updates` and `samples_seen` that were merged by then, and
-            `metrics`, a dict of what the step gave, the means over the clock's steps. Clocks that
-            were cancelled, or computed nothing, have none; they are in `schedule`.
+        history: one row a settled delta: `worker, clock, steps, samples, tokens, start,
+            finish` (seconds), `base_version, merge_version` (-1: dropped), `staleness, lag, weight,
+            finite`, the totals `updates`, `samples_seen` and `tokens_seen` that were merged by
+            then, and `metrics`, a dict of what the step gave, the means over the clock's steps.
+            Clocks that were cancelled, or computed nothing, have none; they are in `schedule`.
         residuals: of each worker, what its `delta_wire` has not delivered yet; empty without one.
-        evaluations: one row an evaluation: `version`, the totals `updates, steps, samples` that are
-            merged in it, `time` (seconds), `passed_over` (due versions since the one before, not
-            evaluated since they waited still) and `metrics`, a dict of what `evaluate` gave.
+        evaluations: one row an evaluation: `version`, the totals `updates, steps, samples, tokens`
+            that are merged in it, `time` (seconds), `passed_over` (due versions since the one
+            before, not evaluated since they waited still) and `metrics`, a dict of what `evaluate`
+            gave.
         states: of the optimizers, at the end; None if nothing was computed.
         kept: what observers keep, by name, such as "ema" and "best": `params` and what is to be
             said `about` them.
         status: "done", "target", "early" (an observer ended it; see `reason`), "stopped" (all
-            workers were lost, or nothing could happen any more), "interrupted" or "diverged"; of a
-            result that an error carries, "failed" or "interrupted".
+            workers were lost, or nothing could happen any more), "too few workers" (see
+            `ssp.Recovery`), "interrupted" or "diverged"; of a result that an error carries,
+            "failed" or "interrupted".
         version: merges applied.
         updates: deltas merged.
         steps: local steps of these.
         samples: examples in their batches; 0 if nothing was computed.
+        tokens: in these, where the step says how to count them; else 0.
         seconds: from the first clock's start to the last merge, virtual or wall as the world has
             it; compilation not included.
         wall_seconds: that the whole call took.
-        remarks: what was said of the run's optimizers when it began; see `ssp.Progress`.
+        remarks: what was said of the run's optimizers when it began; see `ssp.Progress`; and at the
+            end, of workers that were lost.
     """
 
     params: Params | None
@@ -72,6 +81,7 @@ class Result:
     updates: int
     steps: int
     samples: int
+    tokens: int
     seconds: float
     wall_seconds: float
     remarks: list[str] = field(default_factory=list)
@@ -91,6 +101,11 @@ class Result:
         """Clocks whose delta was not finite, whether it was merged, dropped or kept out."""
         return int((~self.schedule["finite"]).sum())
 
+    @cached_property
+    def data(self) -> DataReport:
+        """What became of the samples: seen, twice, never, dropped; by epoch where data is dealt."""
+        return report_of(self.tape)
+
     @property
     def metrics(self) -> dict[str, float]:
         """The last evaluation's metrics; empty if there was none."""
@@ -102,12 +117,37 @@ class Result:
         return self.samples / self.seconds if self.seconds else 0.0
 
     @property
+    def tokens_per_second(self) -> float:
+        """Tokens merged a second, of the run's own time; 0 if there are none."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
     def computing(self) -> float:
         """Share of the workers' time, up to the last finish, in which they computed (0 to 1)."""
         rows = self.schedule
-        busy = float((rows["finish"] - rows["start"]).sum())
+        busy = float(rows["computing"].sum())
         total = self.tape.header["num_workers"] * float(rows["finish"].max(initial=0.0))
         return busy / total if total else 0.0
+
+    @cached_property
+    def resumes(self) -> int:
+        """How often another process has gone on with the run."""
+        return self.tape.resumes
+
+    @cached_property
+    def goodput(self) -> Goodput:
+        """Where the workers' time went: useful steps, waits, lost work, recoveries."""
+        return goodput(self.tape)
+
+    @property
+    def outer(self) -> OuterReport | None:
+        """What was measured of the outer optimizer: correlation and effective rate; None if not."""
+        return outer_report(self.history)
+
+    @cached_property
+    def losses(self) -> list[Loss]:
+        """Each time that a worker was lost: `worker, clock, what, when, back_after`."""
+        return losses(self.tape)
 
     @cached_property
     def ended_by_data(self) -> dict[int, int]:
@@ -117,9 +157,14 @@ class Result:
 
     @cached_property
     def reason(self) -> str:
-        """Why an observer ended the run early; empty if none did."""
-        asked = (event for _, event, _ in self.tape if isinstance(event, StopRequested))
-        return next((told_reason(stop.reason) for stop in asked), "")
+        """Why an observer ended the run early, or why it has diverged; empty if nothing is told."""
+        told = ""
+        for _, event, _ in self.tape:
+            if isinstance(event, Resumed):  # whatever had ended it, it went on
+                told = ""
+            elif isinstance(event, StopRequested):
+                told = told or told_reason(event.reason)
+        return told
 
     def draw(self, to: str | Path | IO[bytes]) -> None:
         """Draw the run: who computed when, how stale the deltas were, what came of it.
@@ -135,7 +180,8 @@ class Result:
         from jax_ssp.report import timeline  # matplotlib only when it draws
 
         unit = f"{self.tape.header['time']} seconds"
-        timeline.run_summary(self.schedule, self.evaluations, to, unit, self._heading())
+        heading = self._heading()
+        timeline.run_summary(self.schedule, self.evaluations, to, unit, heading, self.goodput)
 
     def __repr__(self) -> str:
         metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
@@ -161,6 +207,8 @@ class Result:
             "versions": self.version,
             "dropped or cancelled": len(rows) - len(stale),
             "time": self.tape.header["time"],
+            "goodput": self.goodput.facts(),
+            "outer": None if self.outer is None else self.outer.facts(),
             "mean_staleness": float(stale.mean()) if len(stale) else 0.0,
             "max_staleness": int(stale.max(initial=0)),
         }
@@ -176,11 +224,13 @@ class Result:
     def summary(self) -> str:
         """A few lines for people."""
         rows, stale, header = self.schedule, self._stale, self.tape.header
-        early = f" ({self.reason})" if self.status == "early" else ""
+        why = f" ({self.reason})" if self.reason else ""
         rate, time = self.samples_per_second, header["time"]
         seen = f" on {self.samples} samples, {rate:.4g} a {time} second" if self.samples else ""
+        if self.tokens:
+            seen += f"; {self.tokens} tokens, {self.tokens_per_second:.4g} a second"
         lines = [
-            f"{heading(None, header['policy'], header['num_workers'])}: {self.status}{early}",
+            f"{heading(None, header['policy'], header['num_workers'])}: {self.status}{why}",
             f"{self.updates} updates in {self.version} versions, {len(rows) - len(stale)} dropped "
             "or cancelled",
             f"{self.steps} local steps{seen}",
@@ -189,6 +239,12 @@ class Result:
             f"staleness: mean {stale.mean() if len(stale) else 0:.2f}, at most "
             f"{stale.max(initial=0)}",
         ]
+        lines += [] if self.outer is None else [f"outer optimizer: {self.outer}"]
+        lines += str(self.goodput).splitlines()
+        if self.resumes:
+            lines.append(f"resumed {self.resumes} times")
+        if self.data.epochs is not None or self.data.dropped:
+            lines.append(f"data: {self.data}")
         if self.not_finite:
             lines.append(f"{self.not_finite} clocks gave a delta that is not finite")
         passed_over = sum(row["passed_over"] for row in self.evaluations)

@@ -1,58 +1,103 @@
-"""A run from its plan to its result: the session and the world are made, and the loop runs.
-
-`train` and `Experiment.run` both come here.
-"""
+"""A run, for `train` and `Experiment.run`: session and world are made, and the loop runs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 import jax
 
+from jax_ssp.checkpoint.claim import RESUME, Resume
+from jax_ssp.checkpoint.keeper import FolderKeeper
+from jax_ssp.checks import choice
 from jax_ssp.controller import Controller
 from jax_ssp.controller.tape import Tape
 from jax_ssp.failures import failed, in_words, joined, never_succeeding, note
+from jax_ssp.placement import Placement
+from jax_ssp.runtimes.bad_numbers import BadNumbers
+from jax_ssp.runtimes.dealing import dealing
 from jax_ssp.runtimes.evaluation import Evaluator, Target, evaluation_device
-from jax_ssp.runtimes.interrupts import current, deferring
+from jax_ssp.runtimes.faults.told import check_no_saves
+from jax_ssp.runtimes.interrupts import current, deferring, terminable
 from jax_ssp.runtimes.loop import Loop
+from jax_ssp.runtimes.losses import losses, sentences
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.observing import Observers
-from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.resuming import Keeper, Resuming, Unfinished
 from jax_ssp.runtimes.rules import observers as check_observers
 from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.session import Session, make_session
+from jax_ssp.runtimes.task import Task
 from jax_ssp.runtimes.watch import Watch
+from jax_ssp.training.folders import blaming, ended_by_sigterm, kept_in_folder
 from jax_ssp.training.remarks import remarks
 from jax_ssp.training.result import Result
+from jax_ssp.where import leaving_mesh
+from jax_ssp.worker.adopt import Mix
 
 MOST_DELTAS = 256  # in a merge that is compiled before the start
 
 
 @deferring
 @never_succeeding
-def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
+def run(
+    plan: Plan,
+    task: Task,
+    observers: Sequence[Observer] = (),
+    resume: Resume = "auto",
+    keeper: Keeper | None = None,
+) -> Result:
     """Run a plan on a task, to its end; see `train` for what is given and raised.
 
     Args:
         plan: what the run is.
         task: what is trained; a `Task()` where nothing is computed.
         observers: told what happens while it happens.
+        resume: whether to go on with the run that their `RunFolder` holds.
+        keeper: gives what is left of the run if it is to go on, and saves it while it goes; by
+            default that of their `RunFolder`.
     """
-    began = time.perf_counter()
     plan = plan.checked()
     observers = (*plan.own_observers(), *check_observers("observers", observers))
-    _check(observers, plan, task)
-    session = make_session(plan, task)
-    tape = Tape(session.header())
-    session.plan.runtime.check(tape.header)  # as JSON has it, like that of a tape to compare with
+    resume = choice("resume", resume, RESUME)
+    if keeper is None and plan.checkpoint is None:
+        check_no_saves(plan.runtime.faults)
+    with leaving_mesh(), ExitStack() as until:
+        if keeper is None:
+            observers, keeper = kept_in_folder(plan, observers, resume, until)
+        _check(observers, plan, task)
+        if isinstance(keeper, FolderKeeper):
+            until.enter_context(blaming(keeper))
+        if not isinstance(keeper, FolderKeeper) or not keeper.saves:
+            return _trained(plan, task, observers, keeper)
+        terminated = until.enter_context(terminable())
+        try:
+            result = _trained(plan, task, observers, keeper)
+        except KeyboardInterrupt as error:
+            if not terminated():
+                raise
+            raise ended_by_sigterm(keeper.path, getattr(error, "result", None)) from error
+        if terminated():
+            raise ended_by_sigterm(keeper.path, result)
+        return result
+
+
+def _trained(
+    plan: Plan, task: Task, observers: Sequence[Observer], keeper: Keeper | None
+) -> Result:
+    """Run a plan, of which all is known."""
+    began = time.perf_counter()
+    session = make_session(plan, task, None if keeper is None else keeper.tape())
+    tape, past = _tape(session, keeper)
     if not current().count:  # else it ends before the first clock
         _compile(session)
     evaluator = _evaluator(session, observers)
     telling, watch = Observers(observers), Watch(lambda: loop.waits(), observers)
     loop = Loop(
-        _controller(session),
+        _controller(session, past),
         session.store,
         tape,
         evaluator=evaluator,
@@ -61,8 +106,11 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
         held=current(),
         hyperparameters=ServerHyperparameters(session.store, plan.optimizer_on == "server"),
     )
+    loop.bad_numbers = BadNumbers.of(plan.max_nonfinite, session.workers)
+    loop.donates = plan.runtime.donates(progress=isinstance(plan.adopt, Mix))
+    loop.dealing = dealing(session.ledger, tape.header)
     said = remarks(session, task)
-    error = _run(session, loop, evaluator, telling, watch, said)
+    error = _run(session, loop, evaluator, telling, watch, said, past, keeper)
 
     def result() -> Result:
         return _result(session, loop, telling, said, time.perf_counter() - began)
@@ -77,16 +125,30 @@ def run(plan: Plan, task: Task, observers: Sequence[Observer] = ()) -> Result:
     return kept
 
 
-def _controller(session: Session) -> Controller:
-    plan = session.plan
+def _tape(session: Session, keeper: Keeper | None) -> tuple[Tape, Unfinished | None]:
+    """The tape before its first row, and what there is of a run that goes on."""
+    tape = Tape(session.header())
+    session.plan.runtime.check(tape.header)  # as JSON has it, like that of a tape to compare with
+    past = None if keeper is None else keeper.past(tape.header)
+    if past is None or not len(past.tape):  # nothing has happened yet
+        return tape, None
+    return Tape(past.tape.header), past
+
+
+def _controller(session: Session, past: Unfinished | None) -> Controller:
+    """The controller before its first event; of a run that goes on, with the ends it then had."""
+    plan, round_samples = session.plan, session.round_samples
+    if past is not None:
+        round_samples = past.tape.header.get("round_samples", round_samples)
     return Controller(
         plan.policy,
-        ends=plan.ends,
+        ends=plan.runtime.first_ends(plan.ends) if past is None else past.first_ends,
         local_steps=plan.schedule,
         weight=plan.weight,
         grant_ahead=plan.overlap > 0,
         reads_own=plan.reads_own,
-        round_samples=session.round_samples,
+        round_samples=round_samples,
+        fragments=plan.num_fragments,
     )
 
 
@@ -133,6 +195,8 @@ def _run(
     observers: Observers,
     watch: Watch,
     said: list[str],
+    past: Unfinished | None,
+    keeper: Keeper | None,
 ) -> BaseException | None:
     """Run in a world to the end and close everything, whatever fails; gives what failed first."""
     plan, header = session.plan, loop.tape.header
@@ -142,15 +206,22 @@ def _run(
     try:
         world = plan.runtime.open(session)
         closing.append(world.close)
+        loop.saving = None if keeper is None else keeper.saving(world.fates.save)
         loop.enter(world)
         watch.start()
-        world.prepare()
+        world.prepare(goes_on=past is not None)
         if evaluator is not None:
             closing.append(evaluator.close)
             if world.clock.real and not plan.eval_waits:
                 evaluator.go_aside(world.clock.post)
         closing.append(lambda: observers.end(loop.status))
+        if keeper is not None:
+            closing.append(keeper.close)
         observers.start({**header, **ends, "tape": loop.tape, "remarks": said}, loop.end_early)
+        if past is None:
+            loop.begin()
+        else:
+            Resuming(loop, past, session.workers, session.num_workers).run()
         loop.run()
     except BaseException as raised:  # given back
         error = raised
@@ -167,12 +238,10 @@ def _result(
     session: Session, loop: Loop, observers: Observers, said: list[str], wall_seconds: float
 ) -> Result:
     """What there is by now."""
-    workers, store = session.workers, session.store
-    params = masters = None
+    workers, store, params, masters = session.workers, session.store, None, None
     if store is not None:
-        params = masters = jax.device_put(store.params, workers[0].device)
-        if store.layout.has_half:
-            masters = store.masters
+        params = Placement.of(workers[0].device).put(store.params)
+        masters = store.masters if store.layout.has_half else params
     wire = session.plan.delta_wire
     return Result(
         params=params,
@@ -188,7 +257,7 @@ def _result(
         **loop.totals._asdict(),
         seconds=loop.seconds,
         wall_seconds=wall_seconds,
-        remarks=said,
+        remarks=[*said, *sentences(losses(loop.tape), loop.tape.header)],
     )
 
 

@@ -10,14 +10,16 @@ import functools
 import math
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jax_ssp import checks
+from jax_ssp.checkpoint.claim import Workdir
 from jax_ssp.checkpoint.sweep_folder import OUTPUT, SweepFolder
-from jax_ssp.failures import BUG, DONE, INTERRUPTED, in_a_word, note_traceback
+from jax_ssp.failures import AGAIN, BUG, DONE, INTERRUPTED, in_a_word, note_traceback
 from jax_ssp.files import say
 from jax_ssp.report.sweep_view import SweepView
 from jax_ssp.runtimes.interrupts import listening
@@ -52,7 +54,7 @@ def sweep(
         jobs: runs at once; 1 runs them in this process, one after the other. By default as many as
             there are cores for what computes on the CPU in virtual time, else 1.
         workdir: the folder of the sweep; by default runs/sweep-<time>. If there are runs of this
-            sweep in it, those that are over are read, and the others run.
+            sweep in it, those that are over are read, and the others go on.
         progress: whether to show how far it is; by default on a terminal and in a notebook.
 
     Raises:
@@ -85,14 +87,14 @@ def sweep(
     jobs = min(jobs, len(checked))
     members = [member_of(each, jobs > 1, progress) for each in checked]
     default = Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-    return carried_out(members, jobs, folder or default, folder is None, progress)
+    workdir = Workdir(folder or default, unique=folder is None, called="`sweep(workdir=...)`")
+    return carried_out(members, jobs, workdir, progress)
 
 
 def carried_out(
     members: Sequence[Member],
     jobs: int,
-    path: Path,
-    unique: bool,
+    workdir: Workdir,
     progress: bool | None = None,
     claimed: Callable[[SweepFolder], object] = lambda _: None,
 ) -> SweepResult:
@@ -101,12 +103,11 @@ def carried_out(
     Args:
         members: the runs.
         jobs: how many at once; 1 runs them here.
-        path: the sweep's folder.
-        unique: take a name such as `path-2` if there is something of that name already.
+        workdir: of the sweep.
         progress: whether to show how far it is; by default on a terminal and in a notebook.
         claimed: is told the folder once it is this process's.
     """
-    folder = SweepFolder(path, [member.facts() for member in members], unique)
+    folder = SweepFolder(workdir, [member.facts() for member in members])
     claimed(folder)
     try:
         runs = [
@@ -138,7 +139,7 @@ def _one_after_the_other(
     with listening() as interrupts, interrupts.deferred(math.inf) as held:
         for number, folder in folders.items():
             error = ""
-            if held.count or code in (INTERRUPTED, None):
+            if held.count or code in (INTERRUPTED, AGAIN, None):
                 code = None  # this one, and those after it, are not run
             else:
                 view.started(number)
@@ -175,7 +176,9 @@ def _at_once(
         interrupts.deferred(math.inf) as held,
     ):
         processes = Processes(work, jobs, _environment(compiled))
-        held.when(processes.interrupt)
+        held.when(
+            lambda: processes.interrupt(signal.SIGTERM if interrupts.terminated else signal.SIGINT)
+        )
         for news in processes:
             if isinstance(news, Started):
                 view.started(numbers[news.job])

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jax_ssp.checkpoint.claim import TAPE
+from jax_ssp.checkpoint.agreement import flat
+from jax_ssp.checkpoint.claim import OVER, TAPE, resumable
 from jax_ssp.checkpoint.run_reader import Run
-from jax_ssp.checkpoint.sweep_folder import OUTPUT, flat
-from jax_ssp.failures import BUG, INTERRUPTED, USAGE
+from jax_ssp.checkpoint.sweep_folder import OUTPUT
+from jax_ssp.failures import AGAIN, BUG, INTERRUPTED, USAGE
 from jax_ssp.report.sweep import compare
 from jax_ssp.report.tables import markdown_table
 
@@ -99,6 +100,11 @@ class SweepResult:
         """Whether it was interrupted: not all of it was run to its end."""
         return any(member.status in ("interrupted", "not run") for member in self.members)
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it has come to something from which it goes on in the same folder."""
+        return any(member.status in OVER or resumable(member.folder) for member in self.members)
+
     def summary(self) -> str:
         """The table of its runs, in Markdown, and what went wrong."""
         lines = [markdown_table(self.rows)] if self.rows else []
@@ -133,7 +139,8 @@ def swept(experiment: Experiment, folder: Path, code: int | None, error: str = "
         memory = " (did its memory run out?)" if code == -signal.SIGKILL else ""
         return SweptRun(**about, status=status, error=f"its process was ended{memory}", run=run)
     if summary is None:
-        status = {USAGE: "refused", INTERRUPTED: "interrupted"}.get(code, "failed")
+        status = "interrupted" if code in (INTERRUPTED, AGAIN) else "failed"
+        status = "refused" if code == USAGE else status
     if code in (BUG, USAGE):
         said = error or (summary or {}).get("error") or _last_error(folder / OUTPUT)
         return SweptRun(**about, status=status, error=said or f"exit code {code}", run=run)

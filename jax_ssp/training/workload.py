@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from jax_ssp.checks import instance
-from jax_ssp.runtimes.plan import Task
+from jax_ssp.runtimes.task import Task
 
 
 @dataclass(frozen=True)

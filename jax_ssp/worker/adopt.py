@@ -6,6 +6,7 @@ parameters move a part of their way to the new base. What is averaged follows it
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_ssp import checks
-from jax_ssp.layout import Delta, Layout, Moved
+from jax_ssp.layout import Delta, Layout, Moved, Statistic
+from jax_ssp.placement import Place
+from jax_ssp.server.sliced import SlicedWire
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.wire import Wire
 from jax_ssp.trees import Params, all_finite
@@ -59,9 +62,18 @@ def check_adopt(adopt: Any, field: str = "adopt") -> Adopt:
     return "rebase"
 
 
-def opened(snapshot: Snapshot, wire: Wire, device: jax.Device) -> Params:
-    """The parameters of a snapshot, on this device."""
-    pieces = snapshot.to(device)
+def opened(
+    snapshot: Snapshot, wire: Wire | SlicedWire, device: Place, fragment: int | None = None
+) -> Params:
+    """The parameters of a snapshot, on this device or slice; or a fragment, if one is named."""
+    if isinstance(wire, SlicedWire):
+        which = slice(None) if fragment is None else wire.parts.of(fragment)
+        return wire.unpack(snapshot.to(itertools.cycle(wire.sources), which), fragment)
+    assert isinstance(device, jax.Device)
+    if fragment is not None:
+        pieces = snapshot.to(itertools.repeat(device), wire.parts.of(fragment))
+        return wire.unpack_one(pieces, fragment=fragment)
+    pieces = snapshot.to(itertools.repeat(device))
     return wire.unpack(pieces) if wire.unpacks else pieces[0]
 
 
@@ -112,6 +124,17 @@ def if_finite(kinds: Layout, delta: Delta) -> Delta:
 
     def leaf(averaged: bool, leaf: Any) -> Any:
         return leaf if averaged else jnp.where(finite, leaf, jnp.zeros_like(leaf))
+
+    return kinds.map(leaf, delta)
+
+
+def nothing(kinds: Layout, delta: Delta) -> Delta:
+    """A delta like this one that moves nothing."""
+
+    def leaf(averaged: bool, leaf: Any) -> Any:
+        if not averaged:
+            return jnp.zeros_like(leaf)
+        return Statistic(jnp.full_like(leaf.value, jnp.nan), jnp.zeros_like(leaf.move))
 
     return kinds.map(leaf, delta)
 

@@ -7,7 +7,7 @@ together depends on the order of events alone, so a replay computes the same tog
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from jax_ssp.controller import StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.store import Store
+from jax_ssp.worker.kept import Kept, kept
+from jax_ssp.worker.replica import Replica
 from jax_ssp.worker.waits import COMPUTING_SECONDS, Waiting
 from jax_ssp.worker.worker import Worker
 
@@ -48,7 +50,23 @@ class Lazy:
 
     def has_data(self, worker: int) -> bool:
         """Whether there is data for the next clock of this worker."""
-        return self._workers[worker].has_data()
+        mine = self._workers[worker]
+        return mine.is_dispatched or mine.has_data()
+
+    def kept(self, lost: Collection[int] = ()) -> list[Kept | None]:
+        """What each worker is, but for those lost; a clock not computed yet begins with that."""
+        return [None if each.index in lost else each.keep() for each in self._workers]
+
+    def between(self, worker: int) -> Replica:
+        """What a worker is before the clock that it is to run; or behind it, if it is computed."""
+        mine, job, ahead = self._workers[worker], self._jobs.get(worker), None
+        if job is not None:
+            ahead, self._jobs[worker] = job.ahead, job._replace(ahead=None)
+        elif not mine.is_dispatched:
+            ahead = self._granted.pop(worker, None)
+        if ahead is not None:  # as in a thread of its own, which runs ahead at once
+            mine.go_ahead(ahead)
+        return kept(mine.replica, mine.carries)
 
     def done(self, worker: int) -> None:
         """The clock that this worker was to run has no data."""
@@ -106,14 +124,18 @@ class Lazy:
 
     def _together(self, worker: int) -> list[int]:
         """This worker and others whose clocks can be computed in the same program."""
-        alone = self._jobs[worker].ahead is not None or self._workers[worker].carries
+        mine = self._workers[worker]
+        alone = self._jobs[worker].ahead is not None or mine.replica.ran > 0 or mine.carries
         if self._batch == 1 or alone:
             return [worker]
         kind = self._kind(worker)
         others = (
             other
             for other, job in self._jobs.items()
-            if other != worker and job.ahead is None and self._kind(other) == kind
+            if other != worker
+            and job.ahead is None
+            and not self._workers[other].replica.ran
+            and self._kind(other) == kind
         )
         steps = self._steps(worker)
         alike = [each for each in islice(others, self._batch - 1) if self._steps(each) == steps]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jax_ssp.checks import function, optional
 from jax_ssp.pairs import on_pairs
 from jax_ssp.trees import all_finite
 from jax_ssp.views import seeing
@@ -29,7 +30,14 @@ from jax_ssp.worker.check import (
 )
 from jax_ssp.worker.gradient import metrics_of_scale, value_and_gradient
 from jax_ssp.worker.nnx_parts import Chosen, beside, key_of_loss, like_before, parts_of, seeded
-from jax_ssp.worker.step import DESCENT, Batch, Metrics, WorkerState, updates_of
+from jax_ssp.worker.step import (
+    DESCENT,
+    Batch,
+    CountTokens,
+    Metrics,
+    WorkerState,
+    updates_of,
+)
 
 NnxLoss: TypeAlias = Callable[..., tuple[jax.Array, Metrics]]
 """`(model, batch) -> (loss, metrics)`, or `(model, batch, key) -> (loss, metrics)`."""
@@ -55,7 +63,7 @@ class NnxStep:
             what is averaged over the workers (BatchNorm statistics).
         frozen: parameters that are not trained, as another such dict. They stay as they are, and
             are never sent.
-        optimizer: as it was given.
+        optimizer, tokens: as they were given.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class NnxStep:
         loss: NnxLoss,
         optimizer: optax.GradientTransformation,
         wrt: Any = nnx.Param,
+        tokens: CountTokens | None = None,
     ) -> None:
         model = nnx.clone(model)
         model.train()
@@ -77,6 +86,7 @@ class NnxStep:
         self._parts = [*self._trained, *parts_of(frozen), *parts_of(rest)]
         self._loss = with_key("make_nnx_step(loss=...)", loss)
         self.optimizer = optimizer
+        self.tokens = tokens
         values = {name: value for part in self._parts for name, value in part.arrays.items()}
         count = Counter(name for part in self._parts for name in part.arrays)
         repeated = [name for name in count if count[name] > 1]
@@ -124,6 +134,10 @@ class NnxStep:
     def averaged(self, params: Mapping[str, jax.Array]) -> dict[str, bool]:
         """Which parameters are not trained, but averaged over the workers."""
         return {name: name not in self._paths for name in params}
+
+    def shardings(self, params: Mapping[str, jax.Array]) -> dict[str, jax.P]:
+        """How parameters are to lie on a mesh, as the model's metadata says."""
+        return {name: p.spec for p in self._parts for name in p.arrays if name in params}
 
     def views(self, params: Mapping[str, Any]) -> list[Any]:
         """What is trained as optimizers may see it: dicts in dicts, nnx states, the flat dict."""
@@ -202,6 +216,7 @@ def make_nnx_step(
     loss: NnxLoss,
     optimizer: optax.GradientTransformation,
     wrt: Any = nnx.Param,
+    tokens: CountTokens | None = None,
 ) -> NnxStep:
     r"""Make a training step from a flax.nnx model.
 
@@ -241,6 +256,8 @@ def make_nnx_step(
             function of path and variable, `nnx.PathContains("head")`, or a list of such, of which
             each picks some. A type of variable that is no `nnx.Param` may be trained too. What
             flax changes itself (`nnx.BatchStat`, `nnx.RngState`, `nnx.Cache`) is not.
+        tokens: batch -> the tokens in it, by its shapes, where they are to be counted; see
+            `make_step`.
 
     Returns:
         A step with `params`, the model's initial arrays by dotted path (a dot within a name is
@@ -279,4 +296,5 @@ def make_nnx_step(
     if not callable(loss):
         raise no_loss("make_nnx_step(loss=...)", "(model, batch)", loss)
     check_optimizer("make_nnx_step", optimizer)
-    return NnxStep(model, loss, optimizer, wrt)
+    optional("make_nnx_step(tokens=...)", tokens, function, "(batch) -> tokens")
+    return NnxStep(model, loss, optimizer, wrt, tokens)

@@ -23,6 +23,7 @@ class Part:
     Attributes:
         arrays: by dotted path. A variable may hold a tree; what of it is no number stays in place.
         paths: the same names, each as the keys that lead there.
+        spec: how they are to lie on a mesh, as the variable's metadata says.
     """
 
     def __init__(self, path: tuple[Any, ...], variable: Any) -> None:
@@ -44,6 +45,8 @@ class Part:
             else:
                 self._leaves.append(leaf)
         self._variable = variable.replace(None) if self._is_variable else None
+        spec = nnx.get_partition_spec(variable).get_value() if self._is_variable else None
+        self.spec = spec if isinstance(spec, jax.P) else jax.P()
 
     def stays(self, name: str) -> bool:
         """Whether this array stays the worker's own: it cannot be averaged, or should not."""

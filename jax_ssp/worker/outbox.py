@@ -15,7 +15,8 @@ import numpy as np
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.constructors import constructor
 from jax_ssp.controller.events import DeltaReady, new_delta_ready
-from jax_ssp.placement import Placement
+from jax_ssp.placement import Place, Placement
+from jax_ssp.server.flat import Flat
 from jax_ssp.worker.replica import Part
 
 
@@ -30,6 +31,8 @@ class Push(NamedTuple):
         samples: examples in their batches.
         finite: whether every number of the delta is finite, before it is compressed.
         norm: the delta's l2 norm, if the policy needs it; else 0.
+        tokens: in the batches, where they are counted; else 0.
+        exchange: see `DeltaReady`; empty where that takes the time that it takes.
     """
 
     version: int
@@ -39,6 +42,8 @@ class Push(NamedTuple):
     samples: int
     finite: bool = True
     norm: float = 0.0
+    tokens: int = 0
+    exchange: tuple[float, ...] = ()
 
     def event(self, start: StartClock) -> DeltaReady:
         """What is reported with it."""
@@ -51,6 +56,8 @@ class Push(NamedTuple):
             self.samples,
             self.finite,
             self.norm,
+            self.exchange,
+            self.tokens,
         )
 
 
@@ -61,14 +68,14 @@ class Seat(NamedTuple):
     """Where a worker is.
 
     Attributes:
-        recorded: the device that the tape names for it.
+        recorded: the device, or the slice, that the tape names for it.
         device: where it computes.
         server: the server's devices.
         frozen: what its step reads and never changes; it lies here once, for all workers.
     """
 
-    recorded: jax.Device
-    device: jax.Device
+    recorded: Place
+    device: Place
     server: tuple[jax.Device, ...]
     frozen: Any = ()
 
@@ -79,7 +86,7 @@ class Dispatched(NamedTuple):
     Attributes:
         clock: its stamp.
         version: what its delta is measured from.
-        payload: the delta as it travels.
+        payload: the delta as it travels; in the outbox each piece that is copied is a `Flat`.
         parts: what is said of its steps.
         norm: the delta's l2 norm, if that is asked for.
     """
@@ -99,20 +106,30 @@ class Outbox:
 
     Args:
         seat: where the worker is.
+        sources: where the pieces of its deltas are made; None if they are all there.
     """
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, sources: Sequence[jax.Device] | None = None) -> None:
         self._place = Placement.of(seat.device)
         self._to = list(map(Placement.of, seat.server))
-        self._stays = all(self._place.device == to.device for to in self._to)
+        self._from = list(map(Placement.of, sources or [self._place.device] * len(self._to)))
+        self._stays = self._from == self._to
+        self._travels = [
+            not source.shares_memory(to) for source, to in zip(self._from, self._to, strict=False)
+        ]
         self._sent: deque[Dispatched] = deque()
 
     def send(self, clock: Dispatched) -> None:
         """Start the copies, where there are any to make."""
+        if any(self._travels):
+            clock = clock._replace(payload=self._started(clock.payload))
         if not self._place.on_host:
-            clock = clock._replace(payload=list(map(self._place.send, clock.payload, self._to)))
             self._place.fetch([(part.finite, part.metrics) for part in clock.parts])
         self._sent.append(clock)
+
+    def rehearse(self, payload: list[Any]) -> list[Any]:
+        """What would arrive; all that sending it runs is compiled then."""
+        return self._arrived(self._started(payload))
 
     def wait(self) -> Push:
         """Wait for the oldest delta; it is then with the server."""
@@ -127,16 +144,29 @@ class Outbox:
             sum([part.samples for part in parts]),
             bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
             0.0 if norm is None else float(np.asarray(norm)),
+            sum([part.tokens for part in parts]),
         )
+
+    def _started(self, pieces: list[Any]) -> list[Any]:
+        """Pieces on their way, where they travel."""
+        return list(map(_sent, self._travels, pieces, self._from, self._to))
 
     def _arrived(self, pieces: list[Any]) -> list[Any]:
         """Pieces on the server's devices."""
-        return pieces if self._stays else list(map(Placement.receive, self._to, pieces))
+        return pieces if self._stays else list(map(_received, pieces, self._to))
 
     @property
     def is_empty(self) -> bool:
         """Whether all that was sent was waited for."""
         return not self._sent
+
+    @property
+    def last(self) -> Dispatched | None:
+        """The clock that was sent last, and not waited for; None if there is none."""
+        if not self._sent:
+            return None
+        clock = self._sent[-1]
+        return clock._replace(payload=list(map(_opened, clock.payload, self._to)))
 
     def forget(self, clock: int) -> None:
         """Forget the delta of this clock, if it was the last to be sent."""
@@ -144,10 +174,24 @@ class Outbox:
             self._sent.pop()
 
 
+def _sent(travels: bool, piece: Any, source: Placement, to: Placement) -> Any:
+    """A piece of a delta on its way, where it travels."""
+    return Flat.of(piece, source).sent(source, to) if travels else piece
+
+
+def _received(piece: Any, to: Placement) -> Any:
+    return piece.received(to) if isinstance(piece, Flat) else to.receive(piece)
+
+
+def _opened(piece: Any, to: Placement) -> Any:
+    return piece.opened(to) if isinstance(piece, Flat) else piece
+
+
 def _means(parts: Sequence[Part], steps: int) -> dict[str, float]:
-    """The metrics of a clock of so many steps, each the mean over them."""
+    """The metrics of a clock of so many steps, each the mean over those that were measured."""
     means: dict[str, float] = {}
-    for part in parts:
+    steps -= sum([part.steps for part in parts if not part.metrics])
+    for part in [part for part in parts if part.metrics]:
         share = part.steps / steps
         for name, value in part.metrics.items():
             means[name] = means.get(name, 0.0) + share * float(np.asarray(value))

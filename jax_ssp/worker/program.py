@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.checks import integer
 from jax_ssp.layout import Delta, Layout
+from jax_ssp.shardings import Specs
 from jax_ssp.trees import Params, all_finite, squared_norm
-from jax_ssp.worker.adopt import entered, gone_on, mixed
+from jax_ssp.worker.adopt import entered, gone_on, mixed, nothing
 from jax_ssp.worker.clock import clock_fn
+from jax_ssp.worker.lies import Lies
 from jax_ssp.worker.replica import Part, new_part
 from jax_ssp.worker.step import Step
 
@@ -48,16 +51,24 @@ class Program:
 
     Parameters are masters throughout (see `layout.py`). Those that make a delta take over (donate)
     the worker state and, last, memory to put it in; and say, last, whether every number of the
-    delta is finite.
+    delta is finite. On slices they leave parameters, deltas and states as `specs` say.
+
+    Args:
+        step: what workers repeat.
+        layout: of the parameters.
+        specs: how these lie on slices; None where workers have one device each.
     """
 
-    def __init__(self, step: Step, layout: Layout) -> None:
+    def __init__(self, step: Step, layout: Layout, specs: Specs | None = None) -> None:
         self._step = step
+        self._counts = getattr(step, "tokens", None) is not None
         self.layout = layout
+        self._lies = None if specs is None else Lies(layout, specs)
         self.init = jax.jit(self._init)
-        self.add = jax.jit(layout.added)
-        self.mixed = jax.jit(functools.partial(mixed, layout))
-        self.entered = jax.jit(functools.partial(entered, layout))
+        self.add = jax.jit(self._kept(layout.added))
+        self.mixed = jax.jit(self._kept(functools.partial(mixed, layout)))
+        self.entered = jax.jit(self._kept(functools.partial(entered, layout)))
+        self.nothing = jax.jit(self._kept(functools.partial(nothing, layout)))
         self.norm = jax.jit(self._norm)
         self.clock = functools.cache(self._clock)
         self.ahead = functools.cache(self._ahead)
@@ -76,13 +87,22 @@ class Program:
         flags = np.asarray(finite)
         values = {name: np.asarray(value) for name, value in metrics.items()}
         parts = [
-            part_of(steps, each.batch, flags[n], {name: v[n] for name, v in values.items()})
+            self.part(steps, each.batch, flags[n], {name: v[n] for name, v in values.items()})
             for n, each in enumerate(inputs)
         ]
         return list(zip(deltas, states, parts, strict=True))
 
+    def _kept(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that gives a tree like the parameters, laid out like them on a slice."""
+        if self._lies is None:
+            return function
+        lies = self._lies
+        return lambda *arguments: lies.like_params(function(*arguments))
+
     def _init(self, params: Params) -> Any:
-        return self._step.init(self.layout.rounded(params))
+        params = self.layout.rounded(params)
+        state = self._step.init(params)
+        return state if self._lies is None else self._lies.state(state, params)
 
     def _run(self, steps: int, first: int = 0) -> Callable[..., Any]:
         """See `clock_fn`; gives too whether the delta is finite."""
@@ -91,6 +111,9 @@ class Program:
             *others, frozen = inputs
             run = clock_fn(holding(self._step, frozen), steps, first, self.layout)
             delta, state, metrics = run(*others, *carried)
+            if self._lies is not None:
+                delta = self._lies.like_params(delta)
+                state = self._lies.state(state, others[0])
             delta = jax.lax.optimization_barrier(delta)  # made once, whoever looks at it
             return delta, state, metrics, all_finite(self.layout.trained(delta))
 
@@ -140,6 +163,11 @@ class Program:
 
         return jax.jit(together, donate_argnums=1)
 
+    def part(self, steps: int, batch: Any, finite: Any, metrics: Any) -> Part:
+        """What is to be said of so many steps, computed from this batch."""
+        tokens = tokens_in(self._step, batch, steps) if self._counts else 0
+        return new_part(steps, samples_in(batch, steps), tokens, finite, metrics)
+
     def _norm(self, delta: Delta) -> jax.Array:
         """The l2 norm of what is trained, summed in at least float32."""
         return jnp.sqrt(squared_norm(self.layout.trained(delta)))
@@ -165,21 +193,16 @@ def _unstacked(tree: Any, count: int) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(step: Step, layout: Layout) -> Program:
-    return Program(step, layout)
+def _kept(step: Step, layout: Layout, specs: Specs | None) -> Program:
+    return Program(step, layout, specs)
 
 
-def program_of(step: Step, layout: Layout) -> Program:
+def program_of(step: Step, layout: Layout, specs: Specs | None = None) -> Program:
     """The program of a step, the same one as the last time if that is not long ago."""
     try:
-        return _kept(step, layout)
+        return _kept(step, layout, specs)
     except TypeError:  # a step that cannot be hashed
-        return Program(step, layout)
-
-
-def part_of(steps: int, batch: Any, finite: Any, metrics: Any) -> Part:
-    """What is to be said of so many steps, computed from this batch."""
-    return new_part(steps, samples_in(batch, steps), finite, metrics)
+        return Program(step, layout, specs)
 
 
 def samples_in(batch: Any, steps: int) -> int:
@@ -197,3 +220,22 @@ def samples_in(batch: Any, steps: int) -> int:
         if len(shape) > axis:
             return steps * shape[axis]
     return steps
+
+
+def tokens_in(step: Any, batch: Any, steps: int) -> int:
+    """Tokens in the batches of so many steps, as the step counts them by the shapes of one.
+
+    0 if the step has no `tokens`.
+
+    Raises:
+        TypeError, ValueError: if what it gives is no count.
+    """
+    count = getattr(step, "tokens", None)
+    if count is None:
+        return 0
+    axis = 0 if steps == 1 else 1
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(leaf)[axis:], getattr(leaf, "dtype", type(leaf)))
+
+    return steps * integer("step.tokens(batch)", count(jax.tree.map(shape, batch)), least=0)

@@ -28,12 +28,14 @@ class Part(NamedTuple):
     Attributes:
         steps: how many.
         samples: examples in their batches.
+        tokens: in these, where the step says how to count them; else 0.
         finite: whether every number of the delta that they come to is.
         metrics: their means.
     """
 
     steps: int
     samples: int
+    tokens: int
     finite: Any
     metrics: Mapping[str, Any]
 
@@ -81,6 +83,7 @@ class Replica(NamedTuple):
         cursor: batches of its data that it has taken, or passed over.
         key: its PRNG key; clock and step are folded in.
         round: at which its next clock would begin, if it began before it is started.
+        anew: whether its last clock was not finite, so that the next begins with nothing of it.
     """
 
     version: int
@@ -94,6 +97,7 @@ class Replica(NamedTuple):
     cursor: int
     key: jax.Array
     round: int = 0
+    anew: bool = False
 
     @property
     def ran(self) -> int:
@@ -131,7 +135,7 @@ def begun(
         >>> replica.version, list(replica.own), settled
         (3, [1], [1.0])
     """
-    _, _, _, _, state, residual, own, ahead, cursor, key, round = replica
+    _, _, _, _, state, residual, own, ahead, cursor, key, round, _ = replica
     gone = [each.delta for stamp, each in own.items() if stamp not in pending]
     if gone:
         own = {stamp: each for stamp, each in own.items() if stamp in pending}
@@ -140,18 +144,20 @@ def begun(
     return begun, gone
 
 
-def read(replica: Replica, added: Callable[..., Params], *factors: Any) -> Params:
+def read(
+    held: Params, own: Mapping[int, Own], added: Callable[..., Params], *factors: Any
+) -> Params:
     """What it reads: the snapshot, and each own delta added as a merge of it alone would add it.
 
     Args:
-        replica: begun.
+        held: the snapshot.
+        own: deltas that it lacks, by stamp.
         added: `(params, delta, *factors) -> params`.
         factors: of a delta: its weight, and the share of its statistics.
     """
-    local = replica.held
-    for own in replica.own.values():
-        local = added(local, own.sent, *factors)
-    return local
+    for each in own.values():
+        held = added(held, each.sent, *factors)
+    return held
 
 
 def carried(
@@ -176,8 +182,8 @@ def carried(
 
 def ran_ahead(replica: Replica, ahead: Ahead, state: Any, cursor: int) -> Replica:
     """The first steps of its next clock are dispatched."""
-    version, held, base, delta, _, residual, own, _, _, key, round = replica
-    return new_replica(version, held, base, delta, state, residual, own, ahead, cursor, key, round)
+    version, held, base, delta, _, residual, own, _, _, *others = replica
+    return new_replica(version, held, base, delta, state, residual, own, ahead, cursor, *others)
 
 
 def dispatched(
@@ -191,7 +197,7 @@ def dispatched(
     round: int,
 ) -> Replica:
     """A clock that was begun is dispatched whole, and its delta sent."""
-    version, held, *_, key, _ = replica
+    version, held, *_, key, _, _ = replica
     return new_replica(version, held, base, delta, state, residual, own, None, cursor, key, round)
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_ssp.checks import function
+from jax_ssp.checks import function, optional
 from jax_ssp.pairs import descent, on_pairs
 from jax_ssp.trees import Params, check_arrays, check_sizes, shapes_of
 from jax_ssp.worker.check import check_optimizer, loss_and_metrics, no_loss
@@ -26,6 +26,8 @@ from jax_ssp.worker.gradient import metrics_of_scale, value_and_gradient
 WorkerState: TypeAlias = Any
 Batch: TypeAlias = Any
 Metrics: TypeAlias = Mapping[str, jax.Array]
+CountTokens: TypeAlias = Callable[[Any], int]
+"""Tokens in a batch, by its shapes: a tree of `jax.ShapeDtypeStruct`."""
 
 
 DESCENT = optax.scale(-1.0)
@@ -43,6 +45,9 @@ class Step(Protocol):
     and never changes can be an attribute `frozen`, with a method `holding(frozen) -> step` that
     gives the same step with others in their place: then they are arguments of its programs, one
     copy on a device, where an array that it merely uses would be written into each program.
+
+    One that has a method `tokens(batch) -> int` says how many tokens are in a batch, of which it is
+    given the shapes (`jax.ShapeDtypeStruct`): pushes then report them.
 
     A step with a true attribute `takes_round` is called with an argument `round` too: how many
     rounds the run has come to (see `jax_ssp.rounds`). One whose optimizer can be on the
@@ -70,6 +75,7 @@ class LossStep:
     optimizer: optax.GradientTransformation
     frozen: Any = None
     of_gradients: bool = False
+    tokens: CountTokens | None = None
     takes_round = True
 
     @cached_property
@@ -109,6 +115,7 @@ def make_step(
     loss_fn: Callable[..., tuple[jax.Array, Metrics]],
     optimizer: optax.GradientTransformation,
     frozen: Any = None,
+    tokens: CountTokens | None = None,
 ) -> LossStep:
     """Make a training step from a loss and an optimizer.
 
@@ -133,14 +140,16 @@ def make_step(
             called `(params, batch, key, frozen)`.
         optimizer: any optax optimizer; its updates are the delta.
         frozen: a tree of arrays of any dtype.
+        tokens: batch -> the tokens in it, where these are to be counted. It is given the shapes of
+            a step's batch (`jax.ShapeDtypeStruct`), so that nothing is waited for.
 
     Returns:
         A step whose metrics are `{**metrics, "loss": loss}`: a metric named "loss" gives way.
 
     Raises:
-        TypeError: if `loss_fn` is no such function, `optimizer` no optax optimizer, or `frozen` no
-            tree of arrays; from the step, if the optimizer needs an argument that a step does not
-            have.
+        TypeError: if `loss_fn` or `tokens` is no such function, `optimizer` no optax optimizer, or
+            `frozen` no tree of arrays; from the step, if the optimizer needs an argument that a
+            step does not have.
 
     Example:
         >>> import jax.numpy as jnp
@@ -173,7 +182,8 @@ def make_step(
         if frozen is None:
             raise
         raise TypeError(f"{error} With `frozen`, `loss_fn` is given that too.") from error
-    return LossStep(loss_fn, optimizer, frozen)
+    optional("make_step(tokens=...)", tokens, function, "(batch) -> tokens")
+    return LossStep(loss_fn, optimizer, frozen, tokens=tokens)
 
 
 def _checked_frozen(frozen: Any) -> Any:

@@ -45,3 +45,11 @@ def for_data(worker: int, waiting: tuple[int, float] | None) -> Waiting | None:
         return None
     batch, seconds = waiting
     return Waiting(worker, f"waits for batch {batch} of its data", seconds, QUIET_SECONDS)
+
+
+def no_data(worker: int, clock: int) -> ValueError:
+    """That a worker has no batch for a clock that it is to run, though it had one before."""
+    return ValueError(
+        f"`data(worker={worker})` has ended before clock {clock}, which is to be run; it must give "
+        "a worker the same batches each time."
+    )

@@ -12,19 +12,28 @@ import numpy as np
 from jax_ssp.compression import nbytes
 from jax_ssp.data.feed import Feed
 from jax_ssp.layout import Delta
+from jax_ssp.placement import Place, Placement
 from jax_ssp.server.memory import Memory
+from jax_ssp.server.sliced import SlicedWire, wire_on
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.wire import Wire
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange
+from jax_ssp.worker.in_fragments import in_parts
+from jax_ssp.worker.outbox import Outbox
 from jax_ssp.worker.program import Inputs, Program
 from jax_ssp.worker.replica import Replica, born
+from jax_ssp.worker.sliced import SlicedProgram, program_on
 
 
 def first_replica(
-    program: Program, wire: Wire, snapshot: Snapshot, key: jax.Array, device: jax.Device
+    program: Program | SlicedProgram,
+    wire: Wire | SlicedWire,
+    snapshot: Snapshot,
+    key: jax.Array,
+    device: Place,
 ) -> Replica:
-    """The replica of a worker on this device that has run no clock.
+    """The replica of a worker on this device or slice that has run no clock.
 
     Args:
         program: shared with the others.
@@ -33,20 +42,24 @@ def first_replica(
         key: of the worker.
         device: where it computes.
     """
+    program, wire = program_on(program, device), wire_on(wire, device)
+    place = Placement.of(device)
     snapshot.keep()
     held = opened(snapshot, wire, device)
     # Committed, like all that follows: a state that is not would cost a second compilation.
-    state, residual, key = jax.device_put((program.init(held), wire.residual(), key), device)
-    return born(held, state, residual, key)
+    state, key = place.put((program.init(held), key))
+    residual = wire.residual()
+    return born(held, state, residual if wire.sources else place.put(residual), key)
 
 
 class Warmup(NamedTuple):
     """The parts of a worker that say what it will run. It is run once, and changes none of them."""
 
-    program: Program
+    program: Program | SlicedProgram
     feed: Feed
     exchange: Exchange
-    wire: Wire
+    wire: Wire | SlicedWire
+    outbox: Outbox
     memory: Memory
     replica: Replica
     frozen: Any = ()
@@ -59,11 +72,13 @@ class Warmup(NamedTuple):
             run = self.program.clock(steps)
             delta, _, _, _ = run(*self.example(steps), self.memory.take())
             self._compile_parts(steps, delta)
-        if needs.norm:
-            jax.block_until_ready(self.program.norm(delta))
-        if self.wire.packs:
+        parts = in_parts(self.program, self.wire.parts)
+        for clock in range(self.wire.parts.num_fragments):
+            if needs.norm:
+                jax.block_until_ready(parts.norm(delta, clock))
             residual = jax.tree.map(jnp.copy, replica.residual)
-            jax.block_until_ready(self.wire.pack(delta, residual, replica.key, np.int32(0)))
+            packed = parts.pack(self.wire, delta, residual, replica.key, clock)
+            jax.block_until_ready((packed, self.outbox.rehearse(packed[0])))
         jax.block_until_ready(delta)
         self.memory.give(delta)
 
@@ -74,11 +89,10 @@ class Warmup(NamedTuple):
         if first:
             inputs = *self.example(first), delta, self.memory.take()
             moves.append(program.ahead(first)(*inputs)[0])
-        elif exchange.alpha is None:
+        parts = in_parts(program, self.wire.parts)
+        progress = parts.rehearse(held, moves, exchange.alpha)
+        if progress is None:
             return
-        progress = moves[-1]
-        if exchange.alpha is not None:
-            progress = program.mixed(exchange.alpha, held, held, *moves)
         if first == steps and program.layout.has_averaged:
             progress = program.entered(held, progress)
         if first < steps:

@@ -11,27 +11,33 @@ carries over: by default those first steps' progress. See `replica.py` for what 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jax_ssp.controller import StartAhead, StartClock
-from jax_ssp.data.feed import Feed, kind_of
+from jax_ssp.controller.events import Token
+from jax_ssp.data.feed import Feed
+from jax_ssp.data.placing import kind_of
 from jax_ssp.layout import Delta
-from jax_ssp.placement import Placement
 from jax_ssp.server.memory import Memory
+from jax_ssp.server.sliced import SlicedWire, wire_on
 from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.store import Store
 from jax_ssp.server.wire import Wire
-from jax_ssp.trees import Params
+from jax_ssp.trees import Params, copied
 from jax_ssp.worker import replica as of
-from jax_ssp.worker.adopt import opened
+from jax_ssp.worker.anew import made_ahead, renewed
 from jax_ssp.worker.exchange import Exchange
+from jax_ssp.worker.holding import Holding
+from jax_ssp.worker.in_fragments import in_parts
+from jax_ssp.worker.kept import Kept, Shapes, kept, unpacked
 from jax_ssp.worker.outbox import Outbox, Push, Seat, new_dispatched
-from jax_ssp.worker.program import Inputs, Program, part_of
-from jax_ssp.worker.replica import Ahead, Part, Replica, new_own
-from jax_ssp.worker.waits import Waiting, for_data
+from jax_ssp.worker.program import Inputs, Program
+from jax_ssp.worker.replica import Ahead, Part, Replica
+from jax_ssp.worker.sliced import SlicedProgram, program_on
+from jax_ssp.worker.waits import Waiting, for_data, no_data
 from jax_ssp.worker.warmup import Warmup
 
 
@@ -50,41 +56,38 @@ class Worker:
             the feed is to pass over.
 
     Attributes:
-        index, seat, program, feed, exchange, wire, memory: as given.
-        recorded, device: of the seat.
+        index, seat, program, feed, exchange, wire, memory: as given; recorded, device: of the seat.
         replica: its state now; see `take_out`.
+        armed: whether it keeps what it is before each clock that it begins.
+        began: the token of the clock that it began last while it was armed, and what it kept.
     """
 
     def __init__(
         self,
         index: int,
         seat: Seat,
-        program: Program,
+        program: Program | SlicedProgram,
         feed: Feed,
         exchange: Exchange,
-        wire: Wire,
+        wire: Wire | SlicedWire,
         memory: Memory,
         replica: Replica,
     ) -> None:
-        self.index = index
-        self.seat = seat
+        self.index, self.seat = index, seat
         self.recorded, self.device = seat.recorded, seat.device
-        self.program = program
+        self.program = program_on(program, seat.device)
         self.exchange = exchange
-        self.replica = replica
-        self.feed = feed
-        self.wire = wire
+        self.replica, self.feed = replica, feed
+        self.wire = wire_on(wire, seat.device)
         self.memory = memory
-        self._on_host = Placement.of(seat.device).on_host
-        self._outbox = Outbox(seat)
-        alpha = exchange.alpha
-        self._mixed = None if alpha is None else functools.partial(program.mixed, alpha)
+        self._outbox = Outbox(seat, self.wire.sources)
+        self._parts = in_parts(self.program, self.wire.parts)
         self._factors = functools.cache(exchange.factors)
-        self._snapshot: Snapshot | None = None  # whose memory it reads
-        self._left: Snapshot | None = None  # the one before, until nothing reads it
-        self._settled: list[Delta] = []  # deltas whose memory is to be given back
+        self._holding = Holding(self.wire, seat.device, memory, exchange.needs.undo, self.carries)
         self._spoiled: set[int] = set()  # clocks
         self._before: tuple[int, Replica] | None = None  # the clock begun last, and what it was
+        self.armed = False
+        self.began: tuple[Token, Kept] | None = None
         assert feed.taken <= replica.cursor, "a feed does not go back"
         feed.skip(replica.cursor - feed.taken)
 
@@ -96,11 +99,11 @@ class Worker:
     @property
     def carries(self) -> bool:
         """Whether a clock starts from what the last one left, not from what is read alone."""
-        return self._mixed is not None
+        return self.exchange.alpha is not None or self._parts.goes_on
 
     def holds(self, version: int) -> bool:
         """Whether a clock on this version needs no snapshot."""
-        return self.replica.version == version
+        return self.replica.version == version and not self._parts.goes_on
 
     def waits(self) -> Waiting | None:
         """That it waits for its data, if it does; any thread may ask."""
@@ -127,7 +130,7 @@ class Worker:
         progress, state, metrics, finite = self.program.ahead(steps)(
             *inputs, replica.delta, self.memory.take()
         )
-        ahead = Ahead(progress, part_of(steps, inputs.batch, finite, metrics))
+        ahead = Ahead(progress, self.program.part(steps, inputs.batch, finite, metrics))
         self.replica = of.ran_ahead(replica, ahead, state, self.feed.taken)
 
     def begin(self, start: StartClock, snapshot: Snapshot | None) -> None:
@@ -137,23 +140,22 @@ class Worker:
             start: which clock, how many steps, and which of its own deltas to add.
             snapshot: the version to adopt, and to release; None to go on with the one it holds.
         """
-        steps, before = self.ready(start), self.replica
+        steps, anew = self.ready(start), self.replica.anew
         if not steps:
-            raise ValueError(
-                f"`data(worker={self.index})` has ended before clock {start.clock}, which is to be "
-                "run; it must give a worker the same batches each time."
-            )
-        base = self.read(start, snapshot)
-        carried = of.carried(before, base, self._mixed)
+            raise no_data(self.index, start.clock)
+        if self.armed:
+            self.began = start.token, Kept(kept(self.replica, self.carries), data=self.feed.state())
+        before = self._renewed(snapshot)
+        read = self.read(start, snapshot)
+        base, carried = self._parts.begins(start, before, read, self.exchange.alpha)
         if carried is not None:
-            parts = [] if before.ahead is None else [before.ahead.part]
-            self._begin_with(carried, parts, start, base, steps)
+            self._begin_with(carried, made_ahead(before.ahead, steps, anew), start, base, steps)
             return
         del before
         inputs = self.whole(base, steps, start)
         run = self.program.clock(steps)
         delta, state, metrics, finite = run(*inputs, self.memory.take())
-        parts = [part_of(steps, inputs.batch, finite, metrics)]
+        parts = [self.program.part(steps, inputs.batch, finite, metrics)]
         self.dispatched(start, base, delta, state, parts)
 
     def _begin_with(
@@ -166,14 +168,16 @@ class Worker:
             inputs = self._inputs(base, left, start.clock, start.round)
             run = self.program.rest(done, steps)
             carried, state, metrics, finite = run(*inputs, carried)
-            parts.append(part_of(left, inputs.batch, finite, metrics))
+            parts.append(self.program.part(left, inputs.batch, finite, metrics))
         elif self.program.layout.has_averaged:
             carried = self.program.entered(base, carried)
         self.dispatched(start, base, carried, state, parts)
 
     def finish(self) -> Push:
         """Wait for the delta of the oldest clock that was begun; it is then with the server."""
-        return self._outbox.wait()
+        push = self._outbox.wait()
+        self.replica = self.replica if push.finite else self.replica._replace(anew=True)
+        return push
 
     def cancel(self) -> None:
         """Forget the clock that was begun last: but for its batches, all is as it was before it."""
@@ -206,28 +210,62 @@ class Worker:
         Between two clocks: each that was begun is finished.
         """
         assert self._outbox.is_empty, "what is dispatched is this worker's to finish"
-        if self._snapshot is not None:
-            self._snapshot.keep()
+        self._holding.keep()
         return self.replica
+
+    # For a checkpoint.
+
+    def keep(self) -> Kept:
+        """What it is between two clocks; with a clock that is dispatched and not waited for."""
+        carries, undo = self.carries or self.exchange.overlap > 0, self._before
+        sent = self._outbox.last
+        before = None if sent is None or undo is None else (undo[0], kept(undo[1], carries))
+        return Kept(kept(self.replica, carries), copied(sent), before, self.feed.state())
+
+    def go_on(self, state: Kept) -> None:
+        """Be what was kept; its arrays become the worker's own. Only before its first clock."""
+        self.replica, sent, self._before, data = state
+        self.feed = self.feed.at(self.replica.cursor, data)
+        if sent is not None:
+            self._outbox.send(sent)
+
+    def take_up(self, store: Store, name: str, facts: Any, arrays: Mapping[str, Any]) -> None:
+        """Be what was packed under a name (see `Kept.pack`), as a worker of this store."""
+        shapes = Shapes.of(store.shapes, store.layout, self.wire, self.device)
+        self.go_on(unpacked(name, self.replica, shapes, facts, arrays))
+
+    @property
+    def is_dispatched(self) -> bool:
+        """Whether a clock is dispatched, and not waited for."""
+        return not self._outbox.is_empty
 
     # The parts of `begin`, for whoever runs clocks of several workers in one program.
 
     def read(self, start: StartClock, snapshot: Snapshot | None) -> Params:
         """Adopt, and give the base of the clock."""
+        before = self._renewed(snapshot)
         if self.exchange.needs.undo:
             self._before = start.clock, of.undoable(self.replica, self.carries)
-        before = self.replica
-        held = before.held if snapshot is None else self._adopted(snapshot)
-        version = before.version if snapshot is None else snapshot.version
-        self.replica, self._settled = of.begun(before, version, held, start.pending)
+        held, version, wanted = before.held, before.version, self._parts.wanted(start)
+        if snapshot is not None:
+            held, version = self._holding.adopted(snapshot, wanted), snapshot.version
+        self.replica, settled = of.begun(before, version, held, start.pending)
+        self._holding.settled(settled)
         if not self.replica.own:
             return held
         factors = self._factors(start.weight, start.num_workers)
-        return of.read(self.replica, self.program.add, *factors)
+        return self._parts.read(start, held, self.replica.own, factors)
+
+    def _renewed(self, snapshot: Snapshot | None) -> Replica:
+        """Its state before a clock on this version, with nothing that was not finite."""
+        if self.replica.anew:
+            held = self._holding.read(snapshot, self.replica.held)
+            self.replica = renewed(self.replica, held, self.program, self.device)
+        return self.replica
 
     def whole(self, base: Params, steps: int, start: StartClock) -> Inputs:
         """What the program of a whole clock takes, which starts at its base."""
-        self._let_go()
+        self._holding.let_go()
         return self._inputs(base, steps, start.clock, start.round)
 
     def dispatched(
@@ -237,63 +275,24 @@ class Worker:
         if start.clock in self._spoiled:
             delta, parts = of.spoiled(delta, parts)
         before, needs = self.replica, self.exchange.needs
-        norm = self.program.norm(delta) if needs.norm else None
-        payload, sent, lost, own = [delta], delta, before.residual, before.own
-        if self.wire.packs:
-            payload, sent, lost = self.wire.pack(delta, lost, before.key, np.int32(start.clock))
-            sent = delta if sent is None else sent
+        clock, own = start.clock, before.own
+        norm = self._parts.norm(delta, clock) if needs.norm else None
+        wire, residual, key = self.wire, before.residual, before.key
+        payload, sent, lost = self._parts.pack(wire, delta, residual, key, clock)
         if needs.own:
-            # A delta that was sent as it is, or whose memory is to be given back, is kept itself.
-            kept = delta if sent is delta or self.memory.reuses else None
-            own = {**own, start.clock: new_own(sent, kept)}
+            own = {**own, clock: self._parts.own(sent, delta, self.memory.reuses)}
         taken, after = self.feed.taken, start.round + start.local_steps
         self.replica = of.dispatched(before, base, delta, state, lost, own, taken, after)
         self._outbox.send(new_dispatched(start.clock, before.version, payload, parts, norm))
-        self._let_go()
+        self._holding.let_go()
 
     def _inputs(self, base: Params, steps: int, clock: int, round: int) -> Inputs:
         key, state = self.replica.key, self.replica.state
         batch, frozen = self.feed.take(steps), self.seat.frozen
         return Inputs(base, state, batch, key, np.int32(clock), np.int32(round), frozen)
 
-    # Memory: what was read or sent may be overwritten once the worker has let go of it.
-
-    def _adopted(self, snapshot: Snapshot) -> Params:
-        """The parameters of a snapshot, which is in use until the next one is adopted."""
-        if self.exchange.needs.undo and self.carries:
-            snapshot.keep()  # the worker may read it once more
-        params = opened(snapshot, self.wire, self.device)
-        self._left = self._snapshot
-        # Where it is copied, nothing of it is in use any more.
-        self._snapshot = snapshot if self._on_host else snapshot.release()
-        return params
-
-    def _let_go(self) -> None:
-        """All is dispatched that reads the snapshot before, or the deltas that are settled."""
-        if self._left is not None:
-            self._left.release()
-            self._left = None
-        while self._settled:
-            gone = self._settled.pop()
-            if not self.exchange.needs.undo:  # else it may be needed again
-                self.memory.give(gone)
-
-    # Before the first clock.
-
-    def compile(self) -> None:
-        """Compile what it will run, for its device, by running it once; the results are dropped."""
-        self._warmup.compile()
-
-    def lower(self) -> jax.stages.Lowered:
-        """The clock, traced and lowered for this device but not compiled."""
-        return self._warmup.lower()
-
-    def rehearse(self) -> dict[str, float]:
-        """Compile the clock and run it; gives times (seconds) and memory (bytes)."""
-        return self._warmup.rehearse()
-
     @property
-    def _warmup(self) -> Warmup:
-        wire, memory = self.wire, self.memory
-        frozen = self.seat.frozen
-        return Warmup(self.program, self.feed, self.exchange, wire, memory, self.replica, frozen)
+    def warmup(self) -> Warmup:
+        """What it will run, to be compiled before its first clock."""
+        own = self.wire, self._outbox, self.memory, self.replica, self.seat.frozen
+        return Warmup(self.program, self.feed, self.exchange, *own)

@@ -67,8 +67,13 @@ def test_a_folder_is_of_one_run(tmp_path):
     with pytest.raises(ValueError, match="holds a run already; make another `RunFolder`"):
         trained(folder, num_clocks=1)
     assert json.loads((tmp_path / "mine" / "summary.json").read_text()) == before
-    with pytest.raises(ValueError, match="holds a run already"):
-        ssp.RunFolder(tmp_path / "mine")
+    with (
+        ssp.RunFolder(tmp_path / "mine") as again,
+        pytest.raises(
+            ValueError, match=r"holds a run already, which is over \(done\); to go on with it raise"
+        ),
+    ):
+        trained(again)
     assert ssp.RunFolder(tmp_path / "mine", unique=True).path.name == "mine-2"
 
 

@@ -83,6 +83,8 @@ def test_it_reads_all_that_a_run_had(done):
     assert run.path == folder
     assert run.status == run.summary["status"] == "done"
     more = {"jax_ssp": ssp.__version__, "name": "w"}
+    assert run.config.pop("settings")["ends"]["num_clocks"] == 4
+    assert [start["rows"] for start in run.config.pop("starts")] == [0]
     assert run.config == {"format": 2, **more, "experiment": {"name": "w", "seed": 3}}
     assert run.summary["metrics"] == result.metrics
     assert list(run.tape) == list(result.tape)

@@ -21,10 +21,11 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.checkpoint.params import save_params
+from jax_ssp.checkpoint.steps import Steps
 from jax_ssp.cli import main
 from jax_ssp.cli.config_file import parsed
 from jax_ssp.cli.exits import BUG, DIVERGED, DONE, INTERRUPTED, UNREAD, USAGE
-from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.runtime import Runtime
 from jax_ssp.training.alternatives import alternatives
 from tests.helpers.command_line import as_it_was, jax_ssp
 
@@ -279,6 +280,7 @@ def test_typed_overrides(config, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "most"), [("steps", 21), ("samples", 50)])
+@pytest.mark.every(2)
 def test_a_run_ends_by_steps_or_samples(name, most, config, tmp_path):
     words = ["--num-clocks", "None", f"--max-{name}", most, "--local-steps", "2"]
     assert jax_ssp("run", config, *words, "--workdir", tmp_path / "run") == DONE
@@ -301,6 +303,7 @@ def test_a_run_ends_by_epochs_of_data_that_knows_them(tmp_path):
     assert jax_ssp("replay", tmp_path / "run") == DONE
 
 
+@pytest.mark.slow
 def test_a_part_is_replaced_by_another_kind(config, tmp_path):
     words = ["--policy", "KSync", "--policy.k=2", "--delta-tx=clip_outliers", "--delta-wire"]
     words += ["topk", "--local-steps", "dylu", "--local-steps.h", "2", "--server-tx", "outer"]
@@ -354,6 +357,21 @@ def test_a_delay_is_replaced_by_another_kind(config, tmp_path):
             assert delay == make()
             mean = delay(worker=1, clock=0, steps=4000, rng=rng) / 4000
             assert mean == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("named", [["--runtime.recovery", "Recovery"], []])
+def test_a_recovery_is_there_as_soon_as_a_field_of_it_is_given(named, config):
+    words = ["--runtime", "Devices", *named, "--runtime.recovery.restarts", "5"]
+    assert runtime_of(config, *words) == ssp.Devices(recovery=ssp.Recovery(restarts=5))
+
+
+@pytest.mark.parametrize("kind", [ssp.Virtual, ssp.Devices])
+def test_a_network_is_there_as_soon_as_a_field_of_it_is_given(kind, config):
+    words = ["--runtime", kind.__name__, "--runtime.network.latency", "0.05"]
+    found = runtime_of(config, *words, "--runtime.network.bandwidth", "1e6", "2e6")
+    assert found.network == ssp.Network(latency=0.05, bandwidth=(1e6, 2e6))
+    alone = runtime_of(config, *words, "--runtime.network.server-bandwidth", "1.25e8")
+    assert alone.network == ssp.Network(latency=0.05, server_bandwidth=1.25e8)
 
 
 def test_a_part_is_taken_away_by_its_name(tmp_path):
@@ -414,12 +432,13 @@ def flags(experiment: dict, prefix: str = "--") -> list[str]:
         flag = prefix + name.replace("_", "-")
         if isinstance(value, dict):
             found += flags(value, f"{flag}.")
-        elif name not in ("type", "devices", "faults"):
+        elif name not in ("type", "devices", "faults", "shardings", "batch_spec"):
             found.append(flag)
     return found
 
 
 @pytest.mark.parametrize("file", sorted(EXPERIMENTS.glob("[a-z]*.py")), ids=lambda file: file.stem)
+@pytest.mark.every(4)
 def test_help_shows_every_field(file, capsys):
     assert jax_ssp("run", file, "--help") == DONE
     shown = capsys.readouterr().out
@@ -482,7 +501,7 @@ MISTAKES = {
     "no end": (["--num-clocks", "None"], "give `num_clocks`, `max_updates`, "),
     "no such field": (["--policy.bond", "5"], "--policy.bound"),
     "no number": (["--policy.bound", "many"], "invalid"),
-    "not a weight": (["--weight", "nan"], '"mean", "sum", "merged" or a finite number, got nan'),
+    "not a weight": (["--weight", "nan"], '"samples", "tokens" or a finite number, got nan'),
     "not a target": (["--target", "distance"], "`target` must read like"),
     "no evaluation": (["--eval-every", "0"], "eval_every=...)` must be at least 1, got 0"),
     "an empty shard": (["--runtime.num-workers", "65"], "leaves worker 64 with 0 of the 64"),
@@ -588,10 +607,11 @@ def test_a_bug_in_the_evaluation_leaves_what_there_is(config, tmp_path):
     assert ssp.check_contract(tape).merged == 20
 
 
+@pytest.mark.slow
 def test_a_bug_ends_a_process_with_1_and_says_where_it_is_and_where_its_traceback(config, tmp_path):
     words = ("run", config, "--workload.mistake", "bug", "--workdir", tmp_path / "run")
     process = fresh_process(*words)
-    _, shown = process.communicate(timeout=120)
+    _, shown = process.communicate(timeout=300)
     assert process.returncode == BUG
     assert "Traceback" not in shown
     assert "error: NameError: name 'undefined_name' is not defined\n" in shown
@@ -614,7 +634,7 @@ def test_a_config_file_whose_name_cannot_be_ends_a_replay_with_2(config, tmp_pat
 
 def test_a_mistake_ends_a_process_with_2_and_no_traceback(tmp_path):
     process = fresh_process("run", tmp_path / "missing.py")
-    _, shown = process.communicate(timeout=120)
+    _, shown = process.communicate(timeout=300)
     assert process.returncode == USAGE
     assert shown.startswith("error: there is no config file")
     assert "Traceback" not in shown
@@ -665,6 +685,30 @@ def test_verify_names_the_clause_that_a_tape_breaks(run, capsys):
     write_rows(tape, [header, *rows])  # a delta is lost
     assert jax_ssp("verify", run) == BUG
     assert "clause" in capsys.readouterr().out
+
+
+def test_verify_checks_each_file_of_each_checkpoint(run, capsys):
+    assert jax_ssp("verify", run) == DONE
+    assert "checkpoint" not in capsys.readouterr().out
+    steps = Steps(run / "checkpoints", keep=5)
+    for rows in (10, 20):
+        steps.save(rows, {"rows": rows}, {"w": np.zeros(3)})
+    assert jax_ssp("verify", run) == DONE
+    assert "checkpoints whole: those of rows 10, 20\n" in capsys.readouterr().out
+
+    steps.save(10_000, {}, {})
+    assert jax_ssp("verify", run) == BUG
+    shown = capsys.readouterr().out
+    assert "checkpoints/10000 is damaged: it is of row 10000, and the tape has" in shown
+    shutil.rmtree(run / "checkpoints" / "10000")
+
+    for rows in (10, 20):
+        file = run / "checkpoints" / str(rows) / "manifest.json"
+        file.write_bytes(file.read_bytes().replace(b'"rows"', b'"ROWS"'))
+    assert jax_ssp("verify", run) == BUG
+    shown = capsys.readouterr().out
+    for rows in (10, 20):
+        assert f"checkpoints/{rows} is damaged: the file 'manifest.json' is damaged" in shown
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a tape", gzip.compress(b"[1, 2]\n", mtime=0)])
@@ -930,12 +974,13 @@ def endless(tmp_path):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_an_interrupted_run_ends_whole_with_130(number, endless, tmp_path, capsys):
     process = endless()
     for _ in range(5):
         wait_for(process, "eval at update")
     process.send_signal(number)
-    shown, _ = process.communicate(timeout=60)
+    shown, _ = process.communicate(timeout=300)
     assert process.returncode == INTERRUPTED
     assert ": interrupted" in shown
     run = tmp_path / "run"
@@ -956,7 +1001,7 @@ def test_the_tape_of_a_killed_run_can_be_read_up_to_there(endless, tmp_path, cap
     for _ in range(5):
         wait_for(process, "eval at update")
     process.kill()  # which leaves no time for anything
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     run = tmp_path / "run"
     tape = ssp.read_tape(run / "tape.jsonl.gz")
     assert not tape.complete
@@ -977,6 +1022,6 @@ def test_a_second_interrupt_ends_at_once(number, first, endless, tmp_path):
     process.send_signal(number)
     wait_for(process, "interrupted: finishing the clocks under way")
     process.send_signal(number)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     assert process.returncode == INTERRUPTED
     assert not ssp.read_tape(tmp_path / "run" / "tape.jsonl.gz").complete

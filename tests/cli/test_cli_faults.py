@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import jax_ssp as ssp
+import jax_ssp.checkpoint.params as saving
 import jax_ssp.checkpoint.run_folder as run_folder
+from jax_ssp import files
 from jax_ssp.checkpoint.claim import Claim
 from jax_ssp.cli import main
 from jax_ssp.cli.exits import BUG, DONE, INTERRUPTED, UNREAD, USAGE
@@ -93,6 +95,7 @@ def is_whole(run: Path, merges: int = 80) -> None:
 
 
 @pytest.mark.parametrize("where", ["build", "data", "evaluation"])
+@pytest.mark.every(3)
 def test_a_folder_stays_where_it_is_whatever_directory_is_changed_to(eventful, tmp_path, where):
     words = eventful("os.chdir(HERE / 'tmp')", where)
     assert jax_ssp(*words[:2], "--workdir", "run") == DONE
@@ -137,7 +140,7 @@ def test_a_folder_that_another_process_writes_is_refused_by_its_name(eventful, t
 
 def test_a_run_holds_its_folder_from_before_it_is_built_until_all_is_saved(eventful, monkeypatch):
     refused = []
-    save = run_folder.save_params
+    save = saving.save_params
 
     def tried(folder, params):
         with pytest.raises(ValueError, match="is in use by process"):
@@ -145,7 +148,7 @@ def test_a_run_holds_its_folder_from_before_it_is_built_until_all_is_saved(event
         refused.append(folder)
         save(folder, params)
 
-    monkeypatch.setattr(run_folder, "save_params", tried)
+    monkeypatch.setattr(saving, "save_params", tried)
     event = """
     from jax_ssp.checkpoint.claim import Claim
     try:
@@ -177,13 +180,21 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(tmp_path, monke
         assert ssp.read_tape(Path("runs", name, "tape.jsonl.gz")).complete
 
 
-@pytest.mark.parametrize("left", ["config.json", "tape.jsonl.gz", "metrics.jsonl"])
-def test_a_folder_with_an_unfinished_run_is_refused(left, eventful, tmp_path, capsys):
+def test_a_folder_with_a_run_but_no_tape_of_it_is_refused(eventful, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / left).touch()
+    (tmp_path / "run" / "metrics.jsonl").touch()
     assert jax_ssp(*eventful("pass")) == USAGE
-    assert "holds a run already; give another `--workdir`" in capsys.readouterr().err
-    assert os.listdir(tmp_path / "run") == [left]
+    assert "holds a run (metrics.jsonl), but nothing of its tape" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "run") == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("left", ["config.json", "tape.jsonl.gz"])
+@pytest.mark.every(2)
+def test_a_run_of_which_nothing_was_recorded_begins_anew(left, eventful, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / left).touch()  # killed before anything was in it
+    assert jax_ssp(*eventful("pass")) == DONE
+    is_whole(tmp_path / "run")
 
 
 def test_a_folder_with_a_sweep_is_refused_by_a_run(tmp_path, capsys):
@@ -191,7 +202,7 @@ def test_a_folder_with_a_sweep_is_refused_by_a_run(tmp_path, capsys):
     words = ("--num-clocks", "2", "--runtime.no-compute", "--workdir", tmp_path / "run")
     assert jax_ssp("run", sweep, *words, "--jobs", "1") == DONE
     assert jax_ssp("run", written(tmp_path / "line.py", CONFIG), *words) == USAGE
-    assert "holds a run already" in capsys.readouterr().err
+    assert "holds a sweep already" in capsys.readouterr().err
 
 
 def test_reproduce_has_its_folder_alone(tmp_path, capsys):
@@ -231,7 +242,7 @@ def test_what_has_no_folder_any_more_is_saved_elsewhere_and_said(eventful, tmp_p
 @pytest.fixture
 def disk(monkeypatch):
     """`disk.full` says whether anything can be written line by line, or in one step."""
-    write = run_folder.replace_file.__globals__["_write_all"]
+    write = files._write_all
 
     class Disk:
         full = False
@@ -247,13 +258,13 @@ def disk(monkeypatch):
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(eventful, tmp_path, disk, monkeypatch):
-    save = run_folder.save_params
+    save = saving.save_params
 
     def room_again(*arguments):
         disk.full = False
         save(*arguments)
 
-    monkeypatch.setattr(run_folder, "save_params", room_again)
+    monkeypatch.setattr(saving, "save_params", room_again)
     monkeypatch.setattr("builtins.the_disk", disk, raising=False)
     assert jax_ssp(*eventful("the_disk.full = True")) == BUG  # the tape could not be finished
     is_whole(tmp_path / "run-saved")
@@ -310,6 +321,7 @@ def test_an_error_in_a_run_leaves_what_it_has_come_to(where, eventful, tmp_path,
 
 @pytest.mark.parametrize("code", ["", "0", "'bye'"])
 @pytest.mark.parametrize("where", ["build", "data"])
+@pytest.mark.every(2)
 def test_an_exit_in_a_run_is_no_success(where, code, eventful, capsys):
     words = [str(word) for word in eventful(f"sys.exit({code})", where)]
     with pytest.raises((SystemExit, RuntimeError)) as ended:
@@ -370,6 +382,7 @@ def test_a_name_of_any_letters_names_one_folder_or_is_refused(name, tmp_path, mo
 @pytest.mark.parametrize(
     "workdir", ["a file", "a file/below", "/dev/null", "/proc/none", "w" * 300]
 )
+@pytest.mark.every(3)
 def test_a_folder_that_cannot_be_is_a_usage_error(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "a file", "kept")
@@ -383,15 +396,16 @@ def test_a_folder_that_cannot_be_is_a_usage_error(workdir, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.every(2)
 def test_signals_while_a_run_is_saved_wait_for_it(signals, eventful, tmp_path, monkeypatch):
-    save = run_folder.save_params
+    save = saving.save_params
 
     def interrupted(*arguments):
         for _ in range(signals):
             signal.raise_signal(signal.SIGINT)
         save(*arguments)
 
-    monkeypatch.setattr(run_folder, "save_params", interrupted)
+    monkeypatch.setattr(saving, "save_params", interrupted)
     assert jax_ssp(*eventful("pass")) == INTERRUPTED
     is_whole(tmp_path / "run")
 
@@ -402,7 +416,7 @@ def test_the_third_signal_gets_out_of_saving(eventful, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         pytest.fail("it hangs")
 
-    monkeypatch.setattr(run_folder, "save_params", hangs)
+    monkeypatch.setattr(saving, "save_params", hangs)
     assert jax_ssp(*eventful("pass")) == INTERRUPTED
     assert ssp.read_tape(tmp_path / "run" / "tape.jsonl.gz").complete
 
@@ -425,7 +439,7 @@ def test_the_second_signal_of_a_run_leaves_what_there_is(eventful, tmp_path):
 
 def process(*words: object, first: str = "", **more) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", first + COMMAND, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, **more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **more)
 
 
 CLOCKWORK = """
@@ -450,6 +464,7 @@ Gone()
 """
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_finalizer_is_heard(tmp_path):
     done = process(*clockwork(tmp_path, GONE))
     assert (done.returncode, done.stderr) == (INTERRUPTED, "interrupted\n")

@@ -101,6 +101,7 @@ def test_a_rehearsal_without_computing_has_nothing_to_watch(config, tmp_path):
     assert ssp.read_run(folder).summary["kept"] == {}
 
 
+@pytest.mark.slow
 def test_the_table_of_a_sweep_says_that_runs_ended_early(config, tmp_path, capsys):
     config.write_text(CONFIG + SWEEP)
     assert jax_ssp("run", config, "--workdir", tmp_path / "sweep") == DONE

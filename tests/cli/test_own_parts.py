@@ -44,8 +44,9 @@ from dataclasses import dataclass, field
 
 import jax_ssp as ssp
 import optax
+from jax_ssp import faults
 from jax_ssp.compression import Int8
-from jax_ssp.runtimes.base import Runtime
+from jax_ssp.runtimes.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,19 @@ class Enough(ssp.Observer):
 
 class Outer:
     Inner = Every
+
+
+@dataclass(frozen=True)
+class Storm(faults.Schedule):
+    """One worker after the other is slow."""
+
+    seconds: float = 5.0
+
+    def drawn(self, num_workers):
+        return [faults.Slow(each, 0, seconds=self.seconds) for each in range(num_workers)]
+
+
+WEAK = Storm(seconds=2.0)
 '''
 
 
@@ -150,6 +164,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize(("words", "kind", "fields"), NAMED.values(), ids=NAMED)
+@pytest.mark.every(3)
 def test_a_part_of_ones_own_is_named_and_overridden(config, words, kind, fields, request):
     part = request.node.callspec.id.split(",")[0]
     said = ran(config, *words)
@@ -173,8 +188,41 @@ def test_a_delay_model_of_ones_own_is_named(config, name, seconds):
 def test_a_hook_of_ones_own_is_named(config):
     said = ran(config, "--hooks", "own_parts_here:Enough", "--hooks.0.most", "3")
     assert said["experiment"]["hooks"] == [{"type": "Enough", "most": 3}]
+    assert said["parts"].keys() == {"hooks.0"}
     summary = json.loads((config.parent / "run" / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("early", "enough")
+    assert jax_ssp("replay", config.parent / "run") == DONE
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds", "told"),
+    [
+        (["own_parts_here:Storm"], 7.0, ["Storm(seconds=5.0)"]),
+        (["own_parts_here:WEAK", "slow:1:1:seconds=1"], 5.0, ["Storm(seconds=2.0)", "slow:1:1"]),
+        (["slow:0:1:seconds=4"], 6.0, ["slow:0:1:seconds=4"]),
+    ],
+)
+def test_faults_of_ones_own_are_named_beside_those_in_words(config, words, seconds, told):
+    said = ran(config, "--runtime.faults", *words)
+    run = ssp.read_run(config.parent / "run")
+    assert run.summary["seconds"] == seconds
+    assert len(run.tape.header["faults"]) == len(words)
+    for found, each in zip(run.tape.header["faults"], told, strict=True):
+        assert found.startswith(each)
+    own = {"runtime.faults.0"} if words[0].startswith("own") else set()
+    assert said["parts"].keys() == own
+    sys.modules.pop("own_parts_here", None)
+    assert jax_ssp("replay", config.parent / "run") == DONE
+
+
+def test_what_is_no_fault_of_ones_own_is_said_with_what_is_near(config, capsys):
+    for name, words in (
+        ("own_parts_here:Strom", "did you mean Storm?"),
+        ("own_parts_here:Lag", "must be a class with the base jax_ssp.faults.Fault"),
+        ("nowhere:Storm", "there is no module nowhere"),
+    ):
+        assert jax_ssp("run", config, "--runtime.faults", "slow:0:0", name) == USAGE
+        assert words in capsys.readouterr().err
 
 
 def test_a_value_will_do_and_so_will_what_is_installed(config):

@@ -91,7 +91,7 @@ def seconds_of_a_run(kind: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         process = started(Path(folder), kind)
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
         assert process.returncode == DONE
         return time.perf_counter() - began
 
@@ -110,7 +110,7 @@ def what_is_wrong(kind: str, signals: list[tuple[float, int]]) -> tuple[str, lis
                 process.send_signal(number)
                 sent += 1
         try:
-            out, err = process.communicate(timeout=100)
+            out, err = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             process.kill()
             return "hangs", [f"a signal was swallowed: {process.communicate()[1][-500:]}"]
@@ -157,10 +157,10 @@ def tried(moments: int, seed: int = 0, most: int = 1) -> tuple[Counter[str], lis
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_signal_at_any_moment_is_heard_and_loses_nothing(most: int) -> None:
-    ends, wrong = tried(100, seed=most, most=most)
+    ends, wrong = tried(50, seed=most, most=most)
     assert wrong == []
-    assert ends["interrupted, 130"] > 10  # it was not always too early, or too late
-    assert ends["not begun, 130"] > 10
+    assert ends["interrupted, 130"] > 5  # it was not always too early, or too late
+    assert ends["not begun, 130"] > 5
 
 
 if __name__ == "__main__":

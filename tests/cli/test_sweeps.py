@@ -56,6 +56,7 @@ def by_fate(folder: Path) -> dict[str, ssp.Run]:
     return {run.config["experiment"]["workload"]["fate"]: run for run in runs}
 
 
+@pytest.mark.slow
 def test_runs_at_once_have_the_numbers_of_runs_alone_and_one_that_fails_is_named(
     fated, tmp_path, capsys
 ):
@@ -105,7 +106,7 @@ def test_a_sweep_that_was_interrupted_goes_on(fated, tmp_path):
     watching.start()
     watching.join(120)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == INTERRUPTED, out + err
     assert "Traceback" not in out + err
     runs = ssp.checkpoint.runs_in(folder)

@@ -270,6 +270,7 @@ def arriving(format):
 
 @pytest.mark.parametrize("check", COMPRESSOR_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("format", CONTRACT.values(), ids=CONTRACT)
+@pytest.mark.every(17)
 def test_it_keeps_the_contract(format, check, first):
     """What `ssp.testing.check_compressor` asks of any format."""
     check(format, 0)
@@ -299,6 +300,7 @@ def test_the_table_has_every_format_of_a_file_here():
 @rows
 @QUICK
 @given(ARRAYS)
+@pytest.mark.every(11)
 def test_what_arrives_is_what_numpy_says(format, numpy, bound, x):
     if isinstance(format, Sign):  # its mean is a sum, whose order is the compiler's
         assume(np.abs(wide(x)).sum() < 3.38e38 * x.size or x.size == 0)
@@ -311,6 +313,7 @@ def test_what_arrives_is_what_numpy_says(format, numpy, bound, x):
 @rows
 @QUICK
 @given(ARRAYS)
+@pytest.mark.every(3)
 def test_the_error_is_within_its_bound(format, numpy, bound, x):
     arrived = wide(round_trip(format, jnp.asarray(x)))
     x, limit = wide(x), bound(wide(x))
@@ -321,6 +324,7 @@ def test_the_error_is_within_its_bound(format, numpy, bound, x):
 
 
 @rows
+@pytest.mark.every(4)
 def test_the_error_is_within_its_bound_in_every_dtype(format, numpy, bound, first):
     tree = mixed(first=first)
     arrived = compressing(format)(tree, residual_of(tree))[1]
@@ -342,6 +346,7 @@ def test_float64_leaves_take_no_more_bytes_unless_they_are_sent_as_they_are(form
 
 
 @compiled
+@pytest.mark.every(3)
 def test_numpy_leaves_will_do(format):
     tree = {"w": np.linspace(-1, 1, 9).astype(np.float32), "v": np.linspace(0, 1, 5)}
     same = jax.tree.map(jnp.asarray, tree)
@@ -355,6 +360,7 @@ def test_a_tree_without_leaves_will_do(format):
 
 
 @compiled
+@pytest.mark.every(3)
 def test_jitted_or_not_it_is_the_same_to_the_last_bit(format, first):
     trees = [mixed(seed, first) for seed in (0, 10)]
     if first == "float64":  # the other leaves are as before; one by one, operations compile slowly
@@ -366,6 +372,7 @@ def test_jitted_or_not_it_is_the_same_to_the_last_bit(format, first):
 
 
 @everyone
+@pytest.mark.every(7)
 def test_the_same_again_is_the_same_and_needs_no_new_program(format, compilations):
     trees = [mixed(seed) for seed in (0, 10, 0)]
     residual = residual_of(trees[0])
@@ -378,6 +385,7 @@ def test_the_same_again_is_the_same_and_needs_no_new_program(format, compilation
 
 
 @formats
+@pytest.mark.every(11)
 def test_a_sharded_tree_gives_what_a_whole_one_does(format):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("x",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
@@ -392,6 +400,7 @@ def test_a_sharded_tree_gives_what_a_whole_one_does(format):
 
 
 @everyone
+@pytest.mark.every(7)
 def test_what_is_too_small_for_the_format_arrives_in_the_mean(format):
     if isinstance(format, Drawing):
         return  # with one key for all messages the same numbers would never be sent
@@ -414,6 +423,7 @@ def test_what_is_too_small_for_the_format_arrives_in_the_mean(format):
 
 
 @rows
+@pytest.mark.every(11)
 def test_the_residual_stays_within_one_message_s_error(format, numpy, bound, first):
     """|e'| <= bound(x + e), however many messages went before."""
     for dtype in (first, "bfloat16"):
@@ -432,6 +442,7 @@ def test_the_residual_stays_within_one_message_s_error(format, numpy, bound, fir
 
 
 @compiled
+@pytest.mark.every(3)
 def test_it_runs_in_scan_and_vmap(format):
     trees = {"w": normal((6, 4, 70)), "b": normal((6, 5), dtype="bfloat16")}
     each = [jax.tree.map(lambda leaf, i=i: leaf[i], trees) for i in range(6)]
@@ -478,6 +489,7 @@ def test_error_feedback_fixes_sign_sgd():
 @formats
 @QUICK
 @given(hnp.arrays(np.float32, 21, elements=st.floats(width=32)))
+@pytest.mark.every(5)
 def test_each_number_that_is_not_finite_arrives_as_one(format, x):
     arrived = np.asarray(round_trip(format, jnp.asarray(x)))
     assert not np.isfinite(arrived[~np.isfinite(x)]).any()
@@ -501,6 +513,7 @@ def test_infinities_keep_their_sign_in_bfloat16():
     assert round_trip(BFloat16(), x).tolist() == [np.inf, -np.inf, np.inf]
 
 
+@pytest.mark.slow
 def test_what_bfloat16_holds_arrives_unchanged_in_bfloat16():
     for dtype in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2):
         tree = normal(200, dtype=dtype)
@@ -528,6 +541,7 @@ def test_float64_is_rounded_once(x64):
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 21, 50])
+@pytest.mark.every(5)
 def test_int8_takes_a_byte_a_number_and_four_a_block(size):
     (message,) = encoding(Int8(7))(normal((1, size, 1)))
     assert layout(message)[1] == [((-(-size // 7),), jnp.float32), ((size,), jnp.int8)]
@@ -579,6 +593,7 @@ def test_float64_beyond_the_range_of_a_scale(x64):
 @pytest.mark.parametrize("tenths", [1, 7])
 @QUICK
 @given(ARRAYS)
+@pytest.mark.every(2)
 def test_top_k_keeps_its_share_of_the_square(tenths, x):
     """|x - C(x)|^2 <= (1 - k / n) |x|^2: Stich et al., lemma A.1."""
     arrived = wide(round_trip(TopK(tenths / 10), jnp.asarray(x)))
@@ -598,6 +613,7 @@ def test_what_top_k_sends_arrives_bit_for_bit_and_the_rest_is_kept(first):
         assert kept.tobytes() == np.where(arrived, 0, leaf).astype(kept.dtype).tobytes()
 
 
+@pytest.mark.slow
 def test_of_a_narrow_leaf_the_residual_keeps_what_the_dtype_cannot_hold():
     tree = jnp.ones(3, jnp.bfloat16)
     residual = jnp.array([0.5, 2.0**-10, 0.25])
@@ -609,6 +625,7 @@ def test_of_a_narrow_leaf_the_residual_keeps_what_the_dtype_cannot_hold():
     assert (decoded.tolist(), after.tolist()) == ([1.0], [2.0**-10])
 
 
+@pytest.mark.slow
 def test_a_fraction_of_1_sends_every_bit_of_a_tree():
     tree = jnp.asarray(np.float32([-0.0, 1e-45, 3.4028235e38, 0.0, -1.1754944e-38, 1.5]))
     assert_same(round_trip(TopK(1), tree), tree)
@@ -633,6 +650,7 @@ def test_what_is_not_finite_is_the_first_to_be_sent(bad, first):
     np.testing.assert_array_equal(arrived[17], bad)
 
 
+@pytest.mark.slow
 def test_where_all_that_was_sent_is_not_finite_the_rest_arrives_as_nans():
     x = normal((40,))
     some, many = x.at[:3].set(np.nan), x.at[:5].set(np.inf)
@@ -753,12 +771,14 @@ def test_a_leaf_with_a_number_that_is_not_finite_arrives_as_nans(bad):
     np.testing.assert_allclose(arrived["b"], sign_in_numpy(np.asarray(tree["b"])), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_of_large_numbers_is_finite():
     for size in (1, 6, 7, 300):
         x = jnp.full(size, 3.3e38).at[0].multiply(-1)
         np.testing.assert_allclose(round_trip(Sign(), x), x, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mean_beyond_float32_arrives_as_nans(x64):
     x = jnp.array([1e300, 1.0])
     assert np.isnan(round_trip(Sign(), x)).all()
@@ -775,6 +795,7 @@ def test_a_leaf_of_zeros_arrives_as_zeros():
 
 
 @everyone
+@pytest.mark.every(5)
 def test_roundings_are_out_of_the_reach_of_excess_precision(format):
     """XLA may leave out a cast to fewer bits that is undone later, and does so on some backends."""
 
@@ -817,6 +838,7 @@ def test_bytes_on_the_wire():
 
 @everyone
 @pytest.mark.parametrize("leaf", [jnp.arange(3), jnp.ones(3, bool)])
+@pytest.mark.every(7)
 def test_what_is_not_floating_point_is_refused_by_its_path(format, leaf):
     tree = {"a": jnp.ones(2), "n": [leaf]}
     message = rf"`(tree|like)\['n'\]\[0\]` is {leaf.dtype}; only floating-point arrays"
@@ -849,6 +871,7 @@ def test_a_residual_that_does_not_fit_is_refused(format, residual):
 
 
 @formats
+@pytest.mark.every(11)
 def test_a_message_of_something_else_is_refused(format):
     message = format.encode({"w": jnp.ones((3, 4)), "b": jnp.ones(2)})
     with pytest.raises(ValueError, match="the message holds 2 leaves, `like` has 1"):
@@ -933,6 +956,7 @@ def test_a_fraction_of_k_over_n_sends_k(most):
 
 
 @pytest.mark.parametrize("kind", [TopK, RandK])
+@pytest.mark.every(2)
 def test_a_number_is_sent_of_each_leaf_and_of_a_smaller_one_all(kind):
     tree = {"a": jnp.arange(1.0, 10.0), "b": jnp.ones(2), "c": jnp.zeros(0), "d": jnp.ones(())}
     drawn = (jax.random.key(0),) if kind.random else ()
@@ -968,6 +992,7 @@ def test_float16_neither_overflows_nor_underflows(size):
 # Random formats.
 
 
+@pytest.mark.slow
 def test_places_are_drawn_anew_with_each_key_and_all_have_their_turn():
     tree = {"w": jnp.arange(1.0, 21.0)}
     draw = jax.jit(lambda key: RandK(k=5).decode(RandK(k=5).encode(tree, key), like=tree)["w"])
@@ -994,6 +1019,7 @@ def test_a_random_format_without_a_key_is_refused():
 
 
 @pytest.mark.parametrize("runtime", ["virtual", "batch", "devices"])
+@pytest.mark.slow
 def test_a_run_draws_by_worker_and_clock_and_replays_bit_for_bit(runtime):
     def loss(params, batch, key):
         return jnp.sum((params["w"] - batch) ** 2), {}

@@ -68,6 +68,7 @@ POLICIES = [*(policy() for policy in ALL_POLICIES), SSP(0), SSP(2, "lazy"), Back
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@pytest.mark.every(13)
 def test_grants_change_nothing_else(policy):
     for seed in range(20):
         with_grants = random_run(policy, seed, losses=True, grant_ahead=True).tape

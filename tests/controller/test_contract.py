@@ -10,16 +10,20 @@ from hypothesis import strategies as st
 from jax_ssp.controller import (
     Cancel,
     ContractViolation,
+    Controller,
     DeltaReady,
     Drop,
+    Ends,
     Fence,
     Merge,
+    Resumed,
     StartAhead,
     StartClock,
     StopRequested,
     StopWorker,
     TimerFired,
     Token,
+    WorkerJoined,
     WorkerLost,
     check_contract,
 )
@@ -332,8 +336,13 @@ BROKEN = [
     (4, "lag, weight are", "wrong weight", delta(EAGER, 3, weight=1.0)),
     (4, "not under way", "merged under another token", delta(EAGER, 3, token=Token(0, 1))),
     (4, "not under way", "dropped under another token", dropped_as(Token(0, 1))),
-    (4, "the token is number 2", "start with a token given before", start(EAGER, 2, token=OLD)),
-    (4, "the token is number 2", "start of another term", start(EAGER, 2, token=Token(1, 2))),
+    (
+        4,
+        "but the next token is Token",
+        "start with a token given before",
+        start(EAGER, 2, token=OLD),
+    ),
+    (4, "but the next token is Token", "start of another term", start(EAGER, 2, token=Token(1, 2))),
     (4, "is late, but not fenced", "late push merged", event(EAGER, 3, token=OLD)),
     (4, "late, but not fenced", "late push fenced under another token", late(Fence(0, 0, NEWEST))),
     (4, "late, but not fenced", "late push fenced and more", late(Fence(0, 0, OLD), StopWorker(0))),
@@ -460,3 +469,29 @@ def test_any_single_change_of_what_a_whole_run_did_is_noticed(policy, limits, gr
                 check_contract(edited(tape, entries))
             entries[row].commands[at] = original
     assert check_contract(edited(tape, entries)).complete
+
+
+def gone_on(resumes, workers=3):
+    """Two workers begin a run, which is resumed if it is to be; then others join."""
+    ends = Ends(max_updates=9)
+    controller = Controller(SSP(1), ends=ends)
+    tape = Tape(
+        {
+            "policy": "SSP(bound=1, adopt='eager')",
+            "num_workers": 2,
+            "max_staleness": SSP(1).guaranteed_staleness(2),
+        }
+    )
+    events = [WorkerJoined(0), WorkerJoined(1)]
+    events += [Resumed(1, None, 9, None, None)] if resumes else []
+    for now, event in enumerate([*events, *map(WorkerJoined, range(2, workers))]):
+        tape.append(float(now), event, controller.handle(event, float(now)))
+    return tape
+
+
+def test_more_workers_than_the_header_says_are_there_only_once_the_run_is_resumed():
+    for workers in (2, 3, 5):
+        report = check_contract(gone_on(resumes=True, workers=workers))
+        assert report.staleness_bound == SSP(1).guaranteed_staleness(workers)
+    with pytest.raises(ContractViolation, match="worker 2 joins, but the header says 2"):
+        check_contract(gone_on(resumes=False))

@@ -69,6 +69,7 @@ class Crowd:
 @pytest.mark.parametrize("losses", [False, True], ids=["no losses", "losses"])
 @pytest.mark.parametrize("workers", [8, 4096])
 @pytest.mark.parametrize("policy", [BSP(), SSP(1), SSP(3), SSP(3, "lazy"), ASP()], ids=repr)
+@pytest.mark.every(13)
 def test_a_policy_is_asked_a_few_times_an_event(policy, workers, losses, grant_ahead):
     counted = Counted(policy)
     crowd = Crowd(counted, workers, grant_ahead=grant_ahead)

@@ -96,6 +96,7 @@ def test_what_a_policy_that_is_not_ours_promises_is_said_to_be_declared():
         ({"experiment__max_samples": 0}, "'max_samples' is 0"),
         ({"experiment__num_epochs": 1.5}, "'num_epochs' is 1.5"),
         ({"waits_for_own": True}, "says waits_for_own True"),
+        ({"gives_weights": True}, "says gives_weights True"),
         ({"policy": "BSP()"}, r"policy 'BSP\(\)', and .*SSP"),
         ({"policy": "SSP(bound=50, adopt='eager')"}, "says policy"),
         ({"experiment__policy": describe(SSP(50))}, "says policy"),

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,7 +18,9 @@ from hypothesis.stateful import (
 
 from jax_ssp.controller import (
     DeltaReady,
+    Ends,
     ProtocolError,
+    Resumed,
     StopRequested,
     TimerFired,
     Token,
@@ -168,16 +170,25 @@ class Schedules(RuleBasedStateMachine):
             **({} if total is None else {total[0]: total[1]}),
         )
 
-    @rule(picks=st.lists(st.integers(0, 11), min_size=1, max_size=8), after=st.sampled_from((0, 1)))
-    def finish(self, picks, after):
+    @rule(
+        picks=st.lists(st.integers(0, 11), min_size=1, max_size=8),
+        after=st.sampled_from((0, 1)),
+        spoiled=st.sampled_from((0, 0, 1, 2, 12)),
+    )
+    def finish(self, picks, after, spoiled):
         for pick in picks:
             if running := self.run.model.running():
-                self.run.finish(running[pick % len(running)], after)
+                self.run.finish(running[pick % len(running)], after, finite=pick >= spoiled)
 
-    @rule(worker=st.integers(0, MOST_WORKERS - 1), after=st.sampled_from((0, 1)))
-    def come_or_go(self, worker, after):
+    @rule(
+        worker=st.integers(0, MOST_WORKERS - 1),
+        after=st.sampled_from((0, 1)),
+        drops=st.booleans(),
+    )
+    def come_or_go(self, worker, after, drops):
         here = worker in self.run.model.live
-        self.run.handle(WorkerLost(worker) if here else WorkerJoined(worker), after)
+        lost = WorkerLost(worker, "it is tested", drops)
+        self.run.handle(lost if here else WorkerJoined(worker), after)
 
     @rule(pick=st.integers(0, 11), after=st.sampled_from((0, 1)))
     def data_ends(self, pick, after):
@@ -208,6 +219,37 @@ class Schedules(RuleBasedStateMachine):
     def stop(self):
         self.run.handle(StopRequested("enough"))
 
+    @rule(
+        changes=st.tuples(*[st.sampled_from((0, 0, 1, 5, -1, -3, None))] * 4),
+        after=st.sampled_from((0, 1)),
+    )
+    def resume(self, changes, after):
+        """Another process goes on, to ends that may be others, or tries to."""
+        model, controller = self.run.model, self.run.controller
+        before = astuple(model.ends)
+        ends = [
+            None if None in (most, change) else max(1, most + change)
+            for most, change in zip(before, changes, strict=True)
+        ]
+        clocks = [stay.clock + bool(stay.running) for stay in model.live.values()]
+        clocks += [stay.clock for stay in model.gone]
+        done = (max(clocks, default=0), *model.totals[model.version])
+        lowered = [
+            here is not None and here < most and here < least
+            for here, most, least in zip(ends, before, done, strict=True)
+        ]
+        if any(lowered):
+            self.refuses(Resumed(model.term + 1, *ends), self.run.now + after)
+            return
+        changes_nothing = tuple(ends) == before and controller.ended is None
+        state = state_of(controller)
+        commands = self.run.resume(Ends(*ends), after)
+        if changes_nothing:  # its rows are those of a run that was never stopped
+            assert commands == []
+            of_terms = ("now", "term", "_first")
+            there = [each for each in state if each[0] not in of_terms]
+            assert [each for each in state_of(controller) if each[0] not in of_terms] == there
+
     @rule(worker=st.integers(0, MOST_WORKERS - 1), other=st.integers(1, 3))
     def nonsense(self, worker, other):
         model = self.run.model
@@ -215,7 +257,11 @@ class Schedules(RuleBasedStateMachine):
         start = here and here.running
         impossible = [TimerFired((model.timer or 0.0) + other)]
         impossible.append(WorkerJoined(worker) if here else WorkerLost(worker))
-        never = [Token(0, len(model.starts) - 1 + other), Token(0, -other), Token(other, 0), None]
+        term = model.term
+        impossible += [Resumed(each, *astuple(model.ends)) for each in (term, term + 1 + other, -1)]
+        impossible += [Resumed(term + 1, *[each] * 4) for each in (0, -other, 1.5, True)]
+        never = [Token(term, len(model.starts) - 1 + other), Token(term, -other), None]
+        never += [Token(term + other, 0), Token(-other, 0), Token(0, -other)]
         impossible += [DeltaReady(worker, 0, 0, token) for token in never]
         impossible += [WorkerDone(worker, 0, token) for token in never]
         if start:
@@ -326,7 +372,8 @@ def try_schedules(policy, grant_ahead, examples):
     )
 
 
-@pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES)
+@pytest.mark.parametrize(("policy", "grant_ahead"), SCHEDULES[::10])  # the slow ones take all
+@pytest.mark.every(3)
 def test_any_schedule(policy, grant_ahead):
     try_schedules(policy, grant_ahead, examples=12)
 

@@ -58,7 +58,7 @@ for policy in (SSP(2), KAsync(2)):
     tape = Tape({"bound": policy.guaranteed_bound})
     fold, settled, events, running = Fold(), [], [WorkerJoined(w) for w in range(3)], []
     while events or running:
-        event = events.pop(0) if events else running.pop(0).finished(samples=8, tokens=512)
+        event = events.pop(0) if events else running.pop(0).finished(samples=8, words=512)
         commands = controller.handle(event, now=float(len(tape)))
         tape.append(float(len(tape)), event, commands)
         settled += fold.take(0.0, event, commands)
@@ -69,7 +69,7 @@ for policy in (SSP(2), KAsync(2)):
     assert again == list(tape)
     pushes = [event for _, event, _ in again if type(event) is DeltaReady]
     merged = [d for _, _, all in again for c in all if type(c) is Merge for d in c.deltas]
-    assert [push.tokens for push in pushes] == [512] * 9, pushes
+    assert [push.words for push in pushes] == [512] * 9, pushes
     assert [delta.colour for delta in merged] == ["red"] * 9, merged
     assert [row.samples for row in settled] == [8] * 9
     assert check_contract(tape).merged == 9
@@ -77,7 +77,7 @@ for policy in (SSP(2), KAsync(2)):
     try:
         Tape({}).read_line(wrong)
     except ValueError as error:
-        assert "`DeltaReady(tokens=...)` must be a count, got 'many'" in str(error), error
+        assert "`DeltaReady(words=...)` must be a count, got 'many'" in str(error), error
     else:
         raise AssertionError(wrong)
 """
@@ -86,7 +86,7 @@ for policy in (SSP(2), KAsync(2)):
 def test_a_field_is_added_to_a_message_by_one_edit(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "jax_ssp", ignore=shutil.ignore_patterns("__pycache__"))
     for file, line, added in (
-        ("events.py", "    norm: float = 0.0\n", "    tokens: int = 0\n"),
+        ("events.py", "    tokens: int = 0\n", "    words: int = 0\n"),
         (
             "commands.py",
             "    weight: float\n    token: Token\n\n\nnew_merged",

@@ -15,9 +15,11 @@ from jax_ssp.controller import (
     ContractViolation,
     DeltaReady,
     Drop,
+    Ends,
     Fence,
     Merge,
     Merged,
+    Resumed,
     SetTimer,
     StartAhead,
     StartClock,
@@ -39,6 +41,7 @@ from jax_ssp.policies import (
     SSP,
     VAP,
     BackupWorkers,
+    Decoupled,
     DyLU,
     FedBuff,
     Fixed,
@@ -71,7 +74,7 @@ POLICIES = [
     ),
     *(KSync(2), KAsync(2), KBatchSync(3), KBatchAsync(3), Softsync(2), BackupWorkers(1)),
     *(Ringmaster(2), Ringmaster(2, stops=True), Rennala(3), Quorum(2, 0.5), FedBuff(3)),
-    Quorum(3, 0.5, apart=True),
+    *(Quorum(3, 0.5, apart=True), Decoupled(2, 1.0)),
     Forgetful(1),
 ]
 ENDS = [{}, {"num_clocks": 5}, {"max_updates": 20}, {"num_clocks": 6, "max_updates": 15}]
@@ -94,6 +97,7 @@ def header_of(policy, known, *, grant_ahead=False, local_steps=1, reads_own=True
         "max_staleness": policy.guaranteed_staleness(WORKERS),
         "reads_own": policy.reads_own and reads_own,
         "waits_for_own": policy.waits_for_own,
+        "gives_weights": policy.gives_weights,
         "num_workers": WORKERS,
         "time": "virtual",
         "devices": [],
@@ -129,9 +133,11 @@ def valid_tape(seed):
     options["reads_own"] = rng.random() < 0.8
     losses = rng.random() < 0.5
     events = rng.randrange(5, 40)
-    run = random_run(policy, seed, workers=WORKERS, events=events, losses=losses, **options)
+    about = {"losses": losses, "resumes": rng.random() < 0.5}
+    about["spoiled"] = rng.choice((0.0, 0.2))
+    run = random_run(policy, seed, workers=WORKERS, events=events, **about, **options)
     complete = rng.random() < 0.8
-    if complete and ends and rng.random() < 0.6:
+    if complete and run.model.ends != Ends() and rng.random() < 0.6:
         finish(run)
     elif complete and not run.controller.done:
         run.drain()
@@ -173,7 +179,12 @@ def other(rng, value):
             return rng.choice((0, 1, 5, 2.5, "x"))
         case Token(term, grant):
             return rng.choice(
-                (Token(term + 1, grant), Token(term, grant + rng.choice((-1, 1))), (term, grant))
+                (
+                    Token(term + 1, grant),
+                    Token(max(0, term - 1), grant),
+                    Token(term, grant + rng.choice((-1, 1))),
+                    (term, grant),
+                )
             )
         case tuple() if value and isinstance(value[0], Merged):
             return merged_otherwise(rng, value)
@@ -207,11 +218,14 @@ def any_event(rng):
     return rng.choice(
         (
             WorkerJoined(worker),
+            WorkerJoined(worker, rng.randrange(WORKERS)),
             WorkerLost(worker),
+            WorkerLost(worker, drops=True),
             WorkerDone(worker, count, token),
             DeltaReady(worker, count, rng.randrange(9), token),
             TimerFired(rng.choice((0.5, 1.0, 2.0))),
             StopRequested("enough"),
+            Resumed(rng.randrange(3), *(rng.choice((None, 3, 20)) for _ in range(4))),
         )
     )
 
@@ -303,7 +317,8 @@ def change_header(rng, made):
 
 
 def change_rows(rng, entries, row):
-    kind = rng.choice(("delete", "duplicate", "swap", "move", "cut", "stop", "none"))
+    kinds = ("delete", "duplicate", "swap", "move", "cut", "stop", "resume", "none")
+    kind = rng.choice(kinds)
     to = rng.randrange(len(entries))
     if kind == "delete":
         del entries[row]
@@ -317,6 +332,10 @@ def change_rows(rng, entries, row):
         del entries[row:]
     elif kind == "stop":
         entries.insert(row, (entries[row][0], StopRequested("enough"), []))
+    elif kind == "resume":
+        term = sum(isinstance(event, Resumed) for _, event, _ in entries[:row])
+        ends = (rng.choice((None, None, 5, 20)) for _ in range(4))
+        entries.insert(row, (entries[row][0], Resumed(term + 1, *ends), []))
     else:
         entries.clear()
 

@@ -61,6 +61,7 @@ def test_who_merges_on_arrival_is_known_where_ready_is_the_default():
     grant_ahead=st.booleans(),
     seed=st.integers(0, 2**32),
 )
+@pytest.mark.every(5)
 def test_not_to_ask_changes_nothing(policy, asked, limits, losses, grant_ahead, seed):
     options = {"losses": losses, "grant_ahead": grant_ahead, **limits}
     one, other = random_run(policy, seed, **options), random_run(asked, seed, **options)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from jax_ssp.controller import (
+    ContractViolation,
     Controller,
     Drop,
     Ends,
@@ -18,6 +19,7 @@ from jax_ssp.controller import (
     WorkerLost,
     check_contract,
 )
+from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import (
     ASP,
     BSP,
@@ -203,6 +205,23 @@ def test_when_everybody_is_lost_their_deltas_are_still_merged():
     assert run.controller.done
     run.tape.complete = True
     assert check_contract(run.tape).merged == 2
+
+
+def test_what_a_worker_pushed_can_be_lost_with_it():
+    run = Run(BSP(), workers=3)
+    run.finish(1)
+    run.finish(0)
+    (drop,) = run.handle(WorkerLost(0, "it hung", drops=True))
+    assert drop[:3] == Drop(0, 0, "its worker was lost", None)[:3]
+    (merge, *_) = run.finish(2)
+    assert [delta[:2] for delta in merge.deltas] == [(1, 0), (2, 0)]
+    assert check_contract(run.tape).dropped == 1
+    rows = [row._replace(commands=[]) if drop in row.commands else row for row in run.tape]
+    kept = Tape(run.tape.header)
+    for row in rows:
+        kept.append(*row)
+    with pytest.raises(ContractViolation, match=r"clause 4 .*\(0, 0\) is not dropped"):
+        check_contract(kept)
 
 
 def test_when_everybody_is_lost_the_timer_is_cancelled():

@@ -151,6 +151,7 @@ def test_numpy_integers_are_whole_numbers():
     json.dumps(shards(1).get_state())
 
 
+@pytest.mark.slow
 def test_shards_touch_no_device():
     program = (
         "import numpy as np; from jax._src import xla_bridge; from jax_ssp.data import Shards\n"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tyro
 
+import jax_ssp as ssp
 from jax_ssp.controller import StartClock, Token
 from jax_ssp.delays import (
     Constant,
@@ -114,10 +115,53 @@ def test_stragglers_nest():
     assert [both(worker, 0, 1, rng) for worker in range(3)] == [2.0, 3.0, 1.0]
 
 
-def test_a_trace_is_repeated_and_ignores_steps():
+def test_a_trace_is_repeated_and_ignores_steps_if_it_has_none():
     trace = FromTrace(((0.5, 0.75), (2.0,)))
     assert draw(trace, 5, steps=4).tolist() == [0.5, 0.75, 0.5, 0.75, 0.5]
     assert draw(trace, 2, worker=1).tolist() == [2.0, 2.0]
+
+
+def test_a_trace_of_one_h_predicts_another():
+    """The mean grows with the steps, the jitter with their root; the measured ones stay exact."""
+    rng = np.random.default_rng(0)
+    took = 4 * 0.1 + 2 * 0.02 * rng.standard_normal(500)  # of 4 steps of 0.1 +- 0.02 s
+    trace = FromTrace((tuple(took), (2.0, 2.0)), ((4,) * 500, (4, 8)))
+    assert draw(trace, 500, steps=4).tolist() == took.tolist()
+    assert trace.step_seconds == (pytest.approx(took.mean() / 4), pytest.approx(4 / 12))
+    for steps in (1, 16):
+        found = draw(trace, 500, steps=steps)
+        assert found.mean() == pytest.approx(0.1 * steps, rel=0.02)
+        assert found.std() == pytest.approx(0.02 * np.sqrt(steps), rel=0.1)
+    assert draw(trace, 2, worker=1, steps=4)[0] == 2.0  # where it was measured
+    assert draw(FromTrace(((0.0, 1.0),), ((1, 1),)), 1, steps=4)[0] == pytest.approx(1.0)
+    assert draw(FromTrace(((0.0, 4.0),), ((1, 9),)), 1, steps=100)[0] >= 0.0
+
+
+@pytest.mark.parametrize("steps", [1, 16])
+def test_h_is_swept_from_a_run_of_one_h_over_the_network(steps):
+    """What is fitted is the time of steps alone: the network is that of the next rehearsal."""
+    network = ssp.Network(0.3, bandwidth=8.0, server_bandwidth=12.0, params_bytes=4.0)
+    how = {"policy": ssp.SSP(1), "num_clocks": 20}
+    truth = PerWorker((0.5, 0.8, 0.6))
+
+    def seconds(delay, steps, links=network):
+        runtime = ssp.Virtual(3, delay, compute=False, network=links)
+        return ssp.train(runtime=runtime, local_steps=steps, **how)
+
+    measured = seconds(truth, 4)
+    trace = FromTrace.from_schedule(measured.schedule)
+    assert trace.step_seconds == pytest.approx(truth.seconds)
+    assert seconds(trace, steps).seconds == pytest.approx(seconds(truth, steps).seconds)
+    faster = ssp.Network(0.1, params_bytes=4.0)
+    one, other = (seconds(delay, steps, faster).seconds for delay in (trace, truth))
+    assert one == pytest.approx(other)
+
+
+def test_a_cancelled_clock_says_nothing_of_a_steps_time():
+    runtime = ssp.Virtual(3, PerWorker((1.0, 1.0, 5.0)), compute=False)
+    rows = ssp.train(runtime=runtime, policy=ssp.KSync(2), num_clocks=3).schedule
+    with pytest.raises(ValueError, match="an entry for worker 2"):
+        FromTrace.from_schedule(rows[rows["clock"] < 2]).check(3)
 
 
 def test_a_schedule_plays_back_as_measured():
@@ -161,6 +205,11 @@ def test_a_schedule_plays_back_as_measured():
             r"`Straggler\(burst=...\)` must be at least 1, got 0",
         ),
         (lambda: Straggler(burst=3, every=2), r"1 <= burst <= every, got burst=3, every=2"),
+        (
+            lambda: FromTrace(((1.0,),), ((1, 2),)),
+            r"`FromTrace\(steps=...\)` must have a number for each of `seconds`, got \[2\] of them",
+        ),
+        (lambda: FromTrace(((1.0,),), ((0,),)), r"`FromTrace\(steps=...\)\[0\]\[0\]` must be at"),
         (lambda: FromTrace(((1.0,), ())), r"`FromTrace\(seconds=...\)` must .* none of worker 1"),
         (
             lambda: FromTrace(((1.0, math.nan),)),

@@ -18,6 +18,8 @@ COLUMNS = {
     "merge": "bytes placement server ratio_to_numpy",
     "controller": "workers us_per_event bytes_per_worker",
     "simulator": "workers compute batch clocks_per_second",
+    "network": "local_steps wire overlap clocks devices virtual ratio computing kept",
+    "copies": "way leaves megabytes milliseconds of_bound by_leaf",
     "memory": "model mode worker_multiple server_multiple versions_alive",
 }
 

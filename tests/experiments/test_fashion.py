@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
+from tests.helpers.data_sets import small_idx_files
 
 ROOT = Path(__file__).parents[2]
-NAMES = {
-    "train-images-idx3-ubyte": (256, 28, 28),
-    "train-labels-idx1-ubyte": (256,),
-    "t10k-images-idx3-ubyte": (40, 28, 28),
-    "t10k-labels-idx1-ubyte": (40,),
-}
 
 
 @pytest.fixture
@@ -27,16 +22,7 @@ def fashion(monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with four small files of that form, two of them packed."""
-    rng = np.random.default_rng(0)
-    for number, (name, shape) in enumerate(NAMES.items()):
-        array = rng.integers(0, 256 if len(shape) > 1 else 10, shape).astype(np.uint8)
-        sizes = np.array(shape, ">u4").tobytes()
-        content = bytes((0, 0, 8, len(shape))) + sizes + array.tobytes()
-        if number % 2:
-            (tmp_path / name).write_bytes(content)
-        else:
-            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
-    return tmp_path
+    return small_idx_files(tmp_path)
 
 
 def test_images_and_labels_are_read_packed_or_not(fashion, folder):

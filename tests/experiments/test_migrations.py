@@ -73,12 +73,14 @@ whole = pytest.mark.parametrize(
 
 
 @whole
+@pytest.mark.slow
 def test_bsp_is_the_loop_of_the_language_model(whole, monkeypatch):
     """AdamW, clipping, masked decay, schedule, and the mean over two batches."""
     byte_lm = module("byte_lm")
     if not whole:
         monkeypatch.setattr(byte_lm, "Transformer", Pairs)
-    workload = byte_lm.ByteLM(batch_size=2, rounds=10)
+    # Another workload for another model: what equal ones build is built once.
+    workload = byte_lm.ByteLM(batch_size=2, rounds=10 if whole else 11)
     loops = byte_lm.plain(workload, seed=0)
     agree(bsp(byte_lm.get_config(), workload, byte_lm.ACCUMULATED), loops, atol=1e-5)
 
@@ -121,6 +123,7 @@ def loop_of_groups(fashion, workload):
 
 
 @whole
+@pytest.mark.slow
 def test_bsp_is_the_loop_of_the_resnet_but_for_the_groups_of_batchnorm(whole, folder, monkeypatch):
     """Without dropout: momentum, masked decay, schedule, and statistics that are averaged."""
     fashion = module("fashion_resnet")
@@ -136,6 +139,7 @@ def test_bsp_is_the_loop_of_the_resnet_but_for_the_groups_of_batchnorm(whole, fo
 
 
 @whole
+@pytest.mark.slow
 def test_the_loop_of_the_resnet_is_bsp_with_one_worker(whole, folder, monkeypatch):
     """Then BatchNorm sees the same images, and the loop as it stands is BSP."""
     fashion = module("fashion_resnet")

@@ -48,6 +48,7 @@ def stored(name: str) -> dict[str, Any]:
 
 
 @everyone
+@pytest.mark.every(10)
 def test_the_figure_comes_from_the_stored_json(name):
     """At size laptop or more, with three seeds or more; without the layout, which takes longest."""
     assert stored(name)["size"] in ("laptop", "paper")

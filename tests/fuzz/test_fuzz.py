@@ -82,12 +82,14 @@ def judged(subject, inputs):
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.every(13)
 def test_what_is_right_is_taken(name):
     subject = SUBJECTS[name]
     subject.sense(subject.call(**subject.right))
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.every(3)
 def test_some_wrong_arguments(name):
     subject, rng = SUBJECTS[name], random.Random(name)
     judged(subject, rng.sample(singles(subject), 5) + pairs(subject, 2, rng))

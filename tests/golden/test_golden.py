@@ -28,6 +28,7 @@ from jax_ssp.controller import (
     Fence,
     Merge,
     Merged,
+    Resumed,
     SetTimer,
     StartAhead,
     StartClock,
@@ -55,7 +56,15 @@ EVERY_MESSAGE = [
     (0.0, WorkerJoined(0), [StartClock(0, 0, 2, 0, (), 1, weight=1.0, token=FIRST)]),
     (
         0.5,
-        DeltaReady(0, 0, 0, FIRST, steps=2, samples=64, finite=True, norm=1.5),
+        DeltaReady(
+            *(0, 0, 0, FIRST),
+            steps=2,
+            samples=64,
+            finite=True,
+            norm=1.5,
+            exchange=(0.0, 0.0, 0.25),
+            tokens=960,
+        ),
         [
             Merge(1, (Merged(0, 0, 0, 0, 0, weight=1.0, token=FIRST),), 1, round=0),
             StartClock(0, 1, 2, 1, (), 1, weight=1.0, token=SECOND, round=2),
@@ -67,8 +76,9 @@ EVERY_MESSAGE = [
     (1.5, WorkerJoined(0), [StartClock(0, 1, 2, 1, (), 1, weight=0.5, token=THIRD, round=2)]),
     (2.0, DeltaReady(0, 1, 1, THIRD, norm=float("inf"), finite=False), [Drop(0, 1, "late", THIRD)]),
     (2.5, WorkerDone(0, 1, SECOND), [Fence(0, 1, SECOND)]),
-    (3.0, WorkerLost(0), []),
+    (3.0, WorkerLost(0, "it hung", drops=True), []),
     (3.5, StopRequested("interrupted"), [StopWorker(0)]),
+    (4.0, Resumed(1, num_clocks=8, max_updates=None, max_steps=None, max_samples=900), []),
 ]
 
 
@@ -82,11 +92,12 @@ def here(tmp_path_factory, request):
     """What this version writes, with nothing in it of this machine, this place and this day."""
     run = tmp_path_factory.mktemp("golden") / "run"
     assert jax_ssp("run", CONFIG, "--workdir", run) == DONE
-    for name in [*run.glob("events.*"), run / "summary.png"]:
+    for name in [*run.glob("events.*"), run / "summary.png", run / "terms.jsonl"]:
         name.unlink()
     config = json.loads((run / "config.json").read_text())
     config |= {"file": CONFIG.name, "overrides": [], "environment": {"jax_ssp": ssp.__version__}}
     config["parts"] = in_file(config["parts"], CONFIG.name)
+    config["starts"] = [{**start, "at": ""} for start in config["starts"]]
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "wall_seconds": 0.0}, indent=2) + "\n")
@@ -116,7 +127,8 @@ def of_machine(tape):
 def of_all(tape):
     """A header, but for what depends on the machine."""
     kept = {n: each for n, each in tape.header["experiment"].items() if n not in BY_MACHINE}
-    return {**tape.header, "experiment": kept}
+    header = {name: each for name, each in tape.header.items() if name != "terms"}  # of that day
+    return {**header, "experiment": kept}
 
 
 def every_message():

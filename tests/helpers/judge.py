@@ -17,6 +17,7 @@ from jax_ssp.controller import (
     Fence,
     Merge,
     Merged,
+    Resumed,
     SetTimer,
     StartAhead,
     StartClock,
@@ -52,6 +53,7 @@ class Declared:
     staleness: int | None
     reads_own: bool
     waits_for_own: bool
+    gives_weights: bool = False
     cancels: bool = True
     needs_norms: bool = True
 
@@ -73,15 +75,17 @@ def same(here, there):
 
 
 # By hand, what each field is: a (count), t (time), s (text), b (boolean), n (any number), k
-# (token), p (counts), m (merged deltas), o (a time or None), w (weight).
+# (token), p (counts), m (merged deltas), o (a time or None), e (an end or None), d (a count or
+# None), w (weight), x (nothing, or three times).
 FIELDS = {
-    WorkerJoined: "a",
-    DeltaReady: "aaakaabn",
-    WorkerLost: "a",
+    WorkerJoined: "ad",
+    DeltaReady: "aaakaabnxa",
+    WorkerLost: "asb",
     WorkerDone: "aak",
     TimerFired: "t",
     StopRequested: "s",
-    StartClock: "aaaapawka",
+    Resumed: "aeeee",
+    StartClock: "aaaapawkab",
     StartAhead: "aaa",
     Merge: "amaa",
     Merged: "aaaaawk",
@@ -105,10 +109,18 @@ def well_formed(message):
                 assert is_number(value), message
             case "o":
                 assert value is None or is_number(value), message
+            case "e":
+                assert value is None or is_count(value, 1), message
+            case "d":
+                assert value is None or is_count(value), message
             case "s":
                 assert type(value) is str, message
             case "b":
                 assert type(value) is bool, message
+            case "x":
+                assert type(value) is tuple, message
+                assert len(value) in (0, 3), message
+                assert all(is_number(each) and each >= 0 for each in value), message
             case "n":
                 assert type(value) in (int, float), message
             case "k":
@@ -124,7 +136,7 @@ def well_formed(message):
                     well_formed(delta)
 
 
-EVENTS = (WorkerJoined, DeltaReady, WorkerLost, WorkerDone, TimerFired, StopRequested)
+EVENTS = (WorkerJoined, DeltaReady, WorkerLost, WorkerDone, TimerFired, StopRequested, Resumed)
 ENDS = ("num_clocks", "max_updates", "max_steps", "max_samples")
 COMMANDS = (StartClock, StartAhead, Merge, Drop, Cancel, Fence, SetTimer, StopWorker)
 
@@ -145,7 +157,9 @@ def policy_of(header):
         assert type(header["reads_own"]) is bool
         assert not header["reads_own"] or experiment["optimizer_on"] == "workers"
         assert type(header["waits_for_own"]) is bool
-        return Declared(bound, staleness, header["reads_own"], header["waits_for_own"])
+        assert type(header["gives_weights"]) is bool
+        names = ("reads_own", "waits_for_own", "gives_weights")
+        return Declared(bound, staleness, *(header[name] for name in names))
     policy = kind(**fields)
     assert all(same(getattr(policy, name), value) for name, value in fields.items())
     assert header["policy"] == repr(policy)
@@ -154,6 +168,7 @@ def policy_of(header):
     on_workers = experiment["optimizer_on"] == "workers"
     assert same(header["reads_own"], policy.reads_own and on_workers)
     assert same(header["waits_for_own"], policy.waits_for_own)
+    assert same(header["gives_weights"], policy.gives_weights)
     return policy
 
 
@@ -176,7 +191,8 @@ def check_schema(header):
     assert is_count(experiment["overlap"])
     assert is_count(experiment["seed"])
     weight = experiment["weight"]
-    assert weight in ("mean", "sum", "merged") if isinstance(weight, str) else is_number(weight)
+    named = ("mean", "sum", "merged", "samples", "tokens")
+    assert weight in named if isinstance(weight, str) else is_number(weight)
     steps = experiment["local_steps"]
     assert is_count(steps, 1) or type(steps["type"]) is str
 
@@ -219,8 +235,11 @@ class Judge(Model):
             assert type(command) in COMMANDS
             well_formed(command)
         self._look_at(event)
+        self.event = event
         if isinstance(event, StopRequested) and not self.full:
             self.stopped_first = True
+        elif isinstance(event, Resumed):
+            self.stopped_first = False
         self.entry(event, list(commands))
         near = self.timer is not None and self.timer - now <= 1e9
         assert self.running() or near or not self.waiting(), "nobody will ever run"
@@ -228,8 +247,10 @@ class Judge(Model):
     def _look_at(self, event):
         """Whether an event can be, by what was before."""
         match event:
-            case WorkerJoined(worker):
+            case WorkerJoined(worker, donor):
                 assert worker not in self.live
+                if donor is not None:
+                    assert self.live[donor].clock > self.live[donor].entered_at
                 assert worker < self.workers
             case WorkerLost(worker):
                 assert worker in self.live
@@ -237,7 +258,17 @@ class Judge(Model):
                 assert at == self.timer
                 assert self.now >= at
             case DeltaReady() | WorkerDone() if self.is_late(event):
-                assert event.token in [start.token for start in self.starts]
+                older = 0 <= event.token.term < self.term and event.token.grant >= 0
+                assert older or event.token in [start.token for start in self.starts]
+            case Resumed(term):
+                assert term == self.term + 1
+                clocks = [stay.clock + bool(stay.running) for stay in self.live.values()]
+                clocks += [stay.clock for stay in self.gone]
+                done = max(clocks, default=0), *self.totals[self.version]
+                for name, least in zip(ENDS, done, strict=True):
+                    here, before = getattr(event, name), getattr(self.ends, name)
+                    kept = here is None or (before is not None and here >= before)
+                    assert kept or here >= least
             case DeltaReady():
                 running = self.live[event.worker].running
                 assert (event.clock, event.version) == (running.clock, running.version)
@@ -265,7 +296,11 @@ class Judge(Model):
             case Merge():
                 assert not self.full
             case Drop():
-                assert self.chooses or self.full
+                lost = isinstance(self.event, WorkerLost) and self.event.drops
+                due = lost and command.worker == self.event.worker
+                if isinstance(self.event, DeltaReady):
+                    due = not self.event.finite and command.token == self.event.token
+                assert self.chooses or self.full or due
             case SetTimer():
                 assert self.chooses
             case StopWorker(worker):

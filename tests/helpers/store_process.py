@@ -51,6 +51,11 @@ def zeros_of(shapes):
     return np.zeros(shape, dtype)
 
 
+def shapes_of_all(arrays):
+    """Dtype and shape of each array, for JSON."""
+    return {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+
+
 # Here.
 
 
@@ -91,10 +96,11 @@ class StoreElsewhere(Store):
         self.layout, self.shapes, self.devices = server.layout, server.shapes, server.devices
         self.wants_base = server.wants_base
         wires = plan.delta_wire, plan.snapshot_wire
-        self.wire = Wire(self.shapes, self.layout, len(self.devices), *wires)
+        self.wire = Wire(self.shapes, self.layout, server.parts, *wires)
         # A server and a store that do nothing here, for the structure of what travels.
         here = LocalStore(server, *wires)
         self._payload = list(map(self.wire.example, server.versions.newest.pieces))
+        self._parts = server.parts
         self._published = jax.eval_shape(lambda: here.snapshot(0).pieces)
         self._params, self._states = server.params, server.states
         homes = [Placement.of(device).name for device in self.devices]
@@ -104,6 +110,7 @@ class StoreElsewhere(Store):
             "transforms": transforms,
             "weight": server.weight,
             "devices": homes,
+            "fragments": server.parts.num_fragments,
             "wires": list(map(recipe_of, wires)),
         }
         self._process.ask("open", spec, data=pack(self._params))
@@ -112,7 +119,8 @@ class StoreElsewhere(Store):
         self._process.ask("lease", as_json(start))
 
     def push(self, event, payload, metrics):
-        assert jax.tree.structure(payload) == jax.tree.structure(self._payload)
+        here = self._parts.of(event.clock % self._parts.num_fragments)
+        assert jax.tree.structure(payload) == jax.tree.structure(self._payload[here])
         self._process.ask("push", as_json(event), dict(metrics), data=pack(payload))
 
     def merge(self, merge):
@@ -131,7 +139,17 @@ class StoreElsewhere(Store):
         if not there:
             raise LookupError(f"version {version}")
         pieces = unpack(data, like=self._published)
-        return Snapshot(version, list(map(jax.device_put, pieces, self.devices)))
+        devices = self.devices * self._parts.num_fragments
+        return Snapshot(version, list(map(jax.device_put, pieces, devices)))
+
+    def save(self, running):
+        (facts, shapes), data = self._process.ask("save", [list(token) for token in running])
+        return facts, unpack(data, like=zeros_of(shapes))
+
+    def load(self, facts, arrays):
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self._process.ask("load", facts, shapes_of_all(arrays), data=pack(arrays))
+        self.version = facts["version"]
 
     def compile(self, num_deltas):
         self._process.ask("compile", num_deltas)
@@ -203,6 +221,7 @@ class There:
             **{name: made(recipe) for name, recipe in spec["transforms"].items()},
             weight=spec["weight"],
             device=[jax.local_devices(backend=name)[index] for name, index in spec["devices"]],
+            fragments=spec["fragments"],
         )
         self.store = LocalStore(server, *map(made, spec["wires"]))
         self.payload = list(map(self.store.wire.example, server.versions.newest.pieces))
@@ -213,9 +232,10 @@ class There:
         return None, b""
 
     def push(self, event, metrics, data):
-        pieces = unpack(data, like=self.payload)
+        event, parts = from_json(event), self.store.server.parts
+        pieces = unpack(data, like=self.payload[parts.of(event.clock % parts.num_fragments)])
         payload = list(map(jax.device_put, pieces, self.store.devices))
-        self.store.push(from_json(event), payload, metrics)
+        self.store.push(event, payload, metrics)
         return None, b""
 
     def merge(self, merge, data):
@@ -238,6 +258,14 @@ class There:
         packed = pack(snapshot.pieces)
         snapshot.release()
         return True, packed
+
+    def save(self, running, data):
+        facts, arrays = self.store.save({ssp.controller.events.Token(*each) for each in running})
+        return [facts, shapes_of_all(arrays)], pack(arrays)
+
+    def load(self, facts, shapes, data):
+        self.store.load(facts, unpack(data, like=zeros_of(shapes)))
+        return None, b""
 
     def compile(self, num_deltas, data):
         self.store.compile(num_deltas)

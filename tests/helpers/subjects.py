@@ -148,6 +148,11 @@ def sample(parameter):
     return by_name.get(parameter.name, next(iter(found), None))
 
 
+FAULTS = (
+    *("Crash", "Hang", "Slow", "NaN", "Raise", "OutOfMemory", "Duplicate", "Late", "LostPush"),
+    *("HoldLock", "Stopped", "Kill", "Terminate"),
+)
+
 # Where the sample of a name is another one.
 OTHERWISE = {
     "PerWorker.seconds": (1.0, 2.0),
@@ -170,6 +175,10 @@ OTHERWISE = {
     "Straggler.burst": 1,
     "Straggler.every": 2,
     "KSync.k": 2,
+    "Poisson.mtbf": 4.0,
+    "from_words.words": ["crash:1:2"],
+    "in_words.faults": [ssp.faults.Crash(1, 2)],
+    **{f"{kind}.{name}": value for kind in FAULTS for name, value in (("worker", 0), ("clock", 1))},
 }
 
 
@@ -241,6 +250,7 @@ def subjects():
         method("Server.merge", server),
         method("Server.snapshot", server),
         method("Shards.__call__", shards),
+        method("Epochs.batch", epochs, {"epoch": 0, "index": 0}),
         method("ShardIterator.set_state", lambda: shards()(0), {"state": shards()(0).get_state()}),
         method("Controller.handle", controller),
         method("FromTrace.from_schedule", lambda: ssp.delays.FromTrace),
@@ -279,6 +289,10 @@ def shards():
     return data.Shards(np.arange(12.0), batch_size=2, num_workers=2)
 
 
+def epochs():
+    return data.Epochs(np.arange(12.0), batch_size=2)
+
+
 def controller():
     made = ssp.Controller(ssp.SSP(bound=1), ends=ssp.Ends(num_clocks=2))
     made.handle(WorkerJoined(1), 0.0)
@@ -293,6 +307,7 @@ def sense_of(name):
         "Server": keeps_numbers,
         "Controller": comes_to_an_end,
         "Shards": gives_batches,
+        "Epochs": gives_epochs,
         "Experiment": anything,
         "Task": anything,  # it holds what has no hash
         "make_step": anything,
@@ -375,6 +390,11 @@ def comes_to_an_end(controller):
             token = start.token
             starts = controller.handle(DeltaReady(0, start.clock, start.version, token), now)
     assert starts
+
+
+def gives_epochs(epochs):
+    batch = epochs.batch(1, epochs.batches_per_epoch - 1)
+    assert all(len(leaf) == epochs.batch_size for leaf in jax.tree.leaves(batch))
 
 
 def gives_batches(shards):

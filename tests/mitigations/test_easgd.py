@@ -54,6 +54,7 @@ def trained(alpha, mix, clocks):
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5])
+@pytest.mark.every(3)
 def test_with_the_right_mix_it_is_easgd(alpha):
     for clocks in (1, 2, 7):
         expected = by_hand(alpha, clocks)

@@ -102,6 +102,7 @@ def test_delay_compensation_of_a_quadratic_is_the_fresh_gradient():
     ("weight", "share"), [("mean", 1 / deltas.NUM_WORKERS), ("sum", 1), (0.5, 0.5)]
 )
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
+@pytest.mark.every(3)
 def test_the_gap_is_counted_in_mean_server_steps(decay, weight, share):
     squares, expected = [], []
     for delta, now, base in numbers(vectors()):
@@ -177,6 +178,7 @@ def test_at_one_the_center_is_where_the_worker_is():
 
 
 @pytest.mark.parametrize(("n", "c"), [(1, 0.0), (1, 1.0), (3, 0.0), (3, 1 / 3), (4, 0.1), (5, 0.2)])
+@pytest.mark.every(3)
 def test_delayed_nesterov_is_algorithm_3(n, c):
     epsilon, beta = 0.7, 0.9
     m = total = np.zeros(SHAPE)
@@ -270,6 +272,7 @@ def test_by_default_a_delta_may_be_sixteen_versions_old(staleness, applied):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.every(3)
 def test_a_delta_that_is_not_finite_never_reaches_the_inner_transform(bad):
     transform = skip_nonfinite(deltas.Counting.make())
     good = {"w": jnp.ones(3), "b": jnp.float32(2), "h": jnp.ones(2, jnp.bfloat16)}
@@ -286,6 +289,7 @@ def test_a_delta_that_is_not_finite_never_reaches_the_inner_transform(bad):
     assert int(count) == 2
 
 
+@pytest.mark.slow
 def test_however_often_it_happens():
     """Unlike `optax.apply_if_finite`."""
     transform = skip_nonfinite()
@@ -318,6 +322,7 @@ def scaled_norms(seed=3, length=60):
 
 @pytest.mark.parametrize("action", ["shrink", "reject"])
 @pytest.mark.parametrize(("factor", "window"), [(3.0, 32), (1.5, 3), (2.0, 6), (1.0, 1)])
+@pytest.mark.every(11)
 def test_outliers_are_those_far_above_the_median(action, factor, window):
     """The rules again, with a list as the window."""
     transform = clip_outliers(factor, window, action)
@@ -408,6 +413,7 @@ def test_half_precision_does_not_lose_a_norm():
     ],
     ids=["delay_compensation", "delayed_nesterov", "scale_by_gap", "elastic_average"],
 )
+@pytest.mark.every(5)
 def test_half_precision_is_rounded_once(make):
     """The sums are taken in float32: the same as from the widened numbers, rounded at the end."""
     half = deltas.merges(jnp.zeros(200, jnp.bfloat16), length=30)

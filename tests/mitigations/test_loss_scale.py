@@ -105,6 +105,7 @@ def plain_loss(params, batch, key):
 
 
 @pytest.mark.parametrize("optimizer", [optax.adam(0.1), optax.sgd(0.1, momentum=0.9)])
+@pytest.mark.slow
 def test_in_float32_it_changes_nothing(optimizer):
     one, other = (
         trained(ssp.make_step(plain_loss, tx), local_steps=3, num_clocks=5)
@@ -174,6 +175,7 @@ def net_loss(model, batch):
 
 
 @pytest.mark.parametrize("local_steps", [1, 2])
+@pytest.mark.slow
 def test_statistics_of_a_skipped_step_are_left_alone(local_steps):
     batches = [X[0], X[1], 1e5 * X[2], X[3], X[4], X[5]]
     step = ssp.make_nnx_step(Net(), net_loss, dynamic_loss_scale(optax.adam(0.1), 8.0))
@@ -214,6 +216,7 @@ class Averages:
         return {"w": updates, "seen": jnp.float32(1)}, state, {"loss": loss}
 
 
+@pytest.mark.slow
 def test_a_step_by_hand_that_is_skipped_leaves_statistics_alone_too():
     x, y = BATCHES[0]
     batches = [(x, y), (x * np.float32(1e19), y), (x, y)]  # the loss is finite, the gradient is not
@@ -231,6 +234,7 @@ def test_a_step_by_hand_that_is_skipped_leaves_statistics_alone_too():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.slow
 def test_half_parameters_have_an_optimizer_in_float32(dtype):
     params = jnp.zeros(3, dtype)
     step = ssp.make_step(tiny, dynamic_loss_scale(optax.adam(0.01)))
@@ -242,6 +246,7 @@ def test_half_parameters_have_an_optimizer_in_float32(dtype):
     assert trained(step, params=params, num_clocks=2).params.dtype == dtype
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_asks_for_the_loss_is_given_it_in_the_users_dtype():
     def half(params, batch, key):
         assert params.dtype == jnp.float16

@@ -73,6 +73,7 @@ def test_it_composes_before_and_after_others(make, factor):
 
 
 @everyone
+@pytest.mark.every(3)
 def test_a_server_takes_it(make, factor):
     server = ssp.Server({"w": jnp.zeros(2)}, make(), weight="sum")
     server.merge([{"w": jnp.array([4.0, -8.0])}], staleness=3)

@@ -15,6 +15,7 @@ from jax_ssp.controller import (
     DeltaReady,
     Ends,
     Merge,
+    Resumed,
     StartClock,
     WorkerJoined,
     WorkerLost,
@@ -50,6 +51,7 @@ def rows_of(log, kind):
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize(("policy", "oracle", "arguments"), ORACLES, ids=NAMES)
+@pytest.mark.every(4)
 def test_a_run_is_what_the_paper_says_event_by_event(policy, oracle, arguments, table):
     expected = simulated(oracle, arguments, table, versions=120)
     updates = sum(len(deltas) for _, deltas in merges_of(expected))
@@ -284,6 +286,7 @@ def test_extra_clocks_is_the_closest_pair_of_predicted_pushes(last, step, slow, 
 
 @pytest.mark.parametrize(("lower", "upper"), [(0, 3), (1, 8), (3, 3), (2, 20)])
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.every(4)
 def test_dssp_is_between_its_two_bounds(table, lower, upper):
     result = clockwork(ssp.DSSP(lower, upper), table, num_clocks=150)
     report = ssp.check_contract(result.tape)
@@ -441,6 +444,16 @@ def test_vap_hangs_on_no_norm_and_does_not_wait_for_one_that_is_not_a_number(nor
     assert controller.done
     assert finished == 15
     assert (waited == 0) == np.isnan(norm)
+
+
+def test_vap_waits_for_nobody_where_nobody_runs_though_a_delta_is_in_no_version():
+    controller = Controller(ssp.VAP(1.0), ends=Ends(max_updates=1))
+    first = [start for worker in (0, 1) for start in controller.handle(WorkerJoined(worker), 0.0)]
+    for start in reversed(first):  # the second one is dropped, as the run has ended
+        controller.handle(start.finished(norm=5.0), 1.0)
+    assert controller.done
+    started = controller.handle(Resumed(1, None, 10, None, None), 2.0)
+    assert [(start.worker, start.clock) for start in started] == [(0, 1), (1, 1)]
 
 
 def test_vap_holds_in_training_by_the_norms_that_the_run_found():

@@ -21,7 +21,11 @@ EVERY = list(
             *(ssp.BackupWorkers(0), ssp.BackupWorkers(3), ssp.Rennala(1), ssp.Rennala(9)),
             *(ssp.Ringmaster(1), ssp.Ringmaster(3), ssp.Ringmaster(3, stops=True)),
             *(ssp.Quorum(1, 0.0), ssp.Quorum(3, 2.0), ssp.FedBuff(1), ssp.FedBuff(3)),
-            ssp.Quorum(2, 1.0, apart=True),
+            *(
+                ssp.Quorum(2, 1.0, apart=True),
+                ssp.Decoupled(3, 1.0),
+                ssp.Decoupled(2, 0.0, carry=3),
+            ),
         ]
     )
 )
@@ -41,6 +45,7 @@ FITTING = [
 
 
 @pytest.mark.parametrize(("policy", "workers"), FITTING, ids=[f"{p!r} {w}" for p, w in FITTING])
+@pytest.mark.every(4)
 def test_a_policy_keeps_what_it_promises(policy, workers):
     for delays in (exponential, heavy, unequal):
         result = clockwork(policy, delays(workers, 60), num_clocks=50)
@@ -48,7 +53,7 @@ def test_a_policy_keeps_what_it_promises(policy, workers):
         assert report.complete
         assert report.merged + report.dropped + report.cancelled == 50 * workers
         assert report.dropped == 0 or isinstance(
-            policy, ssp.BackupWorkers | ssp.Ringmaster | ssp.Rennala
+            policy, ssp.BackupWorkers | ssp.Ringmaster | ssp.Rennala | ssp.Decoupled
         )
         allowed = policy.guaranteed_staleness(workers)
         assert (report.staleness_bound, report.bound) == (allowed, policy.guaranteed_bound)
@@ -62,6 +67,7 @@ def test_a_policy_keeps_what_it_promises(policy, workers):
 
 
 @pytest.mark.parametrize("policy", EVERY, ids=repr)
+@pytest.mark.every(5)
 def test_a_tape_that_promises_one_less_than_happened_is_refused(policy):
     result = clockwork(policy, heavy(6, 60), num_clocks=50)
     report = ssp.check_contract(result.tape)
@@ -183,6 +189,7 @@ INTEGERS = {
     ssp.Ringmaster: {"max_delay": 1},
     ssp.Rennala: {"batch": 1},
     ssp.Quorum: {"k": 1},
+    ssp.Decoupled: {"quorum": 1, "tau": 0, "carry": 0},
     ssp.FedBuff: {"size": 1},
     ssp.Fixed: {"h": 1},
     ssp.PostLocal: {"h": 1, "switch": 1},

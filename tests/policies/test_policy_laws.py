@@ -87,6 +87,7 @@ def argument(policy):
     ("seed", "merges"), [(0, 600), pytest.param(1, 8_000, marks=[pytest.mark.slow])]
 )
 @pytest.mark.parametrize(("policy", "workers", "law"), LAWS, ids=[f"{p!r} {w}" for p, w, _ in LAWS])
+@pytest.mark.every(4)
 def test_the_mean_time_of_an_iteration_is_that_of_the_closed_form(
     policy, workers, law, seed, merges
 ):
@@ -129,6 +130,7 @@ MEANS = [
 @pytest.mark.parametrize(
     ("policy", "workers", "mean"), MEANS, ids=[f"{p!r} {w}" for p, w, _ in MEANS]
 )
+@pytest.mark.every(23)
 def test_the_mean_staleness_is_who_runs_meanwhile_over_the_size_of_a_merge(
     policy, workers, mean, table
 ):
@@ -146,6 +148,7 @@ def test_the_mean_staleness_is_who_runs_meanwhile_over_the_size_of_a_merge(
 
 @pytest.mark.parametrize("jitter", [0.0, 0.02, 0.2])
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 30])
+@pytest.mark.every(11)
 def test_n_softsync_has_a_mean_staleness_of_about_n_and_at_most_2_n(n, jitter):
     """Zhang et al. 2016, section 3.1, for lambda = 30 learners of about the same speed.
 

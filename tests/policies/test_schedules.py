@@ -45,6 +45,17 @@ def test_every_schedule_keeps_the_rules_of_the_house(kind):
     assert schedule == kind()
 
 
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_what_travels_makes_no_worker_slow(overlap):
+    delay = ssp.delays.PerWorker((1.0, 3.0))
+    for network in (None, ssp.Network(latency=5.0), ssp.Network(latency=(0.0, 10.0))):
+        runtime = ssp.Virtual(2, delay, compute=False, network=network)
+        how = {"policy": ssp.ASP(), "num_clocks": 5, "overlap": overlap}
+        rows = ssp.train(runtime=runtime, local_steps=ssp.DyLU(12), **how).schedule
+        assert rows["steps"][rows["worker"] == 0].tolist() == [12] * 5
+        assert rows["steps"][rows["worker"] == 1].tolist() == [12, 4, 4, 4, 4]
+
+
 @pytest.mark.parametrize("policy", [ssp.ASP(), ssp.BSP(), ssp.KSync(2)], ids=repr)
 def test_a_number_is_a_fixed_schedule(policy):
     (one, a), (other, b) = (
@@ -169,6 +180,7 @@ class HalfAsMany(LocalSteps):
 
 @pytest.mark.parametrize("policy", [ssp.BSP(), ssp.SSP(3)], ids=repr)
 @pytest.mark.parametrize("jitter", JITTERS.values(), ids=JITTERS)
+@pytest.mark.every(11)
 def test_under_jitter_dylu_makes_as_many_steps_a_second_as_it_should(jitter, policy):
     """Of equal devices what a fixed H makes; and of one twice as slow what the ideal makes."""
 

@@ -90,6 +90,7 @@ def test_what_is_no_answer_is_refused(progress: Any) -> None:
         ssp.train(**RUN, progress=progress)
 
 
+@pytest.mark.slow
 def test_a_quiet_run_imports_nothing_that_draws() -> None:
     program = (
         "import sys, jax_ssp as ssp\n"

@@ -46,7 +46,8 @@ class Keeps(ssp.loggers.Logger):
 @pytest.mark.parametrize("runtime", [VIRTUAL, ssp.Devices(num_workers=2)])
 def test_every_clock_and_evaluation_is_sent_in_one_thread_of_its_own(runtime):
     logger = Keeps(interval=0)
-    result = train(logger, runtime=runtime, name="mine")
+    # It waits, for else a version is passed over where evaluating the one before takes long.
+    result = train(logger, runtime=runtime, name="mine", eval_waits=True)
     (_, about), *_, last = logger.told
     assert (about["name"], about["num_workers"], about["policy"]) == ("mine", 2, {"type": "BSP"})
     assert last == ("shut", "done")

@@ -30,11 +30,13 @@ def curve(label: str, seed: int = 0, low: float = 0.01, points: int = 20) -> Cur
     return Curve(label, seed, updates, updates / (10 + seed), np.geomspace(2 + seed, low, points))
 
 
-def schedule(workers: int, clocks: int) -> np.ndarray:
+def schedule(workers: int, clocks: int, travels: float = 0.0) -> np.ndarray:
     rows = np.zeros(workers * clocks, SCHEDULE_DTYPE)
     rows["clock"], rows["worker"] = np.divmod(np.arange(len(rows)), workers)
     rows["start"] = rows["clock"] + 0.01 * rows["worker"]
     rows["finish"] = rows["start"] + 0.9
+    rows["computed"] = rows["finish"] - travels
+    rows["computing"] = 0.9 - 2 * travels
     rows["merge_version"] = 1 + np.arange(len(rows))
     rows["staleness"] = np.arange(len(rows)) % 4
     return rows
@@ -131,6 +133,7 @@ def test_the_line_is_the_median_on_a_common_grid(tmp_path: Path) -> None:
     assert figure.axes[0].get_yscale() == "linear"
 
 
+@pytest.mark.slow
 def test_the_same_label_looks_the_same_in_every_figure(tmp_path: Path) -> None:
     one = comparison([curve(label) for label in ("ASP", "SSP(3)")], tmp_path / "one.png")
     other = comparison([curve(label) for label in ("SSP(3)", "BSP")], tmp_path / "other.pdf")
@@ -184,6 +187,7 @@ def test_run_summary_has_its_panels(tmp_path: Path) -> None:
     assert imread(path).shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_a_long_run_of_many_workers_is_cut_to_what_is_readable(tmp_path: Path) -> None:
     figure = run_summary(schedule(100, 60), evaluations("loss"), tmp_path / "a.png")
     workers = figure.axes[0]
@@ -191,6 +195,18 @@ def test_a_long_run_of_many_workers_is_cut_to_what_is_readable(tmp_path: Path) -
     assert f"first {MAX_WORKERS} of 100" in workers.get_ylabel()
     assert workers.get_xlim() == pytest.approx((0, 39.9))
     assert "the first 39.9 of 60.9" in workers.get_xlabel()
+
+
+def test_what_travels_is_drawn_apart_from_what_is_computed(tmp_path: Path) -> None:
+    figure = run_summary(schedule(2, 10, travels=0.2), evaluations("loss"), tmp_path / "a.png")
+    workers = figure.axes[0]
+    widths = [
+        np.ptp(bars.get_paths()[0].vertices[:, 0]).round(6)
+        for bars in workers.collections  # of each worker: from start to finish, then computing
+    ]
+    assert widths == pytest.approx([0.9, 0.5, 0.9, 0.5])
+    said = [text.get_text() for text in workers.get_legend().get_texts()]
+    assert said == ["computing", "exchange", "waiting"]
 
 
 def test_run_summary_of_little(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_names_that_make_no_grid_are_listed_the_best_first(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("letters", [5, 60])
+@pytest.mark.every(2)
 def test_the_legend_hides_no_curve_and_is_whole(letters: int, tmp_path: Path) -> None:
     labels = [f"{'x' * letters} {chr(97 + index)}" for index in range(26)] + ["another"]
     figure = drawn(labels, tmp_path / "a.png")

@@ -33,6 +33,7 @@ def run(policy, runtime):
 
 
 @in_both
+@pytest.mark.every(2)
 def test_bsp_is_one_large_batch_a_clock(world):
     result = run(ssp.BSP(), world(0))
     np.testing.assert_allclose(result.params["w"], synchronous()["w"], rtol=1e-5)
@@ -47,6 +48,7 @@ def arrivals(result):
 
 
 @in_both
+@pytest.mark.every(2)
 def test_the_bits_are_the_same_whoever_comes_first(world):
     results = [run(ssp.BSP(), world(seed)) for seed in range(3)]
     assert len({tuple(arrivals(result)) for result in results}) == 3
@@ -55,6 +57,7 @@ def test_the_bits_are_the_same_whoever_comes_first(world):
 
 
 @in_both
+@pytest.mark.every(2)
 def test_ssp_at_bound_0_gives_the_bits_of_bsp(world):
     expected = bits(run(ssp.BSP(), world(0)).params)
     assert bits(run(ssp.SSP(bound=0), world(1)).params) == expected

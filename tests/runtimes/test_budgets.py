@@ -91,6 +91,7 @@ REST = [pair for pair in itertools.product(WORLDS, POLICIES) if pair not in QUIC
     ("world", "how"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST)]
 )
 @pytest.mark.parametrize("name", ["max_steps", "max_samples"])
+@pytest.mark.every(13)
 def test_the_run_ends_with_the_merge_that_reaches_the_total(name, world, how):
     most = {"max_steps": 25, "max_samples": 70}[name]
     changes = {**POLICIES[how], name: most}
@@ -128,6 +129,7 @@ def test_under_bsp_a_clock_is_a_round_and_with_h_steps_h_rounds():
 
 
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.slow
 def test_with_the_optimizer_on_the_server_a_round_is_all_batches_of_a_clock(steps):
     changes = {"num_clocks": 4, "local_steps": steps, "optimizer_on": "server"}
     result = proven(

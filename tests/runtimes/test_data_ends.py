@@ -87,6 +87,7 @@ def proven(result, data, **changes):
         for j, world in enumerate(WORLDS)
     ],
 )
+@pytest.mark.every(13)
 def test_the_others_go_on_under_every_policy(policy, world):
     data = batches(3, 12, 7, 12)
     result = proven(train(WORLDS[world](4), data, policy=policy), data, policy=policy)
@@ -107,6 +108,7 @@ def test_the_others_go_on_under_every_policy(policy, world):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("end", [{"num_clocks": 100}, {"num_clocks": None, "max_updates": 1000}])
+@pytest.mark.every(3)
 def test_a_run_ends_when_the_data_of_all_has_ended(world, end):
     data = batches(10, 12)
     result = proven(train(WORLDS[world](2), data, **end), data, **end)
@@ -124,6 +126,7 @@ def test_exactly_enough_data_is_no_end_by_data():
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("overlap", [0, 1, 3])
 @pytest.mark.parametrize("adopt", ["rebase", ssp.Mix(0.5)])
+@pytest.mark.every(23)
 def test_the_last_clock_has_as_many_steps_as_there_are_batches(world, overlap, adopt):
     data = batches(7, 12, 9)
     spec = {"local_steps": 3, "overlap": overlap, "adopt": adopt}
@@ -140,6 +143,7 @@ def test_the_last_clock_has_as_many_steps_as_there_are_batches(world, overlap, a
 @pytest.mark.parametrize(
     ("local_steps", "steps"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (3, [3, 3, 1]), (4, [4, 2, 1])]
 )
+@pytest.mark.every(17)
 def test_a_smaller_last_batch_is_a_step_as_it_is(world, local_steps, steps):
     data = batches(7, 7, last=1)
     spec = {"local_steps": local_steps}

@@ -43,6 +43,7 @@ def taken_over(params):
 
 @pytest.mark.parametrize("size", [3, 90_000])
 @pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.every(4)
 def test_evaluate_may_take_its_parameters_over(name, size):
     given = []
 
@@ -88,6 +89,7 @@ def never(worker):
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
 @pytest.mark.parametrize(("name", "value", "kind", "message"), NO_SCALARS)
+@pytest.mark.every(9)
 def test_what_is_no_scalar_is_named_before_the_first_clock(name, value, kind, message, runtime):
     seen = []
     observer = ssp.Observer()
@@ -128,6 +130,7 @@ def _quoted(name):
 @pytest.mark.parametrize(
     "value", [1, 0.5, True, np.float32(0.5), np.bool_(True), np.array(0.5), jnp.int32(3), 10**12]
 )
+@pytest.mark.every(11)
 def test_any_real_number_is_a_metric(value):
     result = run(evaluate=lambda params: {"m": value})
     assert result.metrics == {"m": float(value)}
@@ -140,6 +143,7 @@ COLUMNS = ("loss", "worker", "clock", "updates", "version", "time", "metrics", "
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
+@pytest.mark.every(2)
 def test_a_metric_may_have_any_name_also_that_of_a_column(runtime, tmp_path):
     metrics = {name: float(number) for number, name in enumerate(COLUMNS)}
     seen = []
@@ -171,6 +175,7 @@ def test_a_metric_may_have_any_name_also_that_of_a_column(runtime, tmp_path):
 @pytest.mark.parametrize(
     ("where", "device"), [(None, CPU[0]), ("host", CPU[0]), ("cpu:3", CPU[3]), (CPU[2], CPU[2])]
 )
+@pytest.mark.every(11)
 def test_parameters_come_to_where_evaluation_is_to_be(where, device, runtime):
     seen = set()
 
@@ -233,7 +238,7 @@ def test_versions_passed_over_are_counted_and_said():
     evaluator.go_aside(lambda future: None)
     for version in range(1, 6):
         about = {"version": version, "updates": version, "time": 0.0}
-        assert evaluator.submit(about) is None
+        assert evaluator.submit(about, {"w": jnp.zeros(2)}) is None
         assert began.wait(30)  # the first is evaluated by now, and the others wait
     gate.set()
     rows = evaluator.drain()
@@ -275,6 +280,7 @@ def average_of_params(decay=0.5):
 
 @pytest.mark.parametrize("placement", [None, "devices"])
 @pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.every(7)
 def test_the_result_has_the_states_of_all_optimizers(name, placement):
     result = run(
         RUNTIMES[name],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.task import Task
 from tests.helpers import drills
 from tests.helpers.problems import batches, bits, linear
 from tests.runtimes import test_modes as modes
@@ -61,6 +62,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("mode", "policy"), TABLE)
+@pytest.mark.slow
 def test_every_mode_passes_on_it(child, mode, policy):
     runtime = child.Child(HERE, f"{mode} with {policy}")
     modes.test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(
@@ -81,6 +83,7 @@ def test_clocks_are_cancelled_and_data_ends(child, case):
     np.testing.assert_array_equal(again.schedule, result.schedule)
 
 
+@pytest.mark.slow
 def test_what_fails_in_the_child_ends_the_run_and_the_next_one_is_fine(child):
     with pytest.raises(RuntimeError, match=r"in the child process: KeyError\('no such mode'\)"):
         ssp.train(runtime=child.Child(HERE, "no such mode with ssp"), **spec_of("plain with ssp"))

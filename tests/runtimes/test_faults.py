@@ -16,9 +16,10 @@ from flax import nnx
 
 import jax_ssp as ssp
 from jax_ssp.policies import Decision
-from jax_ssp.runtimes import threads as threads_module
+from jax_ssp.runtimes import crew
 from jax_ssp.server.local_store import LocalStore
 from tests.helpers.stores import storing
+from tests.helpers.threads import none_is_left_behind
 
 
 def loss_fn(params, batch, key):
@@ -71,6 +72,7 @@ class Normed(nnx.Module):
 
 
 @pytest.mark.parametrize("weight", ["mean", "sum"])
+@pytest.mark.every(2)
 def test_running_statistics_are_averaged_whatever_the_server_does(weight):
     """Four workers that see the same data: the average of their statistics is that of one."""
     batch = np.random.default_rng(0).normal(3.0, 2.0, size=(64, 2)).astype(np.float32)
@@ -96,14 +98,14 @@ def test_running_statistics_are_averaged_whatever_the_server_does(weight):
         np.testing.assert_allclose(together[name], value, rtol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_is_no_divergence_where_the_server_keeps_it_out():
+def test_a_loss_that_is_not_finite_is_no_divergence_where_it_may_go_on():
     def data(worker):
         return iter([np.full(2, np.nan if worker == 1 else 1.0, np.float32)] * 100)
 
-    result = train(data=data, server_tx=optax.apply_if_finite(optax.identity(), 1000))
+    result = train(data=data, max_nonfinite=None)
     assert result.status == "done"
     assert np.isfinite(result.params["w"]).all()
-    assert train(data=data).status == "diverged"
+    assert train(data=data, max_nonfinite=2).status == "diverged"
 
 
 class DropsWorkerOne(ssp.Policy):
@@ -118,7 +120,7 @@ def test_nor_where_the_policy_drops_it():
     def data(worker):
         return iter([np.full(2, np.nan if worker == 1 else 1.0, np.float32)] * 100)
 
-    result = train(data=data, policy=DropsWorkerOne())
+    result = train(data=data, policy=DropsWorkerOne(), max_nonfinite=None)
     assert (result.status, result.updates) == ("done", 6)
 
 
@@ -137,7 +139,7 @@ def test_an_iterator_that_waits_after_the_last_batch_does_not_hold_the_run_up():
 
 
 def test_an_error_is_raised_though_another_worker_is_stuck(monkeypatch):
-    monkeypatch.setattr(threads_module, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(crew, "CLOSE_SECONDS", 0.1)
     release = threading.Event()
 
     def data(worker):
@@ -283,6 +285,7 @@ class Ends(ssp.Observer):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.every(29)
 def test_what_ends_a_run_early_keeps_what_it_has(fault, world):
     class Own(ValueError):
         """An error of the user's."""
@@ -293,7 +296,7 @@ def test_what_ends_a_run_early_keeps_what_it_has(fault, world):
         runtime = dataclasses.replace(runtime, delay=change.pop("delay"))
     observers = [watcher, *change.pop("observers", [])]
     kind = Exception if fault == "step" else Own  # what a program raises, JAX wraps
-    with pytest.raises(kind, match="no more") as caught:
+    with none_is_left_behind(), pytest.raises(kind, match="no more") as caught:
         train(**{"num_clocks": 100, "runtime": runtime, "observers": observers, **change})
     kept = caught.value.result
     assert any("`.result` is the `Result` up to there" in note for note in caught.value.__notes__)
@@ -308,11 +311,11 @@ def test_what_ends_a_run_early_keeps_what_it_has(fault, world):
     assert "failed" in kept.summary()
     report = ssp.check_contract(kept.tape)
     assert report.merged >= kept.updates
-    assert threading.active_count() < 20
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("error", [MemoryError("full"), KeyboardInterrupt("now"), SystemExit(3)])
+@pytest.mark.every(4)
 def test_errors_of_every_kind_are_raised_as_they_are(error, world):
     with pytest.raises(type(error)) as caught:
         train(num_clocks=100, runtime=WORLDS[world], **failing_data(error))
@@ -324,6 +327,7 @@ def test_errors_of_every_kind_are_raised_as_they_are(error, world):
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("code", [0, None])
 @pytest.mark.parametrize("fault", [failing_data, failing_evaluation, failing_observer])
+@pytest.mark.every(5)
 def test_an_exit_in_user_code_is_no_success(fault, code, world):
     with pytest.raises(RuntimeError, match=r"`sys\.exit` was called in a run") as caught:
         train(num_clocks=100, runtime=WORLDS[world], **fault(SystemExit(code)))
@@ -538,6 +542,7 @@ class Stubborn(Exception):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("fault", ["data", "policy", "delay", "on_clock", "on_entry"])
+@pytest.mark.every(5)
 def test_an_error_that_takes_no_attribute_ends_a_run_all_the_same(fault, world):
     runtime, change = WORLDS[world], FAULTS[fault](Stubborn())
     if "delay" in change:

@@ -66,6 +66,7 @@ def test_in_lock_step_every_delta_is_as_old_as_there_are_others(tau):
 
 @pytest.mark.parametrize("factor", [0.98, 1.02])
 @pytest.mark.parametrize("tau", [0, 1, 3, 7])
+@pytest.mark.every(11)
 def test_descent_is_stable_exactly_below_the_limit_for_its_delay(tau, factor):
     gain = factor * limit(tau)
     rate = growth(tau, gain)

@@ -81,6 +81,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("policy", thinned([(policy,) for policy in POLICIES], 5), ids=repr)
+@pytest.mark.every(7)
 def test_under_every_policy_they_move_as_those_of_float32(policy):
     half, single = (fit(dtype, policy=policy) for dtype in (jnp.bfloat16, np.float32))
     assert half.params["w"].dtype == jnp.bfloat16
@@ -89,6 +90,7 @@ def test_under_every_policy_they_move_as_those_of_float32(policy):
 
 
 @pytest.mark.parametrize(("mode", "dtype"), thinned(itertools.product(MODES, HALF), 5))
+@pytest.mark.every(5)
 def test_in_every_way_of_exchanging_and_to_the_last_bit_again(mode, dtype):
     half, single = (fit(each, policy=ssp.SSP(2), **MODES[mode]) for each in (dtype, np.float32))
     if mode != "devices":  # where another run is another schedule
@@ -105,6 +107,7 @@ def test_in_every_way_of_exchanging_and_to_the_last_bit_again(mode, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.every(2)
 def test_masters_are_what_is_rounded(dtype):
     result = fit(dtype, policy=ssp.ASP())
     assert {leaf.dtype for leaf in jax.tree.leaves(result.masters)} == {np.dtype(np.float32)}
@@ -127,6 +130,7 @@ TINY = itertools.product(
 
 
 @pytest.mark.parametrize(("steps", "policy", "dtype"), thinned(TINY, 7), ids=repr)
+@pytest.mark.every(3)
 def test_tiny_updates_add_up(dtype, policy, steps):
     """Each far below what beside 1 can be told apart in half precision; 1 in the sum."""
     local_steps = steps.get("local_steps", 1)
@@ -189,6 +193,7 @@ def test_deltas_that_are_not_merged_yet_are_read_unrounded():
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.slow
 def test_an_optimizer_with_moments_in_float32_is_taken(dtype):
     """Its updates are float32, and `optax.apply_updates` takes them too."""
     adam = optax.adam(0.05)
@@ -272,6 +277,7 @@ def net_loss(model, batch):
 
 
 @pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.slow
 def test_both_recipes_of_a_model_come_near_float32():
     """Arithmetic in bfloat16 with parameters in float32, and parameters in bfloat16."""
     half = Net()
@@ -296,6 +302,7 @@ def test_both_recipes_of_a_model_come_near_float32():
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.every(5)
 def test_a_server_adds_up_what_it_does_not_show(dtype, devices):
     server = ssp.Server({"w": np.ones(4, dtype)}, weight="sum", device=jax.devices()[:devices])
     for number in range(256):

@@ -55,6 +55,7 @@ def run(kind, batch=1, **changes):
 
 @pytest.mark.parametrize("kind", ["crash", "hang", "nan"])
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@pytest.mark.every(37)
 def test_the_contract_holds_under_every_policy(policy, kind):
     result = run(kind, policy=policy)
     assert result.status in ("done", "stopped", "diverged")
@@ -66,11 +67,13 @@ def test_the_contract_holds_under_every_policy(policy, kind):
 
 @KINDS
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.every(17)
 def test_the_contract_holds_in_every_mode(mode, kind):
     run(kind, policy=ssp.SSP(2), **MODES[mode])
 
 
 @pytest.mark.parametrize("kind", ["crash", "crash at once", "hang", "slow"])
+@pytest.mark.every(5)
 def test_the_clockwork_alone_has_the_same_schedule(kind):
     spec = {"policy": ssp.ASP(), "num_clocks": 8}
     runtime = {"num_workers": 4, "delay": delays.Exponential(), "faults": FAULTS[kind]}
@@ -89,6 +92,7 @@ def test_the_clockwork_alone_has_deltas_that_are_not_finite():
 
 @pytest.mark.parametrize("policy", [ssp.BSP(), ssp.SSP(2), ssp.KAsync(2), ssp.KSync(2)], ids=repr)
 @pytest.mark.parametrize("kind", ["crash", "crash at once", "nan"])
+@pytest.mark.every(7)
 def test_devices_play_them_too(policy, kind):
     spec = linear(num_clocks=8, policy=policy)
     result = ssp.train(runtime=ssp.Devices(num_workers=4, faults=FAULTS[kind]), **spec)
@@ -105,7 +109,7 @@ def test_a_crash_loses_the_worker_when_its_clock_would_have_ended():
     spec = {"policy": ssp.BSP(), "num_clocks": 6}
     delay = delays.Constant(1.0)
     result = ssp.train(runtime=ssp.Virtual(3, delay, faults=[faults.Crash(2, 4)]), **linear(**spec))
-    assert events(result, WorkerLost) == [(5.0, WorkerLost(2))]
+    assert events(result, WorkerLost) == [(5.0, WorkerLost(2, "an injected fault"))]
     assert result.updates == 3 * 4 + 2 * 2
     assert [row["clock"] for row in result.history if row["worker"] == 2] == [0, 1, 2, 3]
 
@@ -150,6 +154,7 @@ def test_a_slow_clock_takes_longer_on_devices_too():
     assert took[1, 2] >= 0.1
 
 
+@pytest.mark.slow
 def test_who_hangs_on_devices_holds_the_run_up_until_it_is_interrupted():
     """All others wait for it at the bound; a second interrupt need not wait."""
     wait = threading.Event()
@@ -179,6 +184,7 @@ def test_who_hangs_on_devices_holds_the_run_up_until_it_is_interrupted():
 
 
 @pytest.mark.parametrize("wire", [None, ssp.compression.TopK(0.5)], ids=repr)
+@pytest.mark.every(2)
 def test_a_delta_that_is_not_finite_is_reported_and_can_be_skipped(wire):
     result = ssp.train(
         runtime=ssp.Virtual(3, faults=[faults.NaN(1, 2)]),

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from jax_ssp.runtimes.interrupts import listening
+from jax_ssp.runtimes.interrupts import listening, terminable
 
 
 def press(number=signal.SIGINT):
@@ -121,3 +121,34 @@ def test_another_thread_hears_nothing():
     thread.start()
     thread.join()
     assert found == [True]
+
+
+def test_whoever_was_asked_to_end_by_sigterm_alone_is_terminated():
+    for numbers, terminated in (
+        ([], False),
+        ([signal.SIGTERM, signal.SIGTERM], True),
+        ([signal.SIGTERM, signal.SIGINT], False),
+    ):
+        with listening(signal.SIGINT, signal.SIGTERM) as interrupts:
+            for number in numbers:
+                swallowed(number)
+            assert interrupts.terminated is terminated
+
+
+def test_sigterm_is_taken_in_only_where_nobody_handles_it():
+    def mine(*_):
+        pass
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with listening(), terminable() as terminated:
+            press(signal.SIGTERM)
+            assert not terminated()
+            assert signal.getsignal(signal.SIGTERM) is mine
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with listening(), terminable() as terminated:
+            swallowed(signal.SIGTERM)
+            assert terminated()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -44,6 +44,13 @@ MODES = {
     "one device": {"placement": "cpu:2"},
     "int8 deltas": {"delta_wire": INT8},
     "bf16 snapshots": {"snapshot_wire": BF16},
+    "fragments": {"fragments": 2, "overlap": 1, "local_steps": 2},
+    "fragments of devices": {
+        "fragments": 3,
+        "placement": "devices",
+        "adopt": ssp.Mix(0.5),
+        "snapshot_wire": INT8,
+    },
     "all": {
         "overlap": 1,
         "local_steps": 2,
@@ -52,6 +59,13 @@ MODES = {
         "snapshot_wire": BF16,
     },
 }
+
+
+def fits(mode, policy):
+    """Whether a policy goes with a mode."""
+    return policy.takes_fragments or "fragments" not in mode
+
+
 LAZY = ssp.SSP(2, "lazy")
 POLICIES = {
     "ssp": ssp.SSP(2),
@@ -80,6 +94,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("mode", "policy", "runtime"), TABLE)
+@pytest.mark.every(13)
 def test_it_trains_keeps_the_contract_and_replays_to_the_last_bit(mode, policy, runtime):
     spec = linear(policy=policy, num_clocks=20, **mode)
     result = ssp.train(runtime=runtime, **spec)
@@ -102,6 +117,7 @@ APART = [
 
 
 @pytest.mark.parametrize(("mode", "policy", "runtime"), APART)
+@pytest.mark.every(13)
 def test_with_memories_of_their_own_it_gives_the_same_bits(mode, policy, runtime):
     spec = linear(policy=policy, num_clocks=20, **{"placement": "host", **mode})
     with separate_memory():
@@ -177,6 +193,7 @@ def reference(tape, local_steps, overlap, alpha=None):
 )
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("local_steps", "overlap"), [(1, 0), (1, 1), (3, 1), (3, 2), (2, 2)])
+@pytest.mark.every(23)
 def test_overlap_is_what_its_definition_says(local_steps, overlap, alpha, policy):
     adopt = "rebase" if alpha is None else ssp.Mix(alpha)
     result = virtual(policy=policy, local_steps=local_steps, overlap=overlap, adopt=adopt)
@@ -215,6 +232,7 @@ def streaming_diloco(workers, clocks, local_steps, overlap, rate=0.05):
 
 @pytest.mark.parametrize("runtime", ["virtual", "devices"])
 @pytest.mark.parametrize(("local_steps", "overlap"), [(1, 1), (3, 1), (3, 2), (3, 3)])
+@pytest.mark.every(3)
 def test_a_barrier_with_overlap_is_streaming_diloco(local_steps, overlap, runtime):
     steps = {"local_steps": local_steps, "overlap": overlap}
     result = virtual(policy=ssp.BSP(), runtime=RUNTIMES[runtime], num_clocks=9, **steps)
@@ -231,6 +249,7 @@ def test_a_barrier_with_overlap_is_streaming_diloco(local_steps, overlap, runtim
     ids=repr,
 )
 @pytest.mark.parametrize("delay", [delays.Exponential(), delays.LogNormal(1.0, 0.5)], ids=repr)
+@pytest.mark.every(5)
 def test_overlap_changes_no_decision_of_a_policy(policy, delay):
     """Where nothing is computed, and so where steps run ahead cost no time."""
     runtime = ssp.Virtual(16, delay, compute=False)
@@ -279,6 +298,7 @@ def test_the_next_clock_is_dispatched_before_the_last_is_waited_for(monkeypatch)
 
 @pytest.mark.parametrize("wire", [INT8, BF16], ids=repr)
 @pytest.mark.parametrize("which", ["delta_wire", "snapshot_wire"])
+@pytest.mark.every(7)
 def test_a_wire_costs_little_accuracy(which, wire):
     spec = {"num_clocks": 150, "runtime": ssp.Virtual(4)}
     exact, lossy = virtual(**spec), virtual(**spec, **{which: wire})
@@ -370,6 +390,7 @@ def test_parameters_split_over_the_devices_are_merged_there():
         ),
     ],
 )
+@pytest.mark.every(7)
 def test_bad_input_is_refused_with_the_remedy(changes, message):
     with pytest.raises((ValueError, TypeError), match=message):
         ssp.train(STEP, params=PARAMS, data=batches, num_clocks=2, **changes)
@@ -408,6 +429,7 @@ def live_versions(monkeypatch):
 
 @pytest.mark.parametrize("mode", [{}, {"overlap": 1}], ids=repr)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.every(8)
 def test_no_version_lives_that_nobody_needs(policy, mode, live_versions):
     alive = []
 
@@ -429,6 +451,7 @@ def test_no_version_lives_that_nobody_needs(policy, mode, live_versions):
 )
 @pytest.mark.parametrize("mode", ["plain", "overlap 1 of 3", "mix", "mix at the end", "all"])
 @pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.every(5)
 def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
     """Large arrays are put where others were: the same bits as if each had memory of its own."""
     spec = {**large(policy), **MODES[mode]}
@@ -442,6 +465,7 @@ def test_memory_is_not_used_again_too_soon(mode, policy, apart, monkeypatch):
 @pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.KAsync(2), ssp.KSync(2)], ids=repr)
 @pytest.mark.parametrize("mode", ["plain", "mix", "mix at the end"])
 @pytest.mark.parametrize("bases", [False, True])
+@pytest.mark.every(19)
 def test_nor_is_it_where_clocks_are_computed_long_after_they_were_granted(
     mode, policy, bases, monkeypatch
 ):

@@ -118,6 +118,7 @@ def one_each(names):
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", one_each(OPTIMIZERS))
+@pytest.mark.every(4)
 def test_bsp_is_the_large_batch_loop(name, steps):
     params, batches = problem(steps=steps)
     expected = plain_loop(OPTIMIZERS[name](), params, batches)
@@ -127,6 +128,7 @@ def test_bsp_is_the_large_batch_loop(name, steps):
 
 
 @pytest.mark.parametrize("name", one_each(OPTIMIZERS))
+@pytest.mark.slow
 def test_bsp_is_the_large_batch_loop_in_float64(name):
     with jax.enable_x64(True):
         params, batches = problem(np.float64)
@@ -142,6 +144,7 @@ def rounds_told():
 
 
 @pytest.mark.parametrize("bound", [0, 1, 3])
+@pytest.mark.every(3)
 def test_under_ssp_a_schedule_goes_by_rounds(bound):
     """Each merge is at the learning rate that the loop has after as many samples."""
     params, batches = problem()
@@ -157,6 +160,7 @@ def test_under_ssp_a_schedule_goes_by_rounds(bound):
 
 @pytest.mark.parametrize("bound", [0, 1, 3])
 @pytest.mark.parametrize("name", one_each(["sgd", "clipping", "masked decay", "sgd, warm-up"]))
+@pytest.mark.every(3)
 def test_ssp_comes_near_the_loop(name, bound):
     """For what is not divided by gradients: as far down as the loop comes, within a tenth."""
     params, batches = problem(clocks=40)
@@ -201,6 +205,7 @@ def test_workers_schedules_count_rounds_too():
     ],
     ids=["ssp", "lazy", "k-async", "fedbuff", "ringmaster"],
 )
+@pytest.mark.every(5)
 def test_it_replays_to_the_last_bit(given):
     params, batches = problem(clocks=6, steps=2)
     runtime = ssp.Virtual(num_workers=WORKERS, delay=ssp.delays.Exponential(mean=1.0), batch=2)
@@ -212,6 +217,7 @@ def test_it_replays_to_the_last_bit(given):
     assert ssp.check_contract(one.tape).merged == one.updates > 0
 
 
+@pytest.mark.slow
 def test_on_devices_and_split_over_them():
     params, batches = problem()
     runtime = ssp.Devices(num_workers=WORKERS, workers_per_device=WORKERS)
@@ -221,6 +227,7 @@ def test_on_devices_and_split_over_them():
         jax.tree.map(np.testing.assert_array_equal, result.params, expected.params)
 
 
+@pytest.mark.slow
 def test_what_has_init_and_update_will_do_as_it_does_on_workers():
     """`optax.MultiSteps` is no transform of optax."""
     many = optax.MultiSteps(optax.sgd(0.05, momentum=0.9), every_k_schedule=2)
@@ -237,6 +244,7 @@ def test_its_state_is_the_servers():
     assert not any(map(jax.tree.leaves, result.states.workers))
 
 
+@pytest.mark.slow
 def test_half_precision_has_masters():
     params, batches = problem(jnp.bfloat16)
     result = run(optax.adam(1e-3), params, batches)
@@ -382,6 +390,7 @@ def remarks(optimizer, **given):
     return " / ".join(run(optimizer, params, batches, **given).remarks)
 
 
+@pytest.mark.slow
 def test_where_the_optimizer_lives_is_said():
     here = remarks(optax.sgd(0.1))
     there = remarks(optax.sgd(SCHEDULE), optimizer_on="workers")
@@ -392,6 +401,7 @@ def test_where_the_optimizer_lives_is_said():
     assert f"rounds of {2 * WORKERS * BATCH} samples" in remarks(optax.sgd(SCHEDULE), local_steps=2)
 
 
+@pytest.mark.slow
 def test_a_weight_that_cancels_is_said():
     for optimizer in (optax.adam(0.1), optax.lion(0.1)):
         assert "counts in full" in remarks(optimizer, policy=ssp.SSP(bound=1))
@@ -400,6 +410,7 @@ def test_a_weight_that_cancels_is_said():
     assert "counts in full" not in remarks(optax.adam(0.1), policy=ssp.SSP(), weight="sum")
 
 
+@pytest.mark.slow
 def test_that_it_cancels_is_seen_at_any_learning_rate():
     """In the first round of a long warm-up too, and where the first call makes nothing."""
     warmup = optax.linear_schedule(0.0, 1e-3, 5000)
@@ -408,6 +419,7 @@ def test_that_it_cancels_is_seen_at_any_learning_rate():
     assert "counts in full" in remarks(optax.contrib.adopt(1e-3), policy=ssp.ASP())
 
 
+@pytest.mark.slow
 def test_steps_that_would_send_zeros_are_said():
     many = optax.MultiSteps(optax.sgd(SCHEDULE), every_k_schedule=2)
     optimizer = optax.GradientTransformation(many.init, many.update)
@@ -416,6 +428,7 @@ def test_steps_that_would_send_zeros_are_said():
     assert "counts the updates of that" in remarks(optimizer, optimizer_on="workers")
 
 
+@pytest.mark.slow
 def test_schedules_that_are_not_set_are_said():
     free = optax.contrib.schedule_free_sgd(0.1)
     assert "ScheduleFreeState" in remarks(free, optimizer_on="workers")

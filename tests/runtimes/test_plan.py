@@ -30,7 +30,7 @@ class Dated(Plan):
 # What a replay compares is what decides the numbers, and only that.
 NOT_COMPARED = {
     *("name", "runtime", "placement", "server_tx", "delta_tx", "target", "workload"),
-    *("eval_every", "eval_waits", "evaluate_on", "hooks"),
+    *("eval_every", "eval_waits", "evaluate_on", "hooks", "checkpoint", "max_nonfinite"),
 }
 
 
@@ -130,7 +130,7 @@ def test_a_field_cannot_have_the_name_of_what_is_computed():
 
 def test_train_takes_every_field_with_the_same_default():
     arguments = inspect.signature(ssp.train).parameters
-    parts = {"step", "params", "data", "evaluate", "observers", "progress"}
+    parts = {"step", "params", "data", "evaluate", "observers", "resume", "progress"}
     assert arguments.keys() == parts | {each.name for each in fields(Plan)}
     for each in fields(Plan):
         default = arguments[each.name].default

@@ -61,6 +61,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("policy", "runtime"), TABLE)
+@pytest.mark.every(17)
 def test_a_policy_trains_keeps_its_word_and_replays_to_the_last_bit(policy, runtime):
     spec = linear(policy=policy, num_clocks=16, **FULL)
     result = ssp.train(runtime=runtime, **spec)
@@ -78,6 +79,7 @@ def test_a_policy_trains_keeps_its_word_and_replays_to_the_last_bit(policy, runt
 
 @pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
+@pytest.mark.every(4)
 def test_a_schedule_of_local_steps_trains_and_replays(schedule, runtime):
     spec = linear(policy=ssp.SSP(2), num_clocks=12, local_steps=schedule(h=3))
     result = ssp.train(runtime=runtime, **spec)
@@ -121,6 +123,7 @@ def reference(tape, rate=0.05, momentum=0.5):
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("policy", CANCELLING, ids=repr)
+@pytest.mark.every(4)
 def test_of_a_cancelled_clock_only_the_batch_is_gone(policy, batch):
     runtime = ssp.Virtual(4, delays.Exponential(), batch=batch)
     result = ssp.train(runtime=runtime, **linear(policy=policy, num_clocks=20, step=MOMENTUM))
@@ -201,6 +204,7 @@ def test_who_is_cancelled_again_and_again_begins_the_newest_clock_only():
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.0005, 0.002])
+@pytest.mark.every(3)
 def test_timers_and_deltas_that_come_at_one_time_on_devices(grace):
     runtime = ssp.Devices(num_workers=4, delay=delays.Exponential(mean=0.001))
     spec = linear(policy=ssp.Quorum(k=2, grace=grace), num_clocks=60)
@@ -252,6 +256,7 @@ def test_mixing_and_cancelling_share_no_memory_that_is_used_again():
 
 @pytest.mark.parametrize("adopt", ["rebase", ssp.Mix(0.5)], ids=repr)
 @pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.every(5)
 def test_a_bad_batch_costs_the_clock_that_has_it_and_no_other(adopt, overlap):
     def data(worker):
         for number, (x, y) in enumerate(batches(worker)):
@@ -338,6 +343,7 @@ BASES = optax.GradientTransformationExtraArgs(
     ],
     ids=lambda mode: " ".join(map(str, mode.values())),
 )
+@pytest.mark.every(29)
 def test_the_base_that_a_transform_gets_is_what_the_worker_had(mode, stage, runtime):
     """In place of each delta its base is merged: the parameters say what the bases were."""
     rate, steps = 2.0**-5, mode.get("local_steps", 1)

@@ -80,6 +80,7 @@ def scaled():
     [(ssp.SSP(2), scaled), (ssp.SSP(2, "lazy"), None), (ssp.ASP(), None), (ssp.BSP(), None)],
     ids=["ssp", "lazy", "asp", "bsp"],
 )
+@pytest.mark.every(8)
 def test_a_run_on_devices_replays_to_the_last_bit(policy, server_tx, local_steps):
     spec = net(policy, local_steps, server_tx and server_tx())
     result = ssp.train(
@@ -225,6 +226,7 @@ def shortened(tape, length):
 
 
 @pytest.mark.parametrize("runtime", [virtual(), ssp.Devices(delay=JITTER)], ids=["virtual", "dev"])
+@pytest.mark.every(2)
 def test_a_tape_that_breaks_off_replays_up_to_there(runtime):
     spec = linear(policy=ssp.SSP(1), num_clocks=6)
     result = ssp.train(runtime=runtime, **spec)

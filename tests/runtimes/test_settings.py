@@ -2,8 +2,12 @@
 
 import contextlib
 import contextvars
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +92,7 @@ def in_a_thread(function):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.every(13)
 def test_a_setting_is_carried_into_a_thread_and_ends_there(name):
     enter, seen = SETTINGS[name]
     usual = seen()
@@ -149,6 +154,7 @@ def devices():
 
 @pytest.mark.parametrize("local_steps", [1, 3])
 @pytest.mark.parametrize("enter", [lambda: jax.enable_x64(True), lambda: jax.enable_x64(False)])
+@pytest.mark.every(4)
 def test_the_numbers_on_devices_are_those_of_virtual_time(enter, local_steps):
     with enter():
         virtual = run(ssp.Virtual(num_workers=2), local_steps=local_steps)
@@ -157,6 +163,57 @@ def test_the_numbers_on_devices_are_those_of_virtual_time(enter, local_steps):
     assert real.params["w"].dtype == virtual.params["w"].dtype
     np.testing.assert_array_equal(real.params["w"], virtual.params["w"])
     np.testing.assert_array_equal(real.params["w"], again.params["w"])
+
+
+def test_the_guard_of_a_thread_stays_with_it():
+    """JAX refuses a second one, so workers and evaluations begin without."""
+    seen = {}
+
+    def evaluate(params):
+        seen[threading.current_thread()] = jax.config.jax_thread_guard
+        return {"w": jnp.sum(params["w"])}
+
+    slices = ssp.Devices(devices_per_worker=2)
+    with jax.thread_guard(True):
+        for runtime in (devices(), slices):
+            result = run(runtime, params={"w": np.zeros(3, np.float32)}, evaluate=evaluate)
+            assert result.status == "done"
+        assert jax.config.jax_thread_guard
+    assert len(seen) > 1
+    assert all(on == (who is threading.main_thread()) for who, on in seen.items())
+
+
+@pytest.mark.parametrize("recovery", [None, ssp.Recovery()], ids=["none", "recovery"])
+def test_a_setting_that_cannot_be_entered_in_a_thread_ends_the_run(recovery, monkeypatch):
+    @contextlib.contextmanager
+    def only_once():
+        raise RuntimeError("it is set in another thread")
+        yield
+
+    monkeypatch.setattr(module, "_of_jax", lambda: [only_once])
+    with pytest.raises(RuntimeError, match="it is set in another thread"):
+        run(ssp.Devices(num_workers=2, recovery=recovery))
+
+
+GUARDED = ["devices", "donors", "evaluation", "fragments", "recovery", "settings", "slices"]
+
+
+@pytest.mark.slow
+def test_the_tests_of_devices_pass_under_the_guard_of_threads():
+    """Each in a thread that has it, as `tests/conftest.py` does where it is told to."""
+    folder = Path(__file__).parent
+    files = [folder / f"test_{name}.py" for name in GUARDED]
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    about = {"cwd": folder.parents[1], "env": {**os.environ, "THREAD_GUARD": "1"}}
+    done = subprocess.run(
+        [*words, "-m", "not slow"], capture_output=True, text=True, check=False, **about
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_the_guard_is_on_where_it_is_asked_for():
+    assert jax.config.jax_thread_guard == (os.environ.get("THREAD_GUARD") == "1")
 
 
 def test_evaluation_beside_the_workers_has_them_too():

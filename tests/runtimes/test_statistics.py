@@ -108,7 +108,7 @@ def seeing(runtime):
                 for delta in merge.deltas
             ]
             first = self.devices[0]
-            joined = [self.wire.cut.join([jax.device_put(p, first) for p in d]) for d in opened]
+            joined = [self.wire.parts.join([jax.device_put(p, first) for p in d]) for d in opened]
             values = [np.asarray(each["mean"].value) for each in joined]
             super().merge(merge)
             rows.append((before["mean"], values, np.asarray(self.params["mean"])))
@@ -141,10 +141,17 @@ def in_hull(rows):
     return bool(rows)
 
 
-TABLE = thinned(itertools.product(POLICIES, WEIGHTS, WIRES), 37, slow=6)
+# A policy that gives the weights itself leaves no choice of them.
+WEIGHING = [
+    (policy, weight, wire)
+    for policy, weight, wire in itertools.product(POLICIES, WEIGHTS, WIRES)
+    if weight == "mean" or not policy.gives_weights
+]
+TABLE = thinned(WEIGHING, 37, slow=6)
 
 
 @pytest.mark.parametrize(("policy", "weight", "wire"), TABLE, ids=repr)
+@pytest.mark.every(23)
 def test_every_version_lies_among_the_last_and_what_is_merged(policy, weight, wire, bases):
     runtime, seen = seeing(ssp.Virtual(4, JITTER))
     snapshots = wire if wire is not None and wire.for_snapshots else None
@@ -160,6 +167,7 @@ EXCHANGING = itertools.product(
 
 
 @pytest.mark.parametrize(("mode", "weight", "policy"), thinned(EXCHANGING, 7), ids=repr)
+@pytest.mark.every(13)
 def test_in_every_way_of_exchanging(mode, weight, policy, bases):
     spec = {"runtime": ssp.Virtual(4, JITTER), "policy": policy, "weight": weight, **MODES[mode]}
     runtime, seen = seeing(spec["runtime"])
@@ -202,6 +210,7 @@ RULED = itertools.product(
 
 
 @pytest.mark.parametrize(("policy", "weight"), thinned(RULED, 4), ids=repr)
+@pytest.mark.every(11)
 def test_a_merge_is_what_the_rule_says(policy, weight):
     result = track(policy=policy, weight=weight, num_clocks=12)
     expected = by_the_rule(result, weight)
@@ -209,6 +218,7 @@ def test_a_merge_is_what_the_rule_says(policy, weight):
 
 
 @pytest.mark.parametrize(("count", "devices"), thinned([(33, 1), (33, 2), (70, 1), (70, 2)], 4))
+@pytest.mark.slow
 def test_many_at_once_are_among_all_that_come(count, devices):
     """Merges are summed in parts: the least and the greatest are those of all parts."""
     averaged = {"w": False, "mean": True}
@@ -264,6 +274,7 @@ PACED = itertools.product([ssp.SSP(1), ssp.SSP(3), ssp.SSP(3, "lazy"), ssp.ASP()
 
 
 @pytest.mark.parametrize(("policy", "weight"), thinned(PACED, 6), ids=repr)
+@pytest.mark.every(2)
 def test_they_move_no_slower_than_in_bsp_by_more_than_a_factor_of_2(policy, weight):
     """With the distance 1 - m to go, the rate of a run is -log(1 - m) over its length."""
     rates = {
@@ -358,6 +369,7 @@ BAD = thinned(itertools.product(SKIPPING, OPTIMIZERS, STEPS), 11)
 
 
 @pytest.mark.parametrize(("server", "optimizer", "steps"), BAD)
+@pytest.mark.every(11)
 def test_a_bad_batch_leaves_no_trace_in_them(server, optimizer, steps):
     result = ssp.train(
         net(OPTIMIZERS[optimizer]()),
@@ -373,14 +385,15 @@ def test_a_bad_batch_leaves_no_trace_in_them(server, optimizer, steps):
     assert (np.asarray(result.params["norm.var"]) > 0).all()
 
 
-def test_without_a_transform_parameters_are_spoilt_but_statistics_are_not():
+def test_without_a_transform_neither_parameters_nor_statistics_are_spoilt():
     result = ssp.train(net(), data=poisoned, runtime=ssp.Virtual(3), num_clocks=8)
-    assert result.status == "diverged"
-    assert not np.isfinite(result.params["out.kernel"]).all()
-    assert np.isfinite(result.params["norm.var"]).all()
+    assert (result.status, result.not_finite > 0) == ("done", True)
+    for name, leaf in result.params.items():
+        assert np.isfinite(leaf).all(), name
 
 
 @pytest.mark.parametrize("local_steps", [1, 3])
+@pytest.mark.every(2)
 def test_a_step_that_its_optimizer_skips_moves_no_statistics(local_steps):
     """The targets are NaN, not the data: statistics would be finite, but the step never was."""
     step = net(optax.apply_if_finite(optax.sgd(0.01), 100))
@@ -411,6 +424,7 @@ class Skipping(Tracker):
 
 @pytest.mark.parametrize("local_steps", [1, 4])
 @pytest.mark.parametrize("where", ["gradient", "numbers", "both"])
+@pytest.mark.every(7)
 def test_of_a_step_by_hand_that_is_skipped_statistics_stay_as_they_were(where, local_steps):
     """Of four steps the third is bad: what is averaged halves its way to 1 three times."""
 
@@ -432,6 +446,7 @@ def test_of_a_step_by_hand_that_is_skipped_statistics_stay_as_they_were(where, l
 
 
 @pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.slow
 def test_a_step_that_multi_steps_skips_moves_no_statistics():
     """Its gradients are finite, but too large; those that it only puts off move them."""
 
@@ -479,6 +494,7 @@ def pushed(move=1.0, w=1.0, size=4):
 
 @pytest.mark.parametrize("stage", ["delta_tx", "server_tx"])
 @pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.every(4)
 def test_what_is_dropped_brings_none(stage, devices):
     """Also where one of the server's devices has nothing but statistics, or zeros in its piece."""
     server = server_of(**{stage: ssp.mitigations.drop_stale(3)}, device=jax.devices()[:devices])
@@ -493,6 +509,7 @@ def test_what_is_dropped_brings_none(stage, devices):
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("every", [optax.apply_every(3), optax.MultiSteps(optax.identity(), 3)])
+@pytest.mark.every(2)
 def test_what_is_only_put_off_brings_its_own_at_once(every):
     server = server_of(server_tx=getattr(every, "gradient_transformation", lambda: every)())
     for _ in range(2):
@@ -540,6 +557,7 @@ def test_what_cannot_be_averaged_is_named(averaged, message):
         ssp.Server(params, averaged=averaged)
 
 
+@pytest.mark.slow
 def test_they_are_never_compressed():
     """A wire that keeps one number in six, and signs alone, let them through as they are."""
     for wire in (ssp.compression.TopK(1 / 6), ssp.compression.Sign()):

@@ -94,6 +94,7 @@ def test_worlds_show_the_same_versions_with_the_same_bits_and_metrics():
 @pytest.mark.parametrize("placement", [None, "devices"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("world", ["virtual", "devices"])
+@pytest.mark.every(8)
 def test_what_was_read_is_not_overwritten(world, dtype, placement):
     runtime = ssp.Devices(num_workers=2) if world == "devices" else ssp.Virtual(num_workers=2)
     sees = Sees()
@@ -275,6 +276,7 @@ def reasons(tape):
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.__name__)
+@pytest.mark.every(3)
 def test_an_observer_ends_a_run_under_every_policy(policy):
     policy = policy() if policy is not ssp.PSP else ssp.PSP(2, 1)
     spec = {"policy": policy, "num_clocks": 50}
@@ -314,6 +316,7 @@ def test_in_a_replay_the_tape_says_when_it_ends():
 @pytest.mark.parametrize(
     "method", ["on_start", "on_entry", "on_clock", "on_version", "on_eval", "on_evaluated"]
 )
+@pytest.mark.every(5)
 def test_any_hook_may_ask_for_the_end_once_or_often(method, world):
     observer = ssp.Observer()
     setattr(observer, method, lambda *_: observer.stop("enough"))

@@ -88,6 +88,78 @@ def test_a_version_is_compressed_once_though_all_who_read_it_have_left():
         jax.tree.map(np.testing.assert_array_equal, other, read[0])
 
 
+INT8 = ssp.compression.Int8(block=4)
+
+
+class InFragments:
+    """A store of two fragments, a and b, whose snapshots are compressed, and its one worker."""
+
+    def __init__(self):
+        first = {name: np.linspace(0.0, 1.0, 7, dtype=np.float32) for name in "ab"}
+        server = ssp.Server(first, weight="sum", fragments=ssp.Fragments(paths=(("a",), ("b",))))
+        self.store, self.compressed = LocalStore(server, snapshot_wire=INT8), []
+        compress = self.store._published._compress
+
+        def counting(piece, residual):
+            self.compressed.append(jax.tree.map(np.array, (piece, residual)))
+            return compress(piece, residual)
+
+        self.store._published._compress = counting
+
+    def merged(self, running):
+        """The fragment that this clock pushes is merged."""
+        delta = dict.fromkeys("ab", jnp.zeros(0)) | {self.of(running): jnp.full(7, 0.31)}
+        self.store.push(running.finished(), [delta], {})
+        self.store.merge(merge(running.version + 1, running))
+
+    def granted(self, clock):
+        """Its next clock, and the version that it reads."""
+        running = start(clock, clock=clock, version=clock)
+        self.store.lease(running)
+        snapshot = self.store.snapshot(clock)
+        snapshot.release()
+        return running, list(snapshot.pieces)
+
+    @staticmethod
+    def of(running):
+        return "ab"[running.clock % 2]
+
+
+def test_only_the_fragment_that_changed_is_compressed_anew():
+    """The others keep their message, and what was lost of them is lost once."""
+    own = InFragments()
+    running, before = own.granted(0)
+    assert own.compressed == []  # version 0 was, as the store was made
+    for clock in range(1, 5):
+        own.merged(running)
+        name, changed = own.of(running), running.clock % 2
+        running, after = own.granted(clock)
+        assert after[changed] is not before[changed]
+        assert after[1 - changed] is before[1 - changed]
+        piece, residual = own.compressed[-1]
+        read, lost = INT8.decode(after[changed], piece), own.store._published.residuals[changed]
+        wanted = piece[name] + residual[name] - read[name]
+        np.testing.assert_allclose(lost[name], wanted, atol=1e-6)
+        assert np.abs(lost[name]).max() > 1e-4  # so that it would show if it came twice
+        before = after
+    assert len(own.compressed) == 4
+
+
+def test_a_fragment_that_is_compressed_is_so_where_a_store_goes_on():
+    """Of a version that nobody has read yet some pieces are as they travel, and some are not."""
+    was, here = InFragments(), InFragments()
+    running, _ = was.granted(0)
+    for clock in (1, 2):
+        was.merged(running)
+        here.store.load(*was.store.save([]))
+        before = len(here.compressed)
+        (running, wanted), (_, found) = was.granted(clock), here.granted(clock)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        assert len(here.compressed) == before + 1
+        lost = here.store._published.residuals, was.store._published.residuals
+        jax.tree.map(np.testing.assert_array_equal, *lost)
+
+
 def test_who_leaves_needs_nothing_more_but_what_is_pushed_is_merged():
     store = store_of()
     pushed, running = start(0), start(1, clock=1)

@@ -10,6 +10,7 @@ import pytest
 
 from jax_ssp.mitigations import outer
 from jax_ssp.server.server import Server
+from jax_ssp.server.transforms import arrival
 
 EXTRAS = ("staleness", "lag", "worker", "num_workers", "round")
 
@@ -38,6 +39,7 @@ def assert_close(params, expected):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("num_workers", [None, 4])
 @pytest.mark.parametrize("weight", ["mean", "sum", 0.25, -2])
+@pytest.mark.every(2)
 def test_a_merge_adds_the_weighted_sum_of_the_deltas(weight, num_workers, count):
     params, deltas = tree(0), [tree(1 + number) for number in range(count)]
     server = Server(params, weight=weight)
@@ -71,6 +73,7 @@ def counting_base() -> optax.GradientTransformationExtraArgs:
 
 @pytest.mark.parametrize("count", [32, 33, 64, 100])
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.every(11)
 def test_many_deltas_are_summed_in_parts_and_nobody_can_tell(count, devices):
     params, deltas = tree(0), [tree(1 + number) for number in range(count)]
     bases = [tree(500 + number) for number in range(count)]
@@ -105,6 +108,19 @@ def test_few_programs_serve_merges_of_any_size(compilations):
     compilations()
     for count in (75, 107, 139, 299):
         server.merge(deltas[:count], num_workers=7)
+    assert compilations() == 0
+
+
+def test_one_program_serves_arrays_of_numpy_and_of_jax(compilations):
+    """Deltas come as either, depending on where their workers are, in whatever order."""
+    server = Server(tree(0))
+    plain, told = server.programs(lambda params, delta: delta), [arrival(num_workers=2)] * 2
+    there = jax.device_put(tree(1), jax.devices()[0])
+    here = jax.tree.map(np.asarray, there)
+    server.versions.apply(plain, [[there], [there]], told)
+    compilations()
+    for deltas in ([here, there], [there, here], [here, here]):
+        server.versions.apply(plain, [[delta] for delta in deltas], told)
     assert compilations() == 0
 
 
@@ -196,7 +212,7 @@ BAD_WEIGHTS = ["median", "1", float("nan"), float("inf"), True, np.bool_(True), 
 
 @pytest.mark.parametrize("weight", BAD_WEIGHTS, ids=repr)
 def test_a_weight_that_is_none_is_refused(weight):
-    with pytest.raises(ValueError, match='`weight` must be "mean", "sum", "merged" or a finite'):
+    with pytest.raises(ValueError, match='`weight` must be "mean", "sum", "merged", "samples"'):
         Server(tree(0), weight=weight)
 
 
@@ -221,6 +237,7 @@ def test_it_lives_on_one_device_and_takes_deltas_from_any():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.every(2)
 def test_the_memory_of_a_version_that_nobody_holds_is_used_again(devices):
     server = Server(large(0), weight="sum", device=jax.devices()[:devices])
     expected = large(0)["w"].astype(np.float64)
@@ -229,7 +246,7 @@ def test_the_memory_of_a_version_that_nobody_holds_is_used_again(devices):
         if len(held) == 3:
             held.popleft().release()
         held.append(server.versions.newest.hold())
-        shown.append(held[-1].to(jax.devices()[3])[0]["w"])
+        shown.append(held[-1].to(jax.devices()[3:])[0]["w"])
         shown = shown[-2:]  # as NumPy arrays on that memory: they keep it from being used again
         assert server.merge([large(number)]) == number
         expected += large(number)["w"]
@@ -242,7 +259,7 @@ def test_what_a_worker_reads_is_not_overwritten():
     server = Server(large(0), device=jax.devices()[0])
     seen = []
     for number in range(12):
-        (views,) = server.versions.newest.to(jax.devices()[1])  # itself held by nobody
+        (views,) = server.versions.newest.to(jax.devices()[1:])  # itself held by nobody
         seen.append((views, jax.tree.map(np.array, views)))
         server.merge([large(number)])
     for views, copies in seen:
@@ -267,6 +284,7 @@ def large(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("tree", [tree, large])
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.every(5)
 def test_a_snapshot_somebody_keeps_stays_as_it_is(tree, devices):
     server = Server(tree(0), outer(optax.sgd(0.1, momentum=0.9)), device=jax.devices()[:devices])
     kept, copies = [], []

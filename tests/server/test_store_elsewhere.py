@@ -6,9 +6,10 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
+from tests.helpers.broken_off import gone_on, whole
 from tests.helpers.problems import bits, linear
 from tests.helpers.store_process import StoreProcess, elsewhere, made
-from tests.runtimes.test_modes import MODES
+from tests.runtimes.test_modes import MODES, fits
 
 POLICIES = {
     "ssp": ssp.SSP(2),
@@ -27,6 +28,7 @@ TRANSFORMS = {
 QUICK = {
     ("all", "lazy", "bases"),
     ("plain", "kasync", "bases"),
+    ("fragments", "ssp", "bases"),
     ("overlap 1 of 3", "ssp", "staleness"),
     ("devices", "ksync", "plain"),
 }
@@ -34,6 +36,7 @@ TABLE = [
     pytest.param(mode, policy, how, marks=[] if each in QUICK else [pytest.mark.slow])
     for each in ((m, p, h) for m in MODES for p in POLICIES for h in TRANSFORMS)
     for mode, policy, how in [each]
+    if fits(MODES[mode], POLICIES[policy])
 ]
 
 
@@ -62,6 +65,7 @@ def assert_same(result, other):
 
 
 @pytest.mark.parametrize(("mode", "policy", "how"), TABLE)
+@pytest.mark.every(11)
 def test_a_store_in_another_process_gives_the_same_bits(mode, policy, how, process):
     spec = {
         **spec_of(mode, policy, how),
@@ -88,3 +92,17 @@ def test_what_threads_have_pushed_there_is_replayed_here(mode, policy, process):
     there = ssp.train(runtime=elsewhere(runtime, process, **TRANSFORMS["bases"]), **spec)
     here = ssp.train(runtime=ssp.Replay(there.tape), **spec)
     assert_same(there, here)
+
+
+@pytest.mark.slow
+def test_a_run_with_its_store_elsewhere_goes_on_to_the_same_bits(process):
+    """The other store is opened anew, and is given what the first one had saved."""
+    spec = spec_of("all", "lazy", "bases")
+    runtime = ssp.Virtual(4, delays.Exponential())
+    result, cuts = whole({**spec, "runtime": runtime}, clocks=2)
+    there = elsewhere(runtime, process, **TRANSFORMS["bases"])
+    cut = cuts[-1]
+    other = gone_on({**spec, "runtime": there}, result, cut.rows + 3, cut)
+    assert bits(other.params) == bits(result.params)
+    assert bits(other.states) == bits(result.states)
+    assert other.history == result.history

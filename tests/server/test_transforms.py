@@ -33,6 +33,7 @@ def keeping(*names):
 
 @pytest.mark.parametrize("where", ["delta_tx", "server_tx"])
 @pytest.mark.parametrize("runtime", [ssp.Virtual(2), ssp.Devices(num_workers=2)], ids=repr)
+@pytest.mark.every(4)
 def test_every_transform_that_names_a_new_fact_gets_it(where, runtime, more):
     def loss_fn(params, batch, key):
         loss = jnp.sum((params["w"] - batch.mean(axis=0)) ** 2)

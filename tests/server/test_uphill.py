@@ -69,6 +69,7 @@ QUICK = ("sgd", "adam", "lion")
         for name in sorted(OPTIMIZERS)
     ],
 )
+@pytest.mark.every(3)
 def test_every_optimizer_of_optax_needs_outer(name):
     optimizer = OPTIMIZERS[name](learning_rate=0.1)
     refused(optimizer)
@@ -131,6 +132,7 @@ def slowly(cases, quick):
 
 
 @pytest.mark.parametrize("make", slowly(WRAPPED, ("by label", "many steps", "turned twice")))
+@pytest.mark.every(3)
 def test_an_optimizer_in_disguise_is_refused(make):
     refused(make())
 
@@ -159,6 +161,7 @@ def test_of_many_leaves_some_of_each_kind_are_tried():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
+@pytest.mark.every(3)
 def test_every_dtype_is_tried(dtype):
     params = {"w": jnp.ones((2, 2), dtype), "b": jnp.ones((0, 3), dtype)}
     refused(optax.sgd(0.1), params)

@@ -96,6 +96,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
+@pytest.mark.every(3)
 def test_what_is_wrong_is_caught_and_seen_again(kind):
     with pytest.raises(AssertionError, match=rf"(?s){BROKEN[kind]}.*See it again: .*seed=2"):
         check_compressor(kind(), seed=2)

@@ -79,6 +79,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("update", "said"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.every(3)
 def test_what_is_wrong_is_caught_and_seen_again(update, said):
     with pytest.raises(AssertionError, match=f"(?s){said}.*See it again: .*seed=3"):
         check_mitigation(made(update), seed=3)
@@ -97,6 +98,7 @@ def test_the_parameters_are_no_state_that_may_be_given_away():
         check_mitigation(keeps)
 
 
+@pytest.mark.slow
 def test_what_is_promised_is_held():
     trace = optax.with_extra_args_support(optax.trace(0.9))
     check_mitigation(trace)

@@ -14,6 +14,7 @@ BATCH = next(batches(0))
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adamw(1e-3)], ids=["sgd", "adamw"])
+@pytest.mark.every(2)
 def test_a_step_that_keeps_the_contract_passes(optimizer):
     def loss_fn(params, batch, key):
         x, y = batch

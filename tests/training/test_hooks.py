@@ -44,7 +44,45 @@ def turning(params):
 # The average.
 
 
+class Sees(ssp.Observer):
+    def __init__(self):
+        self.seen = []
+
+    def on_version(self, version):
+        self.seen.append(version.params["w"])
+
+
+SLICES = ssp.Devices(devices_per_worker=2, axes={"x": 2}, shardings=jax.P("x"))
+
+
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [
+        ({"placement": "devices"}, jnp.float32),
+        ({}, jnp.bfloat16),
+        ({"runtime": SLICES}, jnp.float32),
+    ],
+    ids=["devices", "half", "slices"],
+)
+def test_an_average_leaves_the_version_to_others(how, dtype):
+    ema, sees = ssp.Ema(0.5), Sees()
+
+    def loss(params, batch, key):
+        return jnp.sum(
+            (params["w"].astype(jnp.float32) - jnp.arange(6, dtype=jnp.float32)) ** 2
+        ), {}
+
+    how = {"runtime": ssp.Devices(num_workers=2), "params": {"w": jnp.zeros(6, dtype)}, **how}
+    train(**how, step=ssp.make_step(loss, optax.sgd(0.05)), observers=[ema, sees])
+    average = np.zeros(6)
+    for version in sees.seen[1:]:
+        average = 0.5 * average + 0.5 * np.asarray(version, np.float64)
+    assert {each.dtype for each in sees.seen} == {ema.params["w"].dtype} == {jnp.dtype(dtype)}
+    np.testing.assert_allclose(np.asarray(ema.params["w"], float), average, rtol=2e-2)
+
+
 @pytest.mark.parametrize(("where", "local_steps"), [("workers", 1), ("workers", 2), ("server", 1)])
+@pytest.mark.every(3)
 def test_the_average_is_that_of_a_plain_loop_after_each_step(where, local_steps):
     """All workers have the same data, so BSP on one optimizer is a plain loop on one worker's."""
     ema, decay = ssp.Ema(0.8), 0.8
@@ -113,6 +151,7 @@ def test_the_average_of_half_precision_is_kept_in_float32():
     assert float(result.params["w"][0]) > 1.5
 
 
+@pytest.mark.slow
 def test_statistics_are_averaged_like_the_rest():
     class Norm(nnx.Module):
         def __init__(self):
@@ -222,6 +261,7 @@ def test_all_of_them_come_to_the_same_versions_and_bits_in_every_world():
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.__name__)
+@pytest.mark.every(5)
 def test_under_every_policy_a_replay_comes_to_the_same(policy):
     policy = policy() if policy is not ssp.PSP else ssp.PSP(2, 1)
     spec = {"policy": policy, "evaluate": turning, "num_clocks": 60}

@@ -71,6 +71,7 @@ def test_each_job_says_what_it_does_and_how_it_ended(tmp_path):
 
 
 @pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+@pytest.mark.every(2)
 def test_an_interrupt_ends_what_runs_and_starts_nothing_more(tmp_path, before):
     """Also where it is ignored, as in what a shell starts in the background."""
     restored = signal.signal(signal.SIGINT, before)

@@ -68,16 +68,30 @@ def test_each_run_has_a_folder_and_they_are_compared(swept, tmp_path):
     assert json.loads((tmp_path / "sweep" / "comparison.json").read_text())["rows"] == result.rows
 
 
-def test_what_is_over_is_read_and_what_is_new_or_unfinished_is_run(swept):
+def test_what_is_over_is_read_what_is_unfinished_goes_on_and_what_is_new_is_run(swept):
     first, ran = swept(experiments(0, 3))
     assert ran == ["SSP(0)", "SSP(3)"]
-    (first.members[1].folder / "summary.json").unlink()  # as of a run that was killed
+    folder = first.members[1].folder
+    (folder / "summary.json").unlink()  # as of a run that was killed
+    (folder / "tape.jsonl.gz").write_bytes((folder / "tape.jsonl.gz").read_bytes()[:-40])
+    rows = len(ssp.read_tape(folder / "tape.jsonl.gz"))
     result, ran = swept(experiments(0, 3, 7))
     assert ran == ["SSP(3)", "SSP(7)"]
     assert [each.status for each in result.members] == ["done"] * 3
-    aside = result.folder / "set-aside" / "01-SSP(3)-seed0-1"
-    assert ssp.read_run(aside).status == "unfinished"
+    assert result.members[1].folder == folder
+    assert [start["rows"] for start in result.members[1].run.config["starts"]] == [0, rows]
     assert swept(experiments(7, 0, 3))[1] == []  # whatever their order
+
+
+def test_what_cannot_go_on_is_set_aside_and_run_again(swept):
+    first, _ = swept(experiments(0))
+    folder = first.members[0].folder
+    (folder / "summary.json").unlink()
+    (folder / "tape.jsonl.gz").write_bytes(b"no tape at all")
+    result, ran = swept(experiments(0))
+    assert ran == ["SSP(0)"]
+    assert [each.status for each in result.members] == ["done"]
+    assert (result.folder / "set-aside" / f"{folder.name}-1" / "tape.jsonl.gz").exists()
 
 
 def test_a_run_that_failed_is_run_again_and_lets_the_others_go_on(swept, tmp_path):
@@ -98,7 +112,7 @@ def test_a_run_that_failed_is_run_again_and_lets_the_others_go_on(swept, tmp_pat
 def test_a_folder_with_another_experiment_is_refused_by_the_difference(swept, tmp_path):
     swept(experiments(0))
     difference = r"00-SSP\(0\)-seed0 holds a run of another experiment: `num_clocks` is 3 there, "
-    with pytest.raises(ValueError, match=difference + "and 4 here. Give another `--workdir`"):
+    with pytest.raises(ValueError, match=difference + "and 4 here. Give another `sweep"):
         swept(experiments(0, clocks=4))
     with pytest.raises(ValueError, match=r"`policy.bound` is 0 there, and 1 here"):
         swept([replace(experiments(1)[0], name="SSP(0)")])
@@ -177,6 +191,7 @@ def test_how_many_at_once_by_default(monkeypatch):
     assert default_jobs(virtual)[0] == 2  # these compute nothing
 
 
+@pytest.mark.slow
 def test_a_title_says_what_varies(swept):
     runs = [replace(each, seed=seed) for each in experiments(0, 3) for seed in (0, 1)]
     result, _ = swept(runs)

@@ -284,7 +284,10 @@ def evaluate(params):
 
 def test_the_schedule_has_a_row_a_clock():
     result = ssp.train(**SPEC, runtime=virtual(1, 2))
-    assert result.schedule.dtype.names == (*COLUMNS[:2], "steps", *COLUMNS[2:], "samples", "finite")
+    assert result.schedule.dtype.names == (
+        *(*COLUMNS[:2], "steps", *COLUMNS[2:]),
+        *("samples", "tokens", "finite", "computed", "computing"),
+    )
     assert result.schedule[list(COLUMNS)].tolist() == ROWS
     assert result.schedule["finite"].all()
     alone = ssp.train(policy=ssp.SSP(1), num_clocks=2, runtime=virtual(1, 2, compute=False))
@@ -306,6 +309,8 @@ def test_the_history_has_the_same_and_the_metrics():
             "finite",
             "updates",
             "samples_seen",
+            "tokens",
+            "tokens_seen",
             "metrics",
         }
         assert set(row["metrics"]) == {"loss", "distance"}
@@ -339,6 +344,7 @@ def test_the_summary_is_for_people():
         "4 local steps on 8 samples, 2 a virtual second",
         "4 virtual seconds, 75 % of the workers' time computing",
         "staleness: mean 0.75, at most 1",
+        "time: useful 75.0%, finished 25.0%",
         f"last evaluation: w {w:.4g}, half 0.5",
     ]
     assert result.metrics == {"w": w, "half": 0.5}

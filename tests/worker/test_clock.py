@@ -20,6 +20,7 @@ def noisy_loss(params, batch, key):
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.every(2)
 def test_a_clock_is_its_steps(steps):
     step, params = ssp.make_step(noisy_loss, optax.adam(0.05)), linear()
     state, batch = step.init(params), batch_of(7, steps)
@@ -59,6 +60,7 @@ def test_a_delta_keeps_its_low_bits_beside_large_parameters():
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("first", [1, 3, 4])
+@pytest.mark.every(3)
 def test_a_clock_in_two_parts_is_the_clock(first):
     step, params = ssp.make_step(noisy_loss, optax.adam(0.05)), linear()
     state, batch = step.init(params), batch_of(7, 5)

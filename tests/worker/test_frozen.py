@@ -12,8 +12,9 @@ from flax import nnx
 
 import jax_ssp as ssp
 from jax_ssp.placement import separate_memory
-from jax_ssp.runtimes.plan import Plan, Task
+from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.session import make_session
+from jax_ssp.runtimes.task import Task
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -67,9 +68,14 @@ def plain(optimizer, wrt, steps=6):
     model = Tuned()
     model.train()
     tx = nnx.Optimizer(model, optimizer, wrt=wrt)
-    for batch in itertools.islice(itertools.cycle(BATCHES), steps):
-        grads = nnx.grad(lambda model, batch: loss(model, batch)[0], argnums=nnx.DiffState(0, wrt))
+    grads = nnx.grad(lambda model, batch: loss(model, batch)[0], argnums=nnx.DiffState(0, wrt))
+
+    @nnx.jit
+    def stepped(model, tx, batch):
         tx.update(model, grads(model, batch))
+
+    for batch in itertools.islice(itertools.cycle(BATCHES), steps):
+        stepped(model, tx, batch)
     return flat(model)
 
 
@@ -102,6 +108,7 @@ def test_only_what_is_picked_is_trained_and_sent(name):
     ("name", "where"),
     [("type", "workers"), ("type", "server"), ("not", "workers"), ("path", "workers")],
 )
+@pytest.mark.every(5)
 def test_one_worker_at_the_barrier_is_the_plain_loop(name, where):
     wrt, picked = FILTERS[name]
     adamw = optax.adamw(0.05, eps=0.1)  # a bias before BatchNorm has no gradient but noise
@@ -130,6 +137,7 @@ def test_a_model_is_put_together_where_its_parameters_are():
     assert expected.devices() == {here}
 
 
+@pytest.mark.slow
 def test_it_replays_under_real_devices_with_dropout_and_both_keys():
     def noisy(model, batch, key):
         x, y = batch
@@ -145,6 +153,7 @@ def test_it_replays_under_real_devices_with_dropout_and_both_keys():
         assert np.asarray(value).tobytes() == np.asarray(again.params[name]).tobytes()
 
 
+@pytest.mark.slow
 def test_several_clocks_in_one_program():
     step = ssp.make_nnx_step(Tuned(), loss, optax.sgd(0.1), wrt=nnx.LoRAParam)
     alone, together = (
@@ -215,9 +224,10 @@ def session(name, workers):
 
 
 @pytest.mark.parametrize("name", STEPS)
+@pytest.mark.every(2)
 def test_it_is_in_no_program_and_once_on_each_device(name):
     shared = session(name, 4).workers
-    assert len(shared[0].lower().as_text()) < 50_000
+    assert len(shared[0].warmup.lower().as_text()) < 50_000
     mine = jax.tree.leaves(shared[0].seat.frozen)
     assert any(leaf.shape == WEIGHTS.shape for leaf in mine)
     for worker in shared:
@@ -252,6 +262,7 @@ def test_the_gradient_of_a_step_with_other_frozen_weights_has_those():
 
 
 @pytest.mark.parametrize("name", STEPS)
+@pytest.mark.every(2)
 def test_a_replay_with_other_frozen_weights_is_told(name):
     make, spec = STEPS[name]
     result = trained(make(1.0), **spec, num_clocks=2)
@@ -350,6 +361,7 @@ def draws(loss, seed=0, model=None, **more):
     return {(row["worker"], row["clock"]): row["metrics"]["drawn"] for row in history}
 
 
+@pytest.mark.slow
 def test_the_key_is_that_of_seed_worker_clock_and_step():
     mine = draws(by_key)
     assert len(set(mine.values())) == 4

@@ -18,6 +18,7 @@ def batched(batch, **others):
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("overlap", [0, 1])
 @pytest.mark.parametrize("local_steps", [1, 2])
+@pytest.mark.every(23)
 def test_a_batch_of_workers_gives_what_they_give_alone(policy, local_steps, overlap):
     spec = {"policy": policy, "num_clocks": 30, "local_steps": local_steps, "overlap": overlap}
     alone, together = (batched(batch, **spec) for batch in (1, 8))

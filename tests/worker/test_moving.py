@@ -87,10 +87,12 @@ CASES = [
     for i, step in enumerate(STEPS)
     for j, mode in enumerate(MODES)
     for k, policy in enumerate(POLICIES)
+    if modes.fits(MODES[mode], POLICIES[policy])
 ]
 
 
 @pytest.mark.parametrize(("step", "mode", "policy"), CASES)
+@pytest.mark.every(17)
 def test_the_run_goes_on_to_the_bit(step, mode, policy, moving):
     spec = {
         "step": STEPS[step],
@@ -115,6 +117,7 @@ def test_the_run_goes_on_to_the_bit(step, mode, policy, moving):
     assert list(again.tape) == list(stayed.tape)
 
 
+@pytest.mark.slow
 def test_on_devices_too(moving):
     spec = {
         "step": STEPS["noisy"],

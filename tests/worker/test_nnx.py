@@ -105,6 +105,7 @@ def assert_same(params, expected):
 
 
 @pytest.mark.parametrize("name", MASKS)
+@pytest.mark.slow
 def test_a_mask_on_a_worker_is_that_of_a_plain_loop(name):
     def adamw(mask):  # a bias before BatchNorm has no gradient but noise, which eps drowns
         return optax.adamw(1e-3, eps=0.1, weight_decay=50.0, mask=mask)
@@ -124,6 +125,7 @@ def test_a_mask_on_a_worker_is_that_of_a_plain_loop(name):
         ("last key", None, "delta_tx"),
     ],
 )
+@pytest.mark.every(17)
 def test_a_mask_on_the_server_decays_exactly_the_kernels(name, placement, where):
     step = ssp.make_nnx_step(Net(nnx.Rngs(0)), loss, optax.sgd(0.0))
     decay = optax.add_decayed_weights(-0.25, mask=MASKS[name])
@@ -136,6 +138,7 @@ def test_a_mask_on_the_server_decays_exactly_the_kernels(name, placement, where)
 
 
 @pytest.mark.parametrize("where", ["worker", "server"])
+@pytest.mark.slow
 def test_labels_by_path_choose_the_transform(where):
     def labels(params):
         return jax.tree.map(lambda kernel: "kernel" if kernel else "rest", by_last_key(params))
@@ -156,6 +159,7 @@ def test_labels_by_path_choose_the_transform(where):
     assert np.array_equal(result.params["first.bias"], step.params["first.bias"])
 
 
+@pytest.mark.slow
 def test_the_outer_optimizer_sees_the_same():
     step = ssp.make_nnx_step(Net(nnx.Rngs(0)), loss, optax.sgd(0.0))
     outer = ssp.outer(optax.adamw(0.5, weight_decay=0.5, mask=by_last_key))
@@ -259,6 +263,7 @@ def holding(name):
     ("name", "local_steps"),
     [*((name, 2) for name in OTHERS), ("counter", 1), ("statistics", 1)],
 )
+@pytest.mark.every(19)
 def test_a_model_that_holds_other_things_trains(name, local_steps):
     model, step = holding(name)
     result = ssp.train(

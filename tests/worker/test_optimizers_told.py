@@ -86,6 +86,7 @@ def train(step, **spec):
     ("name", "local_steps"),
     [*((name, 3) for name in OPTIMIZERS), ("plateau", 1), ("lbfgs", 1)],
 )
+@pytest.mark.every(19)
 def test_an_optimizer_is_told_what_a_plain_loop_tells_it(name, local_steps):
     result = train(
         ssp.make_step(loss_fn, OPTIMIZERS[name]),
@@ -118,6 +119,7 @@ def model_loss(model, batch):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("lbfgs", "sophia")),
     ],
 )
+@pytest.mark.slow
 def test_so_is_that_of_a_model(name):
     graph, state = nnx.split(Model())
     result = train(ssp.make_nnx_step(Model(), model_loss, OPTIMIZERS[name]), num_clocks=STEPS)
@@ -142,6 +144,7 @@ def _state(params):
 @pytest.mark.parametrize(
     "runtime", [pytest.param(ssp.Virtual(3, batch=3), marks=pytest.mark.slow), ssp.Virtual(3)]
 )
+@pytest.mark.slow
 def test_a_line_search_goes_on_where_others_have_moved_the_parameters(runtime):
     rng = np.random.default_rng(1)
     result = ssp.train(

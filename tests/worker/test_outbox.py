@@ -24,9 +24,8 @@ def outbox():
 
 
 def part(steps=1, finite=True, **metrics):
-    return Part(
-        steps, 4 * steps, jnp.array(finite), {n: jnp.float32(v) for n, v in metrics.items()}
-    )
+    values = {n: jnp.float32(v) for n, v in metrics.items()}
+    return Part(steps, 4 * steps, 32 * steps, jnp.array(finite), values)
 
 
 def sent(outbox, clock, *parts, norm=None):

@@ -11,7 +11,7 @@ from jax_ssp.worker import replica as of
 from jax_ssp.worker.replica import Ahead, Own, Part, Replica
 
 KEY = jax.random.key(0)
-PART = Part(2, 8, True, {"loss": 1.0})
+PART = Part(2, 8, 0, True, {"loss": 1.0})
 
 
 def some(**others):
@@ -67,8 +67,8 @@ def test_with_a_clock_it_keeps_the_own_deltas_that_are_pending(own, pending):
     weight=st.floats(0.125, 1),
 )
 def test_it_reads_the_snapshot_and_each_pending_delta_times_the_weight(held, own, weight):
-    replica = some(held=held, own={n: Own(delta, None) for n, delta in enumerate(own)})
-    found = of.read(replica, lambda params, delta, factor: params + factor * delta, weight)
+    sent = {n: Own(delta, None) for n, delta in enumerate(own)}
+    found = of.read(held, sent, lambda params, delta, factor: params + factor * delta, weight)
     np.testing.assert_allclose(found, held + weight * sum(own), rtol=1e-9, atol=1e-9)
 
 

@@ -142,6 +142,7 @@ def test_the_parameters_are_the_arrays_by_dotted_path():
     assert sorted(name for name in averaged if not averaged[name]) == trained
 
 
+@pytest.mark.slow
 def test_dropout_is_another_for_each_worker_clock_and_step_and_the_same_again():
     step = net_step()
     state, batch = step.init(step.params), batch_of(0)
@@ -165,6 +166,7 @@ def test_dropout_is_another_for_each_worker_clock_and_step_and_the_same_again():
             assert metrics["sum"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_users_model_is_left_as_it_was():
     model = Net(nnx.Rngs(0))
     model.eval()

@@ -51,17 +51,18 @@ INT8 = ssp.compression.Int8(block=4)
     ],
     ids=["overlap", "all ahead", "mix", "norm"],
 )
+@pytest.mark.every(5)
 def test_it_changes_nothing(exchange, wire):
     mine = worker(exchange, wire)
     before = numbers_in(mine.replica)
-    mine.compile()
-    mine.rehearse()
+    mine.warmup.compile()
+    mine.warmup.rehearse()
     assert numbers_in(mine.replica) == before
     assert mine.feed.taken == 0
 
 
 def test_what_it_says_of_a_clock():
-    found = worker(Exchange(local_steps=(2,))).rehearse()
+    found = worker(Exchange(local_steps=(2,))).warmup.rehearse()
     assert found["parameter_bytes"] == 4 * 6
     assert found["argument_bytes"] >= 4 * 6 * 2 + 2 * 4 * (6 + 1) * 4
     assert found["clock_seconds"] > 0

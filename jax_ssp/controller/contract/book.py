@@ -7,6 +7,8 @@ counters.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.contract.incarnations import Incarnation, Smallest
 from jax_ssp.controller.ends import Totals
@@ -31,10 +33,15 @@ class Book:
     def __init__(self, facts: Facts) -> None:
         self.bound = facts.bound
         self.staleness_bound = facts.max_staleness
+        self.workers = facts.num_workers
+        self.policy = facts.policy
         self.reads_own = facts.reads_own
         self.waits_for_own = facts.waits_for_own
         self.weight: Weight | None = facts.weight
+        self.gives_weights = facts.gives_weights
+        self.term: int = 0
         self.grants: int = 0  # tokens issued
+        self.first: int = 0  # of these before this term
         self.now = float("-inf")
         self.live: dict[int, Incarnation] = {}
         self.finished = Smallest()
@@ -42,6 +49,9 @@ class Book:
         self.left: dict[int, int] = {}
         self.floor: int = 0
         self.version: int = 0
+        self.fragments = facts.fragments
+        # The versions that have merged each fragment, where there are several.
+        self.merged_in: list[list[int]] = [[] for _ in range(facts.fragments)]
         self.coverage = [0]  # of each version, when last seen as the newest
         self.round_samples = facts.round_samples
         self.totals = [Totals()]  # of each version
@@ -51,6 +61,7 @@ class Book:
         self.unfinished: int = 0
         self.timer: float | None = None
         self.ending: bool = False
+        self.clocks: int | None = None  # that each worker has, where a resume says it
         self.reads: int = 0
         self.ahead: int = 0
         self.dropped: int = 0
@@ -60,6 +71,15 @@ class Book:
         self.max_start_lag: int = 0
         self.max_lag: int = 0
         self.max_staleness: int = 0
+
+    def _see_workers(self, workers: int) -> None:
+        """There are so many by now, which may be more than the run was begun with."""
+        if self.workers is None or workers <= self.workers:
+            return
+        self.workers = workers
+        if self.staleness_bound is not None:
+            policy = self.policy
+            self.staleness_bound = None if policy is None else policy.guaranteed_staleness(workers)
 
     def _see_coverage(self) -> None:
         if self.live:
@@ -73,6 +93,14 @@ class Book:
         found = samples // self.round_samples if self.round_samples else 0
         if command.round != found:
             raise self._violation(7, f"{command}, but version {version} is of round {found}")
+
+    def _base_of(self, push: DeltaReady, by: Incarnation) -> tuple[int, int]:
+        """The version that a delta under way is measured from, and how stale it is by now."""
+        if self.fragments == 1:
+            return push.version, self.version - push.version
+        base = by.bases[push.clock]
+        merged_in = self.merged_in[push.clock % self.fragments]
+        return base, len(merged_in) - bisect_right(merged_in, base)
 
     def _min_clock(self) -> int:
         self.floor = max(self.floor, self.finished.value())

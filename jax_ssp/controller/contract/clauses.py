@@ -7,7 +7,8 @@ The clauses (bound s; a delta computed in clock c is stamped c):
    than it has.
 2. *Bounded staleness of reads.* The version read in clock c covers c - s: it contains every delta
    stamped below c - s of every live worker; and the version read is the one that was granted. No
-   delta is merged that is staler than the policy allows.
+   delta is merged that is staler than the policy allows. Where the parameters are in fragments,
+   this holds of each as it is adopted: all of them, or the one that the worker pushed last.
 3. *Read-my-writes.* What a worker reads contains all its own deltas but the dropped ones: those
    that the version lacks have the weight of a delta that is merged alone. Where the policy says so,
    it reads none that the version lacks, or starts no clock before all of its own are settled.
@@ -16,9 +17,12 @@ The clauses (bound s; a delta computed in clock c is stamped c):
    with a reason, while it runs and no delta of its worker waits; nothing is pushed of it. A push
    whose token is not the one that its worker runs under is late: it is fenced, and that is all. A
    clock has fewer steps than were granted only where its worker's data ends: it is the last, but
-   for one of a single step (an incomplete batch).
+   for one of a single step (an incomplete batch). A term follows the one before it, grants count
+   on over all of them, and a push of an older term is late whatever its number, unless its worker
+   runs under it. A delta that is not finite is dropped at once, and its worker adopts anew.
 5. *Liveness.* While a live worker has clocks to do, one runs or a timer is set. A clock granted
-   ahead is the next that its worker starts; only a loss or the run's end voids a grant.
+   ahead is the next that its worker starts; only a loss or the run's end voids a grant. Nobody
+   starts after the end of a run, but where it is resumed.
 
 Nothing here is taken from the controller.
 """
@@ -28,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jax_ssp.controller.commands import (
+    NOT_FINITE,
     Cancel,
     Command,
     Drop,
@@ -45,6 +50,7 @@ from jax_ssp.controller.contract.starts import Starts
 from jax_ssp.controller.events import (
     DeltaReady,
     Event,
+    Resumed,
     StopRequested,
     TimerFired,
     WorkerDone,
@@ -64,7 +70,8 @@ class Clauses(Starts, Settling):
             raise self._violation(4, f"time runs backwards from {self.now}")
         self.now = now
         match event:
-            case WorkerJoined(worker):
+            case WorkerJoined(worker, donor):
+                self._see_donor(event, donor)
                 self._joined(worker)
             case DeltaReady() | WorkerDone():
                 if self._is_late(event):
@@ -73,15 +80,18 @@ class Clauses(Starts, Settling):
                 if isinstance(event, WorkerDone):
                     self._done(event)
                 else:
-                    self._pushed(event)
+                    self._pushed(event, commands)
             case WorkerLost(worker):
-                self._lost(worker)
+                gone = self._lost(worker)
+                self._see_dropped(event, gone, commands)
             case TimerFired(at):
                 if at != self.timer or now < at:
                     raise self._violation(5, f"{event}, but the timer is set to {self.timer}")
                 self.timer = None
             case StopRequested():
                 self.ending = True
+            case Resumed():
+                self._resumed(event)
         self._see_coverage()
         for command in commands:
             match command:
@@ -101,7 +111,11 @@ class Clauses(Starts, Settling):
                     self.timer = at
                 case StopWorker(worker):
                     self._stopped(worker, command)
-        comes = self.timer is not None and self.timer - now <= _AGES
+        self._see_alive(event)
+
+    def _see_alive(self, event: Event) -> None:
+        """Somebody runs, or a timer comes; or all have done what there is to do."""
+        comes = self.timer is not None and self.timer - self.now <= _AGES
         if not (self.running or comes or self.unfinished == 0):
             timer = "no timer is set" if self.timer is None else f"the timer is at {self.timer}"
             raise self._violation(5, f"nobody runs and {timer} after {event}")
@@ -147,12 +161,21 @@ class Clauses(Starts, Settling):
         if worker in self.live or worker < 0:
             raise self._violation(4, f"worker {worker} joins twice, or is nobody")
         at = max(self._min_clock(), self.left.get(worker, 0))
-        self.live[worker] = Incarnation()
+        self.live[worker] = Incarnation(at)
+        self._see_workers(worker + 1)
         self.finished.put(worker, at)
         self.settled.put(worker, at)
         self.unfinished += 1
 
-    def _lost(self, worker: int) -> None:
+    def _see_donor(self, event: WorkerJoined, donor: int | None) -> None:
+        """Who gives its state is here, and has one: it has finished a clock since it joined."""
+        if donor is None:
+            return
+        giver = self.live.get(donor)
+        if giver is None or self.finished.of[donor] == giver.entered:
+            raise self._violation(4, f"{event}, but the donor has finished no clock, or is gone")
+
+    def _lost(self, worker: int) -> Incarnation:
         if worker not in self.live:
             raise self._violation(4, f"worker {worker} is lost but not here")
         self.floor = self._min_clock()
@@ -161,6 +184,17 @@ class Clauses(Starts, Settling):
         self.unfinished -= not incarnation.stopped
         self.left[worker] = self.finished.of.pop(worker)
         del self.settled.of[worker]
+        return incarnation
+
+    def _see_dropped(
+        self, event: WorkerLost, gone: Incarnation, commands: Sequence[Command]
+    ) -> None:
+        """What a worker has pushed that is lost with it is dropped at once."""
+        dropped = {(each.worker, each.clock) for each in commands if isinstance(each, Drop)}
+        its = (key for key, (_, by) in self.pushed.items() if by is gone)
+        kept = next((key for key in its if key not in dropped), None)
+        if event.drops and kept is not None:
+            raise self._violation(4, f"{event}, but {kept} is not dropped")
 
     def _done(self, event: WorkerDone) -> None:
         start = self.live[event.worker].running
@@ -168,6 +202,22 @@ class Clauses(Starts, Settling):
         if start.clock != event.clock:
             raise self._violation(4, f"{event}, but that clock was not started")
         self._lost(event.worker)
+
+    def _resumed(self, event: Resumed) -> None:
+        """A term begins: the run goes on, unless its ends leave it nothing to do."""
+        term, clocks, *totals = event
+        if term != self.term + 1:
+            raise self._violation(4, f"{event} in term {self.term}")
+        self.term, self.first, self.clocks = term, self.grants, clocks
+        found = zip(self.totals[self.version][:3], totals, strict=True)
+        self.ending = any(most is not None and merged >= most for merged, most in found)
+        for worker, incarnation in self.live.items():
+            left = clocks is None or self.finished.of[worker] < clocks
+            if incarnation.stopped and left and not self.ending:
+                incarnation.stopped = False
+                incarnation.held = -1
+                incarnation.adopted = None
+                self.unfinished += 1
 
     def _is_late(self, event: DeltaReady | WorkerDone) -> bool:
         incarnation = self.live.get(event.worker)
@@ -180,15 +230,17 @@ class Clauses(Starts, Settling):
     def _fenced(self, event: DeltaReady | WorkerDone, commands: Sequence[Command]) -> None:
         """What is late, of which nothing may follow."""
         token = event.token
-        if token.term != 0 or not 0 <= token.grant < self.grants:
+        issued = range(self.first, self.grants)
+        of_before = 0 <= token.term < self.term and token.grant >= 0
+        if not (of_before or (token.term == self.term and token.grant in issued)):
             raise self._violation(4, f"{event}, but that clock was not started")
-        if isinstance(event, DeltaReady) and min(event.version, event.steps, event.samples) < 0:
+        if isinstance(event, DeltaReady) and min(event.version, *_counts(event)) < 0:
             raise self._violation(4, f"{event} reports what cannot be")
         if list(commands) != [Fence(event.worker, event.clock, event.token)]:
             raise self._violation(4, f"{event} is late, but not fenced: {commands}")
         self.late += isinstance(event, DeltaReady)
 
-    def _pushed(self, event: DeltaReady) -> None:
+    def _pushed(self, event: DeltaReady, commands: Sequence[Command]) -> None:
         worker, clock, version = event.worker, event.clock, event.version
         incarnation = self.live[worker]
         start = incarnation.running
@@ -200,11 +252,24 @@ class Clauses(Starts, Settling):
         if version != start.version:
             raise self._violation(2, f"{event}, but it was granted {start.version}")
         incarnation.short += event.steps < start.local_steps
-        if not 1 <= event.steps <= start.local_steps or event.samples < 0:
+        if not 1 <= event.steps <= start.local_steps or min(_counts(event)) < 0:
             raise self._violation(4, f"{event}, but it was to make {start.local_steps} steps")
         incarnation.running = None
         self.running -= 1
         self.pushed[worker, clock] = (event, incarnation)
         incarnation.log.append((clock, None))
+        if incarnation.adopted is not None:
+            incarnation.bases[clock] = incarnation.adopted[clock % self.fragments]
         self.finished.put(worker, clock + 1)
         self.max_lag = max(self.max_lag, clock + 1 - self._min_clock())
+        if not event.finite:
+            drop = Drop(worker, clock, NOT_FINITE, event.token)
+            if list(commands[:1]) != [drop]:
+                raise self._violation(4, f"{event} is not finite, but not dropped at once")
+            incarnation.held = -1
+            incarnation.adopted = None
+
+
+def _counts(push: DeltaReady) -> tuple[int, int, int]:
+    """What a push reports that cannot be below zero."""
+    return push.steps, push.samples, push.tokens

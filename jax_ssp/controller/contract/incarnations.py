@@ -30,10 +30,15 @@ class Smallest:
 class Incarnation:
     """A worker from its join to its loss; one that comes back is another incarnation."""
 
+    entered: int = 0  # clocks that count as finished when it joined
     stopped: bool = False
     short: int = 0  # clocks that had fewer steps than were granted
     running: StartClock | None = None
     ahead: StartAhead | None = None  # what it is granted, until that is started
     held: int = -1  # the version it reads; none before its first clock and after a cancelled one
+    # Where there are fragments: of each the version that it was adopted of, or None if the next
+    # clock adopts all; and by stamp the bases of deltas under way.
+    adopted: list[int] | None = None
+    bases: dict[int, int] = field(default_factory=dict[int, int])
     # Its pushed deltas in order: (stamp, version that contains it; None while it is under way).
     log: list[tuple[int, int | None]] = field(default_factory=list[tuple[int, int | None]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax_ssp.controller.commands import StartAhead, StartClock, StopWorker
 from jax_ssp.controller.contract.book import Book
+from jax_ssp.controller.contract.incarnations import Incarnation
 from jax_ssp.controller.events import Token
 from jax_ssp.controller.weight import weight_of
 
@@ -44,14 +45,27 @@ class Starts(Book):
         if version not in (self.version, incarnation.held):
             raise self._violation(2, f"{start}: neither the newest, {self.version}, nor held")
         self._see_round(start, version)
-        if start.token != Token(0, self.grants):
-            raise self._violation(4, f"{start}, but the token is number {self.grants} of term 0")
+        if start.token != (token := Token(self.term, self.grants)):
+            raise self._violation(4, f"{start}, but the next token is {token}")
         self.grants += 1
+        self._adopt(start, incarnation)
         incarnation.held = version
         incarnation.running = start
         incarnation.ahead = None
         self.running += 1
         self.reads += 1
+
+    def _adopt(self, start: StartClock, incarnation: Incarnation) -> None:
+        """Note which fragments a clock takes from its version: all, or the one pushed last."""
+        fragments, adopted = self.fragments, incarnation.adopted
+        whole = fragments == 1 or adopted is None
+        if start.whole is not whole:
+            what = "all fragments" if whole else "the one pushed last"
+            raise self._violation(2, f"{start}, but it is to adopt {what}")
+        if fragments > 1 and adopted is None:
+            incarnation.adopted = [start.version] * fragments
+        elif adopted is not None:
+            adopted[(start.clock - 1) % fragments] = start.version
 
     def _granted(self, ahead: StartAhead) -> None:
         worker, clock, local_steps = ahead.worker, ahead.clock, ahead.local_steps
@@ -92,10 +106,10 @@ class Starts(Book):
         incarnation = self.live.get(worker)
         if incarnation is None or incarnation.running is not None or incarnation.stopped:
             raise self._violation(5, f"{command}, but the worker is not waiting")
-        if (
-            incarnation.ahead is not None
-        ):  # that it is void says that the run ends: nobody starts after it
-            self.ending = True
+        if incarnation.ahead is not None:
+            # A void grant says that the run ends, so that nobody starts after it; or that a resume
+            # has taken that clock off the run.
+            self.ending |= self.clocks is None or incarnation.ahead.clock < self.clocks
             incarnation.ahead = None
         self.unfinished -= 1
         incarnation.stopped = True

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jax_ssp import checks
+from jax_ssp.leaves import named, tree_named
+from jax_ssp.runtimes.metric import Mode, check_mode, is_better, value_of
 from jax_ssp.runtimes.observer import Kept, Observer
 from jax_ssp.runtimes.version import Version
-from jax_ssp.training.hooks.metric import Mode, check_mode, is_better, value_of
 from jax_ssp.trees import Params
 
 
@@ -65,13 +67,23 @@ class Best(Observer):
         return Kept("best", self.params, about)
 
     def check_evaluation(self, metrics: Any) -> None:
-        value_of("Best", self.metric, metrics)
+        value_of("Best(metric=...)", self.metric, metrics)
+
+    def get_state(self) -> Mapping[str, Any] | None:
+        if self.params is None or self.value is None:
+            return None
+        about = {"version": self.version, "value": self.value.hex()}
+        return {**about, **named("params", self.params)}
+
+    def set_state(self, state: Mapping[str, Any], version: Version) -> None:
+        self.params = tree_named("params", version.params, state)
+        self.version, self.value = state["version"], float.fromhex(state["value"])
 
     def on_start(self, info: Any) -> None:
         self._forget()
 
     def on_evaluated(self, version: Version, row: Any) -> None:
-        value = value_of("Best", self.metric, row["metrics"])
+        value = value_of("Best(metric=...)", self.metric, row["metrics"])
         if value == value and (
             self.value is None or is_better(self.metric, self.mode, value, self.value)
         ):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jax_ssp import checks
+from jax_ssp.runtimes.metric import Mode, check_mode, is_better, value_of
 from jax_ssp.runtimes.observer import Observer
-from jax_ssp.training.hooks.metric import Mode, check_mode, is_better, value_of
+from jax_ssp.runtimes.version import Version
 
 
 @dataclass(eq=False)
@@ -64,13 +66,21 @@ class EarlyStop(Observer):
         self._since = 0
 
     def check_evaluation(self, metrics: Any) -> None:
-        value_of("EarlyStop", self.metric, metrics)
+        value_of("EarlyStop(metric=...)", self.metric, metrics)
+
+    def get_state(self) -> Mapping[str, Any]:
+        best = None if self._best is None else self._best.hex()
+        return {"best": best, "since": self._since}
+
+    def set_state(self, state: Mapping[str, Any], version: Version) -> None:
+        best = state["best"]
+        self._best, self._since = None if best is None else float.fromhex(best), state["since"]
 
     def on_start(self, info: Any) -> None:
         self._forget()
 
     def on_eval(self, row: Any) -> None:
-        value, best = value_of("EarlyStop", self.metric, row["metrics"]), self._best
+        value, best = value_of("EarlyStop(metric=...)", self.metric, row["metrics"]), self._best
         first = best is None and value == value
         if first or is_better(self.metric, self.mode, value, best or 0.0, self.min_delta):
             self._best, self._since = value, 0

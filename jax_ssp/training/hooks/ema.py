@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jax_ssp import checks
+from jax_ssp.leaves import named, tree_named
 from jax_ssp.runtimes.observer import Kept, Observer
 from jax_ssp.runtimes.version import Version
-from jax_ssp.trees import Params
+from jax_ssp.trees import Params, copied, shapes_of
 
 _READING = threading.Lock()  # an average takes over the memory of the one before (of any `Ema`)
 
@@ -84,13 +86,24 @@ class Ema(Observer):
             return None
         return Kept("ema", self.params, {"decay": self.decay, "round": self._round})
 
+    def get_state(self) -> Mapping[str, Any] | None:
+        if self._average is None:
+            return None
+        with _READING:
+            return {"round": self._round, **named("average", copied(self._average))}
+
+    def set_state(self, state: Mapping[str, Any], version: Version) -> None:
+        self._average = tree_named("average", version.masters, state)
+        self._like = shapes_of("params", version.params)
+        self._round = state["round"]
+
     def on_start(self, info: Any) -> None:
         self._forget()
 
     def on_version(self, version: Version) -> None:
         if self._average is None:
             self._average = jax.tree.map(jnp.copy, version.masters)
-            self._like = jax.eval_shape(lambda: version.params)
+            self._like = shapes_of("params", version.params)
         elif version.round > self._round:
             kept = self.decay ** (version.round - self._round)
             with _READING:

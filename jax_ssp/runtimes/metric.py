@@ -1,4 +1,4 @@
-"""The metric that a hook goes by: which one, and which of two values is better."""
+"""The metric that something goes by: which one, and which of two values is better."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def check_mode(field: str, mode: Any) -> Mode:
     return checks.optional(field, mode, lambda name, value: checks.choice(name, value, MODES))
 
 
+def mode_of(metric: str, mode: Mode) -> Literal["max", "min"]:
+    """What is better: what is said, or else what the metric's name says."""
+    if mode is None:
+        return "min" if any(word in metric.lower() for word in _TO_LESSEN) else "max"
+    return mode
+
+
 def is_better(metric: str, mode: Mode, value: float, than: float, by: float = 0.0) -> bool:
     """Whether a value is better than another one by more than so much; NaN never is.
 
@@ -30,12 +37,10 @@ def is_better(metric: str, mode: Mode, value: float, than: float, by: float = 0.
         >>> is_better("accuracy", None, 0.9, 0.8), is_better("test_loss", None, 0.9, 0.8)
         (True, False)
     """
-    if mode is None:
-        mode = "min" if any(word in metric.lower() for word in _TO_LESSEN) else "max"
-    return value > than + by if mode == "max" else value < than - by
+    return value > than + by if mode_of(metric, mode) == "max" else value < than - by
 
 
-def value_of(hook: str, metric: str, metrics: Mapping[str, float]) -> float:
+def value_of(field: str, metric: str, metrics: Mapping[str, float]) -> float:
     """The metric's value among those of an evaluation.
 
     Raises:
@@ -43,7 +48,7 @@ def value_of(hook: str, metric: str, metrics: Mapping[str, float]) -> float:
     """
     if metric not in metrics:
         raise ValueError(
-            f"`{hook}(metric=...)` asks for {metric!r}, which is not among what `evaluate` gives: "
+            f"`{field}` asks for {metric!r}, which is not among what `evaluate` gives: "
             f"{sorted(metrics)}."
         )
     return metrics[metric]

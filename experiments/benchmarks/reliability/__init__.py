@@ -1,0 +1,1 @@
+"""What a run survives: simulated seeds, faults, kills, damaged files, and what it costs."""

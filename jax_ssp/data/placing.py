@@ -1,0 +1,98 @@
+"""How batches come to a worker's device: one as it is, several stacked, if they are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_ssp.placement import Placement
+from jax_ssp.slices import Slice
+from jax_ssp.trees import Tree
+
+Device: TypeAlias = jax.Device | Slice | jax.sharding.Sharding | None
+
+
+def put(batch: Tree, device: Device, stacked: bool = False) -> Tree:
+    """A batch on the device; NumPy arrays stay what they are where programs read those.
+
+    Args:
+        batch: one, or several, stacked along a new first axis.
+        device: where to; a slice splits each batch as it says.
+        stacked: whether they are several.
+    """
+    if isinstance(device, Slice):
+        return device.put_batch(batch, stacked)
+    on_host = isinstance(device, jax.Device) and Placement.of(device).on_host
+    if on_host and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
+        return batch
+    return jax.device_put(batch, device)
+
+
+def stacked(batches: Sequence[Tree], device: Device, worker: int, first: int) -> Tree:
+    """Batches on the device, stacked along a new first axis.
+
+    Args:
+        batches: at least one.
+        device: where to; of a sharding, which is that of one batch, the new axis stays whole.
+        worker: whose they are, and
+        first: the number of the first of them in its data, for messages.
+
+    Raises:
+        ValueError: if they differ in structure, shape or dtype; it names the leaf and both batches.
+    """
+    for index, batch in enumerate(batches):
+        if kind_of(batch) != kind_of(batches[0]):
+            raise _unlike(batches, index, worker, first)
+    there = device
+    if isinstance(device, jax.sharding.NamedSharding):
+        there = device.update(spec=jax.P(None, *device.spec))
+    return put(jax.tree.map(lambda *leaves: _stack(leaves, device), *batches), there, stacked=True)
+
+
+def repeated(batch: Tree, steps: int, device: Device) -> Tree:
+    """What `stacked` gives of so many batches like this one, but for its place."""
+    return jax.tree.map(lambda leaf: _stack((leaf,) * steps, device), batch)
+
+
+def _unlike(batches: Sequence[Tree], index: int, worker: int, start: int) -> ValueError:
+    """The error to raise as batches[index] cannot be stacked on batches[0]: says where."""
+    first, other = _describe(batches[0]), _describe(batches[index])
+    path = next(p for p in {**first, **other} if first.get(p) != other.get(p))
+    return ValueError(
+        f"`data(worker={worker})` must give batches of one shape to a clock of "
+        f"{len(batches)} local steps, but {path} is {first.get(path, 'missing')} in batch "
+        f"{start} and {other.get(path, 'missing')} in batch {start + index}; leave "
+        "out the incomplete last batch, or pad it."
+    )
+
+
+def kind_of(batch: Tree) -> tuple[Any, ...]:
+    """What batches must have in common to be stacked, or traced once: structure, shapes, dtypes."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
+
+
+def _describe(batch: Tree) -> dict[str, str]:
+    """The same in words: dtype and shape of each leaf by its path, and the structure."""
+    leaves, structure = jax.tree.flatten_with_path(batch)
+    described = {
+        f"batch{jax.tree_util.keystr(path)}": f"{_dtype(leaf)}{list(np.shape(leaf))}"
+        for path, leaf in leaves
+    }
+    return {**described, "the structure": str(structure)}
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+
+
+def _stack(leaves: tuple[Any, ...], device: Device) -> np.ndarray | jax.Array:
+    """One leaf of several batches, stacked: on the host, unless it is on devices already."""
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):
+        there = device.device if isinstance(device, Slice) else device
+        return jnp.stack(jax.device_put(leaves, there))
+    return np.stack(leaves)

@@ -1,0 +1,53 @@
+"""What each position of a slice holds of a leaf, and who answers for what several of them hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+
+from jax_ssp.fragments import Range
+from jax_ssp.slices import Slice
+
+Index: TypeAlias = tuple[slice, ...]
+
+
+def indices_of(leaf: Any, like: Slice, spec: jax.P) -> list[Index]:
+    """Of each position, what it holds of a leaf."""
+    held = like.sharding(spec).devices_indices_map(tuple(leaf.shape))
+    return [
+        tuple(slice(*each.indices(size)[:2]) for each, size in zip(index, leaf.shape, strict=True))
+        for index in map(held.__getitem__, like.devices)
+    ]
+
+
+def owners_of(indices: Sequence[Index], bytes_of: Sequence[int], sizes: list[int]) -> list[int]:
+    """For each position the one that answers for what it holds of a leaf: often itself.
+
+    Args:
+        indices: of each, what it holds.
+        bytes_of: of each, how much that is.
+        sizes: what positions answer for so far, in bytes; those of this leaf are added.
+    """
+    keys = [tuple((each.start, each.stop) for each in index) for index in indices]
+    owners: dict[Any, int] = {}
+    for key in keys:
+        if key not in owners:
+            alike = [position for position, other in enumerate(keys) if other == key]
+            owners[key] = min(alike, key=sizes.__getitem__)
+            sizes[owners[key]] += bytes_of[owners[key]]
+    return [owners[key] for key in keys]
+
+
+def within(range: Range, index: Index) -> Range:
+    """What a shard has of some rows, counted from its own first one."""
+    if not index:
+        return range
+    axis, start, stop, step = range
+    shard = index[axis]
+    start += -(-max(shard.start - start, 0) // step) * step
+    stop = min(stop, shard.stop)
+    if start >= stop:
+        return Range(axis, 0, 0)
+    return Range(axis, start - shard.start, stop - shard.start, step)

@@ -1,0 +1,36 @@
+"""The quick loop takes some cases of long tables; CI takes all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SLOW_FILES = {  # of which each test starts processes, or measures papers
+    *("cli/test_signals.py", "cli/test_sweeps.py", "test_optimized.py"),
+    *("experiments/test_papers_robust.py", "experiments/test_papers_robust_two.py"),
+}
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("case", range(7))
+def test_cases_between_the_third_ones_are_slow(case, request):
+    assert bool(case % 3) == (request.node.get_closest_marker("slow") is not None)
+
+
+@pytest.mark.every(2)
+@pytest.mark.parametrize(
+    "case", [0, pytest.param("slow by itself", marks=pytest.mark.slow), 1, 2, 3]
+)
+def test_what_is_slow_by_itself_is_not_counted(case, request):
+    assert (case in (0, 2)) == (request.node.get_closest_marker("slow") is None)
+
+
+@pytest.mark.slow
+def test_of_every_file_but_a_few_there_is_something_in_it():
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(words, cwd=TESTS.parent, capture_output=True, text=True, check=True)
+    chosen = {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    files = {str(file.relative_to(TESTS.parent)) for file in TESTS.rglob("test_*.py")}
+    assert files - chosen == {f"tests/{name}" for name in SLOW_FILES}
