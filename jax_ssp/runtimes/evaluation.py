@@ -17,6 +17,7 @@ import jax
 from jax_ssp import checks
 from jax_ssp.checks import shown
 from jax_ssp.placement import Place, Placement
+from jax_ssp.runtimes.inbox import next_in
 from jax_ssp.runtimes.interrupts import SIGNAL_SECONDS
 from jax_ssp.runtimes.settings import Settings
 from jax_ssp.server.store import Store
@@ -130,7 +131,7 @@ class _Aside:
         self._jobs.put((Future(), lambda: self._idle.put(None)))
         while True:
             with contextlib.suppress(queue.Empty):
-                return self._idle.get(timeout=SIGNAL_SECONDS)
+                return next_in(self._idle, SIGNAL_SECONDS)
 
     def close(self) -> None:
         self._closing = True

@@ -20,6 +20,7 @@ from jax_ssp.controller.events import Event
 from jax_ssp.delays.links import Links
 from jax_ssp.runtimes.crew import TRAVELS, Stay
 from jax_ssp.runtimes.faults.fates import NO_FATES, Fates
+from jax_ssp.runtimes.inbox import next_in
 from jax_ssp.runtimes.traffic import Traffic
 from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.worker.outbox import Push
@@ -176,7 +177,7 @@ class Pacing:
             if not running and trip.free is None:
                 trip.free = self._clock.now()
             with contextlib.suppress(queue.Empty):
-                stay.wake.get(timeout=min(left, POLL_SECONDS) if running else left)
+                next_in(stay.wake, min(left, POLL_SECONDS) if running else left)
         stay.doing = doing
 
     def _left(self, stay: Stay, start: StartClock, flows: _Flows) -> float:

@@ -16,6 +16,7 @@ from jax_ssp.runtimes.crew import Job, Listener, Stay
 from jax_ssp.runtimes.fated import Fated
 from jax_ssp.runtimes.faults.base import FINE, JOIN, PUSH, Fate
 from jax_ssp.runtimes.faults.fates import NO_FATES, Fates
+from jax_ssp.runtimes.inbox import next_in
 from jax_ssp.runtimes.pacing import PacedClock, Pacing
 from jax_ssp.runtimes.runtime import Parties
 from jax_ssp.worker.outbox import Push
@@ -242,7 +243,7 @@ class Running:
             if left <= 0 or (start is not None and start.token in self.cancelled):
                 return
             with contextlib.suppress(queue.Empty):
-                stay.wake.get(timeout=left)
+                next_in(stay.wake, left)
 
     def _over(self, stay: Stay, start: StartClock) -> bool:
         """Whether nobody waits for this clock of a stay any more."""

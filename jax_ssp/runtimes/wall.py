@@ -12,6 +12,7 @@ from jax_ssp.controller.commands import Command, SetTimer
 from jax_ssp.controller.events import Event, StopRequested, TimerFired, WorkerJoined
 from jax_ssp.runtimes.base import LOOK, Clock, Message
 from jax_ssp.runtimes.faults.fates import NO_FATES, Fates
+from jax_ssp.runtimes.inbox import next_in
 from jax_ssp.runtimes.interrupts import SIGNAL_SECONDS
 from jax_ssp.runtimes.members import is_left_out
 
@@ -126,7 +127,7 @@ class WallClock(Clock):
 
     def _next(self, seconds: float) -> Message:
         try:
-            got = self._inbox.get(timeout=seconds)
+            got = next_in(self._inbox, seconds)
         except queue.Empty:
             return LOOK
         if isinstance(got, BaseException):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from jax_ssp.runtimes.inbox import next_in
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
@@ -112,7 +113,7 @@ class Watch:
         while not self._over:
             before = self._clock()
             with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=LOOK_SECONDS)
+                next_in(self._wake, LOOK_SECONDS)
             self.slept(self._clock() - before)
             waits = [] if self._over else self.look()
             if waits and not self._over:
