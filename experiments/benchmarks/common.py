@@ -21,14 +21,18 @@ Row = Mapping[str, Any]
 
 
 def arguments(doc: str | None, argv: Sequence[str] | None = None, **more: Any) -> Any:
-    """Parse `[--quick] [--json FILE]`; `more` adds options, each with its default and its type."""
+    """Parse `[--quick] [--json FILE]`; `more` adds options, each with its default and its type.
+
+    One whose default is False is a flag.
+    """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as JSON")
     for name, default in more.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        how = {"action": "store_true"} if default is False else {"type": type(default)}
+        parser.add_argument(f"--{name}", default=default, **how)
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,6 @@ All of these are assumptions; those of a table are in its file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from scipy.special import ndtri
 
 DAY = 86_400.0  # seconds
 CHUNK = 4096  # draws at a time
+MOST_BUSY = 0.7  # share of the time that a controller or a shard is to be busy for, at the most
 
 
 class Clocks(NamedTuple):
@@ -33,20 +33,27 @@ class Clocks(NamedTuple):
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """So many clocks of one worker each (seconds)."""
-        return self.slowest(rng, count, 1)
+        taken = self.seconds * rng.lognormal(-(self.spread**2) / 2, self.spread, count)
+        return taken + self.stall * (rng.random(count) < self.stalls) if self.stalls else taken
 
     def slowest(self, rng: np.random.Generator, count: int, among: int) -> np.ndarray:
-        """So many clocks, each as long as the longest of `among` workers (seconds).
+        """So many clocks, each as long as the longest of `among` workers (seconds)."""
+        taken = self._largest(rng, np.full(count, among))
+        if not self.stalls:
+            return taken
+        stalled = rng.binomial(among, self.stalls, count)
+        longest = self._largest(rng, np.maximum(stalled, 1)) + self.stall
+        return np.where(stalled > 0, np.maximum(taken, longest), taken)
+
+    def _largest(self, rng: np.random.Generator, among: np.ndarray) -> np.ndarray:
+        """The longest of so many that do not stall (seconds).
 
         The largest of n uniform draws is distributed as the n-th root of one.
         """
-        taken = np.full(count, self.seconds)
+        taken = np.full(len(among), self.seconds)
         if self.spread:
-            largest = ndtri(rng.random(count) ** (1 / among))
+            largest = ndtri(rng.random(len(among)) ** (1 / among))
             taken *= np.exp(self.spread * largest - self.spread**2 / 2)
-        if self.stalls:
-            any_stalls = -math.expm1(among * math.log1p(-self.stalls))
-            taken += self.stall * (rng.random(count) < any_stalls)
         return taken
 
     def stream(self, rng: np.random.Generator) -> Iterator[float]:
