@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.benchmarks.common import arguments
+
 ROOT = Path(__file__).parents[2]
 COLUMNS = {
     "overhead": "model batch workers local_steps policy ratio_to_bound ratio_to_sync",
@@ -33,6 +35,12 @@ def standard_environment(monkeypatch):
 def test_all_benchmarks_are_tested():
     files = {file.stem for file in (ROOT / "experiments" / "benchmarks").glob("[!_]*.py")}
     assert files - {"common", "ledger"} == set(COLUMNS)
+
+
+def test_an_option_that_is_false_by_default_is_a_flag():
+    assert arguments("", [], measure=False).measure is False
+    assert arguments("", ["--measure"], measure=False).measure is True
+    assert arguments("", ["--seed", "3"], seed=0).seed == 3
 
 
 @pytest.mark.slow
