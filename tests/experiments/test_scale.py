@@ -3,18 +3,20 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import jax_ssp as ssp
-from experiments.benchmarks.scale import costs, failures, models, published, saturation
+from experiments.benchmarks.scale import costs, failures, models, page, published, saturation
 from experiments.benchmarks.scale.clocks import DAY, Clocks, Failing
 from experiments.benchmarks.scale.costs import Costs
 from experiments.benchmarks.scale.fleet import Exchange, Fleet, failures_within, settled
 from experiments.benchmarks.scale.learners import Program, learned
 from jax_ssp.report.goodput import goodput
 
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 TEN = Clocks(seconds=10.0)
 SPREAD = Clocks(seconds=60.0, spread=0.02, stalls=1e-3, stall=30.0)
 OFTEN = Failing(mtbf=60.0 * 400, detect=30.0, back=600.0)
@@ -194,6 +196,11 @@ def test_at_ten_thousand_workers_rigid_is_least_and_learners_are_most():
     rigid, elastic = failures.one_program(10_000, failing, 0)
     learners = failures.decoupled(10_000, 8, failing, 1, 0)
     assert rigid["goodput"] < elastic["goodput"] < learners["goodput"]
+
+
+@pytest.mark.parametrize("table", ["goodput", "saturation", "costs"])
+def test_the_page_shows_the_tables_of_the_results(table):
+    assert getattr(page, table)() in PAGE.read_text()
 
 
 PROGRAMS = {"costs": costs, "failures": failures, "published": published, "saturation": saturation}
