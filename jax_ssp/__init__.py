@@ -34,6 +34,7 @@ _NAMES = {
     "Network": "delays.network",
     **dict.fromkeys(("Kept", "Observer"), "runtimes.observer"),
     "Progress": "report.progress",
+    "Ray": "runtimes.ray.runtime",
     "Recovery": "runtimes.recovery",
     "Replay": "runtimes.replay",
     "Result": "training.result",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-import jax
-import jax.numpy as jnp
-
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.runtimes.base import Cancelled, Clock
 from jax_ssp.runtimes.crew import Listener, Stay
 from jax_ssp.runtimes.faults.base import JOIN, PUSH, STEP, Fate
 from jax_ssp.runtimes.faults.fates import Fates
 from jax_ssp.server.store import Store
+from jax_ssp.trees import copied
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.worker import Worker
 
@@ -102,7 +100,7 @@ class Fated:
             if arrived is None:
                 return False
             push, event = arrived, arrived.event(start)
-            copies = [jax.tree.map(jnp.copy, push.payload) for _ in fate.again]
+            copies = [copied(push.payload) for _ in fate.again]
             self._store.push(event, push.payload, push.metrics)
             self._fates.play(fate.in_push)
             if not (fate.lost or fate.hangs):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from jax_ssp.compression import Compressor
     from jax_ssp.delays.network import Network
+    from jax_ssp.runtimes.parties import Blueprint
     from jax_ssp.server.server import Server
     from jax_ssp.server.store import Store
     from jax_ssp.slices import Slices
@@ -155,6 +156,10 @@ class Runtime(ABC):
         from jax_ssp.server.local_store import LocalStore
 
         return LocalStore(server, plan.delta_wire, plan.snapshot_wire)
+
+    def elsewhere(self, run: Blueprint) -> tuple[Store, list[Worker]] | None:
+        """The store and the workers, where they are in other processes; None if they are here."""
+        return None
 
     @abstractmethod
     def open(self, session: Parties) -> World:

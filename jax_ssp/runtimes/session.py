@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
@@ -12,12 +12,8 @@ import jax
 
 from jax_ssp.controller.tape import Tape
 from jax_ssp.data.elastic import check_change
-from jax_ssp.data.feed import Feed
 from jax_ssp.data.ledger import Ledger
-from jax_ssp.placement import Place, Placement
-from jax_ssp.policies import Policy
-from jax_ssp.rounds import ByRounds
-from jax_ssp.runtimes import rules
+from jax_ssp.placement import Placement
 from jax_ssp.runtimes.budget import (
     check_countable,
     check_counts,
@@ -29,25 +25,14 @@ from jax_ssp.runtimes.dealing import header_of
 from jax_ssp.runtimes.feeds import first_batches, make_feeds
 from jax_ssp.runtimes.members import ever, members
 from jax_ssp.runtimes.optimizing import check_placed, gradients_of
+from jax_ssp.runtimes.parties import Blueprint, make_server, make_workers
 from jax_ssp.runtimes.plan import COMPUTED, Plan
-from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.slicing import computing_places, server_places, told_of_slices, worker_places
 from jax_ssp.runtimes.states import States
 from jax_ssp.runtimes.task import Task
-from jax_ssp.server.memory import Memory
-from jax_ssp.server.server import Server
-from jax_ssp.server.shards import SliceParts
 from jax_ssp.server.store import Store
-from jax_ssp.server.transforms import NeedsLoss
-from jax_ssp.slices import Slice
 from jax_ssp.trees import digest
 from jax_ssp.where import check_one_process, leaving_mesh
-from jax_ssp.worker.clock import averaged_leaves
-from jax_ssp.worker.exchange import Exchange
-from jax_ssp.worker.needs import Needs
-from jax_ssp.worker.outbox import Seat
-from jax_ssp.worker.program import frozen_of, program_of
-from jax_ssp.worker.warmup import first_replica
 from jax_ssp.worker.worker import Worker
 
 
@@ -100,7 +85,7 @@ class Session:
             "gives_weights": policy.gives_weights,
             "num_workers": self.num_workers,
             "time": runtime.time,
-            "devices": [Placement.of(each).name for each in recorded],
+            "devices": [worker.seat.name for worker in self.workers[: self.num_workers]],
             "server": [Placement.of(each).name for each in server],
             **told_of_slices(recorded),
             "batch": runtime.batch,
@@ -154,15 +139,19 @@ def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:
     if plan.checkpoint is not None:
         for feed in feeds:
             feed.check_goes_back()
-    store = runtime.store(plan, _server(plan, task, server, optimizer))
-    workers = _workers(plan, task, store, recorded, devices, feeds)
+    store = runtime.store(plan, make_server(plan, task, server, optimizer))
+    made = runtime.elsewhere(Blueprint(plan, task, optimizer, store, feeds, ledger))
+    if made is None:
+        workers = make_workers(plan, task, store, recorded, devices, dict(enumerate(feeds)))
+    else:
+        store, workers = made
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
         "batches": first_batches(task, feeds[:num_workers]),
-        "step": digest(workers[0].warmup.lower().as_text(), *jax.tree.leaves(frozen_of(task.step))),
+        "step": workers[0].warmup.digest(),
         "server_tx": digest(store.program()),
         "jax": jax.__version__,
-        "platforms": sorted({Placement.of(place).backend for place in devices}),
+        "platforms": sorted({worker.seat.name[0] for worker in workers}),
     }
     assert {"num_workers", *identity} == {*COMPUTED}
     round_samples = samples_of_round(plan, feeds[:num_workers])
@@ -180,72 +169,6 @@ def _whole_task(task: Task) -> Task:
                 f"`train({name}=...)` is missing; only `Virtual(compute=False)` goes without."
             )
     return task
-
-
-def _server(
-    plan: Plan, task: Task, devices: Sequence[jax.Device] | SliceParts, optimizer: ByRounds | None
-) -> Server:
-    server_tx, delta_tx = plan.transforms()
-    assert task.step is not None  # as has been seen
-    try:
-        return Server(
-            task.params,
-            maybe(rules.transform)("server_tx", server_tx) if optimizer is None else optimizer,
-            delta_tx=maybe(rules.transform)("delta_tx", delta_tx),
-            weight=plan.weight,
-            device=devices,
-            averaged=averaged_leaves(task.step, task.params),
-            views=getattr(task.step, "views", None),
-            fragments=plan.fragments,
-        )
-    except NeedsLoss as error:
-        if optimizer is None:
-            raise
-        raise TypeError(
-            '`optimizer_on="server"`: the optimizer wants the loss, or to compute it, and the '
-            f'server has none; leave it with the workers: `optimizer_on="workers"`. ({error})'
-        ) from error
-
-
-def _workers(
-    plan: Plan,
-    task: Task,
-    store: Store,
-    recorded: Sequence[Place],
-    devices: Sequence[Place],
-    feeds: Sequence[Feed],
-) -> list[Worker]:
-    assert task.step is not None  # as has been seen
-    first_place = devices[0]
-    specs = first_place.params if isinstance(first_place, Slice) else None
-    program = program_of(task.step, store.layout, specs)
-    policy, overlap = plan.policy, plan.overlap
-    if type(policy).local_steps is not Policy.local_steps or plan.schedule.at(0) is None:
-        overlap = min(overlap, 1)  # H of the next clock is not known before it starts
-    needs = Needs(plan.reads_own, policy.needs_norms, policy.cancels)
-    delta = jax.eval_shape(store.layout.delta_like, store.shapes)
-    memory = {device: Memory(delta, device) for device in devices}
-    frozen = {device: Placement.of(device).put(frozen_of(task.step)) for device in {*devices}}
-    exchange = Exchange(
-        plan.schedule.usual, plan.weight, needs, plan.num_clocks, overlap, plan.adopt
-    )
-    key = jax.random.key(plan.seed)
-    first = store.snapshot(0)
-    workers = [
-        Worker(
-            index,
-            Seat(each, device, store.devices, frozen[device]),
-            program,
-            feed,
-            exchange,
-            store.wire,
-            memory[device],
-            first_replica(program, store.wire, first, jax.random.fold_in(key, index), device),
-        )
-        for index, (each, device, feed) in enumerate(zip(recorded, devices, feeds, strict=True))
-    ]
-    first.release()  # with their first clock they adopt a version of their own
-    return workers
 
 
 def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:

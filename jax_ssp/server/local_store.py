@@ -1,15 +1,13 @@
 """The store in this process: who needs which version, what was pushed, and what bases were.
 
-A version is held for every clock that was granted on it, until the clock's delta is settled, and
-for every worker that was granted it last, until that is granted another one or leaves: it may be
-granted the same once more. What a delta is measured from is made anew here where a transform asks
-for it: the version as it was read, plus the worker's own deltas that it lacks.
+A version is held as long as somebody needs it (see `leases.py`). What a delta is measured from is
+made anew here where a transform asks for it: the version as it was read, plus the worker's own
+deltas that it lacks.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,6 +19,7 @@ from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.placement import Placement
 from jax_ssp.server.bases import Bases
+from jax_ssp.server.leases import Leases
 from jax_ssp.server.published import Published
 from jax_ssp.server.saved import Granted, Like, Pushed, StoreState, packed, unpacked
 from jax_ssp.server.server import Server
@@ -31,11 +30,7 @@ from jax_ssp.server.wire import Wire
 from jax_ssp.trees import Params, copied
 
 _Push: TypeAlias = tuple[DeltaReady, list[Message], Mapping[str, float]]
-"""A clock that is finished. (This and the next are plain tuples: each clock makes one.)"""
-
-_Clock: TypeAlias = "tuple[StartClock, list[Params] | None]"
-"""A clock that was granted, and whose delta is not settled; and what that is measured from, in
-pieces, where that is asked for."""
+"""A clock that is finished. (It is a plain tuple: each clock makes one.)"""
 
 
 class LocalStore(Store):
@@ -83,10 +78,10 @@ class LocalStore(Store):
         self._bases = Bases(self.wire, self.layout, server.weight)
         self._lock = threading.Lock()
         self._pushes: dict[Token, _Push] = {}
-        self._clocks: dict[Token, _Clock] = {}
-        self._last: dict[int, int] = {}  # the version that each worker was granted last
+        self._measured_from: dict[Token, list[Params]] = {}  # where that is asked for, in pieces
+        self.leases = Leases()
         self._leased: dict[int, Leased] = {}
-        self._need(0)  # by those who are made before the first clock
+        self._need(0)
 
     @property
     def version(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -94,20 +89,17 @@ class LocalStore(Store):
 
     def lease(self, start: StartClock) -> None:
         with self._lock:
-            worker, version = start.worker, start.version
-            leased = self._need(version)
-            leased.count += 1  # by the clock, and by the worker
-            before = self._last.get(worker)
-            self._last[worker] = version
-            if before is not None:
-                self._need_no_more(before)
-            base = self._bases.base(start, self._as_read(leased)) if self.wants_base else None
-            self._clocks[start.token] = start, base
+            leased = self._need(start.version)
+            self._let_go(self.leases.lease(start))
+            if self.wants_base:
+                base = self._bases.base(start, self._as_read(leased))
+                if base is not None:
+                    self._measured_from[start.token] = base
 
     def push(self, event: DeltaReady, payload: list[Message], metrics: Mapping[str, float]) -> None:
         with self._lock:
             self._pushes[event.token] = event, payload, metrics
-            if self.wants_base and event.token in self._clocks:
+            if self.wants_base and event.token in self.leases.clocks:
                 self._bases.pushed(event, payload)
 
     def merge(self, merge: Merge) -> None:
@@ -118,15 +110,14 @@ class LocalStore(Store):
             event, payload, metrics = self._pushes[delta.token]
             payloads.append(payload)
             arrivals.append(Arrival(delta, event, metrics, merge.num_workers, merge.round))
-            if self.wants_base:
-                _, base = self._clocks[delta.token]
-                if base is not None:
-                    bases.append(base[self.server.parts.pushed(delta.clock)])
+            if delta.token in self._measured_from:
+                base = self._measured_from[delta.token]
+                bases.append(base[self.server.parts.pushed(delta.clock)])
         version = self.server.versions.apply(self._programs, payloads, arrivals, bases)
         assert version == merge.version, "server and controller count the same merges"
         with self._lock:
             if version == 1:
-                self._need_no_more(0)  # by those who were made before
+                self._let_go(self.leases.begun())
             for delta in merge.deltas:
                 self._published.changed(self.server.parts.pushed(delta.clock))
                 self._forget(delta.token)
@@ -137,16 +128,9 @@ class LocalStore(Store):
 
     def leave(self, worker: int) -> None:
         with self._lock:
-            last = self._last.pop(worker, None)
-            if last is not None:
-                self._need_no_more(last)
+            self._let_go(self.leases.leave(worker))
             self._bases.leave(worker)
-            running = [
-                token
-                for token, (start, _) in self._clocks.items()
-                if start.worker == worker and token not in self._pushes
-            ]
-            for token in running:
+            for token in self.leases.running(worker, self._pushes):
                 self._forget(token)
 
     def snapshot(self, version: int) -> Snapshot:
@@ -158,27 +142,22 @@ class LocalStore(Store):
     # Versions that are needed; all under the lock.
 
     def _need(self, version: int) -> Leased:
-        """One more needs this version."""
+        """A version that somebody is to need."""
         leased = self._leased.get(version)
         if leased is None:
             newest = self.server.versions.newest
             assert version == newest.version, "only the newest is leased anew"
             leased = self._leased[version] = Leased(self._published.version(newest))
-        leased.count += 1
         return leased
 
-    def _need_no_more(self, version: int) -> None:
-        leased = self._leased[version]
-        leased.count -= 1
-        if not leased.count:
-            del self._leased[version]
-            leased.snapshot.release()
+    def _let_go(self, versions: list[int]) -> None:
+        for version in versions:
+            self._leased.pop(version).snapshot.release()
 
     def _forget(self, token: Token) -> None:
         self._pushes.pop(token, None)
-        clock = self._clocks.pop(token, None)
-        if clock is not None:
-            self._need_no_more(clock[0].version)
+        self._measured_from.pop(token, None)
+        self._let_go(self.leases.settled(token))
 
     def _as_read(self, leased: Leased) -> list[Params]:
         """A version as workers read it, in pieces."""
@@ -199,7 +178,8 @@ class LocalStore(Store):
                 held.pop(self.version, None)  # which is the newest
             if self.version in held:
                 sent = {}  # which it has
-            starts = [start for start, _ in self._clocks.values()]
+            starts = self.leases.clocks.values()
+            bases = self._measured_from
             under_way = {(each.worker, each.clock) for each in starts if each.token in running}
             state = StoreState(
                 self.version,
@@ -213,8 +193,8 @@ class LocalStore(Store):
                     for event, payload, metrics in self._pushes.values()
                     if event.token not in running
                 ],
-                [Granted(start, copied(base)) for start, base in self._clocks.values()],
-                dict(self._last),
+                [Granted(start, copied(bases.get(start.token))) for start in starts],
+                dict(self.leases.last),
                 copied(self._bases.without(under_way)),
                 copied(self._bases.last),
             )
@@ -227,20 +207,17 @@ class LocalStore(Store):
         like = Like(pieces, versions.states, published.residuals, *of_wire)
         state = unpacked(like, facts, arrays)
         versions.go_on(state.version, state.pieces, state.states)
-        self._last = state.last
         self._bases.own, self._bases.last = state.own, state.bases
         snapshots = {each: Snapshot(each, state.snapshots[each]) for each in state.snapshots}
         if self.wire.snapshots is None:
             snapshots[state.version] = versions.newest
         published.go_on(state.residuals, state.sent, snapshots.get(state.version))
-        needed = [each.start.version for each in state.granted] + list(state.last.values())
-        needed += [0] if state.version == 0 else []  # by those who were made before
-        counts = Counter(needed)
-        self._leased = {
-            each: Leased(snapshots[each].hold(), count) for each, count in counts.items()
-        }
+        self.leases.go_on(state.version, state.last, [each.start for each in state.granted])
+        self._leased = {each: Leased(snapshots[each].hold()) for each in self.leases.versions}
         self._pushes = {push.event.token: tuple(push) for push in state.pushed}
-        self._clocks = {each.start.token: tuple(each) for each in state.granted}
+        self._measured_from = {
+            each.start.token: each.base for each in state.granted if each.base is not None
+        }
 
     # Before the first clock.
 

@@ -36,6 +36,7 @@ from jax_ssp.server.merging import Merging
 from jax_ssp.server.partition import Partition, Parts
 from jax_ssp.server.programs import MergePrograms
 from jax_ssp.server.shards import ShardCut, SliceParts
+from jax_ssp.server.share import Share, ShareParts
 from jax_ssp.server.transforms import arrival
 from jax_ssp.server.versions import Versions
 from jax_ssp.trees import Params, check_like, check_params, is_finite, shapes_of
@@ -74,7 +75,8 @@ class Server:
             a run knows: here `merge` is given the weights then.
         device: where merging runs; by default the first CPU device, off every accelerator's queue.
             Several devices share the parameters by bytes, each merging its own piece; the transform
-            must then be elementwise. With `SliceParts`, those of workers on slices.
+            must then be elementwise. With `SliceParts`, those of workers on slices; with a `Share`,
+            it has the pieces of one of several devices, and other servers have the others.
         averaged: tree of booleans like `params`, true for what is only averaged.
         fragments: shares of the parameters that are merged each with a state of the transforms of
             its own (see `ssp.Fragments`), or how many of about the same size; None for one.
@@ -108,7 +110,7 @@ class Server:
         *,
         delta_tx: optax.GradientTransformation | None = None,
         weight: Weight = "mean",
-        device: jax.Device | Sequence[jax.Device] | SliceParts | None = None,
+        device: jax.Device | Sequence[jax.Device] | SliceParts | Share | None = None,
         averaged: Any = None,
         views: Views | None = None,
         fragments: Fragments | int | None = None,
@@ -117,14 +119,17 @@ class Server:
         check_transforms(server_tx=server_tx, delta_tx=delta_tx)
         optional("Server(views=...)", views, function, "(tree) -> trees")
         self._sliced = device if isinstance(device, SliceParts) else None
-        self.devices = check_devices(device if self._sliced is None else self._sliced.devices)
+        many = isinstance(device, (SliceParts, Share))
+        self.devices = check_devices(device.devices if many else device)
         self._shapes = check_params(params)
         check_averaged(averaged, params)
         self.layout = Layout.of(params, averaged)
         self.shapes: Params = jax.eval_shape(self.layout.masters, self._shapes)
         fragments = check_fragments(fragments)
-        if self._sliced is None:
-            parts: Partition = Parts(self.shapes, len(self.devices), fragments)
+        if isinstance(device, Share):
+            parts: Partition = ShareParts(self.shapes, device, fragments)
+        elif self._sliced is None:
+            parts = Parts(self.shapes, len(self.devices), fragments)
         else:
             there = self._sliced.like, self._sliced.shares
             parts = ShardCut(self.shapes, *there, fragments)

@@ -139,10 +139,8 @@ class Leased:
 
     Attributes:
         snapshot: as it travels.
-        count: how many need it: clocks that read it, and workers that were granted it last.
         opened: what workers make of it, where it is compressed, once that was asked for.
     """
 
     snapshot: Snapshot
-    count: int = 0
     opened: list[Params] | None = None

@@ -13,6 +13,7 @@ from jax_ssp.checkpoint.checkpoints import Checkpoints
 from jax_ssp.fragments import Fragments
 from jax_ssp.mitigations.as_given import as_given
 from jax_ssp.runtimes.devices import Devices
+from jax_ssp.runtimes.ray.runtime import Ray
 from jax_ssp.runtimes.recovery import Recovery
 from jax_ssp.runtimes.runtime import Runtime
 from jax_ssp.runtimes.virtual import Virtual
@@ -26,7 +27,7 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
 
     Args:
         runtime: the experiment's. `Virtual` in its place keeps its workers, delays, their seed and
-            its network.
+            its network; `Ray` its workers.
 
     Example:
         >>> alternatives()["policy"]["KSync"]()
@@ -46,7 +47,11 @@ def alternatives(runtime: Runtime | None = None) -> dict[str, dict[str, Callable
     wires = {kind.__name__: kind for kind in compression.ALL_COMPRESSORS}
     return {
         "policy": {kind.__name__: kind for kind in policies.ALL_POLICIES},
-        "runtime": {"Devices": Devices, "Virtual": functools.partial(_rehearsal, runtime)},
+        "runtime": {
+            "Devices": Devices,
+            "Ray": functools.partial(_on_cluster, runtime),
+            "Virtual": functools.partial(_rehearsal, runtime),
+        },
         "runtime.delay": {**_DELAYS, "None": lambda: None},
         "runtime.network": {"Network": delays.Network, "None": lambda: None},
         "runtime.recovery": {"Recovery": Recovery, "None": lambda: None},
@@ -71,6 +76,12 @@ _DELAYS: dict[str, Callable[[], Any]] = {
     "LogNormal": functools.partial(delays.LogNormal, median=0.9, sigma=0.5),
     "Straggler": delays.Straggler,
 }
+
+
+def _on_cluster(runtime: Runtime | None) -> Ray:
+    """A cluster with as many workers as this runtime says."""
+    num_workers = getattr(runtime, "num_workers", None)
+    return Ray() if num_workers is None else Ray(num_workers=num_workers)
 
 
 def _rehearsal(runtime: Runtime | None) -> Virtual:

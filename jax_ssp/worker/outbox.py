@@ -79,6 +79,11 @@ class Seat(NamedTuple):
     server: tuple[jax.Device, ...]
     frozen: Any = ()
 
+    @property
+    def name(self) -> tuple[str, int]:
+        """The recorded device, of a slice the first one, as a tape names it."""
+        return Placement.of(self.recorded).name
+
 
 class Dispatched(NamedTuple):
     """A clock that computes, or has.

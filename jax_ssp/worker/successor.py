@@ -4,11 +4,14 @@ By default it begins as if it had never run a clock. Where a live worker gives i
 from what that one has of its own: its local progress, and the state of its step. What the donor has
 pushed is not its own, and is taken off the progress where the server has not merged it yet: else
 that would be merged twice. Its number, key, place and data are those of the one it replaces.
+
+Workers in other processes have these functions too; whose place it is says which are called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import singledispatch
 
 import jax
 
@@ -23,6 +26,7 @@ from jax_ssp.worker.warmup import first_replica
 from jax_ssp.worker.worker import Worker
 
 
+@singledispatch
 def successor(lost: Worker, feed: Feed, snapshot: Snapshot) -> Worker:
     """The worker that goes on where one was lost, as if it had never run a clock.
 
@@ -39,6 +43,7 @@ def successor(lost: Worker, feed: Feed, snapshot: Snapshot) -> Worker:
     return placed(lost, feed, first_replica(lost.program, lost.wire, snapshot, key, lost.device))
 
 
+@singledispatch
 def placed(lost: Worker, feed: Feed, replica: Replica) -> Worker:
     """A worker in the place of another, with this state and this data."""
     return Worker(
@@ -53,6 +58,7 @@ def placed(lost: Worker, feed: Feed, replica: Replica) -> Worker:
     )
 
 
+@singledispatch
 def inherited(lost: Worker, donor: Replica, waiting: Collection[int], weight: float) -> Replica:
     """The state of a worker in the place of another, from that of a live one.
 

@@ -17,6 +17,7 @@ from jax_ssp.server.memory import Memory
 from jax_ssp.server.sliced import SlicedWire, wire_on
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.wire import Wire
+from jax_ssp.trees import digest
 from jax_ssp.worker.adopt import opened
 from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.in_fragments import in_parts
@@ -104,6 +105,10 @@ class Warmup(NamedTuple):
         """The clock, traced and lowered for this device but not compiled."""
         steps = self.exchange.local_steps[-1]
         return self.program.clock(steps).lower(*self.example(steps), [])
+
+    def digest(self) -> str:
+        """The same for steps that compute the same, with the same frozen arrays."""
+        return digest(self.lower().as_text(), *jax.tree.leaves(self.frozen))
 
     def rehearse(self) -> dict[str, float]:
         """Compile the clock and run it; gives times (seconds) and memory (bytes)."""

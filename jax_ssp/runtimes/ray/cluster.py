@@ -1,0 +1,81 @@
+"""The cluster that a run is on: one that is there, or one on this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+OBJECTS = 0.3  # the share of this machine's memory for the object store of a cluster of its own
+MOST_OBJECTS = 8 << 30  # bytes
+
+
+def the_ray() -> Any:
+    """Ray.
+
+    Raises:
+        ImportError: naming the command that installs it.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            "`ssp.Ray(...)` needs Ray, which is not installed: `pip install 'jax_ssp[ray]'`."
+        ) from error
+    return ray
+
+
+def connect(address: str | None, needs: Mapping[str, float]) -> None:
+    """Be on a cluster with room for a run.
+
+    Args:
+        address: of a cluster, "auto" for the one that this machine is part of; None for one of this
+            process's own, on this machine, which ends with the process.
+        needs: resources that the run's actors take in all, by Ray's names for them.
+
+    Raises:
+        ImportError: if Ray is not installed.
+        ConnectionError: if there is no cluster at the address.
+        ValueError: if the cluster does not have what is needed.
+    """
+    ray = the_ray()
+    if not ray.is_initialized():
+        _start(ray, address)
+    there = ray.cluster_resources()
+    for name, needed in needs.items():
+        if needed > there.get(name, 0.0):
+            raise ValueError(
+                f"`Ray(...)`: the run's actors take {needed:g} {name} in all, and the cluster has "
+                f"{there.get(name, 0.0):g}. Ask for fewer workers, give each less "
+                "(`cpus_per_worker`, `gpus_per_worker`, `resources`), or add machines."
+            )
+
+
+def _start(ray: Any, address: str | None) -> None:
+    quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
+    if address is not None:
+        try:
+            ray.init(address=address, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError) as error:
+            raise ConnectionError(
+                f"`Ray(address={address!r})`: there is no cluster there that this machine can join "
+                f"({error}). Start one with `ray start --head`, or leave `address` out for one on "
+                "this machine."
+            ) from error
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # they are what this machine is to do
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # to start a program
+        ray.init(object_store_memory=_object_bytes(), _node_ip_address=LOOPBACK, **quiet)
+
+
+def _object_bytes() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+    room = memory if shared is None else shared.f_bavail * shared.f_frsize
+    return int(min(OBJECTS * memory, 0.8 * room, MOST_OBJECTS))

@@ -1,0 +1,269 @@
+"""Stands for a worker that is in an actor, for the thread here that runs its clocks.
+
+It has what that thread asks of a `Worker`. Most calls are sent and not waited for; the delta of a
+clock is, and comes as references to its pieces, for whoever pushes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.controller.events import Token
+from jax_ssp.data.ledger import Ledger
+from jax_ssp.placement import Placement
+from jax_ssp.runtimes.ray.actors import Actor, Actors
+from jax_ssp.runtimes.ray.fetched import Fetched
+from jax_ssp.runtimes.ray.numbers import Dealer, Numbers
+from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.store import Store
+from jax_ssp.worker.exchange import Exchange
+from jax_ssp.worker.outbox import Push
+from jax_ssp.worker.successor import inherited, placed, successor
+from jax_ssp.worker.waits import Waiting
+
+
+class RemoteSeat(NamedTuple):
+    """Where such a worker is.
+
+    Attributes:
+        name: of its device, as a tape names it.
+    """
+
+    name: tuple[str, int]
+
+
+class RemoteKept(NamedTuple):
+    """What a worker was, which is where it is.
+
+    Attributes:
+        actor: of the worker.
+        token: of the clock before which it was that; None for what it is now.
+    """
+
+    actor: Actor
+    token: Token | None
+
+    @property
+    def replica(self) -> RemoteKept:
+        """Itself: who inherits from it gets it there."""
+        return self
+
+    def pack(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Facts for JSON and arrays by name, which say all of it."""
+        return self.actor.get("pack", name, self.token, beside=self.token is not None)
+
+    def reference(self) -> Any:
+        """To it, in the object store."""
+        if self.token is None:
+            return self.actor.call("keep")
+        return self.actor.call("began", self.token, beside=True)
+
+
+class RemoteWarmup(NamedTuple):
+    """What such a worker will run."""
+
+    actor: Actor
+    about: Mapping[str, Any]
+
+    def digest(self) -> str:
+        """See `Warmup.digest`."""
+        return self.about["digest"]
+
+    def compile(self) -> None:
+        """Compile it, where it will run."""
+        self.actor.get("compile")
+
+    def rehearse(self) -> dict[str, float]:
+        """See `Warmup.rehearse`."""
+        return self.actor.get("rehearse")
+
+
+class RemoteFeed:
+    """The data of such a worker, which is where that is.
+
+    Args:
+        actors: of the run.
+        worker: whose.
+        cursor: how many of its batches are taken, or passed over.
+        actor: where it is; None for a new one, which is started then.
+    """
+
+    def __init__(
+        self, actors: Actors, worker: int, cursor: int = 0, actor: Actor | None = None
+    ) -> None:
+        self._actors, self._worker = actors, worker
+        self.actor = actors.worker(worker) if actor is None else actor
+        self.taken = cursor
+        if actor is None:
+            self.actor.get("go_on_at", cursor)
+            self.actor.get("compile")
+
+    def rewound(self, cursor: int) -> RemoteFeed:
+        """The same batches from there on, in a new actor: the old one is no more."""
+        self.actor.kill()
+        return RemoteFeed(self._actors, self._worker, cursor)
+
+    def skip(self, steps: int = 1) -> None:
+        """Pass over so many batches."""
+        self.taken += steps
+        self.actor.get("go_on_at", self.taken)
+
+    def waiting(self) -> None:
+        """Nobody here knows whether it waits."""
+
+    def check_goes_back(self) -> None:
+        """It does: that is seen before anything is sent."""
+
+
+class RemoteWorker:
+    """Stands for a worker in an actor.
+
+    Args:
+        index: number of the worker.
+        feed: its data, and where it is.
+        exchange: its part of the plan.
+        ledger: of the run, if one deals its batches.
+        wire: how deltas and snapshots travel.
+
+    Attributes: those of a `Worker`.
+    """
+
+    def __init__(
+        self, index: int, feed: RemoteFeed, exchange: Exchange, ledger: Ledger | None, wire: Any
+    ) -> None:
+        self.index, self.feed, self.exchange, self.wire = index, feed, exchange, wire
+        self.recorded = self.device = Placement.host().device
+        self._actor = feed.actor
+        about = self._actor.get("about")
+        self.seat = RemoteSeat(tuple(about["name"]))
+        self.warmup = RemoteWarmup(self._actor, about)
+        self.kind = index, self._actor
+        self.armed = False
+        self.began: tuple[Token, RemoteKept] | None = None
+        self.is_dispatched = False
+        self.ledger = ledger
+        self._dealer = None if ledger is None else Dealer(ledger, index, feed.taken)
+        self._held = -1  # the version that it has
+        self._has_data: bool | None = None  # None: it is asked
+        self._last: Any = None
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self.warmup.about["pid"]
+
+    @property
+    def actor(self) -> Actor:
+        """Where it is."""
+        return self._actor
+
+    def waits(self) -> Waiting | None:
+        """Nobody here knows whether it waits for its data."""
+        return None
+
+    @property
+    def replica(self) -> Any:
+        """Its state now, fetched."""
+        return self._actor.get("replica") if self._last is None else self._last
+
+    def settle(self) -> None:
+        """Have here what is asked for once its actor is no more."""
+        self._last = self.replica
+
+    def not_finite(self) -> str:
+        """In which leaves of its last delta a number is not finite."""
+        return self._actor.get("not_finite")
+
+    def _numbers(self, ahead: int) -> Numbers | None:
+        return None if self._dealer is None else self._dealer.next(ahead)
+
+    # What it is told to do.
+
+    def has_data(self) -> bool:
+        """See `Worker.has_data`."""
+        if self._has_data is None:
+            self._has_data = self._actor.get("has_data")
+        return self._has_data
+
+    def holds(self, version: int) -> bool:
+        """Whether a clock on this version needs no snapshot."""
+        return self._held == version and self.wire.parts.num_fragments == 1
+
+    def begin(self, start: StartClock, snapshot: Snapshot | None) -> None:
+        """See `Worker.begin`."""
+        pieces = None
+        if snapshot is not None:
+            assert isinstance(snapshot, Fetched)
+            pieces = list(snapshot.references)
+            self._held = snapshot.version
+        self.began = (start.token, RemoteKept(self._actor, start.token)) if self.armed else None
+        self._actor.tell("begin", start, pieces, self._numbers(0), self.armed)
+        self.is_dispatched = True
+
+    def go_ahead(self, grant: StartAhead) -> None:
+        """See `Worker.go_ahead`."""
+        self._actor.tell("go_ahead", grant, self._numbers(0))
+        self._has_data = None
+
+    def prefetch(self, start: StartClock) -> None:
+        """See `Worker.prefetch`."""
+        self._actor.tell("prefetch", start, self._numbers(start.local_steps))
+
+    def finish(self) -> Push:
+        """See `Worker.finish`; the payload is checksums, and references to its pieces."""
+        (push, has_data), pieces = self._actor.results("finish", 1 + self.wire.parts.num_devices)
+        self.is_dispatched = False
+        self._has_data = has_data or None
+        if not push.finite:
+            self._held = -1
+        return push._replace(payload=[push.payload, *pieces])
+
+    def cancel(self) -> None:
+        """See `Worker.cancel`."""
+        self._actor.tell("cancel")
+        self._held = -1
+
+    def skip(self, steps: int) -> None:
+        """See `Worker.skip`."""
+        self._actor.tell("skip", steps, self._numbers(0))
+        self._has_data = None
+
+    def spoil(self, clock: int) -> None:
+        """See `Worker.spoil`."""
+        self._actor.tell("spoil", clock)
+
+    # For a checkpoint.
+
+    def keep(self) -> RemoteKept:
+        """What it is between two clocks."""
+        return RemoteKept(self._actor, None)
+
+    def take_up(self, store: Store, name: str, facts: Any, arrays: Mapping[str, Any]) -> None:
+        """See `Worker.take_up`."""
+        mine = {key: each for key, each in arrays.items() if key.startswith(name)}
+        self._actor.get("take_up", name, facts, mine, store.shapes)
+        self.feed.taken = facts["cursor"]
+        self.is_dispatched = "sent" in facts
+        if self.ledger is not None:
+            self._dealer = Dealer(self.ledger, self.index, self.feed.taken)
+
+
+@successor.register
+def _(lost: RemoteWorker, feed: RemoteFeed, snapshot: Fetched) -> RemoteWorker:
+    feed.actor.get("succeed", snapshot.version, list(snapshot.references))
+    return placed(lost, feed, None)
+
+
+@placed.register
+def _(lost: RemoteWorker, feed: RemoteFeed, replica: Any) -> RemoteWorker:
+    if replica is not None:
+        state, waiting, weight = replica
+        feed.actor.get("inherit", state.reference(), waiting, weight)
+    return RemoteWorker(lost.index, feed, lost.exchange, lost.ledger, lost.wire)
+
+
+@inherited.register
+def _(lost: RemoteWorker, donor: RemoteKept, waiting: Collection[int], weight: float) -> Any:
+    return donor, tuple(waiting), weight

@@ -1,0 +1,144 @@
+"""Ray as a runtime: each worker in an actor with a JAX of its own, on one machine or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from jax_ssp.checks import function, instance, integer, number, optional, put, seed, text
+from jax_ssp.delays import CALL, DelayModel, check_delay
+from jax_ssp.delays.draws import DelayDraws
+from jax_ssp.placement import Placement
+from jax_ssp.runtimes.base import World
+from jax_ssp.runtimes.faults.fates import fates_of
+from jax_ssp.runtimes.faults.told import check_faults, check_workers
+from jax_ssp.runtimes.faults.typed import Faults
+from jax_ssp.runtimes.ray.cluster import connect, the_ray
+from jax_ssp.runtimes.recovery import Recovery
+from jax_ssp.runtimes.running import Running
+from jax_ssp.runtimes.runtime import Parties, Runtime
+from jax_ssp.runtimes.threads import Threads
+from jax_ssp.runtimes.wall import WallClock
+
+if TYPE_CHECKING:
+    from jax_ssp.runtimes.parties import Blueprint
+    from jax_ssp.server.store import Store
+
+MOST = 4096  # workers, of which each has a thread here
+
+
+@dataclass(frozen=True)
+class Ray(Runtime):
+    """Workers in Ray actors, each a process with a JAX and accelerators of its own.
+
+    The loop and the controller are in the process that calls `train`. A worker is never part of a
+    collective with others, so what becomes of its process is its own affair: with a `recovery`,
+    which there is by default, it is lost to the run and comes again in a new process.
+
+    Args:
+        num_workers: how many.
+        server_shards: in how many actors the server merges, each with a share of the parameters, by
+            bytes. With more than one, its transforms must be elementwise.
+        address: of a cluster, or "auto" for the one that this machine is part of; by default one on
+            this machine alone, reachable from nowhere else, which ends with this process.
+        cpus_per_worker, gpus_per_worker: what Ray reserves for a worker; less than one GPU shares
+            it. With no GPUs a worker computes on the CPU of its machine. On a cluster of this
+            machine alone no cores are reserved.
+        resources: others, by Ray's names for them, such as TPU 4.
+        delay: a delay model to inject: a clock takes at least as long as it says (seconds).
+        seed: of the injected delays.
+        faults: what goes wrong (see `ssp.faults`).
+        recovery: what becomes of a worker whose process ends, hangs or fails (see `ssp.Recovery`);
+            None has its error end the run.
+
+    Raises:
+        ValueError: if a number is out of range; `train` raises it if the cluster has less than the
+            run's actors take.
+        ImportError: `train` raises it if Ray is not installed.
+
+    Example:
+        >>> Ray(num_workers=4, server_shards=2).count()
+        4
+    """
+
+    num_workers: int = 2
+    server_shards: int = 1
+    address: str | None = None
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    resources: Mapping[str, float] | None = field(default=None, hash=False)
+    delay: DelayModel = None
+    seed: int = 0
+    faults: Faults = ()
+    recovery: Recovery | None = Recovery()  # noqa: RUF009 (immutable)
+
+    def __post_init__(self) -> None:
+        put(self, "num_workers", integer, least=1, most=MOST)
+        put(self, "server_shards", integer, least=1, most=MOST)
+        put(self, "address", optional, text)
+        put(self, "cpus_per_worker", number, least=0)
+        put(self, "gpus_per_worker", number, least=0)
+        put(self, "seed", seed)
+        put(self, "faults", check_faults)
+        put(self, "recovery", optional, instance, Recovery, "None or `ssp.Recovery(...)`")
+        if self.delay is not None:
+            put(self, "delay", function, CALL)
+
+    @property
+    def time(self) -> str:
+        return "wall"
+
+    def donates(self, progress: bool) -> bool:
+        rule = "progress" if self.recovery is None else self.recovery.donor
+        return {"progress": progress, "always": True, "never": False}[rule]
+
+    def count(self) -> int:
+        count = self.num_workers
+        the_ray()
+        check_delay(self.delay, count)
+        check_workers("Ray", self.faults, count)
+        if self.recovery is not None and self.recovery.min_workers > count:
+            raise ValueError(
+                f"`Ray(recovery={self.recovery})` wants at least {self.recovery.min_workers} "
+                f"workers, and the run has {count}; lower `min_workers`, or ask for more workers."
+            )
+        return count
+
+    def worker_devices(self) -> list[jax.Device]:
+        """Stand-ins: a worker's device is in its actor, which names it once it is there."""
+        return [Placement.host().device] * self.num_workers
+
+    def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
+        return [Placement.host().device] * self.server_shards
+
+    def elsewhere(self, run: Blueprint) -> tuple[Store, list[Any]]:
+        from jax_ssp.runtimes.ray.parties import parties
+
+        each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
+        needs = {name: self.num_workers * size for name, size in each.items() if size}
+        connect(self.address, needs)  # shares of the server take no core of their own
+        return parties(run, self)
+
+    @property
+    def cpus(self) -> float:
+        """Cores that are reserved for a worker: on this machine alone, none."""
+        return 0.0 if self.address is None else self.cpus_per_worker
+
+    @property
+    def worker_options(self) -> dict[str, Any]:
+        """What Ray gives the actor of a worker."""
+        resources = dict(self.resources or {})
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus_per_worker, "resources": resources}
+
+    def open(self, session: Parties) -> World:
+        from jax_ssp.runtimes.ray.parties import RayWorld
+
+        fates = fates_of(self.faults, session.most)
+        clock = WallClock(session.num_workers, fates)
+        delays = None if self.delay is None else DelayDraws(self.delay, self.seed, session.most)
+        running = Running(session, clock, delays, fates)
+        threads = Threads(session.workers, running, clock, self.recovery)
+        return RayWorld(clock, threads, fates, session)

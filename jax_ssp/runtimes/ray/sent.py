@@ -1,0 +1,98 @@
+"""What is sent to an actor, so that it makes its party of the run there; and JAX as it is here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import jax
+
+from jax_ssp.data.feed import Feed
+from jax_ssp.placement import Placement
+from jax_ssp.rounds import ByRounds
+from jax_ssp.runtimes.parties import Blueprint, make_server, make_workers
+from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.ray.numbers import Given
+from jax_ssp.runtimes.task import Task
+from jax_ssp.runtimes.virtual import Virtual
+from jax_ssp.server.local_store import LocalStore
+from jax_ssp.server.share import Share
+from jax_ssp.worker.worker import Worker
+
+# Settings of JAX that say what is computed, whichever thread has made them.
+SETTINGS = (
+    *("enable_x64", "default_matmul_precision", "numpy_dtype_promotion", "numpy_rank_promotion"),
+    *("default_prng_impl", "threefry_partitionable", "debug_nans", "debug_infs", "disable_jit"),
+)
+VARIABLES = ("JAX_", "XLA_", "TF_CPP_", "NVIDIA_TF32_OVERRIDE")
+"""How the names of environment variables begin that an actor gets from here."""
+
+
+def settings() -> dict[str, Any]:
+    """JAX's settings in this thread, by name."""
+    names = ["jax_" + name for name in SETTINGS]
+    return {name: getattr(jax.config, name) for name in names if hasattr(jax.config, name)}
+
+
+def apply(settings: Mapping[str, Any]) -> None:
+    """Have these hold in the whole process."""
+    for name, value in settings.items():
+        if getattr(jax.config, name) != value:
+            jax.config.update(name, value)
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that JAX reads here."""
+    return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+
+
+class Sent(NamedTuple):
+    """A run, as its actors get it.
+
+    Attributes:
+        plan, task: of the run, checked, and whole.
+        optimizer: that is the server's, where the step's is.
+        num_shares: shares of the server.
+        fed: whether batches are dealt by the run's ledger, which is not here.
+    """
+
+    plan: Plan
+    task: Task
+    optimizer: ByRounds | None
+    num_shares: int
+    fed: bool
+
+    def share(self, number: int) -> LocalStore:
+        """The store of a share of the server, in this process."""
+        place = Share(number, self.num_shares, Placement.host().device)
+        server = make_server(self.plan, self.task, place, self.optimizer)
+        return LocalStore(server, self.plan.delta_wire, self.plan.snapshot_wire)
+
+    def worker(self, number: int) -> tuple[Worker, Given | None]:
+        """A worker on this process's first device; and who deals its batches, if anybody does."""
+        plan, task = self.plan, self.task
+        device, dealt = jax.local_devices()[0], None
+        host = [Placement.host().device] * self.num_shares
+        if self.fed:
+            dealt = Given()
+            feed = Feed.dealt(task.data, dealt, device, number)  # pyright: ignore
+        else:
+            assert callable(task.data)
+            feed = Feed.of(task.data, device, number)
+        server = make_server(replace(plan, server_tx=None, delta_tx=None), task, host, None)
+        store = LocalStore(server, plan.delta_wire, plan.snapshot_wire)
+        store.wants_base = False
+        return make_workers(plan, task, store, [device], [device], {number: feed})[0], dealt
+
+
+def sent(run: Blueprint) -> Sent:
+    """What actors get of a run."""
+    server_tx, delta_tx = run.plan.transforms()
+    given = {each.name: getattr(run.plan, each.name) for each in fields(Plan)}
+    mine = {"server_tx": server_tx, "delta_tx": delta_tx, "runtime": Virtual()}
+    plan = Plan(**{**given, **mine, "checkpoint": None})
+    shares = run.store.server.parts.num_devices
+    task = replace(run.task, evaluate=None)
+    return Sent(plan, task, run.optimizer, shares, run.ledger is not None)

@@ -1,0 +1,134 @@
+"""In the actor of a share of the server: a store with its pieces, which is told what happens.
+
+Who pushes a delta waits until it is here. All else comes from the loop, in the order of the tape,
+in batches: each says what happened since the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_ssp.controller.commands import Merge, StartClock
+from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.placement import Placement
+from jax_ssp.runtimes.ray.sent import Sent, apply
+from jax_ssp.runtimes.ray.sums import checksum
+from jax_ssp.runtimes.ray.worker import on_host
+from jax_ssp.server.snapshot import Snapshot
+
+
+class Leave(NamedTuple):
+    """A worker runs no further clock."""
+
+    worker: int
+
+
+class Shard:
+    """A share of the server, in a process of its own.
+
+    Args:
+        settings: of JAX, where the run was begun.
+        sent: the run, in the object store; in a list, so that the settings hold when it is read.
+        number: of the share.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
+        import ray
+
+        apply(settings)
+        given: Sent = ray.get(sent[0])
+        self._store = given.share(number)
+        self._place = Placement.of(self._store.devices[0])
+
+    def ready(self) -> None:
+        """It is, once this is answered."""
+
+    def compile(self, num_deltas: int) -> None:
+        """Get ready to merge so many deltas at a time."""
+        self._store.compile(num_deltas)
+
+    def push(self, event: DeltaReady, metrics: Mapping[str, float], sum: int, piece: Any) -> None:
+        """A piece of a delta.
+
+        Args:
+            event: that will be reported of it.
+            metrics: of the clock.
+            sum: its checksum, where it was made.
+            piece: of it.
+
+        Raises:
+            ValueError: if it is not what was sent.
+        """
+        if checksum(piece) != sum:
+            raise ValueError(
+                f"the delta of worker {event.worker} in clock {event.clock} has come to a share of "
+                "the server as something else than it was sent."
+            )
+        self._store.push(event, [self._place.receive(piece)], metrics)
+
+    def happen(self, what: Sequence[StartClock | Merge | Token | Leave], wanted: list[int]) -> Any:
+        """This has happened, in this order.
+
+        Args:
+            what: clocks that were granted, merges, tokens whose deltas are dropped, who leaves.
+            wanted: pieces of the newest version to be given, by their number here.
+        """
+        store = self._store
+        for each in what:
+            match each:
+                case StartClock():
+                    store.lease(each)
+                case Merge():
+                    store.merge(each)
+                case Token():
+                    store.drop(each)
+                case Leave(worker):
+                    store.leave(worker)
+        if not wanted:
+            return None
+        return given(store.snapshot(store.version), wanted)
+
+    # All of it.
+
+    def masters(self) -> list[Any]:
+        """The newest version's pieces, in at least float32."""
+        return on_host(self._store.server.versions.newest.keep())
+
+    def states(self) -> tuple[Any, Any]:
+        """See `Store.states`."""
+        return on_host(self._store.states)
+
+    def finite(self) -> bool:
+        """Whether every number of the newest version is finite."""
+        return self._store.finite()
+
+    def save(self, running: Sequence[Token]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Store.save`."""
+        facts, arrays = self._store.save(running)
+        return facts, {name: np.asarray(array) for name, array in arrays.items()}
+
+    def load(
+        self, facts: Mapping[str, Any], arrays: Mapping[str, Any]
+    ) -> tuple[dict[int, int], list[StartClock]]:
+        """See `Store.load`; gives what was granted last, and clocks that are not settled."""
+        put = {name: jax.device_put(each, self._place.device) for name, each in arrays.items()}
+        self._store.load(facts, put)
+        leases = self._store.leases
+        return leases.last, list(leases.clocks.values())
+
+    def held(self, version: int) -> Any:
+        """The pieces of a version that somebody needs."""
+        return given(self._store.snapshot(version), None)
+
+
+def given(snapshot: Snapshot, wanted: Sequence[int] | None) -> Any:
+    """Pieces of a snapshot for whoever reads them, all or those that are wanted."""
+    pieces = snapshot.keep()
+    numbers = range(len(pieces)) if wanted is None else wanted
+    snapshot.release()
+    copies = [on_host(pieces[number]) for number in numbers]
+    return copies[0] if len(copies) == 1 else copies

@@ -1,0 +1,268 @@
+"""The store of a run whose server is in actors, a share in each.
+
+What passes here is numbers, and references to arrays. What happens is told to all shares alike, in
+the order of the tape: it is gathered, and sent with the next that somebody waits for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jax_ssp.controller.commands import Merge, StartClock
+from jax_ssp.controller.events import DeltaReady, Token
+from jax_ssp.controller.fragments import pushed_in
+from jax_ssp.failures import AGAIN
+from jax_ssp.placement import Placement
+from jax_ssp.records import within
+from jax_ssp.runtimes.ray.actors import Actor, Actors, LostActor, got, is_there
+from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
+from jax_ssp.runtimes.ray.shard import Leave
+from jax_ssp.server.leases import Leases
+from jax_ssp.server.local_store import LocalStore
+from jax_ssp.server.snapshot import Message, Snapshot
+from jax_ssp.server.store import Store
+from jax_ssp.trees import Params
+
+MOST_TOLD = 64  # that are gathered before they are sent
+
+
+class ShardedStore(Store):
+    """A store in several actors.
+
+    Args:
+        here: a store in this process, for the form of what is in it.
+        shards: an actor for each share.
+        actors: all of the run.
+    """
+
+    def __init__(self, here: LocalStore, shards: Sequence[Actor], actors: Actors) -> None:
+        server = here.server
+        self.version, self.actors = 0, actors
+        self.layout, self.shapes, self.wire = here.layout, here.shapes, here.wire
+        self.devices, self.wants_base = here.devices, here.wants_base
+        self._parts = server.parts
+        self._shards = list(shards)
+        self._program = here.program()
+        self._rounded = jax.jit(self.layout.rounded)
+        self._leases = Leases()
+        self._read_of: dict[int, list[Any]] = {}  # references to pieces of versions, if needed
+        self._fragments = self._parts.num_fragments
+        self._newest: list[Any] = [None] * self._parts.num_pieces
+        self._changed = set(range(self._fragments))
+        self._told: list[Any] = []
+        self._answers: list[tuple[Actor, Any]] = []  # that nobody waits for
+        self._pushed: set[Token] = set()
+        self._last: tuple[Params, tuple[Any, Any]] | None = None
+        self._lock = threading.RLock()
+        self._read()
+
+    # What happens.
+
+    def lease(self, start: StartClock) -> None:
+        with self._lock:
+            self._tell(start)
+            if start.version not in self._leases:
+                self._read()
+            self._let_go(self._leases.lease(start))
+
+    def push(self, event: DeltaReady, payload: list[Message], metrics: Mapping[str, float]) -> None:
+        sums, pieces = payload[0], payload[1:]
+        with self._lock:
+            if event.token in self._leases.clocks:  # else it is late
+                self._pushed.add(event.token)
+        calls = [
+            shard.call("push", event, dict(metrics), sum, piece)
+            for shard, sum, piece in zip(self._shards, sums, pieces, strict=True)
+        ]
+        for shard, call in zip(self._shards, calls, strict=True):
+            self._got(shard, call)
+
+    def merge(self, merge: Merge) -> None:
+        with self._lock:
+            self._tell(merge)
+            self.version += 1
+            assert self.version == merge.version, "server and controller count the same merges"
+            if merge.version == 1:
+                self._let_go(self._leases.begun())
+            for delta in merge.deltas:
+                self._changed.add(pushed_in(delta.clock, self._parts.num_fragments))
+                self._forget(delta.token)
+
+    def drop(self, token: Token) -> None:
+        with self._lock:
+            self._tell(token)
+            self._forget(token)
+
+    def leave(self, worker: int) -> None:
+        with self._lock:
+            self._tell(Leave(worker))
+            self._let_go(self._leases.leave(worker))
+            for token in self._leases.running(worker, self._pushed):
+                self._forget(token)
+
+    def snapshot(self, version: int) -> Snapshot:
+        with self._lock:
+            if version not in self._read_of:
+                raise LookupError(f"nobody has leased version {version} (any more)")
+            return Fetched(version, Pieces(self._read_of[version]))
+
+    # Under the lock.
+
+    def _tell(self, what: Any) -> None:
+        self._told.append(what)
+        if len(self._told) >= MOST_TOLD:
+            self._send()
+
+    def _send(self, wanted: Sequence[int] = ()) -> list[Any]:
+        """Tell all shares what has happened; gives references to these pieces, share by share."""
+        told, self._told = self._told, []
+        calls = [
+            shard.call("happen", told, list(wanted), returns=max(1, len(wanted)))
+            for shard in self._shards
+        ]
+        calls = [each if isinstance(each, list) else [each] for each in calls]
+        self._answers += [(s, one[0]) for s, one in zip(self._shards, calls, strict=True)]
+        self._look()
+        return calls if wanted else []
+
+    def _look(self, seconds: float | None = 0) -> None:
+        """Raise what went wrong in a share; of what was answered, at least."""
+        left = []
+        for shard, answer in self._answers:
+            if seconds is None or is_there(answer):
+                self._got(shard, answer)
+            else:
+                left.append((shard, answer))
+        self._answers = left
+
+    def _read(self) -> None:
+        """Somebody is to need the newest version: have it in the object store."""
+        changed = sorted(self._changed)
+        for number, pieces in enumerate(self._send(changed)):
+            for fragment, piece in zip(changed, pieces, strict=True):
+                self._newest[fragment * len(self._shards) + number] = piece
+        self._changed.clear()
+        self._read_of[self.version] = list(self._newest)
+
+    def _forget(self, token: Token) -> None:
+        self._pushed.discard(token)
+        self._let_go(self._leases.settled(token))
+
+    def _let_go(self, versions: list[int]) -> None:
+        for version in versions:
+            self._read_of.pop(version, None)
+
+    def _got(self, shard: Actor, answer: Any) -> Any:
+        try:
+            return got(answer, shard.what)
+        except LostActor as error:
+            raise LostShare(
+                f"{error}. What it held is only in the run's checkpoints: go on from the newest, "
+                "with `resume` or by the same command."
+            ) from error
+
+    # All of it.
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """What each share answers; they have heard by then of all that happened."""
+        with self._lock:
+            self._send()
+            self._look(None)
+            calls = [shard.call(method, *arguments) for shard in self._shards]
+            return [self._got(*each) for each in zip(self._shards, calls, strict=True)]
+
+    def compile(self, num_deltas: int) -> None:
+        self._all("compile", num_deltas)
+
+    def program(self) -> str:
+        return self._program
+
+    def save(self, running: Collection[Token]) -> tuple[dict[str, Any], dict[str, Any]]:
+        saved = self._all("save", list(running))
+        facts = {"version": self.version, "shares": [each for each, _ in saved]}
+        arrays = {
+            f"share/{number}/{name}": array
+            for number, (_, own) in enumerate(saved)
+            for name, array in own.items()
+        }
+        return facts, arrays
+
+    def load(self, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        shares = facts.get("shares", ())
+        if len(shares) != len(self._shards):
+            raise ValueError(
+                f"the checkpoint has {len(shares)} shares of the server, and the run has "
+                f"{len(self._shards)}; give `Ray(server_shards={len(shares)})`."
+            )
+        with self._lock:
+            calls = [
+                shard.call("load", own, within(f"share/{number}/", arrays))
+                for number, (shard, own) in enumerate(zip(self._shards, shares, strict=True))
+            ]
+            leased = [self._got(*each) for each in zip(self._shards, calls, strict=True)]
+            self.version = facts["version"]
+            self._leases.go_on(self.version, *leased[0])
+            self._pushed = set()
+            self._changed = set(range(self._parts.num_fragments))
+            self._read_of = {}
+            for version in self._leases.versions:
+                calls = [s.call("held", version, returns=self._fragments) for s in self._shards]
+                pieces = [each if isinstance(each, list) else [each] for each in calls]
+                self._read_of[version] = [
+                    pieces[number][fragment]
+                    for fragment in range(self._fragments)
+                    for number in range(len(self._shards))
+                ]
+
+    def finite(self) -> bool:
+        return all(self._all("finite"))
+
+    @property
+    def masters(self) -> Params:
+        return self._last[0] if self._last else self._masters()
+
+    def _masters(self) -> Params:
+        own = self._all("masters")  # of each share a piece of each fragment
+        pieces = [share[each] for each in range(self._parts.num_fragments) for share in own]
+        place = Placement.of(self.devices[0])
+        return self._parts.together(list(map(place.put, pieces)), place.device)
+
+    @property
+    def params(self) -> Params:
+        return self._rounded(self.masters) if self.layout.has_half else self.masters
+
+    @property
+    def states(self) -> tuple[Any, Any]:
+        return self._last[1] if self._last else self._states()
+
+    def _states(self) -> tuple[Any, Any]:
+        own = self._all("states")
+        if len(own) == 1:
+            return own[0]
+        servers, deltas = zip(*own, strict=True)
+        if self._fragments == 1:
+            return servers, deltas
+        return _by_fragment(servers), _by_fragment(deltas)
+
+    def settle(self) -> None:
+        """Have here what is asked for once the shares are no more."""
+        self._last = self._masters(), self._states()
+
+
+def _by_fragment(shares: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    """Of what each share has for each fragment, all, in the order of the pieces."""
+    return tuple(each for fragment in zip(*shares, strict=True) for each in fragment)
+
+
+class LostShare(RuntimeError):
+    """A share of the server is no more, and with it what it held since the last checkpoint.
+
+    Attributes:
+        exit_code: of a process that ends with it: run it again, and it goes on from there.
+    """
+
+    exit_code = AGAIN

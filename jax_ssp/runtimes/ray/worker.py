@@ -1,0 +1,194 @@
+"""In the actor of a worker: the worker, which does what the thread says that stands for it.
+
+Calls come one after the other, from one thread at a time, and nobody waits for most of them: what
+goes wrong in one is raised where the clock's delta is asked for. What asks for the state of a clock
+that is begun comes beside them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_ssp.controller.commands import StartAhead, StartClock
+from jax_ssp.controller.events import Token
+from jax_ssp.placement import Placement
+from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
+from jax_ssp.runtimes.ray.numbers import Numbers
+from jax_ssp.runtimes.ray.sent import Sent, apply
+from jax_ssp.runtimes.ray.sums import checksum
+from jax_ssp.worker.anew import not_finite
+from jax_ssp.worker.kept import Kept, Shapes, packed, unpacked
+from jax_ssp.worker.replica import Replica
+from jax_ssp.worker.successor import inherited, placed, successor
+
+
+class There:
+    """A worker, in a process of its own.
+
+    Args:
+        settings: of JAX, where the run was begun.
+        sent: the run, in the object store; in a list, so that the settings hold when it is read.
+        number: of the worker.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
+        import ray
+
+        apply(settings)
+        given: Sent = ray.get(sent[0])
+        self._worker, self._dealt = given.worker(number)
+        self._error: BaseException | None = None
+        self._began: dict[Token, Kept] = {}
+
+    def about(self) -> dict[str, Any]:
+        """Where it is, and what it computes."""
+        worker = self._worker
+        return {
+            "name": Placement.of(worker.device).name,
+            "pid": os.getpid(),
+            "digest": worker.warmup.digest(),
+            "local_steps": worker.exchange.local_steps,
+        }
+
+    def compile(self) -> None:
+        """Compile what the worker will run."""
+        self._worker.warmup.compile()
+
+    def rehearse(self) -> dict[str, float]:
+        """See `Warmup.rehearse`."""
+        return self._worker.warmup.rehearse()
+
+    # Clocks.
+
+    def has_data(self) -> bool:
+        """Whether there is a batch for the next clock, or some of it is run already."""
+        return self._worker.has_data()
+
+    def begin(
+        self, start: StartClock, pieces: list[Any] | None, numbers: Numbers | None, armed: bool
+    ) -> None:
+        """Dispatch a clock.
+
+        Args:
+            start: which.
+            pieces: references to those of the version to adopt; None to go on with what it holds.
+            numbers: of batches.
+            armed: whether to keep what the worker is before it.
+        """
+
+        def begin() -> None:
+            worker = self._worker
+            worker.armed, worker.began = armed, None
+            worker.begin(start, None if pieces is None else Fetched(start.version, Pieces(pieces)))
+            self._began = {} if worker.began is None else dict([worker.began])
+
+        self._do(begin, numbers)
+
+    def go_ahead(self, grant: StartAhead, numbers: Numbers | None) -> None:
+        """Dispatch the first steps of the next clock."""
+        self._do(lambda: self._worker.go_ahead(grant), numbers)
+
+    def prefetch(self, start: StartClock, numbers: Numbers | None) -> None:
+        """Draw the next clock's batches."""
+        self._do(lambda: self._worker.prefetch(start), numbers)
+
+    def cancel(self) -> None:
+        """Forget the clock that was begun last."""
+        self._do(self._worker.cancel)
+
+    def skip(self, steps: int, numbers: Numbers | None) -> None:
+        """Pass over a clock that was not begun."""
+        self._do(lambda: self._worker.skip(steps), numbers)
+
+    def spoil(self, clock: int) -> None:
+        """Have no number of this clock's delta be finite."""
+        self._worker.spoil(clock)
+
+    def finish(self) -> list[Any]:
+        """What a clock came to: its `Push`, with checksums for a payload, and each piece of that.
+
+        With the first comes whether the worker is sure to have data for another clock.
+        """
+        if self._error is not None:
+            raise self._error
+        worker = self._worker
+        push = worker.finish()
+        payload = list(map(on_host, push.payload))
+        has_more = self._dealt is not None or worker.replica.ran > 0
+        return [(push._replace(payload=list(map(checksum, payload))), has_more), *payload]
+
+    def _do(self, what: Callable[[], object], numbers: Numbers | None = None) -> None:
+        if self._error is not None:
+            return
+        try:
+            if numbers is not None and self._dealt is not None:
+                self._dealt.take(numbers)
+            what()
+        except BaseException as error:  # raised in `finish`
+            self._error = error
+
+    # Its state.
+
+    def replica(self) -> Replica:
+        """Its state now, on the host."""
+        return on_host(self._worker.replica)
+
+    def not_finite(self) -> str:
+        """See `anew.not_finite`."""
+        return not_finite(self._worker.replica)
+
+    def began(self, token: Token) -> Kept:
+        """What it was before this clock, on the host."""
+        return on_host(self._began[token])
+
+    def keep(self) -> Kept:
+        """What it is between two clocks, on the host."""
+        return on_host(self._worker.keep())
+
+    def pack(self, name: str, token: Token | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Facts and arrays of that, or of what it was before a clock."""
+        kept = self._worker.keep() if token is None else self._began[token]
+        facts, arrays = packed(name, kept)
+        return facts, on_host(arrays)
+
+    def take_up(self, name: str, facts: Any, arrays: Mapping[str, Any], params: Any) -> None:
+        """Be what was packed.
+
+        Args:
+            name, facts, arrays: of what was packed.
+            params: shapes of the masters.
+        """
+        worker = self._worker
+        shapes = Shapes.of(params, worker.program.layout, worker.wire, worker.device)
+        worker.go_on(unpacked(name, worker.replica, shapes, facts, arrays))
+
+    def go_on_at(self, cursor: int) -> None:
+        """Its data goes on with this batch."""
+        self._worker.feed = self._worker.feed.at(cursor)
+
+    def succeed(self, version: int, pieces: list[Any]) -> None:
+        """Be one that comes again, and has run no clock."""
+        snapshot = Fetched(version, Pieces(pieces))
+        self._worker = successor(self._worker, self._worker.feed, snapshot)
+
+    def inherit(self, donor: Kept, waiting: Collection[int], weight: float) -> None:
+        """Go on from the state of a live worker."""
+        replica = inherited(self._worker, donor.replica, waiting, weight)
+        self._worker = placed(self._worker, self._worker.feed, replica)
+
+
+def on_host(tree: Any) -> Any:
+    """A tree with NumPy arrays in place of those of devices; keys of JAX's stay what they are."""
+
+    def leaf(each: Any) -> Any:
+        plain = isinstance(each, jax.Array) and not jax.dtypes.issubdtype(
+            each.dtype, jax.dtypes.prng_key
+        )
+        return np.asarray(each) if plain else each
+
+    return jax.tree.map(leaf, tree)
