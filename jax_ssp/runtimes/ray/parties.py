@@ -29,8 +29,8 @@ def parties(run: Blueprint, runtime: Ray) -> tuple[ShardedStore, list[RemoteWork
         runtime: with how many, and what each gets.
     """
     assert isinstance(run.store, LocalStore)
-    ships = runtime.address is not None  # else their environment is that of this process
-    actors = Actors(sent(run), runtime.worker_options, {"num_cpus": 0}, ships)
+    alone = runtime.address is None
+    actors = Actors(sent(run), runtime.worker_options, alone, runtime.spares)
     try:
         shards = [actors.shard(number) for number in range(runtime.server_shards)]
         theirs = [actors.worker(number) for number in range(len(run.feeds))]
@@ -38,6 +38,7 @@ def parties(run: Blueprint, runtime: Ray) -> tuple[ShardedStore, list[RemoteWork
         made = partial(_worker, run, actors, store)
         with ThreadPoolExecutor(max_workers=32) as pool:
             workers = list(pool.map(made, range(len(theirs)), theirs))
+        actors.prepare()
     except BaseException:
         actors.close()
         raise

@@ -13,7 +13,8 @@ from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
 from jax_ssp.data.ledger import Ledger
 from jax_ssp.placement import Placement
-from jax_ssp.runtimes.ray.actors import Actor, Actors
+from jax_ssp.runtimes.ray.actors import Actors
+from jax_ssp.runtimes.ray.calls import Actor
 from jax_ssp.runtimes.ray.fetched import Fetched
 from jax_ssp.runtimes.ray.numbers import Dealer, Numbers
 from jax_ssp.server.snapshot import Snapshot

@@ -48,6 +48,8 @@ class Ray(Runtime):
             it. With no GPUs a worker computes on the CPU of its machine. On a cluster of this
             machine alone no cores are reserved.
         resources: others, by Ray's names for them, such as TPU 4.
+        spares: processes that are ready, with what they run compiled, to take the place of one that
+            is lost; each takes what a worker takes.
         delay: a delay model to inject: a clock takes at least as long as it says (seconds).
         seed: of the injected delays.
         faults: what goes wrong (see `ssp.faults`).
@@ -70,6 +72,7 @@ class Ray(Runtime):
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     resources: Mapping[str, float] | None = field(default=None, hash=False)
+    spares: int = 0
     delay: DelayModel = None
     seed: int = 0
     faults: Faults = ()
@@ -79,6 +82,7 @@ class Ray(Runtime):
         put(self, "num_workers", integer, least=1, most=MOST)
         put(self, "server_shards", integer, least=1, most=MOST)
         put(self, "address", optional, text)
+        put(self, "spares", integer, least=0, most=MOST)
         put(self, "cpus_per_worker", number, least=0)
         put(self, "gpus_per_worker", number, least=0)
         put(self, "seed", seed)
@@ -118,7 +122,8 @@ class Ray(Runtime):
         from jax_ssp.runtimes.ray.parties import parties
 
         each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
-        needs = {name: self.num_workers * size for name, size in each.items() if size}
+        count = self.num_workers + self.spares
+        needs = {name: count * size for name, size in each.items() if size}
         connect(self.address, needs)  # shares of the server take no core of their own
         return parties(run, self)
 

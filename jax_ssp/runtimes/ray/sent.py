@@ -96,3 +96,28 @@ def sent(run: Blueprint) -> Sent:
     shares = run.store.server.parts.num_devices
     task = replace(run.task, evaluate=None)
     return Sent(plan, task, run.optimizer, shares, run.ledger is not None)
+
+
+class Reader:
+    """Reads what was sent, in an actor; the same is read once, so its programs are the same."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Any, Sent] | None = None
+
+    def read(self, settings: Mapping[str, Any], sent: list[Any]) -> Sent:
+        """A run, with JAX as it is where that was begun.
+
+        Args:
+            settings: of JAX.
+            sent: a reference to it, in a list.
+        """
+        import ray
+
+        if self._read is None or self._read[0] != sent[0]:
+            apply(settings)
+            self._read = sent[0], ray.get(sent[0])
+        return self._read[1]
+
+    def forget(self) -> None:
+        """Let go of it."""
+        self._read = None

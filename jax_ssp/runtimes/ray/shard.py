@@ -15,9 +15,10 @@ import numpy as np
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.placement import Placement
-from jax_ssp.runtimes.ray.sent import Sent, apply
+from jax_ssp.runtimes.ray.sent import Reader
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.runtimes.ray.worker import on_host
+from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Snapshot
 
 
@@ -28,24 +29,22 @@ class Leave(NamedTuple):
 
 
 class Shard:
-    """A share of the server, in a process of its own.
+    """A share of the server, in a process of its own, which may be one of several runs in turn."""
 
-    Args:
-        settings: of JAX, where the run was begun.
-        sent: the run, in the object store; in a list, so that the settings hold when it is read.
-        number: of the share.
-    """
+    _store: LocalStore
 
-    def __init__(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
-        import ray
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self._place = Placement.host()
 
-        apply(settings)
-        given: Sent = ray.get(sent[0])
-        self._store = given.share(number)
-        self._place = Placement.of(self._store.devices[0])
+    def rest(self) -> None:
+        """Be nobody."""
+        self._reader.forget()
+        self.__dict__.pop("_store", None)
 
-    def ready(self) -> None:
-        """It is, once this is answered."""
+    def become(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
+        """Be a share; see `There.become`."""
+        self._store = self._reader.read(settings, sent).share(number)
 
     def compile(self, num_deltas: int) -> None:
         """Get ready to merge so many deltas at a time."""

@@ -18,7 +18,8 @@ from jax_ssp.controller.fragments import pushed_in
 from jax_ssp.failures import AGAIN
 from jax_ssp.placement import Placement
 from jax_ssp.records import within
-from jax_ssp.runtimes.ray.actors import Actor, Actors, LostActor, got, is_there
+from jax_ssp.runtimes.ray.actors import Actors
+from jax_ssp.runtimes.ray.calls import Actor, LostActor, got, is_there
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.shard import Leave
 from jax_ssp.server.leases import Leases

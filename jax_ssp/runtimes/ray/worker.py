@@ -18,32 +18,47 @@ from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
-from jax_ssp.runtimes.ray.numbers import Numbers
-from jax_ssp.runtimes.ray.sent import Sent, apply
+from jax_ssp.runtimes.ray.numbers import Given, Numbers
+from jax_ssp.runtimes.ray.sent import Reader
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.worker.anew import not_finite
 from jax_ssp.worker.kept import Kept, Shapes, packed, unpacked
 from jax_ssp.worker.replica import Replica
 from jax_ssp.worker.successor import inherited, placed, successor
+from jax_ssp.worker.worker import Worker
 
 
 class There:
-    """A worker, in a process of its own.
+    """A worker, in a process of its own, which may be one of several runs, one after the other."""
 
-    Args:
-        settings: of JAX, where the run was begun.
-        sent: the run, in the object store; in a list, so that the settings hold when it is read.
-        number: of the worker.
-    """
+    _worker: Worker
 
-    def __init__(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
-        import ray
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self.rest()
 
-        apply(settings)
-        given: Sent = ray.get(sent[0])
-        self._worker, self._dealt = given.worker(number)
+    def rest(self) -> None:
+        """Be nobody."""
+        self._reader.forget()
+        self.__dict__.pop("_worker", None)
+        self._dealt: Given | None = None
         self._error: BaseException | None = None
         self._began: dict[Token, Kept] = {}
+
+    def prepare(self, settings: Mapping[str, Any], sent: list[Any]) -> None:
+        """Be ready to become any worker of a run: what it runs is compiled."""
+        self._reader.read(settings, sent).worker(0)[0].warmup.compile()
+
+    def become(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
+        """Be a worker.
+
+        Args:
+            settings: of JAX, where the run was begun.
+            sent: the run, in the object store; in a list, so that the settings hold when it is
+                read.
+            number: of the worker.
+        """
+        self._worker, self._dealt = self._reader.read(settings, sent).worker(number)
 
     def about(self) -> dict[str, Any]:
         """Where it is, and what it computes."""

@@ -1,0 +1,104 @@
+"""An actor, and how it is called: what is said to Ray while a run goes on is said here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax_ssp.failures import note
+
+BESIDE = "beside"
+"""The group of calls that an actor takes beside what it does."""
+
+
+class Actor:
+    """An actor, and how it is called.
+
+    Calls of one thread come one after the other, in their order.
+
+    Args:
+        handle: of Ray's.
+        what: it is, for messages.
+
+    Attributes:
+        handle, what: as given.
+        killed: whether its process was ended from here.
+        key: the same for those that could stand in for each other.
+    """
+
+    def __init__(self, handle: Any, what: str) -> None:
+        self.handle = handle
+        self.what = what
+        self.killed = False
+        self.key: Any = None
+
+    def call(self, method: str, *arguments: Any, beside: bool = False, returns: int = 1) -> Any:
+        """Have it do something; gives the reference to what comes of it, or several.
+
+        Args:
+            method: its name.
+            arguments: references among them are there when it begins.
+            beside: whether it is done beside what the actor does.
+            returns: how many values come of it.
+        """
+        options: dict[str, Any] = {"num_returns": returns}
+        if beside:
+            options["concurrency_group"] = BESIDE
+        return getattr(self.handle, method).options(**options).remote(*arguments)
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Have it do something, of which nothing is to be heard."""
+        self.call(method, *arguments)
+
+    def get(self, method: str, *arguments: Any, beside: bool = False) -> Any:
+        """Have it do something, and wait for what comes of it."""
+        return got(self.call(method, *arguments, beside=beside), self.what)
+
+    def results(self, method: str, returns: int) -> tuple[Any, list[Any]]:
+        """Of several values the first, waited for, and references to the others."""
+        first, *others = self.call(method, returns=returns)
+        return got(first, self.what), others
+
+    def kill(self) -> None:
+        """End its process, whatever it does."""
+        import ray
+
+        self.killed = True
+        if ray.is_initialized():
+            ray.kill(self.handle, no_restart=True)
+
+
+def is_there(reference: Any) -> bool:
+    """Whether what a reference is to is known by now, or what went wrong."""
+    import ray
+
+    return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])
+
+
+def got(reference: Any, what: str) -> Any:
+    """What a reference is to, waited for; errors are raised as they were there.
+
+    Raises:
+        Exception: what was raised in the actor; or a `LostActor`, if its process is no more.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause = error.cause
+        if not isinstance(cause, BaseException):
+            raise
+        note(cause, f"in the process of {what}")
+        raise cause from None
+    except RayActorError as error:
+        raise LostActor(f"the process of {what} is no more: {first_line(error)}") from error
+
+
+class LostActor(RuntimeError):
+    """The process of an actor has ended, or cannot be reached any more."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says."""
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,73 @@
+"""Makes the processes of actors; on a cluster of its own, keeps them for the next run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from jax_ssp.runtimes.ray.calls import BESIDE, Actor
+from jax_ssp.runtimes.ray.sent import variables
+
+REST_SECONDS = 5.0  # for one to be at rest, else it is ended
+
+_resting: dict[Any, list[Actor]] = {}
+_lock = threading.Lock()
+
+
+def new_actor(kind: type, options: Mapping[str, Any], alone: bool) -> Actor:
+    """An actor that is nobody yet: one that rests, or a new process.
+
+    Args:
+        kind: its class.
+        options: what Ray is to give it, such as `num_gpus`.
+        alone: whether the cluster is of this process's own, whose environment its processes have.
+    """
+    import ray
+
+    environment = variables()
+    key = _key(kind, options, environment)
+    with _lock:
+        resting = _resting.get(key, [])
+        if alone and resting:
+            return resting.pop()
+    more: dict[str, Any] = {}
+    if not alone and environment:
+        more["runtime_env"] = {"env_vars": environment}
+    remote = ray.remote(concurrency_groups={BESIDE: 1})(kind)
+    actor = Actor(remote.options(max_restarts=0, **options, **more).remote(), "a new process")
+    actor.key = key
+    return actor
+
+
+def keep(actor: Actor, answer: Any) -> bool:
+    """Keep an actor for a later run, if it comes to rest.
+
+    Args:
+        actor: that was told to.
+        answer: a reference to its answer.
+    """
+    import ray
+
+    try:
+        ray.get(answer, timeout=REST_SECONDS)
+    except Exception:  # whatever it is, this one is of no use any more
+        return False
+    with _lock:
+        _resting.setdefault(actor.key, []).append(actor)
+    return True
+
+
+def _key(kind: type, options: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+    parts = {**options, **(options.get("resources") or {}), **environment}
+    parts.pop("resources", None)
+    return kind, tuple(sorted(parts.items()))
+
+
+def forget() -> None:
+    """End those that rest."""
+    with _lock:
+        for actors in _resting.values():
+            for actor in actors:
+                actor.kill()
+        _resting.clear()
