@@ -105,6 +105,21 @@ def pooled(states: Sequence[Any], places: Sequence[Any] = ()) -> list[Any]:
     return [tree.unflatten([c[n] for c in shared]) for n, (_, tree) in enumerate(each)]
 
 
+def sums_in(state: Any) -> list[np.ndarray]:
+    """What a piece knows of each sum, as it stands in its state."""
+    return [np.asarray(known.sums) for known in found(state)]
+
+
+def with_sums(state: Any, sums: Sequence[np.ndarray]) -> Any:
+    """The state with these sums, over all pieces, in place of a piece's own; see `sums_in`."""
+    left = iter(sums)
+
+    def known(node: Any) -> Any:
+        return node._replace(sums=jnp.asarray(next(left))) if _is_one(node) else node
+
+    return jax.tree.map(known, state, is_leaf=_is_one)
+
+
 def measures(known: Correlation) -> dict[str, float]:
     """The correlation and the effective rate of the last merge, those that there are.
 

@@ -16,6 +16,7 @@ from jax_ssp.runtimes import rules
 from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.task import Task
+from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.server import Server
 from jax_ssp.server.shards import SliceParts
@@ -47,7 +48,7 @@ class Blueprint(NamedTuple):
     plan: Plan
     task: Task
     optimizer: ByRounds | None
-    store: Store
+    store: LocalStore
     feeds: Sequence[Feed]
     ledger: Ledger | None
 

@@ -27,7 +27,7 @@ class ServerHyperparameters:
         self._store = store
         self._prefix = PREFIX if optimizer_there else SERVER
         self._uses = store is not None and bool(self._used(store))
-        self._measures = store is not None and any(True for _ in found(store.states[0]))
+        self._measures = store is not None and any(True for _ in found(store.small_states[0]))
 
     def __bool__(self) -> bool:
         return self._uses or self._measures
@@ -40,7 +40,7 @@ class ServerHyperparameters:
         used = {name: float(value) for name, value in self._used(store).items()}
         if not self._measures:
             return dict.fromkeys(clocks, used)
-        known = list(found(store.states[0]))  # of each piece, those of a fragment alike
+        known = list(found(store.small_states[0]))  # of each piece, those of a fragment alike
         fragments, of = max(1, len(known) // len(store.devices)), dict[int, Mapping[str, float]]()
         for fragment in {clock % fragments for clock in clocks}:
             of[fragment] = {**used, **measures(known[fragment * len(store.devices)])}
@@ -48,7 +48,7 @@ class ServerHyperparameters:
 
     def _used(self, store: Store) -> dict[str, object]:
         found: dict[str, object] = {}
-        for prefix, state in zip((self._prefix, DELTAS), store.states, strict=True):
+        for prefix, state in zip((self._prefix, DELTAS), store.small_states, strict=True):
             pieces = state if len(store.devices) > 1 else (state,)
             if pieces:  # of which all use the same
                 found.update(hyperparameters(pieces[0], prefix))

@@ -160,7 +160,7 @@ class Parts(Partition):
         ([(1,), (1,), (1,), (1,)], slice(2, 4, None))
     """
 
-    remedy = 'merge them on one: `placement="host"`, or one device'
+    remedy = 'merge them on one device (`placement="host"`), on Ray in one of `server_shards`'
 
     def __init__(
         self, params: Params, num_devices: int = 1, fragments: Fragments | None = None

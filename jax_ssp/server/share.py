@@ -53,7 +53,7 @@ class ShareParts(Partition):
     """
 
     num_devices = 1
-    remedy = "merge them in one share"
+    remedy = "merge them in one: `Ray(server_shards=1)`"
 
     def __init__(self, params: Params, share: Share, fragments: Fragments | None = None) -> None:
         self._all = Parts(params, share.of, fragments)

@@ -128,6 +128,11 @@ class Store(ABC):
     def states(self) -> tuple[Any, Any]:
         """Of `server_tx` and of `delta_tx`; of several devices, tuples with one for each."""
 
+    @property
+    def small_states(self) -> tuple[Any, Any]:
+        """The same, for what is read of each merge: large arrays may be missing in it."""
+        return self.states
+
     def finite(self) -> bool:
         """Whether every number of the newest version is finite."""
         return is_finite(self.params)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_ssp.controller.fragments import pushed_in
 from jax_ssp.controller.weight import Weight
-from jax_ssp.mitigations.correlation import found, pooled
+from jax_ssp.mitigations.correlation import found, pooled, sums_in, with_sums
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.merging import Merging, Some, factors_of
 from jax_ssp.server.partition import Partition
@@ -39,6 +39,7 @@ class Versions:
         version: the number of the newest.
         newest: that version; whoever needs it longer than up to the next merge holds it.
         states: of the transforms, for each piece.
+        measures: whether a transform measures merges over all pieces.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Versions:
         self.newest = Snapshot(0, pieces, self._memory)
         self.states = list(map(jax.device_put, map(merging.init, pieces), devices))
         self.devices = tuple(devices)
-        self._measures = any(True for _ in found(self.states))
+        self.measures = any(True for _ in found(self.states))
 
     def go_on(self, version: int, pieces: list[Params], states: list[Any]) -> None:
         """Hold this version in place of version 0, and these states; their arrays are taken."""
@@ -155,8 +156,17 @@ class Versions:
 
     def _pool(self, here: slice) -> None:
         """Let these pieces, all of a merge, know what is measured over all of them."""
-        if self._measures and here.stop - here.start > 1:
+        if self.measures and here.stop - here.start > 1:
             self.states[here] = pooled(self.states[here], self.devices[here])
+
+    def sums(self, fragments: Sequence[int]) -> list[list[np.ndarray]]:
+        """What is measured of the last merge in the pieces of a share: of each fragment."""
+        return [sums_in(self.states[each]) for each in fragments]
+
+    def add_up(self, fragments: Sequence[int], sums: Sequence[list[np.ndarray]]) -> None:
+        """These are the sums over all shares."""
+        for fragment, known in zip(fragments, sums, strict=True):
+            self.states[fragment] = with_sums(self.states[fragment], known)
 
     def _factors(self, arrivals: Sequence[Arrival]) -> np.ndarray:
         """See `Some`."""

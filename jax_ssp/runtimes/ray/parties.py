@@ -15,7 +15,6 @@ from jax_ssp.runtimes.ray.remote import RemoteFeed, RemoteWorker
 from jax_ssp.runtimes.ray.sent import sent
 from jax_ssp.runtimes.ray.sharded import ShardedStore
 from jax_ssp.runtimes.runtime import Parties
-from jax_ssp.server.local_store import LocalStore
 
 if TYPE_CHECKING:
     from jax_ssp.runtimes.ray.runtime import Ray
@@ -28,7 +27,6 @@ def parties(run: Blueprint, runtime: Ray) -> tuple[ShardedStore, list[RemoteWork
         run: what it is.
         runtime: with how many, and what each gets.
     """
-    assert isinstance(run.store, LocalStore)
     alone = runtime.address is None
     actors = Actors(sent(run), runtime.worker_options, alone, runtime.spares)
     try:

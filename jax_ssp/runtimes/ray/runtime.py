@@ -121,6 +121,18 @@ class Ray(Runtime):
     def elsewhere(self, run: Blueprint) -> tuple[Store, list[Any]]:
         from jax_ssp.runtimes.ray.parties import parties
 
+        if run.plan.placement is not None:
+            raise ValueError(
+                f"`placement={run.plan.placement!r}` says where in one process the server lives; "
+                "with `Ray` it is in actors: leave it out, and say `server_shards`."
+            )
+        versions = run.store.server.versions
+        if self.server_shards > 1 and (versions.merging.drops or versions.measures):
+            does = "measures merges" if versions.measures else "drops deltas by what it sees"
+            raise ValueError(
+                f"`Ray(server_shards={self.server_shards})`: a transform {does}, of which each "
+                "share has only a part. Give `server_shards=1`."
+            )
         each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
         count = self.num_workers + self.spares
         needs = {name: count * size for name, size in each.items() if size}

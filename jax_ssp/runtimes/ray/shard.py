@@ -21,6 +21,8 @@ from jax_ssp.runtimes.ray.worker import on_host
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Snapshot
 
+SMALL = 64  # numbers in an array
+
 
 class Leave(NamedTuple):
     """A worker runs no further clock."""
@@ -100,6 +102,12 @@ class Shard:
     def states(self) -> tuple[Any, Any]:
         """See `Store.states`."""
         return on_host(self._store.states)
+
+    def small_states(self) -> tuple[Any, Any]:
+        """See `Store.small_states`."""
+        states = self._store.states
+        small = jax.tree.map(lambda leaf: leaf if np.size(leaf) <= SMALL else None, states)
+        return on_host(small)
 
     def finite(self) -> bool:
         """Whether every number of the newest version is finite."""

@@ -240,8 +240,12 @@ class ShardedStore(Store):
     def states(self) -> tuple[Any, Any]:
         return self._last[1] if self._last else self._states()
 
-    def _states(self) -> tuple[Any, Any]:
-        own = self._all("states")
+    @property
+    def small_states(self) -> tuple[Any, Any]:
+        return self._states("small_states")
+
+    def _states(self, which: str = "states") -> tuple[Any, Any]:
+        own = self._all(which)
         if len(own) == 1:
             return own[0]
         servers, deltas = zip(*own, strict=True)
