@@ -126,12 +126,11 @@ class Ray(Runtime):
                 f"`placement={run.plan.placement!r}` says where in one process the server lives; "
                 "with `Ray` it is in actors: leave it out, and say `server_shards`."
             )
-        versions = run.store.server.versions
-        if self.server_shards > 1 and (versions.merging.drops or versions.measures):
-            does = "measures merges" if versions.measures else "drops deltas by what it sees"
+        if self.server_shards > 1 and run.store.server.versions.merging.drops:
             raise ValueError(
-                f"`Ray(server_shards={self.server_shards})`: a transform {does}, of which each "
-                "share has only a part. Give `server_shards=1`."
+                f"`Ray(server_shards={self.server_shards})`: a transform drops deltas, and whether "
+                "it drops one, so that it brings no statistics either, is seen in all of it. Give "
+                "`server_shards=1`."
             )
         each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
         count = self.num_workers + self.spares

@@ -21,6 +21,19 @@ from jax_ssp.runtimes.ray.worker import on_host
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Snapshot
 
+
+class Sums(NamedTuple):
+    """What is measured of a merge, over all shares.
+
+    Attributes:
+        fragments: that were merged.
+        sums: of each.
+    """
+
+    fragments: list[int]
+    sums: list[list[np.ndarray]]
+
+
 SMALL = 64  # numbers in an array
 
 
@@ -71,11 +84,14 @@ class Shard:
             )
         self._store.push(event, [self._place.receive(piece)], metrics)
 
-    def happen(self, what: Sequence[StartClock | Merge | Token | Leave], wanted: list[int]) -> Any:
+    def happen(
+        self, what: Sequence[StartClock | Merge | Token | Leave | Sums], wanted: list[int]
+    ) -> Any:
         """This has happened, in this order.
 
         Args:
-            what: clocks that were granted, merges, tokens whose deltas are dropped, who leaves.
+            what: clocks that were granted, merges, tokens whose deltas are dropped, who leaves,
+                what was measured.
             wanted: pieces of the newest version to be given, by their number here.
         """
         store = self._store
@@ -89,9 +105,15 @@ class Shard:
                     store.drop(each)
                 case Leave(worker):
                     store.leave(worker)
+                case Sums(fragments, sums):
+                    store.server.versions.add_up(fragments, sums)
         if not wanted:
             return None
         return given(store.snapshot(store.version), wanted)
+
+    def sums(self, fragments: list[int]) -> list[list[np.ndarray]]:
+        """What is measured here of the last merge, in these fragments."""
+        return self._store.server.versions.sums(fragments)
 
     # All of it.
 

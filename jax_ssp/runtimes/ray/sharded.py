@@ -21,7 +21,7 @@ from jax_ssp.records import within
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import Actor, LostActor, got, is_there
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
-from jax_ssp.runtimes.ray.shard import Leave
+from jax_ssp.runtimes.ray.shard import Leave, Sums
 from jax_ssp.server.leases import Leases
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Message, Snapshot
@@ -48,6 +48,7 @@ class ShardedStore(Store):
         self._parts = server.parts
         self._shards = list(shards)
         self._program = here.program()
+        self._adds_up = len(shards) > 1 and server.versions.measures
         self._rounded = jax.jit(self.layout.rounded)
         self._leases = Leases()
         self._read_of: dict[int, list[Any]] = {}  # references to pieces of versions, if needed
@@ -89,9 +90,12 @@ class ShardedStore(Store):
             assert self.version == merge.version, "server and controller count the same merges"
             if merge.version == 1:
                 self._let_go(self._leases.begun())
+            merged = {pushed_in(delta.clock, self._fragments) for delta in merge.deltas}
+            self._changed |= merged
             for delta in merge.deltas:
-                self._changed.add(pushed_in(delta.clock, self._parts.num_fragments))
                 self._forget(delta.token)
+            if self._adds_up:
+                self._add_up(sorted(merged))
 
     def drop(self, token: Token) -> None:
         with self._lock:
@@ -148,6 +152,12 @@ class ShardedStore(Store):
                 self._newest[fragment * len(self._shards) + number] = piece
         self._changed.clear()
         self._read_of[self.version] = list(self._newest)
+
+    def _add_up(self, fragments: list[int]) -> None:
+        """Have all shares know what is measured of a merge over all of them."""
+        shares = self._all("sums", fragments)
+        total = [[sum(each[1:], each[0]) for each in zip(*of)] for of in zip(*shares)]  # noqa: B905
+        self._tell(Sums(fragments, total))
 
     def _forget(self, token: Token) -> None:
         self._pushed.discard(token)
