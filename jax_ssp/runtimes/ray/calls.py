@@ -9,6 +9,8 @@ from jax_ssp.failures import note
 BESIDE = "beside"
 """The group of calls that an actor takes beside what it does."""
 
+ANSWER_SECONDS = 5.0  # for a process that is there
+
 
 class Actor:
     """An actor, and how it is called.
@@ -49,9 +51,19 @@ class Actor:
         """Have it do something, of which nothing is to be heard."""
         self.call(method, *arguments)
 
-    def get(self, method: str, *arguments: Any, beside: bool = False) -> Any:
-        """Have it do something, and wait for what comes of it."""
-        return got(self.call(method, *arguments, beside=beside), self.what)
+    def get(
+        self, method: str, *arguments: Any, beside: bool = False, seconds: float | None = None
+    ) -> Any:
+        """Have it do something, and wait for what comes of it, but not for longer than this."""
+        return got(self.call(method, *arguments, beside=beside), self.what, seconds)
+
+    def answers(self) -> bool:
+        """Whether its process is there, and not stopped."""
+        try:
+            self.get("pid", beside=True, seconds=ANSWER_SECONDS)
+        except LostActor:
+            return False
+        return True
 
     def results(self, method: str, returns: int) -> tuple[Any, list[Any]]:
         """Of several values the first, waited for, and references to the others."""
@@ -74,17 +86,25 @@ def is_there(reference: Any) -> bool:
     return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])
 
 
-def got(reference: Any, what: str) -> Any:
+def got(reference: Any, what: str, seconds: float | None = None) -> Any:
     """What a reference is to, waited for; errors are raised as they were there.
 
+    Args:
+        reference: to be waited for.
+        what: it comes from, for messages.
+        seconds: to wait at most; None for as long as it takes.
+
     Raises:
-        Exception: what was raised in the actor; or a `LostActor`, if its process is no more.
+        Exception: what was raised in the actor; or a `LostActor`, if its process is no more, or
+            does not answer in time.
     """
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=seconds)
+    except GetTimeoutError as error:
+        raise LostActor(f"the process of {what} does not answer.") from error
     except RayTaskError as error:
         cause = error.cause
         if not isinstance(cause, BaseException):

@@ -6,6 +6,7 @@ clock is, and comes as references to its pieces, for whoever pushes them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,19 @@ from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.successor import inherited, placed, successor
 from jax_ssp.worker.waits import Waiting
+
+SETTLE_SECONDS = 60.0  # for the state of a worker to come here, once the run is over
+
+
+class Left(NamedTuple):
+    """What is left of the state of a worker that is lost.
+
+    Attributes:
+        state, residual: None.
+    """
+
+    state: None = None
+    residual: None = None
 
 
 class RemoteSeat(NamedTuple):
@@ -66,11 +80,10 @@ class RemoteWarmup(NamedTuple):
     """What such a worker will run."""
 
     actor: Actor
-    about: Mapping[str, Any]
 
     def digest(self) -> str:
         """See `Warmup.digest`."""
-        return self.about["digest"]
+        return self.actor.get("digest")
 
     def compile(self) -> None:
         """Compile it, where it will run."""
@@ -137,9 +150,8 @@ class RemoteWorker:
         self.index, self.feed, self.exchange, self.wire = index, feed, exchange, wire
         self.recorded = self.device = Placement.host().device
         self._actor = feed.actor
-        about = self._actor.get("about")
-        self.seat = RemoteSeat(tuple(about["name"]))
-        self.warmup = RemoteWarmup(self._actor, about)
+        self.seat = RemoteSeat(self._actor.get("name"))
+        self.warmup = RemoteWarmup(self._actor)
         self.kind = index, self._actor
         self.armed = False
         self.began: tuple[Token, RemoteKept] | None = None
@@ -149,16 +161,6 @@ class RemoteWorker:
         self._held = -1  # the version that it has
         self._has_data: bool | None = None  # None: it is asked
         self._last: Any = None
-
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        return self.warmup.about["pid"]
-
-    @property
-    def actor(self) -> Actor:
-        """Where it is."""
-        return self._actor
 
     def waits(self) -> Waiting | None:
         """Nobody here knows whether it waits for its data."""
@@ -170,8 +172,11 @@ class RemoteWorker:
         return self._actor.get("replica") if self._last is None else self._last
 
     def settle(self) -> None:
-        """Have here what is asked for once its actor is no more."""
-        self._last = self.replica
+        """Have here what is asked for once its actor is no more; of one that is lost, nothing."""
+        self._last = Left()
+        if self._actor.answers():
+            with contextlib.suppress(Exception):  # whatever it is that its process is left with
+                self._last = self._actor.get("replica", seconds=SETTLE_SECONDS)
 
     def not_finite(self) -> str:
         """In which leaves of its last delta a number is not finite."""

@@ -8,6 +8,7 @@ that is begun comes beside them.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -27,6 +28,37 @@ from jax_ssp.worker.replica import Replica
 from jax_ssp.worker.successor import inherited, placed, successor
 from jax_ssp.worker.worker import Worker
 
+BEGUN_SECONDS = 60.0  # for a clock that was sent
+
+
+class Armed:
+    """What a worker was before the clock that it began last, for who asks beside that."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Token, Kept] | None = None
+        self._changed = threading.Condition()
+
+    def put(self, kept: tuple[Token, Kept] | None) -> None:
+        """A clock is begun; with nothing if the worker is not armed, or something is wrong."""
+        with self._changed:
+            self._kept = kept
+            self._changed.notify_all()
+
+    def of(self, token: Token) -> Kept:
+        """What it was before this clock, which was sent to be begun.
+
+        Raises:
+            RuntimeError: if it is not begun in time, since something else went wrong.
+        """
+        with self._changed:
+            begun = self._changed.wait_for(lambda: self._is(token), BEGUN_SECONDS)
+            if not begun or self._kept is None:
+                raise RuntimeError(f"the clock of {token} is not begun.")
+            return self._kept[1]
+
+    def _is(self, token: Token) -> bool:
+        return self._kept is not None and self._kept[0] == token
+
 
 class There:
     """A worker, in a process of its own, which may be one of several runs, one after the other."""
@@ -43,7 +75,7 @@ class There:
         self.__dict__.pop("_worker", None)
         self._dealt: Given | None = None
         self._error: BaseException | None = None
-        self._began: dict[Token, Kept] = {}
+        self._arms = Armed()
 
     def prepare(self, settings: Mapping[str, Any], sent: list[Any]) -> None:
         """Be ready to become any worker of a run: what it runs is compiled."""
@@ -60,15 +92,17 @@ class There:
         """
         self._worker, self._dealt = self._reader.read(settings, sent).worker(number)
 
-    def about(self) -> dict[str, Any]:
-        """Where it is, and what it computes."""
-        worker = self._worker
-        return {
-            "name": Placement.of(worker.device).name,
-            "pid": os.getpid(),
-            "digest": worker.warmup.digest(),
-            "local_steps": worker.exchange.local_steps,
-        }
+    def pid(self) -> int:
+        """Of its process."""
+        return os.getpid()
+
+    def name(self) -> tuple[str, int]:
+        """Of its device, as a tape names it."""
+        return Placement.of(self._worker.device).name
+
+    def digest(self) -> str:
+        """See `Warmup.digest`."""
+        return self._worker.warmup.digest()
 
     def compile(self) -> None:
         """Compile what the worker will run."""
@@ -100,7 +134,7 @@ class There:
             worker = self._worker
             worker.armed, worker.began = armed, None
             worker.begin(start, None if pieces is None else Fetched(start.version, Pieces(pieces)))
-            self._began = {} if worker.began is None else dict([worker.began])
+            self._arms.put(worker.began)
 
         self._do(begin, numbers)
 
@@ -146,6 +180,7 @@ class There:
             what()
         except BaseException as error:  # raised in `finish`
             self._error = error
+            self._arms.put(None)
 
     # Its state.
 
@@ -159,7 +194,7 @@ class There:
 
     def began(self, token: Token) -> Kept:
         """What it was before this clock, on the host."""
-        return on_host(self._began[token])
+        return on_host(self._arms.of(token))
 
     def keep(self) -> Kept:
         """What it is between two clocks, on the host."""
@@ -167,7 +202,7 @@ class There:
 
     def pack(self, name: str, token: Token | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Facts and arrays of that, or of what it was before a clock."""
-        kept = self._worker.keep() if token is None else self._began[token]
+        kept = self._worker.keep() if token is None else self._arms.of(token)
         facts, arrays = packed(name, kept)
         return facts, on_host(arrays)
 

@@ -99,12 +99,14 @@ def test_optimizers_in_the_server_and_their_measures():
     assert bits(one.params) == bits(two.params) == bits(here.params)
     spec["server_tx"] = ssp.outer(optax.sgd(0.7, momentum=0.9), measured=True)
     here = ssp.train(runtime=ssp.Virtual(2), num_clocks=8, **linear(**spec))
-    names = [name for name in here.history[-1] if name.startswith("outer/")]
+    wanted = here.history[-1]["metrics"]
+    names = [name for name in wanted if name.startswith("outer/")]
     assert names
     for shares in (1, 2):
         there = trained(ssp.Ray(2, server_shards=shares), **spec)
         for name in names:
-            assert there.history[-1][name] == pytest.approx(here.history[-1][name], rel=1e-5)
+            found = there.history[-1]["metrics"][name]
+            assert found == pytest.approx(wanted[name], rel=1e-5)
 
 
 def test_data_that_ends_and_data_that_is_dealt():
