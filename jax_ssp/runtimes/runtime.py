@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from jax_ssp.compression import Compressor
     from jax_ssp.delays.network import Network
-    from jax_ssp.runtimes.parties import Blueprint
     from jax_ssp.server.server import Server
     from jax_ssp.server.store import Store
     from jax_ssp.slices import Slices
@@ -157,8 +156,12 @@ class Runtime(ABC):
 
         return LocalStore(server, plan.delta_wire, plan.snapshot_wire)
 
-    def elsewhere(self, run: Blueprint) -> tuple[Store, list[Worker]] | None:
-        """The store and the workers, where they are in other processes; None if they are here."""
+    def elsewhere(self, run: Any) -> tuple[Store, list[Worker]] | None:
+        """The store and the workers, where they are in other processes; None if they are here.
+
+        Args:
+            run: a `Blueprint` of it.
+        """
         return None
 
     @abstractmethod

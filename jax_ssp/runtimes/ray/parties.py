@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.parties import Blueprint, exchange_of
@@ -16,21 +17,33 @@ from jax_ssp.runtimes.ray.sent import sent
 from jax_ssp.runtimes.ray.sharded import ShardedStore
 from jax_ssp.runtimes.runtime import Parties
 
-if TYPE_CHECKING:
-    from jax_ssp.runtimes.ray.runtime import Ray
+
+class Room(NamedTuple):
+    """Where the actors of a run are, and how many.
+
+    Attributes:
+        options: what Ray is to give an actor of a worker, such as `num_gpus`.
+        alone: whether the cluster is of this process's own.
+        spares: workers that are ready to take the place of one that is lost.
+        shares: of the server.
+    """
+
+    options: Mapping[str, Any]
+    alone: bool
+    spares: int
+    shares: int
 
 
-def parties(run: Blueprint, runtime: Ray) -> tuple[ShardedStore, list[RemoteWorker]]:
+def parties(run: Blueprint, room: Room) -> tuple[ShardedStore, list[RemoteWorker]]:
     """The store and the workers of a run, in actors.
 
     Args:
         run: what it is.
-        runtime: with how many, and what each gets.
+        room: for them.
     """
-    alone = runtime.address is None
-    actors = Actors(sent(run), runtime.worker_options, alone, runtime.spares)
+    actors = Actors(sent(run), room.options, room.alone, room.spares)
     try:
-        shards = [actors.shard(number) for number in range(runtime.server_shards)]
+        shards = [actors.shard(number) for number in range(room.shares)]
         theirs = [actors.worker(number) for number in range(len(run.feeds))]
         store = ShardedStore(run.store, shards, actors)
         made = partial(_worker, run, actors, store)

@@ -119,7 +119,7 @@ class Ray(Runtime):
         return [Placement.host().device] * self.server_shards
 
     def elsewhere(self, run: Blueprint) -> tuple[Store, list[Any]]:
-        from jax_ssp.runtimes.ray.parties import parties
+        from jax_ssp.runtimes.ray.parties import Room, parties
 
         if run.plan.placement is not None:
             raise ValueError(
@@ -136,7 +136,9 @@ class Ray(Runtime):
         count = self.num_workers + self.spares
         needs = {name: count * size for name, size in each.items() if size}
         connect(self.address, needs)  # shares of the server take no core of their own
-        return parties(run, self)
+        alone = self.address is None
+        room = Room(self.worker_options, alone, self.spares, self.server_shards)
+        return parties(run, room)
 
     @property
     def cpus(self) -> float:

@@ -16,7 +16,6 @@ from jax_ssp.runtimes.parties import Blueprint, make_server, make_workers
 from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.ray.numbers import Given
 from jax_ssp.runtimes.task import Task
-from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.share import Share
 from jax_ssp.worker.worker import Worker
@@ -91,8 +90,8 @@ def sent(run: Blueprint) -> Sent:
     """What actors get of a run."""
     server_tx, delta_tx = run.plan.transforms()
     given = {each.name: getattr(run.plan, each.name) for each in fields(Plan)}
-    mine = {"server_tx": server_tx, "delta_tx": delta_tx, "runtime": Virtual()}
-    plan = Plan(**{**given, **mine, "checkpoint": None})
+    del given["runtime"], given["checkpoint"]
+    plan = Plan(**{**given, "server_tx": server_tx, "delta_tx": delta_tx})
     shares = run.store.server.parts.num_devices
     task = replace(run.task, evaluate=None)
     return Sent(plan, task, run.optimizer, shares, run.ledger is not None)
