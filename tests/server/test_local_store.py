@@ -173,7 +173,7 @@ def test_who_leaves_needs_nothing_more_but_what_is_pushed_is_merged():
     store.leave(0)
     push(store, running, 5.0)  # late; it is fenced
     store.drop(running.token)
-    assert (store._pushes, store._leases.clocks) == ({}, {})
+    assert (store._pushes, store.leases.clocks) == ({}, {})
 
 
 def test_nothing_is_left_of_what_is_dropped():

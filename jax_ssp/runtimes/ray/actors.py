@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from jax_ssp.runtimes.ray.pool import keep, new_actor
 from jax_ssp.runtimes.ray.sent import Sent, settings
 from jax_ssp.runtimes.ray.shard import Shard
 from jax_ssp.runtimes.ray.worker import There
+
+READ_FROM_FILES = ("config_", "part_")
+"""How modules are named that the command line has read, and that no other process can import."""
 
 
 class Actors:
@@ -89,13 +93,17 @@ def _kill_all(actors: list[Actor]) -> None:
 
 
 def _stored(sent: Sent) -> Any:
-    """A run in the object store.
+    """A run in the object store; of files that were read as configs, with what is in them.
 
     Raises:
         TypeError: naming what cannot be sent to another process.
     """
     import ray
+    from ray import cloudpickle
 
+    for name, module in list(sys.modules.items()):
+        if name.startswith(READ_FROM_FILES):
+            cloudpickle.register_pickle_by_value(module)
     try:
         return ray.put(sent)
     except TypeError as error:

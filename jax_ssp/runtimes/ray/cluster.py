@@ -10,7 +10,7 @@ from typing import Any
 
 LOOPBACK = "127.0.0.1"
 OBJECTS = 0.3  # the share of this machine's memory for the object store of a cluster of its own
-MOST_OBJECTS = 8 << 30  # bytes
+LEAST_OBJECTS, MOST_OBJECTS = 200 << 20, 8 << 30  # bytes
 
 
 def the_ray() -> Any:
@@ -75,7 +75,11 @@ def _start(ray: Any, address: str | None) -> None:
 
 
 def _object_bytes() -> int:
+    """How large the object store is: without room in shared memory, Ray puts it into files."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
-    room = memory if shared is None else shared.f_bavail * shared.f_frsize
-    return int(min(OBJECTS * memory, 0.8 * room, MOST_OBJECTS))
+    wanted = int(min(OBJECTS * memory, MOST_OBJECTS))
+    if os.path.isdir("/dev/shm"):
+        shared = os.statvfs("/dev/shm")
+        room = int(0.8 * shared.f_bavail * shared.f_frsize)
+        wanted = min(wanted, room) if room >= LEAST_OBJECTS else wanted
+    return wanted
