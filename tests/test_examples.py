@@ -125,7 +125,7 @@ def test_what_the_readme_shows_runs_as_it_is(run_page, capsys):
 
 
 MANY_PROGRAMS = ("checkpoints.md", "exchange.md", "observing.md", "recipes.md")
-SLOW = dict.fromkeys(MANY_PROGRAMS, pytest.mark.slow)
+SLOW = {**dict.fromkeys(MANY_PROGRAMS, pytest.mark.slow), "cluster.md": pytest.mark.ray}
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+LOCAL = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The variable by which Ray's processes stay on the loopback address where it is "0", as by default
+on systems that would ask their user about a firewall. By itself the address does not say so."""
 OBJECTS = 0.3  # the share of this machine's memory for the object store of a cluster of its own
 LEAST_OBJECTS, MOST_OBJECTS = 200 << 20, 8 << 30  # bytes
 
@@ -69,9 +73,23 @@ def _start(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # they are what this machine is to do
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _on_loopback():
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # to start a program
         ray.init(object_store_memory=_object_bytes(), _node_ip_address=LOOPBACK, **quiet)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray's processes that are started listen on the loopback address alone."""
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)  # read when that was imported
+    os.environ[LOCAL] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _object_bytes() -> int:

@@ -62,8 +62,8 @@ class Ray(Runtime):
         ImportError: `train` raises it if Ray is not installed.
 
     Example:
-        >>> Ray(num_workers=4, server_shards=2).count()
-        4
+        >>> Ray(num_workers=4, server_shards=2).time
+        'wall'
     """
 
     num_workers: int = 2

@@ -1,7 +1,10 @@
 """Runs whose workers and shares of the server are in Ray actors are runs like any other."""
 
+import contextlib
 import itertools
+import os
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -177,3 +180,31 @@ def test_an_error_there_is_raised_here_with_whose_it_is():
         ssp.train(runtime=runtime, **linear(data=data, num_clocks=8, params=PARAMS))
     assert any("in the process of worker" in each for each in caught.value.__notes__)
     assert caught.value.result.updates > 0
+
+
+def listening():
+    """The addresses on which this process and those that it has started listen, in hexadecimal."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    mine = {os.getpid()}
+    while more := {each for each, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    inodes = set()
+    for each in mine:
+        for number in Path(f"/proc/{each}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                inodes.add(os.readlink(number))
+    tables = Path("/proc/net/tcp"), Path("/proc/net/tcp6")
+    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    return {
+        row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes
+    }
+
+
+def test_nothing_listens_beyond_this_machine():
+    trained(ssp.Ray(2))
+    addresses = listening()
+    assert addresses
+    assert all(each.endswith("0100007F") for each in addresses)  # 127.0.0.1, in either family

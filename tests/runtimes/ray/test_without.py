@@ -1,0 +1,50 @@
+"""What is to be had, and said, where Ray is not installed or has not started."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import jax_ssp as ssp
+from jax_ssp.runtimes.ray.sums import checksum
+from tests.helpers.problems import linear
+
+
+def test_without_ray_the_error_names_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    runtime = ssp.Ray(num_workers=4, server_shards=2)
+    with pytest.raises(ImportError, match=r"pip install 'jax_ssp\[ray\]'"):
+        ssp.train(runtime=runtime, **linear(num_clocks=1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_workers", 0),
+        ("server_shards", 0),
+        ("spares", -1),
+        ("cpus_per_worker", -1.0),
+        ("gpus_per_worker", float("nan")),
+        ("address", ""),
+        ("recovery", 3),
+    ],
+)
+def test_what_it_cannot_be_is_said_by_name(field, value):
+    with pytest.raises((TypeError, ValueError), match=field):
+        ssp.Ray(**{field: value})
+
+
+def test_a_checksum_tells_of_a_bit_a_place_and_a_size():
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 7, 8, 9, 31, 1000):
+        tree = [rng.integers(0, 256, size).astype(np.uint8), np.float32(3)]
+        whole = checksum(tree)
+        assert checksum([each.copy() for each in tree]) == whole
+        assert checksum([np.append(tree[0], np.uint8(0)), tree[1]]) != whole
+        for at in range(0, size, 97):
+            other = tree[0].copy()
+            other[at] ^= 1 << at % 8
+            assert checksum([other, tree[1]]) != whole
+    here = np.arange(16, dtype=np.uint64)
+    assert checksum([here]) != checksum([here[::-1]])
+    assert checksum([here[:8], here[8:]]) != checksum([here[8:], here[:8]])
