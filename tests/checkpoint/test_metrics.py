@@ -67,6 +67,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
             event = Event.FromString(record)
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    for values in found.values():  # of files of the same second, no name says which was first
+        values.sort(key=lambda each: each[0])
     return found
 
 
