@@ -116,7 +116,9 @@ def bounded(
         finish[back > -NEVER] = -NEVER
         pace = max(clocks.seconds, slowest - reached[-1])
         reached.append(slowest)
-    return Modelled(float(useful / (workers * (_mean(finish) - began))), failures)
+    away = back > -NEVER
+    finish[away] = np.maximum(_mean(finish), back[away] - failing.back)  # when it was noticed
+    return Modelled(float(useful / (finish.sum() - workers * began)), failures)
 
 
 def _mean(finish: np.ndarray) -> float:
