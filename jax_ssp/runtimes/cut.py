@@ -32,6 +32,10 @@ class SpoiledCheckpoint(RuntimeError):
     exit_code = AGAIN
 
 
+class NotKept(RuntimeError):
+    """What a worker was cannot be had: something is wrong with it, as will be heard soon."""
+
+
 class Cut(NamedTuple):
     """What is saved of a run.
 

@@ -8,12 +8,13 @@ two copies of a worker's state for each save, and none otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jax_ssp.files import say
-from jax_ssp.runtimes.cut import Cut, cut
+from jax_ssp.runtimes.cut import Cut, NotKept, cut
 
 if TYPE_CHECKING:
     from jax_ssp.runtimes.carrying import Carrying
@@ -83,7 +84,8 @@ class Saving:
             loop.executor.arm(True)
             self.armed = True
             states = loop.executor.kept(loop.fold.running)
-            made = None if states is None else cut(loop, states)
+            with contextlib.suppress(NotKept):  # once that is heard, it is tried again
+                made = None if states is None else cut(loop, states)
         if made is not None:
             loop.executor.arm(False)
             self.armed = False
@@ -101,10 +103,13 @@ class Saving:
             return
         loop.executor.settle(self.left)
         states = loop.executor.kept(loop.fold.running)
-        if states is None:
+        made = None
+        with contextlib.suppress(NotKept):
+            made = None if states is None else cut(loop, states)
+        if made is None:
             say("the last checkpoint is not of the run's end: some worker did not come to rest")
         else:
-            self._keep(cut(loop, states))
+            self._keep(made)
 
     def _keep(self, made: Cut) -> None:
         self._rows = made.rows

@@ -14,6 +14,7 @@ from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
 from jax_ssp.data.ledger import Ledger
 from jax_ssp.placement import Placement
+from jax_ssp.runtimes.cut import NotKept
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import Actor
 from jax_ssp.runtimes.ray.fetched import Fetched
@@ -66,8 +67,15 @@ class RemoteKept(NamedTuple):
         return self
 
     def pack(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Facts for JSON and arrays by name, which say all of it."""
-        return self.actor.get("pack", name, self.token, beside=self.token is not None)
+        """Facts for JSON and arrays by name, which say all of it.
+
+        Raises:
+            NotKept: whatever is wrong there.
+        """
+        try:
+            return self.actor.get("pack", name, self.token, beside=self.token is not None)
+        except Exception as error:
+            raise NotKept(f"nothing is to be had from the process of {self.actor.what}.") from error
 
     def reference(self) -> Any:
         """To it, in the object store."""
