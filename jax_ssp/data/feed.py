@@ -109,6 +109,11 @@ class Feed:
         """The cursor of its worker: how many batches were taken, or passed over."""
         return self._drawn.taken
 
+    @property
+    def has_drawn(self) -> bool:
+        """Whether the next batch is here already."""
+        return bool(self._drawn.batches)
+
     def peek(self) -> Tree:
         """The next batch as the iterator gave it, without taking it.
 

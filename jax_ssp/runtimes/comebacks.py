@@ -22,6 +22,7 @@ from jax_ssp.runtimes.recovery import (
     PUSH,
     REMEDY,
     STEP,
+    NotOfWorker,
     Recovery,
     Restarts,
     is_out_of_memory,
@@ -153,7 +154,8 @@ class Comebacks(Executor):
         if stay.gone and not stay.tells:
             return  # nobody waits for it any more
         heard = self._recovery is not None and self.report_all is not None
-        if not heard or stay.tells or not isinstance(error, Exception):
+        its_own = isinstance(error, Exception) and not isinstance(error, NotOfWorker)
+        if not heard or stay.tells or not its_own:
             note(error, f"in worker {stay.index} of jax_ssp")
             if is_out_of_memory(error):
                 note(error, f"there is too little memory: {REMEDY}")

@@ -90,6 +90,10 @@ class Recovery:
         return min(self.backoff * 2.0**doublings, max(self.backoff, LONGEST_PAUSE))
 
 
+class NotOfWorker(RuntimeError):
+    """Raised in the thread of a worker that cannot help it: the run ends, whoever hears of it."""
+
+
 class Restarts:
     """Who may come again, and after how long; counts the workers that a run has left.
 

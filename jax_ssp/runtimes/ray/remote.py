@@ -14,11 +14,11 @@ from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
 from jax_ssp.data.ledger import Ledger
 from jax_ssp.placement import Placement
-from jax_ssp.runtimes.cut import NotKept
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import Actor
 from jax_ssp.runtimes.ray.fetched import Fetched
 from jax_ssp.runtimes.ray.numbers import Dealer, Numbers
+from jax_ssp.runtimes.ray.states import Left, RemoteKept, RemoteReplica
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.store import Store
 from jax_ssp.worker.exchange import Exchange
@@ -29,17 +29,6 @@ from jax_ssp.worker.waits import Waiting
 SETTLE_SECONDS = 60.0  # for the state of a worker to come here, once the run is over
 
 
-class Left(NamedTuple):
-    """What is left of the state of a worker that is lost.
-
-    Attributes:
-        state, residual: None.
-    """
-
-    state: None = None
-    residual: None = None
-
-
 class RemoteSeat(NamedTuple):
     """Where such a worker is.
 
@@ -48,40 +37,6 @@ class RemoteSeat(NamedTuple):
     """
 
     name: tuple[str, int]
-
-
-class RemoteKept(NamedTuple):
-    """What a worker was, which is where it is.
-
-    Attributes:
-        actor: of the worker.
-        token: of the clock before which it was that; None for what it is now.
-    """
-
-    actor: Actor
-    token: Token | None
-
-    @property
-    def replica(self) -> RemoteKept:
-        """Itself: who inherits from it gets it there."""
-        return self
-
-    def pack(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Facts for JSON and arrays by name, which say all of it.
-
-        Raises:
-            NotKept: whatever is wrong there.
-        """
-        try:
-            return self.actor.get("pack", name, self.token, beside=self.token is not None)
-        except Exception as error:
-            raise NotKept(f"nothing is to be had from the process of {self.actor.what}.") from error
-
-    def reference(self) -> Any:
-        """To it, in the object store."""
-        if self.token is None:
-            return self.actor.call("keep")
-        return self.actor.call("began", self.token, beside=True)
 
 
 class RemoteWarmup(NamedTuple):
@@ -168,27 +123,24 @@ class RemoteWorker:
         self._dealer = None if ledger is None else Dealer(ledger, index, feed.taken)
         self._held = -1  # the version that it has
         self._has_data: bool | None = None  # None: it is asked
-        self._last: Any = None
+        self._left: Left | None = None
 
     def waits(self) -> Waiting | None:
         """Nobody here knows whether it waits for its data."""
         return None
 
     @property
-    def replica(self) -> Any:
-        """Its state now, fetched."""
-        return self._actor.get("replica") if self._last is None else self._last
+    def replica(self) -> RemoteReplica | Left:
+        """Its state now."""
+        return self._left or RemoteReplica(self._actor)
 
     def settle(self) -> None:
         """Have here what is asked for once its actor is no more; of one that is lost, nothing."""
-        self._last = Left()
+        self._left = Left()
         if self._actor.answers():
             with contextlib.suppress(Exception):  # whatever it is that its process is left with
-                self._last = self._actor.get("replica", seconds=SETTLE_SECONDS)
-
-    def not_finite(self) -> str:
-        """In which leaves of its last delta a number is not finite."""
-        return self._actor.get("not_finite")
+                now = RemoteReplica(self._actor, SETTLE_SECONDS)
+                self._left = Left(now.state, now.residual)
 
     def _numbers(self, ahead: int) -> Numbers | None:
         return None if self._dealer is None else self._dealer.next(ahead)

@@ -132,6 +132,8 @@ class Ray(Runtime):
                 "it drops one, so that it brings no statistics either, is seen in all of it. Give "
                 "`server_shards=1`."
             )
+        for feed in run.feeds if self.recovery is not None else ():
+            feed.check_goes_back()
         each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
         count = self.num_workers + self.spares
         needs = {name: count * size for name, size in each.items() if size}

@@ -22,6 +22,7 @@ from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import Actor, LostActor, got, is_there
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.shard import Leave, Sums
+from jax_ssp.runtimes.recovery import NotOfWorker
 from jax_ssp.server.leases import Leases
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Message, Snapshot
@@ -273,7 +274,7 @@ def _by_fragment(shares: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
     return tuple(each for fragment in zip(*shares, strict=True) for each in fragment)
 
 
-class LostShare(RuntimeError):
+class LostShare(NotOfWorker):
     """A share of the server is no more, and with it what it held since the last checkpoint.
 
     Attributes:

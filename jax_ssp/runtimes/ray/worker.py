@@ -22,9 +22,7 @@ from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.numbers import Given, Numbers
 from jax_ssp.runtimes.ray.sent import Reader
 from jax_ssp.runtimes.ray.sums import checksum
-from jax_ssp.worker.anew import not_finite
 from jax_ssp.worker.kept import Kept, Shapes, packed, unpacked
-from jax_ssp.worker.replica import Replica
 from jax_ssp.worker.successor import inherited, placed, successor
 from jax_ssp.worker.worker import Worker
 
@@ -168,7 +166,7 @@ class There:
         worker = self._worker
         push = worker.finish()
         payload = list(map(on_host, push.payload))
-        has_more = self._dealt is not None or worker.replica.ran > 0
+        has_more = self._dealt is not None or worker.replica.ran > 0 or worker.feed.has_drawn
         return [(push._replace(payload=list(map(checksum, payload))), has_more), *payload]
 
     def _do(self, what: Callable[[], object], numbers: Numbers | None = None) -> None:
@@ -184,13 +182,9 @@ class There:
 
     # Its state.
 
-    def replica(self) -> Replica:
-        """Its state now, on the host."""
-        return on_host(self._worker.replica)
-
-    def not_finite(self) -> str:
-        """See `anew.not_finite`."""
-        return not_finite(self._worker.replica)
+    def of_replica(self, part: str) -> Any:
+        """A part of its state now, on the host."""
+        return on_host(getattr(self._worker.replica, part))
 
     def began(self, token: Token) -> Kept:
         """What it was before this clock, on the host."""
