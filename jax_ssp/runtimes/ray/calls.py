@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax_ssp.failures import note
+from jax_ssp.failures import AGAIN, note
+from jax_ssp.runtimes.recovery import NotOfWorker
 
 BESIDE = "beside"
 """The group of calls that an actor takes beside what it does."""
@@ -41,7 +42,12 @@ class Actor:
             arguments: references among them are there when it begins.
             beside: whether it is done beside what the actor does.
             returns: how many values come of it.
+
+        Raises:
+            LostActor: if it was ended, or is not this run's any more.
         """
+        if self.killed:
+            raise LostActor(f"the process of {self.what} was ended.")
         options: dict[str, Any] = {"num_returns": returns}
         if beside:
             options["concurrency_group"] = BESIDE
@@ -117,6 +123,24 @@ def got(reference: Any, what: str, seconds: float | None = None) -> Any:
 
 class LostActor(RuntimeError):
     """The process of an actor has ended, or cannot be reached any more."""
+
+
+class LostShare(NotOfWorker):
+    """A share of the server is no more, and with it what it held since the last checkpoint.
+
+    Attributes:
+        exit_code: of a process that ends with it: run it again, and it goes on from there.
+    """
+
+    exit_code = AGAIN
+
+
+def lost_share(seen: str) -> LostShare:
+    """The error that says what was seen of that, and what to do."""
+    return LostShare(
+        f"{seen.rstrip('.')}. What a share of the server held is in the run's checkpoints alone: "
+        "go on from the newest, with `resume` or by the same command."
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -47,6 +47,7 @@ def connect(address: str | None, needs: Mapping[str, float]) -> None:
     """
     ray = the_ray()
     if not ray.is_initialized():
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is raised to who waits
         _start(ray, address)
     there = ray.cluster_resources()
     for name, needed in needs.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jax_ssp.runtimes.ray.calls import first_line, lost_share
 from jax_ssp.server.snapshot import Message, Snapshot
 
 
@@ -28,7 +29,10 @@ class Pieces(Sequence[Message]):
         if isinstance(number, slice):
             return [self[each] for each in range(len(self))[number]]
         if number not in self._here:
-            self._here[number] = ray.get(self.references[number])
+            try:
+                self._here[number] = ray.get(self.references[number])
+            except ray.exceptions.RayError as error:
+                raise lost_share(f"a version cannot be read: {first_line(error)}") from error
         return self._here[number]
 
 

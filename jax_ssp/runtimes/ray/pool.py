@@ -53,8 +53,10 @@ def keep(actor: Actor, answer: Any) -> bool:
         ray.get(answer, timeout=REST_SECONDS)
     except Exception:  # whatever it is, this one is of no use any more
         return False
+    fresh = Actor(actor.handle, "a process at rest")
+    fresh.key, actor.killed = actor.key, True  # whoever has it still has nobody
     with _lock:
-        _resting.setdefault(actor.key, []).append(actor)
+        _resting.setdefault(fresh.key, []).append(fresh)
     return True
 
 

@@ -6,6 +6,7 @@ in batches: each says what happened since the last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +61,10 @@ class Shard:
     def become(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
         """Be a share; see `There.become`."""
         self._store = self._reader.read(settings, sent).share(number)
+
+    def pid(self) -> int:
+        """Of its process."""
+        return os.getpid()
 
     def compile(self, num_deltas: int) -> None:
         """Get ready to merge so many deltas at a time."""

@@ -15,14 +15,12 @@ import jax
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.controller.fragments import pushed_in
-from jax_ssp.failures import AGAIN
 from jax_ssp.placement import Placement
 from jax_ssp.records import within
 from jax_ssp.runtimes.ray.actors import Actors
-from jax_ssp.runtimes.ray.calls import Actor, LostActor, got, is_there
+from jax_ssp.runtimes.ray.calls import Actor, LostActor, got, is_there, lost_share
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.shard import Leave, Sums
-from jax_ssp.runtimes.recovery import NotOfWorker
 from jax_ssp.server.leases import Leases
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Message, Snapshot
@@ -172,10 +170,7 @@ class ShardedStore(Store):
         try:
             return got(answer, shard.what)
         except LostActor as error:
-            raise LostShare(
-                f"{error}. What it held is only in the run's checkpoints: go on from the newest, "
-                "with `resume` or by the same command."
-            ) from error
+            raise lost_share(str(error)) from error
 
     # All of it.
 
@@ -272,13 +267,3 @@ class ShardedStore(Store):
 def _by_fragment(shares: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
     """Of what each share has for each fragment, all, in the order of the pieces."""
     return tuple(each for fragment in zip(*shares, strict=True) for each in fragment)
-
-
-class LostShare(NotOfWorker):
-    """A share of the server is no more, and with it what it held since the last checkpoint.
-
-    Attributes:
-        exit_code: of a process that ends with it: run it again, and it goes on from there.
-    """
-
-    exit_code = AGAIN

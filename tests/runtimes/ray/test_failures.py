@@ -11,7 +11,7 @@ import jax_ssp as ssp
 from jax_ssp import faults
 from jax_ssp.controller import Fence, StartClock, WorkerJoined, WorkerLost
 from jax_ssp.runtimes.ray.actors import Actors
-from jax_ssp.runtimes.ray.sharded import LostShare
+from jax_ssp.runtimes.ray.calls import LostShare
 from tests.helpers.problems import bits, linear, loss_fn
 
 pytestmark = pytest.mark.ray
@@ -140,7 +140,8 @@ class Kills(ssp.Observer):
 
     def on_version(self, version):
         if version.version == self.version:
-            self.shards[-1].kill()
+            pid = self.shards[-1].get("pid", beside=True)
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_lost_share_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
