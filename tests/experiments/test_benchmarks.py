@@ -22,6 +22,7 @@ COLUMNS = {
     "simulator": "workers compute batch clocks_per_second",
     "network": "local_steps wire overlap clocks devices virtual ratio computing kept",
     "copies": "way leaves megabytes milliseconds of_bound by_leaf",
+    "cluster": "what seconds updates_a_second of_bare of_devices",
     "memory": "model mode worker_multiple server_multiple versions_alive",
 }
 
