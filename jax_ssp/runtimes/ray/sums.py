@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_ssp.trees import Tree
 
+BLOCK = 1024  # words of 8 bytes
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -32,9 +33,12 @@ def checksum(tree: Tree) -> int:
 
 
 def _of(leaf: Any) -> np.uint64:
+    """Of one array: words are added up in blocks, and those with factors that tell their order."""
     data = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
-    whole = data.size // 8 * 8
-    words, rest = data[:whole].view(np.uint64), data[whole:].astype(np.uint64)
-    even, odd = words[::2].sum(dtype=np.uint64), words[1::2].sum(dtype=np.uint64)
-    last = (rest << (np.uint64(8) * np.arange(rest.size, dtype=np.uint64))).sum(dtype=np.uint64)
-    return even * _ODD + odd + last + np.uint64(data.size)
+    whole = data.size // (8 * BLOCK) * 8 * BLOCK
+    blocks = data[:whole].view(np.uint64).reshape(-1, BLOCK).sum(axis=1, dtype=np.uint64)
+    rest = np.zeros(8 * BLOCK, np.uint8)
+    rest[: data.size - whole] = data[whole:]
+    blocks = np.append(blocks, rest.view(np.uint64))
+    factors = np.arange(1, 2 * blocks.size, 2, dtype=np.uint64) * _ODD
+    return (blocks * factors).sum(dtype=np.uint64) + np.uint64(data.size)
