@@ -22,7 +22,7 @@ from jax_ssp.runtimes.faults.fates import fates_of
 from jax_ssp.runtimes.faults.told import check_faults, check_workers
 from jax_ssp.runtimes.faults.typed import Faults
 from jax_ssp.runtimes.pacing import PacedClock
-from jax_ssp.runtimes.recovery import Recovery
+from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
 from jax_ssp.runtimes.slicing import meshes_on
@@ -158,8 +158,7 @@ class Devices(Runtime):
         return "wall"
 
     def donates(self, progress: bool) -> bool:
-        rule = "progress" if self.recovery is None else self.recovery.donor
-        return {"progress": progress, "always": True, "never": False}[rule]
+        return donates(self.recovery, progress)
 
     def count(self) -> int:
         count = len(self.worker_devices())
@@ -167,11 +166,7 @@ class Devices(Runtime):
         check_workers("Devices", self.faults, count)
         if self.network is not None:
             self.network.check(count)
-        if self.recovery is not None and self.recovery.min_workers > count:
-            raise ValueError(
-                f"`Devices(recovery={self.recovery})` wants at least {self.recovery.min_workers} "
-                f"workers, and the run has {count}; lower `min_workers`, or ask for more workers."
-            )
+        check_enough("Devices", self.recovery, count)
         return count
 
     def worker_slices(self) -> Slices | None:

@@ -90,6 +90,26 @@ class Recovery:
         return min(self.backoff * 2.0**doublings, max(self.backoff, LONGEST_PAUSE))
 
 
+def donates(recovery: Recovery | None, progress: bool) -> bool:
+    """Whether who joins takes over the state of a live worker.
+
+    Args:
+        recovery: of the run; None for none.
+        progress: whether workers keep progress of their own when they adopt.
+    """
+    rule = "progress" if recovery is None else recovery.donor
+    return {"progress": progress, "always": True, "never": False}[rule]
+
+
+def check_enough(runtime: str, recovery: Recovery | None, count: int) -> None:
+    """Raise ValueError if a run of a runtime of that name has fewer workers than it can do with."""
+    if recovery is not None and recovery.min_workers > count:
+        raise ValueError(
+            f"`{runtime}(recovery={recovery})` wants at least {recovery.min_workers} workers, and "
+            f"the run has {count}; lower `min_workers`, or ask for more workers."
+        )
+
+
 class NotOfWorker(RuntimeError):
     """Raised in the thread of a worker that cannot help it: the run ends, whoever hears of it."""
 

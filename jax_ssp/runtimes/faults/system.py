@@ -19,7 +19,22 @@ _CALL = 10**9  # microseconds, which fit into what the C library takes
 
 
 @dataclass(frozen=True, repr=False)
-class HoldLock(Act):
+class Standing(Act):
+    """For some time nothing goes on in the whole process."""
+
+    seconds: float = 70.0
+
+    of_process: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.put(self, "seconds", checks.number, least=0, most=LONGEST)
+        if not hasattr(signal, "SIGSTOP"):
+            raise self._refused("seconds", "it needs a POSIX system")
+
+
+@dataclass(frozen=True, repr=False)
+class HoldLock(Standing):
     """The interpreter's lock is held, as by a C extension that does not let go of it.
 
     No other thread of Python runs meanwhile. Nobody did anything wrong, and nobody is suspected.
@@ -35,16 +50,6 @@ class HoldLock(Act):
         HoldLock(worker=1, clock=2, seconds=0.5)
     """
 
-    seconds: float = 70.0
-
-    of_process: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.put(self, "seconds", checks.number, least=0, most=LONGEST)
-        if not hasattr(signal, "SIGSTOP"):
-            raise self._refused("seconds", "it needs a POSIX system")
-
     def act(self) -> None:
         usleep = ctypes.PyDLL(None).usleep  # `PyDLL` keeps the lock, as `CDLL` does not
         until = time.monotonic() + self.seconds
@@ -53,7 +58,7 @@ class HoldLock(Act):
 
 
 @dataclass(frozen=True, repr=False)
-class Stopped(Act):
+class Stopped(Standing):
     """The process is stopped (SIGSTOP), and continued by a helper process (SIGCONT).
 
     As when a terminal suspends it, or the machine sleeps. Nobody is suspected for it.
@@ -68,16 +73,6 @@ class Stopped(Act):
         >>> Stopped(at=30.0, seconds=5.0)
         Stopped(at=30.0, seconds=5.0)
     """
-
-    seconds: float = 70.0
-
-    of_process: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.put(self, "seconds", checks.number, least=0, most=LONGEST)
-        if not hasattr(signal, "SIGSTOP"):
-            raise self._refused("seconds", "it needs a POSIX system")
 
     def act(self) -> None:
         words = ["/bin/sh", "-c", _HELPER, str(os.getpid()), f"{self.seconds:.6f}"]

@@ -35,7 +35,7 @@ class Actor:
         self.key: Any = None
 
     def call(self, method: str, *arguments: Any, beside: bool = False, returns: int = 1) -> Any:
-        """Have it do something; gives the reference to what comes of it, or several.
+        """Have it do something; gives the reference to what comes of it, or a list of several.
 
         Args:
             method: its name.
@@ -52,6 +52,11 @@ class Actor:
         if beside:
             options["concurrency_group"] = BESIDE
         return getattr(self.handle, method).options(**options).remote(*arguments)
+
+    def several(self, method: str, returns: int, *arguments: Any) -> list[Any]:
+        """Have it do something; gives references to what comes of it, however many they are."""
+        made = self.call(method, *arguments, returns=returns)
+        return [made] if returns == 1 else made
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Have it do something, of which nothing is to be heard."""
@@ -73,7 +78,7 @@ class Actor:
 
     def results(self, method: str, returns: int) -> tuple[Any, list[Any]]:
         """Of several values the first, waited for, and references to the others."""
-        first, *others = self.call(method, returns=returns)
+        first, *others = self.several(method, returns)
         return got(first, self.what), others
 
     def kill(self) -> None:

@@ -64,12 +64,3 @@ def _key(kind: type, options: Mapping[str, Any], environment: Mapping[str, str])
     parts = {**options, **(options.get("resources") or {}), **environment}
     parts.pop("resources", None)
     return kind, tuple(sorted(parts.items()))
-
-
-def forget() -> None:
-    """End those that rest."""
-    with _lock:
-        for actors in _resting.values():
-            for actor in actors:
-                actor.kill()
-        _resting.clear()

@@ -17,7 +17,7 @@ from jax_ssp.runtimes.faults.fates import fates_of
 from jax_ssp.runtimes.faults.told import check_faults, check_workers
 from jax_ssp.runtimes.faults.typed import Faults
 from jax_ssp.runtimes.ray.cluster import connect, the_ray
-from jax_ssp.runtimes.recovery import Recovery
+from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
 from jax_ssp.runtimes.threads import Threads
@@ -96,19 +96,14 @@ class Ray(Runtime):
         return "wall"
 
     def donates(self, progress: bool) -> bool:
-        rule = "progress" if self.recovery is None else self.recovery.donor
-        return {"progress": progress, "always": True, "never": False}[rule]
+        return donates(self.recovery, progress)
 
     def count(self) -> int:
         count = self.num_workers
         the_ray()
         check_delay(self.delay, count)
         check_workers("Ray", self.faults, count)
-        if self.recovery is not None and self.recovery.min_workers > count:
-            raise ValueError(
-                f"`Ray(recovery={self.recovery})` wants at least {self.recovery.min_workers} "
-                f"workers, and the run has {count}; lower `min_workers`, or ask for more workers."
-            )
+        check_enough("Ray", self.recovery, count)
         return count
 
     def worker_devices(self) -> list[jax.Device]:

@@ -125,19 +125,18 @@ class ShardedStore(Store):
         """Tell all shares what has happened; gives references to these pieces, share by share."""
         told, self._told = self._told, []
         calls = [
-            shard.call("happen", told, list(wanted), returns=max(1, len(wanted)))
+            shard.several("happen", max(1, len(wanted)), told, list(wanted))
             for shard in self._shards
         ]
-        calls = [each if isinstance(each, list) else [each] for each in calls]
         self._answers += [(s, one[0]) for s, one in zip(self._shards, calls, strict=True)]
         self._look()
         return calls if wanted else []
 
-    def _look(self, seconds: float | None = 0) -> None:
-        """Raise what went wrong in a share; of what was answered, at least."""
+    def _look(self, waits: bool = False) -> None:
+        """Raise what went wrong in a share: what is known of that, or all of it, if it `waits`."""
         left = []
         for shard, answer in self._answers:
-            if seconds is None or is_there(answer):
+            if waits or is_there(answer):
                 self._got(shard, answer)
             else:
                 left.append((shard, answer))
@@ -178,7 +177,7 @@ class ShardedStore(Store):
         """What each share answers; they have heard by then of all that happened."""
         with self._lock:
             self._send()
-            self._look(None)
+            self._look(waits=True)
             calls = [shard.call(method, *arguments) for shard in self._shards]
             return [self._got(*each) for each in zip(self._shards, calls, strict=True)]
 
@@ -214,16 +213,11 @@ class ShardedStore(Store):
             self.version = facts["version"]
             self._leases.go_on(self.version, *leased[0])
             self._pushed = set()
-            self._changed = set(range(self._parts.num_fragments))
+            self._changed = set(range(self._fragments))
             self._read_of = {}
             for version in self._leases.versions:
-                calls = [s.call("held", version, returns=self._fragments) for s in self._shards]
-                pieces = [each if isinstance(each, list) else [each] for each in calls]
-                self._read_of[version] = [
-                    pieces[number][fragment]
-                    for fragment in range(self._fragments)
-                    for number in range(len(self._shards))
-                ]
+                held = [each.several("held", self._fragments, version) for each in self._shards]
+                self._read_of[version] = _by_fragment(held)
 
     def finite(self) -> bool:
         return all(self._all("finite"))
@@ -233,8 +227,7 @@ class ShardedStore(Store):
         return self._last[0] if self._last else self._masters()
 
     def _masters(self) -> Params:
-        own = self._all("masters")  # of each share a piece of each fragment
-        pieces = [share[each] for each in range(self._parts.num_fragments) for share in own]
+        pieces = _by_fragment(self._all("masters"))
         place = Placement.of(self.devices[0])
         return self._parts.together(list(map(place.put, pieces)), place.device)
 
@@ -257,13 +250,13 @@ class ShardedStore(Store):
         servers, deltas = zip(*own, strict=True)
         if self._fragments == 1:
             return servers, deltas
-        return _by_fragment(servers), _by_fragment(deltas)
+        return tuple(_by_fragment(servers)), tuple(_by_fragment(deltas))
 
     def settle(self) -> None:
         """Have here what is asked for once the shares are no more."""
         self._last = self._masters(), self._states()
 
 
-def _by_fragment(shares: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+def _by_fragment(shares: Sequence[Sequence[Any]]) -> list[Any]:
     """Of what each share has for each fragment, all, in the order of the pieces."""
-    return tuple(each for fragment in zip(*shares, strict=True) for each in fragment)
+    return [each for fragment in zip(*shares, strict=True) for each in fragment]
