@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SLOW_FILES = {  # of which each test starts processes, or measures papers
+SLOW_FILES = {  # of which each test starts processes or a cluster, or measures papers
     *("cli/test_signals.py", "cli/test_sweeps.py", "test_optimized.py"),
     *("experiments/test_papers_robust.py", "experiments/test_papers_robust_two.py"),
+    *(f"runtimes/ray/test_{name}.py" for name in ("runs", "failures", "command_line")),
 }
 
 

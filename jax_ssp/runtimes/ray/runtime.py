@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jax_ssp.checks import function, instance, integer, number, optional, put, seed, text
+from jax_ssp.checks import function, instance, integer, number, optional, put, seed, shown, text
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.placement import Placement
@@ -85,6 +85,7 @@ class Ray(Runtime):
         put(self, "spares", integer, least=0, most=MOST)
         put(self, "cpus_per_worker", number, least=0)
         put(self, "gpus_per_worker", number, least=0)
+        put(self, "resources", optional, amounts)
         put(self, "seed", seed)
         put(self, "faults", check_faults)
         put(self, "recovery", optional, instance, Recovery, "None or `ssp.Recovery(...)`")
@@ -157,3 +158,19 @@ class Ray(Runtime):
         running = Running(session, clock, delays, fates)
         threads = Threads(session.workers, running, clock, self.recovery)
         return RayWorld(clock, threads, fates, session)
+
+
+def amounts(field: str, value: Any) -> dict[str, float]:
+    """How much of each resource, by Ray's name for it.
+
+    Raises:
+        TypeError: if it is no dict of numbers by names.
+        ValueError: if a name is blank, a number negative, or the name has an argument of its own.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        must = 'a dict of numbers by names, such as {"TPU": 4}'
+        raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
+    for name in value:
+        if text(f"{field}: a name", name) in ("CPU", "GPU"):
+            raise ValueError(f"`{field}[{name!r}]`: give it as `{name.lower()}s_per_worker`.")
+    return {name: number(f"{field}[{name!r}]", each, least=0) for name, each in value.items()}

@@ -27,6 +27,12 @@ def test_without_ray_the_error_names_what_installs_it(monkeypatch):
         ("gpus_per_worker", float("nan")),
         ("address", ""),
         ("recovery", 3),
+        ("resources", 7),
+        ("resources", [("TPU", 4)]),
+        ("resources", {"TPU": -1}),
+        ("resources", {"TPU": "4"}),
+        ("resources", {3: 1}),
+        ("resources", {"GPU": 1}),
     ],
 )
 def test_what_it_cannot_be_is_said_by_name(field, value):
