@@ -20,7 +20,7 @@ from jax_ssp.runtimes.ray.sent import Reader
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.runtimes.ray.worker import on_host
 from jax_ssp.server.local_store import LocalStore
-from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.snapshot import Message, Snapshot
 
 
 class Sums(NamedTuple):
@@ -52,10 +52,12 @@ class Shard:
     def __init__(self) -> None:
         self._reader = Reader()
         self._place = Placement.host()
+        self._given: Snapshot | None = None  # what was read last
 
     def rest(self) -> None:
         """Be nobody."""
         self._reader.forget()
+        self._given = None
         self.__dict__.pop("_store", None)
 
     def become(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
@@ -100,6 +102,9 @@ class Shard:
             wanted: pieces of the newest version to be given, by their number here.
         """
         store = self._store
+        if self._given is not None:  # by now it is in the object store
+            self._given.release()
+            self._given = None
         for each in what:
             match each:
                 case StartClock():
@@ -114,7 +119,8 @@ class Shard:
                     store.server.versions.add_up(fragments, sums)
         if not wanted:
             return None
-        return given(store.snapshot(store.version), wanted)
+        self._given = store.snapshot(store.version)
+        return given(self._given.pieces, wanted)
 
     def sums(self, fragments: list[int]) -> list[list[np.ndarray]]:
         """What is measured here of the last merge, in these fragments."""
@@ -156,13 +162,13 @@ class Shard:
 
     def held(self, version: int) -> Any:
         """The pieces of a version that somebody needs."""
-        return given(self._store.snapshot(version), None)
+        snapshot = self._store.snapshot(version)
+        pieces = snapshot.keep()
+        snapshot.release()
+        return given(pieces, range(len(pieces)))
 
 
-def given(snapshot: Snapshot, wanted: Sequence[int] | None) -> Any:
-    """Pieces of a snapshot for whoever reads them, all or those that are wanted."""
-    pieces = snapshot.keep()
-    numbers = range(len(pieces)) if wanted is None else wanted
-    snapshot.release()
-    copies = [on_host(pieces[number]) for number in numbers]
+def given(pieces: Sequence[Message], wanted: Sequence[int]) -> Any:
+    """These of the pieces, for whoever reads them; Ray copies them once the call has ended."""
+    copies = [on_host(pieces[number]) for number in wanted]
     return copies[0] if len(copies) == 1 else copies
