@@ -4,6 +4,7 @@ import collections
 import os
 import shutil
 import tempfile
+import zlib
 
 import jax
 import pytest
@@ -41,17 +42,35 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log)
 
 
+LONG = 20  # slow cases; of fewer CI takes all
+
+
+def is_rare(nodeid):
+    """Of two thirds of all cases; drawn by its name, so that a new case changes no other's fate."""
+    return zlib.crc32(nodeid.encode()) % 3 > 0
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `every(n)`, all cases but each n-th are slow: those that CI runs too."""
-    seen = collections.Counter()
+    """Which cases of a table are slow, and which of those are rare.
+
+    Of a test marked `every(n)`, all cases but each n-th are slow. Of more than `LONG` slow cases of
+    one test, CI takes a third; the others are rare. It takes all of one that is marked `whole`.
+    """
+    seen, slow = collections.Counter(), collections.defaultdict(list)
     for item in items:
         mark = item.get_closest_marker("every")
+        family = item.nodeid.partition("[")[0]
         if mark is not None and item.get_closest_marker("slow") is None:
-            family = item.nodeid.partition("[")[0]
             if seen[family] % mark.args[0]:
                 item.add_marker(pytest.mark.slow)
             seen[family] += 1
+        if item.get_closest_marker("slow") and not item.get_closest_marker("whole"):
+            slow[family].append(item)
+    for cases in slow.values():
+        for case in cases if len(cases) > LONG else ():
+            if is_rare(case.nodeid):
+                case.add_marker(pytest.mark.rare)
 
 
 def pytest_addoption(parser):

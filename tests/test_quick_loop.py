@@ -1,10 +1,12 @@
-"""The quick loop takes some cases of long tables; CI takes all."""
+"""The quick loop takes some cases of long tables, CI more of them."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import is_rare
 
 TESTS = Path(__file__).parent
 SLOW_FILES = {  # of which each test starts processes or a cluster, or measures papers
@@ -26,6 +28,18 @@ def test_cases_between_the_third_ones_are_slow(case, request):
 )
 def test_what_is_slow_by_itself_is_not_counted(case, request):
     assert (case in (0, 2)) == (request.node.get_closest_marker("slow") is None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(60))
+def test_of_many_slow_cases_two_thirds_are_rare(case, request):
+    assert is_rare(request.node.nodeid) == (request.node.get_closest_marker("rare") is not None)
+
+
+def test_a_third_of_any_table_is_not_rare():
+    for rows in (5, 8, 13):
+        table = [[is_rare(f"test[{row}-{column}]") for column in range(60)] for row in range(rows)]
+        assert all(10 <= row.count(False) <= 30 for row in table)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from jax_ssp.report.papers import checked
 from jax_ssp.report.styles import PAPER as LOOK
 from jax_ssp.report.styles import new_figure
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rare]  # papers change seldom
 
 
 def labelled(rows):

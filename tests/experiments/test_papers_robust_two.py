@@ -14,7 +14,7 @@ from jax_ssp.report.styles import new_figure
 
 NAMES = ("depth", "dc_asgd", "dssp", "essp", "ssp", "staleness_aware")
 papers = pytest.mark.parametrize("measured", NAMES, indirect=True, scope="module")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rare]  # papers change seldom
 
 # Of each paper, by label: how the claims begin that say that something is better than it.
 WORSE: dict[str, dict[str, tuple[str, ...]]] = {

@@ -82,6 +82,7 @@ def judged(subject, inputs):
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.whole
 @pytest.mark.every(13)
 def test_what_is_right_is_taken(name):
     subject = SUBJECTS[name]
@@ -89,6 +90,7 @@ def test_what_is_right_is_taken(name):
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.whole
 @pytest.mark.every(3)
 def test_some_wrong_arguments(name):
     subject, rng = SUBJECTS[name], random.Random(name)
@@ -96,12 +98,24 @@ def test_some_wrong_arguments(name):
 
 
 @pytest.mark.slow
+@pytest.mark.whole
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_many_wrong_arguments(name):
+    subject, rng = SUBJECTS[name], random.Random(f"many of {name}")
+    every = singles(subject)
+    several = rng.sample(every, len(every) // 5)
+    judged(subject, several + pairs(subject, 8 * len(subject.parameters), rng))
+
+
+@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_every_wrong_argument(name):
     judged(SUBJECTS[name], singles(SUBJECTS[name]))
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_two_wrong_arguments(name):
     subject = SUBJECTS[name]
