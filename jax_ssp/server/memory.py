@@ -31,11 +31,11 @@ class Memory:
     def __init__(self, like: Any, device: Place) -> None:
         self._device = device
         reuses = Placement.of(device).reuses
-        self._shapes = jax.eval_shape(self._large, like) if reuses else []
+        leaves = jax.tree.leaves(jax.eval_shape(lambda tree: tree, like)) if reuses else []
+        # Looked up once: to ask each array for its size again would take longer than to fill it.
+        self._large = [number for number, leaf in enumerate(leaves) if nbytes(leaf) >= self.LARGE]
+        self._shapes = [leaves[number] for number in self._large]
         self._free: deque[list[jax.Array]] = deque(maxlen=2)
-
-    def _large(self, tree: Any) -> list[Any]:
-        return [leaf for leaf in jax.tree.leaves(tree) if nbytes(leaf) >= self.LARGE]
 
     @property
     def reuses(self) -> bool:
@@ -45,7 +45,8 @@ class Memory:
     def give(self, tree: Any) -> None:
         """Nobody will use this tree again."""
         if self.reuses:
-            self._free.append(self._large(tree))
+            leaves = jax.tree.leaves(tree)
+            self._free.append([leaves[number] for number in self._large])
 
     def take(self) -> list[jax.Array]:
         """Arrays for a program to take over; new ones if there are none."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_ssp.layout import Delta
 from jax_ssp.server.merging import Merging, Some, State
+from jax_ssp.server.undivided import compiler_options
 from jax_ssp.trees import Params
 
 MOST_AT_ONCE = 32  # deltas that one program merges
@@ -34,11 +35,15 @@ class MergePrograms:
     Args:
         merging: what is computed.
         opened: (parameters, delta as it comes) -> the delta.
+        nbytes: of the largest piece.
     """
 
-    def __init__(self, merging: Merging, opened: Callable[[Params, Any], Delta]) -> None:
+    def __init__(
+        self, merging: Merging, opened: Callable[[Params, Any], Delta], nbytes: int
+    ) -> None:
         self._merging = merging
         self._opened = opened
+        self._nbytes = nbytes
         self._there = lru_cache(self._jitted)  # by place
 
     def merge(
@@ -75,7 +80,8 @@ class MergePrograms:
         A delta comes as arrays of JAX or of NumPy, depending on where its worker is. Where inputs
         are is said here, so that one program serves them all, in whatever order they come.
         """
-        there = partial(jax.jit, in_shardings=place)
+        options = compiler_options(place, self._nbytes)
+        there = partial(jax.jit, in_shardings=place, compiler_options=options)
         return _Jitted(
             there(self._added, donate_argnums=(1, 3)),
             there(self._merged, donate_argnums=(1, 4), keep_unused=True),

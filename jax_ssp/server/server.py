@@ -21,6 +21,7 @@ import jax
 import optax
 
 from jax_ssp.checks import function, integer, optional
+from jax_ssp.compression import nbytes
 from jax_ssp.controller.weight import Weight, check_weight
 from jax_ssp.data.arrays import owned
 from jax_ssp.fragments import Fragments, check_fragments
@@ -249,7 +250,8 @@ class Server:
 
         Pure, for each piece.
         """
-        return MergePrograms(self.versions.merging, opened)
+        largest = max(map(nbytes, self.versions.newest.pieces))
+        return MergePrograms(self.versions.merging, opened, largest)
 
     def program(self) -> str:
         """The merge of one delta as compiler text: the same text, the same server."""

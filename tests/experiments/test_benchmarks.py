@@ -16,6 +16,7 @@ from experiments.benchmarks.common import arguments
 ROOT = Path(__file__).parents[2]
 COLUMNS = {
     "overhead": "model batch workers local_steps policy ratio_to_bound ratio_to_sync",
+    "clock": "bytes part cpu_us wall_us",
     "stragglers": "delays workers policy ratio_to_bsp predicted_ratio_to_bsp",
     "merge": "bytes placement server ratio_to_numpy",
     "controller": "workers us_per_event bytes_per_worker",
