@@ -32,23 +32,36 @@ def the_ray() -> Any:
     return ray
 
 
-def connect(address: str | None, needs: Mapping[str, float]) -> None:
+_shipped: list[str | None] = []  # the folder of the cluster that this process has joined by itself
+
+
+def connect(
+    address: str | None, needs: Mapping[str, float], working_dir: str | None = None
+) -> None:
     """Be on a cluster with room for a run.
 
     Args:
         address: of a cluster, "auto" for the one that this machine is part of; None for one of this
             process's own, on this machine, which ends with the process.
         needs: resources that the run's actors take in all, by Ray's names for them.
+        working_dir: a folder that is copied to each machine; None for none.
 
     Raises:
         ImportError: if Ray is not installed.
         ConnectionError: if there is no cluster at the address.
-        ValueError: if the cluster does not have what is needed.
+        ValueError: if the cluster does not have what is needed, or this process is on one already
+            with another folder.
     """
     ray = the_ray()
     if not ray.is_initialized():
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is raised to who waits
-        _start(ray, address)
+        _start(ray, address, working_dir)
+        _shipped[:] = [working_dir]
+    elif working_dir is not None and _shipped != [working_dir]:
+        raise ValueError(
+            f"`Ray(working_dir={working_dir!r})`: this process is on a cluster already, and what "
+            "is shipped is said when it joins: leave it out, or call `ray.shutdown()` before."
+        )
     there = ray.cluster_resources()
     for name, needed in needs.items():
         if needed > there.get(name, 0.0):
@@ -59,11 +72,13 @@ def connect(address: str | None, needs: Mapping[str, float]) -> None:
             )
 
 
-def _start(ray: Any, address: str | None) -> None:
-    quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
+def _start(ray: Any, address: str | None, working_dir: str | None) -> None:
+    job: dict[str, Any] = {"logging_level": logging.ERROR}
+    if working_dir is not None:
+        job["runtime_env"] = {"working_dir": working_dir}
     if address is not None:
         try:
-            ray.init(address=address, logging_level=logging.ERROR)
+            ray.init(address=address, **job)
         except (ConnectionError, RuntimeError) as error:
             raise ConnectionError(
                 f"`Ray(address={address!r})`: there is no cluster there that this machine can join "
@@ -76,7 +91,8 @@ def _start(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # they are what this machine is to do
     with warnings.catch_warnings(), _on_loopback():
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # to start a program
-        ray.init(object_store_memory=_object_bytes(), _node_ip_address=LOOPBACK, **quiet)
+        job |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+        ray.init(object_store_memory=_object_bytes(), **job)
 
 
 @contextlib.contextmanager

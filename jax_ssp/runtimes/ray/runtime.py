@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ class Ray(Runtime):
             it. With no GPUs a worker computes on the CPU of its machine. On a cluster of this
             machine alone no cores are reserved.
         resources: others, by Ray's names for them, such as TPU 4.
+        working_dir: a folder that Ray copies to every machine of the cluster, where it is the
+            working directory and can be imported from: modules and files that no package installs.
         spares: processes that are ready, with what they run compiled, to take the place of one that
             is lost; each takes what a worker takes.
         delay: a delay model to inject: a clock takes at least as long as it says (seconds).
@@ -72,6 +75,7 @@ class Ray(Runtime):
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     resources: Mapping[str, float] | None = field(default=None, hash=False)
+    working_dir: str | None = None
     spares: int = 0
     delay: DelayModel = None
     seed: int = 0
@@ -82,6 +86,9 @@ class Ray(Runtime):
         put(self, "num_workers", integer, least=1, most=MOST)
         put(self, "server_shards", integer, least=1, most=MOST)
         put(self, "address", optional, text)
+        put(self, "working_dir", optional, text)
+        if self.working_dir is not None and not os.path.isdir(self.working_dir):
+            raise ValueError(f"`working_dir` must be a folder, got {shown(self.working_dir)}.")
         put(self, "spares", integer, least=0, most=MOST)
         put(self, "cpus_per_worker", number, least=0)
         put(self, "gpus_per_worker", number, least=0)
@@ -133,7 +140,9 @@ class Ray(Runtime):
         each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
         count = self.num_workers + self.spares
         needs = {name: count * size for name, size in each.items() if size}
-        connect(self.address, needs)  # shares of the server take no core of their own
+        connect(
+            self.address, needs, self.working_dir
+        )  # shares of the server take no core of their own
         alone = self.address is None
         room = Room(self.worker_options, alone, self.spares, self.server_shards)
         return parties(run, room)

@@ -14,15 +14,22 @@ pytestmark = pytest.mark.ray
 
 COMMAND = "from jax_ssp.cli import main; main()"
 CONFIG = """
+import sys
 import jax.numpy as jnp, numpy as np, optax
 import jax_ssp as ssp
 
 def loss(params, batch, key):
     return jnp.mean((params["w"] - batch) ** 2), {}
 
+def data(worker):
+    if "default_worker" in sys.argv[0]:  # a process of Ray's, in a copy of what is shipped
+        with open("here.txt") as file:
+            assert file.read() == "shipped"
+    for n in range(10**6):
+        yield np.full(3, worker + n % 5, np.float32)
+
 class Mine(ssp.Workload):
     def build(self, num_workers, seed):
-        data = lambda worker: (np.full(3, worker + n % 5, np.float32) for n in range(10**6))
         return ssp.Task(ssp.make_step(loss, optax.adam(0.01)), {"w": jnp.zeros(3)}, data)
 
 def get_config():
@@ -52,7 +59,10 @@ def saved(run):
 def test_a_driver_that_is_killed_goes_on_by_the_same_command(tmp_path):
     file, run = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(CONFIG)
-    words = "run", file, "--workdir", run
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "here.txt").write_text("shipped")
+    words = "run", file, "--workdir", run, "--runtime.working-dir", shipped
     first = command(*words)
     until = time.monotonic() + 300
     while saved(run) < 2 and time.monotonic() < until and first.poll() is None:

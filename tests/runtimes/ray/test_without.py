@@ -27,6 +27,7 @@ def test_without_ray_the_error_names_what_installs_it(monkeypatch):
         ("gpus_per_worker", float("nan")),
         ("address", ""),
         ("recovery", 3),
+        ("working_dir", "not/there"),
         ("resources", 7),
         ("resources", [("TPU", 4)]),
         ("resources", {"TPU": -1}),
