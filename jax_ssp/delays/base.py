@@ -8,6 +8,7 @@ on the schedule that the draws lead to.
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -42,10 +43,20 @@ class Delay(abc.ABC):
     def check(self, num_workers: int) -> None:
         """Raise ValueError, naming the remedy, if it does not fit a run of so many workers."""
 
-    def ahead(self, rng: np.random.Generator, count: int) -> list[float] | None:
-        """What `count` calls for clocks of one step would give; None if that depends on more.
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> Sequence[float] | None:
+        """What the next `count` calls for clocks of one step of this worker would give.
 
-        Only for speed: scalar draws cost more than all else that a simulated clock does.
+        Only for speed: a scalar draw costs as much as all else that a simulated clock does. Any
+        callable may have this method; it is used where the class that has it has `__call__` too.
+
+        Args:
+            worker: whose clocks.
+            count: how many.
+            rng: the worker's own random generator.
+
+        Returns:
+            Seconds, drawn from `rng` as calls one by one would; None, with nothing drawn, if they
+            depend on more than that, such as the number of the clock.
         """
         return None
 
@@ -59,6 +70,14 @@ def check_delay(delay: DelayModel, num_workers: int) -> None:
     """Raise ValueError if a delay model has no answer for one of so many workers, or for nobody."""
     if isinstance(delay, Delay):
         delay.check(num_workers)
+
+
+def draws_ahead(delay: DelayModel) -> bool:
+    """Whether a delay model has `ahead`.
+
+    A subclass that changes what a clock takes has to say anew how to draw ahead.
+    """
+    return {"ahead", "__call__"} <= vars(type(delay)).keys()
 
 
 def row_of(delay: Delay, rows: tuple[Row, ...], worker: int) -> Row:

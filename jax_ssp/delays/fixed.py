@@ -26,6 +26,9 @@ class Constant(Delay):
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return steps * self.seconds
 
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> list[float]:
+        return [self.seconds] * count
+
 
 @dataclass(frozen=True)
 class PerWorker(Delay):
@@ -47,3 +50,6 @@ class PerWorker(Delay):
 
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return steps * row_of(self, self.seconds, worker)
+
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> list[float]:
+        return [row_of(self, self.seconds, worker)] * count

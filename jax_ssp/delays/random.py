@@ -32,7 +32,7 @@ class Exponential(Delay):
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return self.mean * _sum(rng.standard_exponential, steps)
 
-    def ahead(self, rng: np.random.Generator, count: int) -> list[float]:
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> list[float]:
         return (self.mean * rng.standard_exponential(count)).tolist()
 
 
@@ -61,7 +61,7 @@ class ShiftedExponential(Delay):
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return steps * self.shift + self.mean * _sum(rng.standard_exponential, steps)
 
-    def ahead(self, rng: np.random.Generator, count: int) -> list[float]:
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> list[float]:
         return (self.shift + self.mean * rng.standard_exponential(count)).tolist()
 
 
@@ -90,7 +90,7 @@ class Pareto(Delay):
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return self.minimum * (steps + _sum(rng.pareto, steps, self.shape))
 
-    def ahead(self, rng: np.random.Generator, count: int) -> list[float]:
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> list[float]:
         return (self.minimum * (1 + rng.pareto(self.shape, count))).tolist()
 
 
@@ -118,7 +118,7 @@ class LogNormal(Delay):
     def __call__(self, worker: int, clock: int, steps: int, rng: np.random.Generator) -> float:
         return self.median * _sum(rng.lognormal, steps, 0.0, self.sigma)
 
-    def ahead(self, rng: np.random.Generator, count: int) -> list[float]:
+    def ahead(self, worker: int, count: int, rng: np.random.Generator) -> list[float]:
         return (self.median * rng.lognormal(0.0, self.sigma, count)).tolist()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax_ssp import checks
 from jax_ssp.checks import function, integer
 from jax_ssp.delays import CALL, LONGEST, DelayModel, check_delay
+from jax_ssp.delays.base import draws_ahead
 from jax_ssp.testing.require import hold, require
 
 Tried: TypeAlias = tuple[DelayModel, int]
@@ -81,7 +82,23 @@ def is_decided_by_the_seed(tried: Tried, seed: int) -> None:
     require(turned == first, "asked in another order it gives others")
 
 
-DELAY_CHECKS = (takes_seconds, is_decided_by_the_seed)
+def draws_ahead_the_same(tried: Tried, seed: int) -> None:
+    """What it draws ahead, if it does, is what calls one by one give, in any blocks."""
+    delay, num_workers = tried
+    if not draws_ahead(delay):
+        return
+    for worker in range(num_workers):
+        rng, ahead = _rng(seed, worker), _rng(seed, worker)
+        blocks = [delay.ahead(worker, count, ahead) for count in (1, CLOCKS - 1)]
+        if blocks == [None, None]:
+            require(ahead.random() == rng.random(), f"`ahead` of worker {worker} draws for nothing")
+            continue
+        one_by_one = [delay(worker, clock, 1, rng) for clock in range(CLOCKS)]
+        drawn = [seconds for block in blocks for seconds in block or ()]
+        require(drawn == one_by_one, f"`ahead` gives worker {worker} others than calls one by one")
+
+
+DELAY_CHECKS = (takes_seconds, is_decided_by_the_seed, draws_ahead_the_same)
 
 
 def _rng(seed: int, worker: int) -> np.random.Generator:

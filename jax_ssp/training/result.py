@@ -19,7 +19,7 @@ from jax_ssp.report.goodput import Goodput, goodput
 from jax_ssp.report.outer import OuterReport, outer_report
 from jax_ssp.runtimes.dealing import report_of
 from jax_ssp.runtimes.ending import told_reason
-from jax_ssp.runtimes.losses import Loss, losses
+from jax_ssp.runtimes.losses import Loss, losses, sentences
 from jax_ssp.runtimes.observer import Kept
 from jax_ssp.runtimes.schedule import schedule
 from jax_ssp.runtimes.states import States
@@ -64,8 +64,7 @@ class Result:
         seconds: from the first clock's start to the last merge, virtual or wall as the world has
             it; compilation not included.
         wall_seconds: that the whole call took.
-        remarks: what was said of the run's optimizers when it began; see `ssp.Progress`; and at the
-            end, of workers that were lost.
+        said: what was said of the run's optimizers when it began; see `ssp.Progress`.
     """
 
     params: Params | None
@@ -84,7 +83,7 @@ class Result:
     tokens: int
     seconds: float
     wall_seconds: float
-    remarks: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     @cached_property
     def schedule(self) -> np.ndarray:
@@ -148,6 +147,11 @@ class Result:
     def losses(self) -> list[Loss]:
         """Each time that a worker was lost: `worker, clock, what, when, back_after`."""
         return losses(self.tape)
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What was said when the run began, and what is to be said of workers that were lost."""
+        return [*self.said, *sentences(self.losses, self.tape.header)]
 
     @cached_property
     def ended_by_data(self) -> dict[int, int]:

@@ -22,7 +22,6 @@ from jax_ssp.runtimes.evaluation import Evaluator, Target, evaluation_device
 from jax_ssp.runtimes.faults.told import check_no_saves
 from jax_ssp.runtimes.interrupts import current, deferring, terminable
 from jax_ssp.runtimes.loop import Loop
-from jax_ssp.runtimes.losses import losses, sentences
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.plan import Plan
@@ -257,7 +256,7 @@ def _result(
         **loop.totals._asdict(),
         seconds=loop.seconds,
         wall_seconds=wall_seconds,
-        remarks=[*said, *sentences(losses(loop.tape), loop.tape.header)],
+        said=said,
     )
 
 

@@ -252,7 +252,7 @@ def test_the_module_needs_no_jax():
 def test_delays_drawn_ahead_are_those_drawn_one_by_one(delay):
     rngs = [np.random.default_rng(3) for _ in range(2)]
     one_by_one = [delay(0, clock, 1, rngs[0]) for clock in range(100)]
-    assert delay.ahead(rngs[1], 60) + delay.ahead(rngs[1], 40) == one_by_one
+    assert delay.ahead(0, 60, rngs[1]) + delay.ahead(0, 40, rngs[1]) == one_by_one
 
 
 def test_a_subclass_that_changes_a_delay_is_not_drawn_ahead():
@@ -263,3 +263,27 @@ def test_a_subclass_that_changes_a_delay_is_not_drawn_ahead():
     start = StartClock(0, 0, 1, 0, (), 1, 1.0, Token(0, 0))
     once, twice = (DelayDraws(model(), 0, 1).draw(start) for model in (Exponential, Twice))
     assert twice == 2 * once
+
+
+class Mine:
+    """A model of somebody else, which draws ahead for all workers but one."""
+
+    def __call__(self, worker, clock, steps, rng):
+        return float(rng.random(steps).sum())
+
+    def ahead(self, worker, count, rng):
+        return rng.random(count).tolist() if worker else None
+
+
+@pytest.mark.parametrize("delay", [Mine(), Mine().__call__, Exponential()], ids=["", "call", "own"])
+def test_a_run_draws_what_each_worker_would_alone(delay):
+    draws = DelayDraws(delay, 7, 2)
+    start = StartClock(0, 0, 1, 0, (), 1, 1.0, Token(0, 0))
+    drawn = [
+        [draws.draw(start._replace(worker=worker, clock=clock)) for worker in (0, 1)]
+        for clock in range(70)
+    ]
+    rngs = [np.random.default_rng([7, worker]) for worker in (0, 1)]
+    assert drawn == [
+        [delay(worker, clock, 1, rngs[worker]) for worker in (0, 1)] for clock in range(70)
+    ]

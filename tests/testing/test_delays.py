@@ -18,6 +18,36 @@ def test_a_model_that_keeps_the_contract_passes(delay):
     check_delay_model(delay, num_workers=2)
 
 
+class Ahead:
+    """Each worker has a mean of its own; drawn ahead unless it is the last."""
+
+    def __call__(self, worker, clock, steps, rng):
+        return (1 + worker) * sum(rng.standard_exponential() for _ in range(steps))
+
+    def ahead(self, worker, count, rng):
+        if worker == 2:
+            return None
+        return [(1 + worker) * seconds for seconds in rng.standard_exponential(count)]
+
+
+def test_a_model_of_ones_own_may_draw_ahead():
+    check_delay_model(Ahead())
+
+
+class AheadForAll(Ahead):
+    __call__ = Ahead.__call__
+
+    def ahead(self, worker, count, rng):
+        return rng.standard_exponential(count).tolist()
+
+
+class DrawsForNothing(AheadForAll):
+    __call__ = Ahead.__call__
+
+    def ahead(self, worker, count, rng):
+        super().ahead(worker, count, rng)
+
+
 LAST = []
 
 
@@ -39,6 +69,8 @@ BROKEN = {
         "asked again",
     ),
     "order": (remembers, "in another order"),
+    "ahead": (AheadForAll(), "`ahead` gives worker 1 others"),
+    "ahead for nothing": (DrawsForNothing(), "draws for nothing"),
 }
 
 
