@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.cluster [--quick] [--json FILE] [--megabytes 100]
 
-All on a cluster of this machine, in one run.
+All on a cluster of this machine, in one run. What is compared takes turns, some rounds each, so
+that whatever else the machine does meets all alike; the median is over all turns.
 
 - *exchange*: one worker pushes a delta of so many megabytes, the server merges it, and the worker
   reads the version; nothing is computed. `bare` does the same by hand: an actor that makes an
@@ -20,7 +21,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from jax_ssp.runtimes.ray.cluster import connect
 COLUMNS = ("what", "seconds", "updates_a_second", "of_bare", "of_devices")
 CLOCK = 0.05  # seconds
 WORKERS = 4
+WARM = 3  # rounds, in which memory is met for the first time
 
 
 class Moves:
@@ -47,8 +49,8 @@ class Moves:
         return {"w": jnp.broadcast_to(batch, params["w"].shape)}, state, {}
 
 
-def exchange(numbers: int, rounds: int, shares: int) -> float:
-    """Seconds of a push, a merge and a read of so many float32 numbers, the median."""
+def exchange(numbers: int, rounds: int, shares: int) -> list[float]:
+    """Seconds of each push, merge and read of so many float32 numbers, but for the first ones."""
     result = ssp.train(
         Moves(),
         params={"w": np.zeros(numbers, np.float32)},
@@ -58,10 +60,10 @@ def exchange(numbers: int, rounds: int, shares: int) -> float:
         num_clocks=rounds,
     )
     times = [now for now, _, commands in result.tape if commands]
-    return statistics.median(after - before for before, after in itertools.pairwise(times[2:-2]))
+    return [after - before for before, after in itertools.pairwise(times[WARM:-1])]
 
 
-def bare(numbers: int, rounds: int) -> float:
+def bare(numbers: int, rounds: int) -> list[float]:
     """The same by hand, with two actors."""
     import ray
 
@@ -89,7 +91,7 @@ def bare(numbers: int, rounds: int) -> float:
         seconds.append(time.perf_counter() - began)
     for actor in (makes, adds):
         ray.kill(actor)
-    return statistics.median(seconds[2:])
+    return seconds[WARM:]
 
 
 def loss(params: Any, batch: Any, key: Any) -> Any:
@@ -100,7 +102,7 @@ def data(worker: int) -> Any:
     return itertools.repeat(np.full(1000, worker, np.float32))
 
 
-def updates_a_second(runtime: ssp.Ray | ssp.Devices, clocks: int) -> float:
+def seconds_an_update(runtime: ssp.Ray | ssp.Devices, clocks: int) -> float:
     """Of a run whose clocks last 50 ms, without its first ones."""
     result = ssp.train(
         ssp.make_step(loss, optax.sgd(0.1)),
@@ -112,27 +114,43 @@ def updates_a_second(runtime: ssp.Ray | ssp.Devices, clocks: int) -> float:
     )
     merges = [now for now, _, commands in result.tape if any(type(c) is Merge for c in commands)]
     times = merges[4 * WORKERS :]
-    return (len(times) - 1) / (times[-1] - times[0])
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def in_turn(turns: int, *measures: Callable[[], list[float]]) -> list[float]:
+    """Of each what it measures, the median over all turns."""
+    found: list[list[float]] = [[] for _ in measures]
+    for _ in range(turns):
+        for seconds, measure in zip(found, measures, strict=True):
+            seconds += measure()
+    return list(map(statistics.median, found))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and report."""
     args = arguments(__doc__, argv, megabytes=100)
     numbers = (1 if args.quick else args.megabytes) * 250_000
-    rounds, clocks = (6, 20) if args.quick else (30, 200)
-    by_hand = bare(numbers, rounds)
-    rows: list[dict[str, Any]] = [{"what": "bare actors", "seconds": by_hand}]
-    for shares in (1, 2):
-        seconds = exchange(numbers, rounds, shares)
-        what = f"exchange, {shares} share{'s' * (shares > 1)}"
-        rows.append({"what": what, "seconds": seconds, "of_bare": by_hand / seconds})
+    turns, rounds, clocks = (1, 6, 20) if args.quick else (5, 15, 60)
     delay = ssp.delays.Constant(CLOCK)
-    here = updates_a_second(
-        ssp.Devices(num_workers=WORKERS, workers_per_device=WORKERS, delay=delay), clocks
+    devices = ssp.Devices(num_workers=WORKERS, workers_per_device=WORKERS, delay=delay)
+    by_hand, one, two = in_turn(
+        turns,
+        lambda: bare(numbers, rounds),
+        lambda: exchange(numbers, rounds, 1),
+        lambda: exchange(numbers, rounds, 2),
     )
-    there = updates_a_second(ssp.Ray(WORKERS, delay=delay), clocks)
-    rows.append({"what": "clocks, Devices", "updates_a_second": here})
-    rows.append({"what": "clocks, Ray", "updates_a_second": there, "of_devices": there / here})
+    here, there = in_turn(
+        turns,
+        lambda: [seconds_an_update(devices, clocks)],
+        lambda: [seconds_an_update(ssp.Ray(WORKERS, delay=delay), clocks)],
+    )
+    rows: list[dict[str, Any]] = [
+        {"what": "bare actors", "seconds": by_hand},
+        {"what": "exchange, 1 share", "seconds": one, "of_bare": by_hand / one},
+        {"what": "exchange, 2 shares", "seconds": two, "of_bare": by_hand / two},
+        {"what": "clocks, Devices", "updates_a_second": 1 / here},
+        {"what": "clocks, Ray", "updates_a_second": 1 / there, "of_devices": here / there},
+    ]
     report("cluster", COLUMNS, [{**dict.fromkeys(COLUMNS, ""), **row} for row in rows], args)
 
 

@@ -129,6 +129,7 @@ class Merging:
         asking = [transforms.checked(name, tx, params) for name, tx in self._named.items()]
         self.wants_base = any(asking)
         given = {called: server_tx, "delta_tx": delta_tx}
+        self._given = [name for name in self._named if given[name] is not None]
         self._dropping = {
             name
             for name, tx in self._named.items()
@@ -252,8 +253,8 @@ class Merging:
 
     def check_elementwise(self, params: Params, cut: Cut, remedy: str) -> None:
         """Raise ValueError if a transform gives pieces something else than it gives the whole."""
-        for name, tx in self._named.items():
-            if not transforms.is_elementwise(tx, params, cut, self.wants_base):
+        for name in self._given:  # else it is the identity
+            if not transforms.is_elementwise(self._named[name], params, cut, self.wants_base):
                 raise ValueError(
                     f"`{name}` is not elementwise (it looks at more than one number at a time, "
                     "like a clipping by norm), so it cannot work on parameters split over devices; "

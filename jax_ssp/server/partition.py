@@ -235,7 +235,7 @@ def _joined(parts: Sequence[Any], ranges: Sequence[Range]) -> Any:
     if len(filled) == 1:
         return filled[0][0]
     joined = jnp.concatenate([part for part, _ in filled] or list(parts), ranges[0].axis)
-    order = [row for _, (_, start, stop, step) in filled for row in range(start, stop, step)]
-    if order == sorted(order):
+    order = np.concatenate([np.arange(*each[1:]) for _, each in filled] or [np.arange(0)])
+    if (order[1:] > order[:-1]).all():
         return joined
     return jnp.take(joined, np.argsort(order), axis=filled[0][1].axis)

@@ -15,6 +15,7 @@ from jax_ssp.rounds import ByRounds
 from jax_ssp.runtimes.parties import Blueprint, make_server, make_workers
 from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.ray.numbers import Given
+from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.runtimes.task import Task
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.share import Share
@@ -47,6 +48,20 @@ def variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
 
 
+class Seated(NamedTuple):
+    """A worker in its actor.
+
+    Attributes:
+        worker: itself.
+        dealt: who deals its batches, if anybody does.
+        whole: cuts its deltas, and puts together what it reads, if its own programs do not.
+    """
+
+    worker: Worker
+    dealt: Given | None
+    whole: Whole | None
+
+
 class Sent(NamedTuple):
     """A run, as its actors get it.
 
@@ -69,11 +84,12 @@ class Sent(NamedTuple):
         server = make_server(self.plan, self.task, place, self.optimizer)
         return LocalStore(server, self.plan.delta_wire, self.plan.snapshot_wire)
 
-    def worker(self, number: int) -> tuple[Worker, Given | None]:
-        """A worker on this process's first device; and who deals its batches, if anybody does."""
+    def worker(self, number: int) -> Seated:
+        """A worker on this process's first device."""
         plan, task = self.plan, self.task
         device, dealt = jax.local_devices()[0], None
-        host = [Placement.host().device] * self.num_shares
+        cuts = self._cuts(device)
+        host = [Placement.host().device] * (1 if cuts else self.num_shares)
         if self.fed:
             dealt = Given()
             feed = Feed.dealt(task.data, dealt, device, number)  # pyright: ignore
@@ -83,7 +99,14 @@ class Sent(NamedTuple):
         server = make_server(replace(plan, server_tx=None, delta_tx=None), task, host, None)
         store = LocalStore(server, plan.delta_wire, plan.snapshot_wire)
         store.wants_base = False
-        return make_workers(plan, task, store, [device], [device], {number: feed})[0], dealt
+        worker = make_workers(plan, task, store, [device], [device], {number: feed})[0]
+        return Seated(worker, dealt, Whole(store.shapes, self.num_shares) if cuts else None)
+
+    def _cuts(self, device: jax.Device) -> bool:
+        """Whether what a worker there deals in is cut into pieces outside of its programs."""
+        plan = self.plan
+        plain = plan.delta_wire is None and plan.snapshot_wire is None and plan.num_fragments == 1
+        return plain and self.num_shares > 1 and Placement.of(device).on_host
 
 
 def sent(run: Blueprint) -> Sent:

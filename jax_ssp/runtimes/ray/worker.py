@@ -22,6 +22,8 @@ from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.numbers import Given, Numbers
 from jax_ssp.runtimes.ray.sent import Reader
 from jax_ssp.runtimes.ray.sums import checksum
+from jax_ssp.runtimes.ray.whole import Whole
+from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.worker.kept import Kept, Shapes, packed, unpacked
 from jax_ssp.worker.successor import inherited, placed, successor
 from jax_ssp.worker.worker import Worker
@@ -72,12 +74,13 @@ class There:
         self._reader.forget()
         self.__dict__.pop("_worker", None)
         self._dealt: Given | None = None
+        self._whole: Whole | None = None
         self._error: BaseException | None = None
         self._arms = Armed()
 
     def prepare(self, settings: Mapping[str, Any], sent: list[Any]) -> None:
         """Be ready to become any worker of a run: what it runs is compiled."""
-        self._reader.read(settings, sent).worker(0)[0].warmup.compile()
+        self._reader.read(settings, sent).worker(0).worker.warmup.compile()
 
     def become(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
         """Be a worker.
@@ -88,7 +91,7 @@ class There:
                 read.
             number: of the worker.
         """
-        self._worker, self._dealt = self._reader.read(settings, sent).worker(number)
+        self._worker, self._dealt, self._whole = self._reader.read(settings, sent).worker(number)
 
     def pid(self) -> int:
         """Of its process."""
@@ -131,7 +134,7 @@ class There:
         def begin() -> None:
             worker = self._worker
             worker.armed, worker.began = armed, None
-            worker.begin(start, None if pieces is None else Fetched(start.version, Pieces(pieces)))
+            worker.begin(start, None if pieces is None else self._fetched(start.version, pieces))
             self._arms.put(worker.began)
 
         self._do(begin, numbers)
@@ -166,8 +169,17 @@ class There:
         worker = self._worker
         push = worker.finish()
         payload = list(map(on_host, push.payload))
+        if self._whole is not None:
+            payload = self._whole.apart(payload[0])
         has_more = self._dealt is not None or worker.replica.ran > 0 or worker.feed.has_drawn
         return [(push._replace(payload=list(map(checksum, payload))), has_more), *payload]
+
+    def _fetched(self, version: int, references: list[Any]) -> Snapshot:
+        """A version, by references to its pieces."""
+        pieces = Pieces(references)
+        if self._whole is None:
+            return Fetched(version, pieces)
+        return Snapshot(version, [self._whole.together(pieces)])
 
     def _do(self, what: Callable[[], object], numbers: Numbers | None = None) -> None:
         if self._error is not None:
@@ -217,7 +229,7 @@ class There:
 
     def succeed(self, version: int, pieces: list[Any]) -> None:
         """Be one that comes again, and has run no clock."""
-        snapshot = Fetched(version, Pieces(pieces))
+        snapshot = self._fetched(version, pieces)
         self._worker = successor(self._worker, self._worker.feed, snapshot)
 
     def inherit(self, donor: Kept, waiting: Collection[int], weight: float) -> None:
