@@ -41,6 +41,7 @@ NETWORK = ssp.Network(latency=0.05, bandwidth=125e6, server_bandwidth=125e6)  # 
 LOCAL_STEPS = 20
 ROUNDS = 1000  # steps of synchronous training, whose tokens all methods get
 RATES = (1.5e-3, 3e-3, 6e-3)
+REFINE = 2  # times that a best rate at an end of those is halved or doubled
 SEEDS, TUNING = (0, 1, 2), (10,)  # reported; the one on which rates are picked
 FRAGMENTS = 4  # of streaming
 FEW = 100  # rounds; fewer only show that it works, and are of a tiny model
@@ -252,7 +253,8 @@ def page(rows: Sequence[Row], meta: Mapping[str, Any], rounds: int) -> str:
         f"step takes {STEP[0] * 1e3:g} ms on one worker and {STEP[1] * 1e3:g} ms on the other; the "
         f"network has {NETWORK.latency * 1e3:g} ms latency and 1 Gb/s for each worker and for the "
         "server, in virtual time. The workers' optimizer is AdamW with a warm-up cosine; rates "
-        f"were swept for each method on seed {TUNING[0]}, those of outer optimizers are the "
+        f"were swept for each method on seed {TUNING[0]}, on until the best lay between two that "
+        f"are worse ({REFINE} times at the most); those of outer optimizers are the "
         f"sources'. Reported are {len(SEEDS)} other seeds, evaluated on files that are not trained "
         "on. Seconds to a loss are virtual: to what every run of every method came to. Bytes are "
         "counted in the tapes: every push, and every version that a worker reads; the formula is "
@@ -281,6 +283,7 @@ def main(words: Sequence[str] | None = None) -> None:
         run=lambda cell, rate, seed: measured(cell["method"], rate, seed, options.rounds),
         tuning=TUNING,
         loss="bits",
+        refine=REFINE if options.rounds >= FEW else 0,
         kept=kept,
         about={"commit": meta["commit"], "rounds": options.rounds},
         each=lambda row: print(*[row[name] for name in SAID], flush=True),

@@ -157,10 +157,10 @@ def tried(moments: int, seed: int = 0, most: int = 1) -> tuple[Counter[str], lis
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_signal_at_any_moment_is_heard_and_loses_nothing(most: int) -> None:
-    ends, wrong = tried(50, seed=most, most=most)
+    ends, wrong = tried(20, seed=most, most=most)
     assert wrong == []
-    assert ends["interrupted, 130"] > 5  # it was not always too early, or too late
-    assert ends["not begun, 130"] > 5
+    assert ends["interrupted, 130"] > 2  # it was not always too early, or too late
+    assert ends["not begun, 130"] > 2
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def test_seconds_to_a_loss_lie_between_evaluations():
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_it_is_measured_interrupted_and_gone_on_with(standard_promotion, tmp_path, monkeypatch):
     """At a tiny size: table, figure, and a study that is resumed runs nothing twice."""
     monkeypatch.setattr(lm_compare, "SEEDS", (0,))
