@@ -76,9 +76,9 @@ class Actor:
             return False
         return True
 
-    def results(self, method: str, returns: int) -> tuple[Any, list[Any]]:
+    def results(self, method: str, returns: int, *arguments: Any) -> tuple[Any, list[Any]]:
         """Of several values the first, waited for, and references to the others."""
-        first, *others = self.several(method, returns)
+        first, *others = self.several(method, returns, *arguments)
         return got(first, self.what), others
 
     def kill(self) -> None:

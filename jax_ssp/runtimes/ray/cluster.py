@@ -89,6 +89,8 @@ def _start(ray: Any, address: str | None, working_dir: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # they are what this machine is to do
+    # By default memory comes back once a second: what is stored meanwhile goes where none was.
+    os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
     with warnings.catch_warnings(), _on_loopback():
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # to start a program
         job |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}

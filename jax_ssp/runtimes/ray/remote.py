@@ -123,6 +123,7 @@ class RemoteWorker:
         self._dealer = None if ledger is None else Dealer(ledger, index, feed.taken)
         self._held = -1  # the version that it has
         self._has_data: bool | None = None  # None: it is asked
+        self._following: tuple[StartClock, Numbers | None] | None = None
         self._left: Left | None = None
 
     def waits(self) -> Waiting | None:
@@ -175,11 +176,13 @@ class RemoteWorker:
 
     def prefetch(self, start: StartClock) -> None:
         """See `Worker.prefetch`."""
-        self._actor.tell("prefetch", start, self._numbers(start.local_steps))
+        self._following = start, self._numbers(start.local_steps)  # it goes with `finish`
 
     def finish(self) -> Push:
         """See `Worker.finish`; the payload is checksums, and references to its pieces."""
-        (push, has_data), pieces = self._actor.results("finish", 1 + self.wire.parts.num_devices)
+        count = 1 + self.wire.parts.num_devices
+        following, self._following = self._following, None
+        (push, has_data), pieces = self._actor.results("finish", count, following)
         self.is_dispatched = False
         self._has_data = has_data or None
         if not push.finite:

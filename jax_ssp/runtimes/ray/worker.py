@@ -143,10 +143,6 @@ class There:
         """Dispatch the first steps of the next clock."""
         self._do(lambda: self._worker.go_ahead(grant), numbers)
 
-    def prefetch(self, start: StartClock, numbers: Numbers | None) -> None:
-        """Draw the next clock's batches."""
-        self._do(lambda: self._worker.prefetch(start), numbers)
-
     def cancel(self) -> None:
         """Forget the clock that was begun last."""
         self._do(self._worker.cancel)
@@ -159,11 +155,17 @@ class There:
         """Have no number of this clock's delta be finite."""
         self._worker.spoil(clock)
 
-    def finish(self) -> list[Any]:
+    def finish(self, following: tuple[StartClock, Numbers | None] | None) -> list[Any]:
         """What a clock came to: its `Push`, with checksums for a payload, and each piece of that.
 
         With the first comes whether the worker is sure to have data for another clock.
+
+        Args:
+            following: this clock, and numbers of batches, for the next one's to be drawn meanwhile.
         """
+        if following is not None:
+            start, numbers = following
+            self._do(lambda: self._worker.prefetch(start), numbers)
         if self._error is not None:
             raise self._error
         worker = self._worker

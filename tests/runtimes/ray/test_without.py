@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
-from jax_ssp.runtimes.ray.sums import checksum
+from jax_ssp.runtimes.ray.sums import BLOCK, LARGE, checksum
 from tests.helpers.problems import linear
 
 
@@ -55,3 +55,12 @@ def test_a_checksum_tells_of_a_bit_a_place_and_a_size():
     here = np.arange(16, dtype=np.uint64)
     assert checksum([here]) != checksum([here[::-1]])
     assert checksum([here[:8], here[8:]]) != checksum([here[8:], here[:8]])
+
+
+def test_a_checksum_is_the_same_however_many_threads_take_it(monkeypatch):
+    large = np.random.default_rng(0).integers(0, 256, 8 * BLOCK * (LARGE + 3) + 13).astype(np.uint8)
+    of_several = checksum(large)
+    monkeypatch.setattr("jax_ssp.runtimes.ray.sums.LARGE", 2 * LARGE)
+    assert checksum(large) == of_several
+    large[-BLOCK] ^= 1
+    assert checksum(large) != of_several
