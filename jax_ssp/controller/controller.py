@@ -46,7 +46,8 @@ from collections.abc import Sequence
 
 from jax_ssp.checks import flag, instance, integer, number, shown
 from jax_ssp.controller.answers import TapeLike, check_answers
-from jax_ssp.controller.commands import Command, new_merge, new_merged
+from jax_ssp.controller.commands import Command, Merge, Merged
+from jax_ssp.controller.constructors import NEW
 from jax_ssp.controller.ends import NO_ENDS, Ends
 from jax_ssp.controller.events import (
     DeltaReady,
@@ -251,7 +252,7 @@ class Controller(Terms):
 
     def _delta_ready(self, event: DeltaReady, now: float, commands: list[Command]) -> Member | None:
         """Take a delta in; gives its worker, or None if the delta is late."""
-        worker, clock, base, token = event.worker, event.clock, event.version, event.token
+        worker, clock, base, token, steps, samples, finite = event[:7]
         record = self._workers.get(worker)
         if (
             record is None
@@ -277,19 +278,20 @@ class Controller(Terms):
             base, mark = self._measured_from(record, clock)
         if self._listeners:
             self._tell(record, event, Delta(worker, clock, base))
-        if not event.finite:
+        if not finite:
             self._drop_bad(record, event, commands)
         elif self._on_arrival and self._fragments == 1 and not self._full:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             version = self.version
             lag = clock + 1 - self._clocks.min
-            merged = new_merged(worker, clock, base, version - base, lag, self._alone, token)
-            commands.append(new_merge(version + 1, (merged,), len(self._workers), self.round))
+            about = worker, clock, base, version - base, lag, self._alone, token
+            merged = (NEW(Merged, about),)
+            commands.append(NEW(Merge, (version + 1, merged, len(self._workers), self.round)))
             self.version = version + 1
             self.updates += 1
-            self.total_steps += event.steps
-            if event.samples:
-                self._count_samples(event.samples)
+            self.total_steps += steps
+            if samples:
+                self._count_samples(samples)
             if self._by_total:
                 self._end_if_full()
         else:

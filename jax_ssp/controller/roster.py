@@ -146,6 +146,10 @@ class Roster:
     def num_workers(self) -> int:
         return len(self._workers)
 
+    @property
+    def num_running(self) -> int:
+        return self._running
+
     def clock(self, worker: int) -> int:
         return self._workers[worker].clock
 

@@ -110,7 +110,8 @@ class Starts(Buffer):
             record.version = self.version
             record.held_coverage = self._settled.min
             record.round = self.round
-            record.merged = tuple(self._merged) if self._fragments > 1 else ()
+            if self._fragments > 1:
+                record.merged = tuple(self._merged)
             buffered = record.buffered if self._reads_own else 0
             record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
             if record.gaps:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put
 from jax_ssp.policies.base import Policy
-from jax_ssp.policies.decision import Decision, Wait
+from jax_ssp.policies.decision import NOTHING, Decision, Wait
 from jax_ssp.policies.rules import drop_outdated, merge_first, until_merged
 from jax_ssp.policies.view import View
 
@@ -61,7 +61,9 @@ class BackupWorkers(Policy):
         return until_merged(view, worker)
 
     def ready(self, view: View) -> Decision:
+        outdated, count = drop_outdated(view), self.usual_merge(view.num_workers)
+        if outdated or len(view.buffered) < count:  # then all workers need not be looked at
+            return outdated or NOTHING
         # A delta of somebody who is gone since is merged too, but in nobody's place.
         gone = len(view.buffered) - sum(map(view.buffered_of, view.workers))
-        count = self.usual_merge(view.num_workers) + gone
-        return drop_outdated(view) or merge_first(view, count)
+        return merge_first(view, count + gone)

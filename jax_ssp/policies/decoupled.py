@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from jax_ssp.checks import integer, number, put
 from jax_ssp.policies.base import Policy, no_more_than, remembered
 from jax_ssp.policies.decision import NOTHING, Decision, Wait
-from jax_ssp.policies.rules import running
 from jax_ssp.policies.view import Delta, Pushed, View
 
 
@@ -125,7 +124,7 @@ class Decoupled(Policy):
             self._times.append(view.now)
         first, quorum = self._times
         deadline = quorum + self._grace(view, quorum - first)
-        if view.now < deadline and running(view):
+        if view.now < deadline and view.num_running:
             return Decision(wake=deadline)
         return Decision(merge=tuple(view.buffered))
 

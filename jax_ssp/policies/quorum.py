@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jax_ssp.checks import flag, integer, number, put
 from jax_ssp.policies.base import Policy, no_more_than, remembered
 from jax_ssp.policies.decision import NOTHING, Decision, Wait
-from jax_ssp.policies.rules import running, until_merged
+from jax_ssp.policies.rules import until_merged
 from jax_ssp.policies.view import View
 
 
@@ -77,7 +77,7 @@ class Quorum(Policy):
         if not self._since:
             self._since.append(view.now)
         deadline = self._since[0] + self.grace
-        if view.now < deadline and running(view):
+        if view.now < deadline and view.num_running:
             return Decision(wake=deadline)
         self._since.clear()
         if not self.apart:
@@ -90,4 +90,4 @@ class Quorum(Policy):
         left = self._left.pop() - 1
         if left:
             self._left.append(left)
-        return Decision(merge=tuple(view.buffered)[:1])
+        return Decision(merge=[next(iter(view.buffered))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from jax_ssp.policies.decision import NOTHING, Decision, Wait
 from jax_ssp.policies.view import Delta, View
@@ -27,13 +28,14 @@ def running(view: View) -> list[int]:
 
 def until_covered(view: View, clock: int) -> bool | Wait:
     """Let a worker wait until the newest version covers this clock."""
-    return view.coverage >= clock or Wait(coverage=clock)
+    return view.coverage >= clock or Wait(clock)
 
 
 def merge_first(view: View, count: int) -> Decision:
     """Merge the first `count` deltas as one version once so many are there."""
-    buffered = tuple(view.buffered)
-    return Decision(merge=buffered[:count]) if len(buffered) >= count else NOTHING
+    if len(view.buffered) < count:
+        return NOTHING
+    return Decision(merge=tuple(islice(view.buffered, count)))
 
 
 def drop_outdated(view: View) -> Decision | None:

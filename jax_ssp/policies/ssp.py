@@ -59,7 +59,7 @@ class SSP(Policy):
 
     def admit(self, view: View, worker: int) -> bool | Wait:
         needed = view.clock(worker) - self.bound
-        return view.coverage >= needed or Wait(coverage=needed)
+        return view.coverage >= needed or Wait(needed)
 
     def adopts(self, view: View, worker: int) -> bool:
         if self.adopt == "eager":

@@ -75,6 +75,11 @@ class View(Protocol):
         ...
 
     @property
+    def num_running(self) -> int:
+        """Workers that run a clock."""
+        ...
+
+    @property
     def workers(self) -> Collection[int]:
         """The live workers, in the order in which they joined."""
         ...

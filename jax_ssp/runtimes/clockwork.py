@@ -202,8 +202,8 @@ class VirtualClock(Clock):
                 if self._cancelled and self._cancelled.ended(start):
                     continue
                 self._now = now
-                worker, clock = start.worker, start.clock
-                event = pushed(worker, clock, start.version, start.token, start.local_steps)
+                worker, clock, steps, version = start[:4]
+                event = pushed(worker, clock, version, start.token, steps)
             commands = handle(event, now)
             append(now, event, commands)
             for command in commands:
