@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and report."""
     args = arguments(__doc__, argv, megabytes=100)
     numbers = (1 if args.quick else args.megabytes) * 250_000
-    turns, rounds, clocks = (1, 6, 20) if args.quick else (5, 15, 60)
+    turns, rounds, clocks = (1, 6, 20) if args.quick else (3, 13, 60)
     delay = ssp.delays.Constant(CLOCK)
     devices = ssp.Devices(num_workers=WORKERS, workers_per_device=WORKERS, delay=delay)
     by_hand, one, two = in_turn(
