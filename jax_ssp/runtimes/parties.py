@@ -118,7 +118,6 @@ def make_workers(
     memory = {device: Memory(delta, device) for device in devices}
     frozen = {device: Placement.of(device).put(frozen_of(task.step)) for device in {*devices}}
     exchange = exchange_of(plan)
-    key = jax.random.key(plan.seed)
     first = store.snapshot(0)
     workers = [
         Worker(
@@ -129,12 +128,17 @@ def make_workers(
             exchange,
             store.wire,
             memory[device],
-            first_replica(program, store.wire, first, jax.random.fold_in(key, index), device),
+            first_replica(program, store.wire, first, key_of(plan, index), device),
         )
         for (index, feed), each, device in zip(feeds.items(), recorded, devices, strict=True)
     ]
     first.release()  # with their first clock they adopt a version of their own
     return workers
+
+
+def key_of(plan: Plan, index: int) -> jax.Array:
+    """The key of the worker of this number."""
+    return jax.random.fold_in(jax.random.key(plan.seed), index)
 
 
 def exchange_of(plan: Plan) -> Exchange:

@@ -46,14 +46,27 @@ def successor(lost: Worker, feed: Feed, snapshot: Snapshot) -> Worker:
 @singledispatch
 def placed(lost: Worker, feed: Feed, replica: Replica) -> Worker:
     """A worker in the place of another, with this state and this data."""
+    return _like(lost, lost.index, feed, replica)
+
+
+def numbered(unused: Worker, index: int, feed: Feed, key: jax.Array) -> Worker:
+    """A worker that has run no clock, under another number: with that one's data and key.
+
+    Nothing is traced or compiled for it that the other has run.
+    """
+    key = Placement.of(unused.device).put(key)
+    return _like(unused, index, feed, unused.replica._replace(key=key))
+
+
+def _like(other: Worker, index: int, feed: Feed, replica: Replica) -> Worker:
     return Worker(
-        lost.index,
-        lost.seat,
-        lost.program,
+        index,
+        other.seat,
+        other.program,
         feed,
-        lost.exchange,
-        lost.wire,
-        lost.memory,
+        other.exchange,
+        other.wire,
+        other.memory,
         replica._replace(cursor=feed.taken),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from jax_ssp.runtimes.ray.sent import Sent, settings
 from jax_ssp.runtimes.ray.shard import Shard
 from jax_ssp.runtimes.ray.worker import There
 
+PATIENCE = 30.0
+"""How long spares are put off for the sake of workers that have not finished a clock (seconds)."""
+
 READ_FROM_FILES = ("config_", "part_")
 """How modules are named that the command line has read, and that no other process can import."""
 
@@ -21,7 +25,9 @@ READ_FROM_FILES = ("config_", "part_")
 class Actors:
     """The actors of a run: has them made, and ends them all.
 
-    On a cluster of this process's own, the processes of one run become those of the next.
+    On a cluster of this process's own, the processes of one run become those of the next. To have a
+    spare takes what a worker takes that is to begin; so spares are made once those who begin, at
+    first or in the place of a lost one, have each finished a clock.
 
     Args:
         sent: the run, as they get it.
@@ -39,22 +45,32 @@ class Actors:
         self._wanted = spares
         self._all: list[Actor] = []
         self._spares: list[Actor] = []
+        self._beginning: set[int] = set()  # workers that have finished no clock
+        self._since = 0.0  # of the last of them
         self._lock = threading.RLock()
         self._closed = False
         self._end = weakref.finalize(self, _kill_all, self._all)
 
     def worker(self, number: int) -> Actor:
         """An actor of a worker, which is being made; from the spares, if there is one."""
+        with self._lock:
+            self._beginning.add(number)
+            self._since = time.monotonic()
         return self._become(There, number, f"worker {number}")
 
     def shard(self, number: int) -> Actor:
         """An actor of a share of the server."""
         return self._become(Shard, number, f"share {number} of the server")
 
-    def prepare(self) -> None:
-        """Have spares, as many as there are to be."""
+    def finished(self, number: int) -> None:
+        """A worker has finished a clock; once all have that began, have as many spares as due."""
+        if not self._beginning:
+            return
         with self._lock:
-            while len(self._spares) < self._wanted and not self._closed:
+            self._beginning.discard(number)
+            if time.monotonic() - self._since > PATIENCE:
+                self._beginning.clear()
+            while not (self._beginning or self._closed) and len(self._spares) < self._wanted:
                 spare = self._new(There)
                 spare.tell("prepare", *self._run)
                 self._spares.append(spare)
@@ -67,8 +83,6 @@ class Actors:
             actor = self._spares.pop(0) if spare else self._new(kind)
             actor.what = what
             actor.tell("become", *self._run, number)
-            if spare:
-                self.prepare()
             return actor
 
     def _new(self, kind: type) -> Actor:

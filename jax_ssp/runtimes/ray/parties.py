@@ -49,7 +49,6 @@ def parties(run: Blueprint, room: Room) -> tuple[ShardedStore, list[RemoteWorker
         made = partial(_worker, run, actors, store)
         with ThreadPoolExecutor(max_workers=32) as pool:
             workers = list(pool.map(made, range(len(theirs)), theirs))
-        actors.prepare()
     except BaseException:
         actors.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +24,6 @@ def new_actor(kind: type, options: Mapping[str, Any], alone: bool) -> Actor:
         options: what Ray is to give it, such as `num_gpus`.
         alone: whether the cluster is of this process's own, whose environment its processes have.
     """
-    import ray
-
     environment = variables()
     key = _key(kind, options, environment)
     with _lock:
@@ -34,10 +33,18 @@ def new_actor(kind: type, options: Mapping[str, Any], alone: bool) -> Actor:
     more: dict[str, Any] = {}
     if not alone and environment:
         more["runtime_env"] = {"env_vars": environment}
-    remote = ray.remote(concurrency_groups={BESIDE: 1})(kind)
-    actor = Actor(remote.options(max_restarts=0, **options, **more).remote(), "a new process")
+    made = _remote(kind).options(max_restarts=0, **options, **more).remote()
+    actor = Actor(made, "a new process")
     actor.key = key
     return actor
+
+
+@functools.cache
+def _remote(kind: type) -> Any:
+    """A class as Ray has it, which is then sent to the cluster once."""
+    import ray
+
+    return ray.remote(concurrency_groups={BESIDE: 1})(kind)
 
 
 def keep(actor: Actor, answer: Any) -> bool:

@@ -65,17 +65,24 @@ class RemoteFeed:
         worker: whose.
         cursor: how many of its batches are taken, or passed over.
         actor: where it is; None for a new one, which is started then.
+
+    Attributes:
+        actor: where it is.
+        name: of its device, as a tape names it.
+        has_data: whether it had data for a clock when it came again; None for the first.
     """
 
     def __init__(
         self, actors: Actors, worker: int, cursor: int = 0, actor: Actor | None = None
     ) -> None:
         self._actors, self._worker = actors, worker
-        self.actor = actors.worker(worker) if actor is None else actor
         self.taken = cursor
-        if actor is None:
-            self.actor.get("go_on_at", cursor)
-            self.actor.get("compile")
+        self.has_data: bool | None = None
+        if actor is not None:
+            self.actor, self.name = actor, actor.get("name")
+            return
+        self.actor = actors.worker(worker)
+        self.name, self.has_data = self.actor.get("come_again", cursor)
 
     def rewound(self, cursor: int) -> RemoteFeed:
         """The same batches from there on, in a new actor: the old one is no more."""
@@ -86,6 +93,10 @@ class RemoteFeed:
         """Pass over so many batches."""
         self.taken += steps
         self.actor.get("go_on_at", self.taken)
+
+    def finished(self) -> None:
+        """Its worker has finished a clock."""
+        self._actors.finished(self._worker)
 
     def waiting(self) -> None:
         """Nobody here knows whether it waits."""
@@ -113,7 +124,7 @@ class RemoteWorker:
         self.index, self.feed, self.exchange, self.wire = index, feed, exchange, wire
         self.recorded = self.device = Placement.host().device
         self._actor = feed.actor
-        self.seat = RemoteSeat(self._actor.get("name"))
+        self.seat = RemoteSeat(feed.name)
         self.warmup = RemoteWarmup(self._actor)
         self.kind = index, self._actor
         self.armed = False
@@ -122,7 +133,7 @@ class RemoteWorker:
         self.ledger = ledger
         self._dealer = None if ledger is None else Dealer(ledger, index, feed.taken)
         self._held = -1  # the version that it has
-        self._has_data: bool | None = None  # None: it is asked
+        self._has_data = feed.has_data  # None: it is asked
         self._following: tuple[StartClock, Numbers | None] | None = None
         self._left: Left | None = None
 
@@ -183,6 +194,7 @@ class RemoteWorker:
         count = 1 + self.wire.parts.num_devices
         following, self._following = self._following, None
         (push, has_data), pieces = self._actor.results("finish", count, following)
+        self.feed.finished()
         self.is_dispatched = False
         self._has_data = has_data or None
         if not push.finite:
@@ -221,7 +233,7 @@ class RemoteWorker:
 
 @successor.register
 def _(lost: RemoteWorker, feed: RemoteFeed, snapshot: Fetched) -> RemoteWorker:
-    feed.actor.get("succeed", snapshot.version, list(snapshot.references))
+    feed.actor.tell("succeed", snapshot.version, list(snapshot.references))
     return placed(lost, feed, None)
 
 

@@ -12,13 +12,14 @@ import jax
 from jax_ssp.data.feed import Feed
 from jax_ssp.placement import Placement
 from jax_ssp.rounds import ByRounds
-from jax_ssp.runtimes.parties import Blueprint, make_server, make_workers
+from jax_ssp.runtimes.parties import Blueprint, key_of, make_server, make_workers
 from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.ray.numbers import Given
 from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.runtimes.task import Task
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.share import Share
+from jax_ssp.worker.successor import numbered
 from jax_ssp.worker.worker import Worker
 
 # Settings of JAX that say what is computed, whichever thread has made them.
@@ -87,15 +88,10 @@ class Sent(NamedTuple):
     def worker(self, number: int) -> Seated:
         """A worker on this process's first device."""
         plan, task = self.plan, self.task
-        device, dealt = jax.local_devices()[0], None
+        feed, dealt = self._feed(number)
+        device = jax.local_devices()[0]
         cuts = self._cuts(device)
         host = [Placement.host().device] * (1 if cuts else self.num_shares)
-        if self.fed:
-            dealt = Given()
-            feed = Feed.dealt(task.data, dealt, device, number)  # pyright: ignore
-        else:
-            assert callable(task.data)
-            feed = Feed.of(task.data, device, number)
         server = make_server(replace(plan, server_tx=None, delta_tx=None), task, host, None)
         store = LocalStore(server, plan.delta_wire, plan.snapshot_wire)
         store.wants_base = False
@@ -107,6 +103,20 @@ class Sent(NamedTuple):
         plan = self.plan
         plain = plan.delta_wire is None and plan.snapshot_wire is None and plan.num_fragments == 1
         return plain and self.num_shares > 1 and Placement.of(device).on_host
+
+    def another(self, spare: Seated, number: int) -> Seated:
+        """A worker of another number, of one that has run no clock: see `worker`."""
+        feed, dealt = self._feed(number)
+        worker = numbered(spare.worker, number, feed, key_of(self.plan, number))
+        return Seated(worker, dealt, spare.whole)
+
+    def _feed(self, number: int) -> tuple[Feed, Given | None]:
+        data, device = self.task.data, jax.local_devices()[0]
+        if self.fed:
+            dealt = Given()
+            return Feed.dealt(data, dealt, device, number), dealt  # pyright: ignore
+        assert callable(data)
+        return Feed.of(data, device, number), None
 
 
 def sent(run: Blueprint) -> Sent:

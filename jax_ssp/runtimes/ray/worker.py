@@ -20,7 +20,7 @@ from jax_ssp.controller.events import Token
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.numbers import Given, Numbers
-from jax_ssp.runtimes.ray.sent import Reader
+from jax_ssp.runtimes.ray.sent import Reader, Seated
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.server.snapshot import Snapshot
@@ -73,14 +73,21 @@ class There:
         """Be nobody."""
         self._reader.forget()
         self.__dict__.pop("_worker", None)
+        self._spare: Seated | None = None
+        self._compiled: tuple[Any, ...] | None = None  # for batches of this kind
         self._dealt: Given | None = None
         self._whole: Whole | None = None
         self._error: BaseException | None = None
         self._arms = Armed()
 
     def prepare(self, settings: Mapping[str, Any], sent: list[Any]) -> None:
-        """Be ready to become any worker of a run: what it runs is compiled."""
-        self._reader.read(settings, sent).worker(0).worker.warmup.compile()
+        """Be ready to become any worker of a run: all but its number, data and key is there.
+
+        What it will run is compiled, for batches like those of worker 0.
+        """
+        self._spare = self._reader.read(settings, sent).worker(0)
+        self._worker = self._spare.worker
+        self.compile()
 
     def become(self, settings: Mapping[str, Any], sent: list[Any], number: int) -> None:
         """Be a worker.
@@ -91,7 +98,9 @@ class There:
                 read.
             number: of the worker.
         """
-        self._worker, self._dealt, self._whole = self._reader.read(settings, sent).worker(number)
+        run, spare, self._spare = self._reader.read(settings, sent), self._spare, None
+        made = run.worker(number) if spare is None else run.another(spare, number)
+        self._worker, self._dealt, self._whole = made
 
     def pid(self) -> int:
         """Of its process."""
@@ -108,6 +117,7 @@ class There:
     def compile(self) -> None:
         """Compile what the worker will run."""
         self._worker.warmup.compile()
+        self._compiled = self._worker.kind
 
     def rehearse(self) -> dict[str, float]:
         """See `Warmup.rehearse`."""
@@ -229,10 +239,27 @@ class There:
         """Its data goes on with this batch."""
         self._worker.feed = self._worker.feed.at(cursor)
 
+    def come_again(self, cursor: int) -> tuple[tuple[str, int], bool]:
+        """Be ready for the first clock after a loss; gives its device's name, and `has_data`.
+
+        Args:
+            cursor: the batch with which its data goes on.
+        """
+        self.go_on_at(cursor)
+        has_data = self.has_data()
+        alike = self._dealt is not None or not has_data  # those that are dealt always are
+        if self._compiled is None or not (alike or self._compiled == self._worker.kind):
+            self.compile()
+        return self.name(), has_data
+
     def succeed(self, version: int, pieces: list[Any]) -> None:
         """Be one that comes again, and has run no clock."""
-        snapshot = self._fetched(version, pieces)
-        self._worker = successor(self._worker, self._worker.feed, snapshot)
+
+        def succeed() -> None:
+            snapshot = self._fetched(version, pieces)
+            self._worker = successor(self._worker, self._worker.feed, snapshot)
+
+        self._do(succeed)
 
     def inherit(self, donor: Kept, waiting: Collection[int], weight: float) -> None:
         """Go on from the state of a live worker."""
