@@ -5,8 +5,8 @@ Paper:    Douillard et al. 2023, arXiv:2311.08105 (DiLoCo); Liu et al. 2024, arX
           arXiv:2604.21428 (decoupled). Our own comparison, at the size of a laptop
 Command:  jax-ssp run experiments/lm_compare.py
 Time:     3 minutes a run on 2 free cores, an hour and a half for `python -m experiments.lm_compare`
-Expected: bits_per_byte within a few per cent of each other at equal tokens; synchronous training
-          takes many times as long over the network
+Expected: at equal tokens bits_per_byte about 2.06 synchronous, 2.19 streaming, 2.54 DiLoCo, 2.55
+          decoupled, 2.91 asynchronous; synchronous training takes 2.5 times as long
 """
 
 from __future__ import annotations
