@@ -151,14 +151,28 @@ class Victim:
                 title = (folder / "cmdline").read_bytes().rstrip(b"\0 ").decode()
             except (OSError, UnicodeDecodeError):
                 continue
-            if title.startswith(f"ray::{phase}") and NOT_YET not in title:
-                found.append(int(folder.name))
+            number = int(folder.name)
+            doing = title.startswith(f"ray::{phase}") and NOT_YET not in title
+            if doing and self._is_ours(number):
+                found.append(number)
         return found
+
+    def _is_ours(self, number: int) -> bool:
+        """Whether it is of this run: started by a process of Ray's that its driver has started."""
+        try:
+            return parent(parent(number)) == self._process.pid
+        except OSError:  # it has ended
+            return False
 
     def end(self) -> None:
         """Have it come to its end."""
         self._folder.with_name("stop").touch()
         self.codes.append(self._process.wait(PATIENCE))
+
+
+def parent(number: int) -> int:
+    """The process that has started one."""
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def recoveries(tape: Tape) -> list[float]:
