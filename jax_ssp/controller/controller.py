@@ -251,7 +251,7 @@ class Controller(Terms):
 
     def _delta_ready(self, event: DeltaReady, now: float, commands: list[Command]) -> Member | None:
         """Take a delta in; gives its worker, or None if the delta is late."""
-        worker, clock, base, token, steps, samples, finite = event[:7]
+        worker, clock, base, token, steps, samples, finite = event[:7]  # quicker than seven names
         record = self._workers.get(worker)
         if (
             record is None

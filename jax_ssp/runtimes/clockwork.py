@@ -202,7 +202,7 @@ class VirtualClock(Clock):
                 if self._cancelled and self._cancelled.ended(start):
                     continue
                 self._now = now
-                worker, clock, steps, version = start[:4]
+                worker, clock, steps, version = start[:4]  # quicker than by name
                 event = pushed(worker, clock, version, start.token, steps)
             commands = handle(event, now)
             append(now, event, commands)

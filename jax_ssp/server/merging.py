@@ -129,18 +129,19 @@ class Merging:
         asking = [transforms.checked(name, tx, params) for name, tx in self._named.items()]
         self.wants_base = any(asking)
         given = {called: server_tx, "delta_tx": delta_tx}
-        self._given = [name for name in self._named if given[name] is not None]
+        self._given = {  # not the identity that stands for none
+            name: tx for name, tx in self._named.items() if given[name] is not None
+        }
         self._dropping = {
             name
-            for name, tx in self._named.items()
-            if given[name] is not None
-            and not (optimizes and name == called)  # which may be at a learning rate of 0
+            for name, tx in self._given.items()
+            if not (optimizes and name == called)  # which may be at a learning rate of 0
             and layout.has_averaged
             and not transforms.keeps_for_later(tx, params)
         }
         self.drops = bool(self._dropping)
-        for name, tx in self._named.items():
-            if given[name] is not None and not isinstance(given[name], AsGiven):
+        for name, tx in self._given.items():
+            if not isinstance(given[name], AsGiven):
                 facts = transforms.supposed(num_workers=2)
                 says = OF_GRADIENTS if optimizes and name == called else OF_DELTAS
                 check_downhill(name, tx, params, layout.flags, facts, self.wants_base, says)
@@ -253,8 +254,8 @@ class Merging:
 
     def check_elementwise(self, params: Params, cut: Cut, remedy: str) -> None:
         """Raise ValueError if a transform gives pieces something else than it gives the whole."""
-        for name in self._given:  # else it is the identity
-            if not transforms.is_elementwise(self._named[name], params, cut, self.wants_base):
+        for name, tx in self._given.items():
+            if not transforms.is_elementwise(tx, params, cut, self.wants_base):
                 raise ValueError(
                     f"`{name}` is not elementwise (it looks at more than one number at a time, "
                     "like a clipping by norm), so it cannot work on parameters split over devices; "

@@ -64,8 +64,7 @@ def unpack(buffer: bytes | bytearray | memoryview, like: Tree) -> Tree:
     Raises:
         ValueError: if something else is in it, or not all of it is there.
     """
-    leaves, structure = jax.tree.flatten(like)
-    expected = [[np.dtype(leaf.dtype).name, *leaf.shape] for leaf in leaves]
+    expected = [[np.dtype(leaf.dtype).name, *leaf.shape] for leaf in jax.tree.leaves(like)]
     length = int.from_bytes(buffer[:8], "little")
     try:
         about = json.loads(bytes(buffer[8 : 8 + length]))
@@ -73,7 +72,21 @@ def unpack(buffer: bytes | bytearray | memoryview, like: Tree) -> Tree:
         raise ValueError("the buffer does not begin as one that `pack` has made.") from error
     if about != expected:
         raise ValueError(f"the buffer holds arrays {about}, but {expected} are expected.")
-    at = aligned(8 + length)
+    return laid_out(buffer, like, aligned(8 + length))
+
+
+def laid_out(buffer: Any, like: Tree, at: int = 0) -> Tree:
+    """A tree of NumPy arrays on a buffer's memory, one after the other, each aligned.
+
+    Args:
+        buffer: of bytes.
+        like: a tree of that structure, and of those shapes and dtypes.
+        at: where the first begins.
+
+    Raises:
+        ValueError: if the buffer is too short.
+    """
+    leaves, structure = jax.tree.flatten(like)
     arrays: list[Any] = []
     for leaf in leaves:
         dtype = np.dtype(leaf.dtype)

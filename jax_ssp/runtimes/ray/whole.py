@@ -17,7 +17,7 @@ import numpy as np
 
 from jax_ssp.compression import nbytes
 from jax_ssp.layout import Delta
-from jax_ssp.server.packing import ALIGNMENT, aligned
+from jax_ssp.server.packing import ALIGNMENT, aligned, laid_out
 from jax_ssp.server.partition import Cut
 from jax_ssp.trees import Params
 
@@ -47,24 +47,13 @@ class Whole:
 
     def together(self, pieces: Iterable[Params]) -> Params:
         """The tree of all pieces."""
-        tree = self._tree()
+        tree = laid_out(self._memory.take(), self._shapes)  # whose numbers are still to come
         for number, piece in enumerate(pieces):
             places = jax.tree.leaves(self._cut.piece(tree, number))
             for place, part in zip(places, jax.tree.leaves(piece), strict=True):
                 if place.size:
                     np.copyto(place, part)
         return tree
-
-    def _tree(self) -> Params:
-        """One whose numbers are still to come."""
-        octets, start = self._memory.take(), 0
-        leaves, structure = jax.tree.flatten(self._shapes)
-        arrays: list[Any] = []
-        for leaf in leaves:
-            own = octets[start : start + nbytes(leaf)]
-            arrays.append(own.view(leaf.dtype).reshape(leaf.shape))
-            start = aligned(start + nbytes(leaf))
-        return structure.unflatten(arrays)
 
 
 class Reused:
