@@ -81,7 +81,7 @@ def check_divides(name: str, shape: Sequence[int], spec: PartitionSpec, mesh: An
     if {axis for part in split for axis in part} - {*axes}:
         raise ValueError(
             f"`{name}` is sharded as {spec}, but a slice has the axes {axes}; name them so: "
-            "`Devices(devices_per_worker=..., axes={...})`."
+            "`axes={...}` beside `devices_per_worker`."
         )
     if len(spec) > len(shape):
         raise ValueError(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_ssp.pairs import Tree
 from jax_ssp.shardings import REPLICATED, Specs, axes_of, check_divides, specs_like, trimmed
@@ -30,7 +30,7 @@ class Slice:
     """A mesh, and how what a worker computes with lies on it.
 
     Attributes:
-        mesh: of the worker's devices.
+        mesh: of the worker's devices; an abstract one where these are in another process.
         params: of each leaf of the parameters.
         batch: of a batch: one specification for all its leaves, or a tree of them.
 
@@ -41,13 +41,14 @@ class Slice:
         (True, ('fsdp',))
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     params: Specs
     batch: Any = field(default=REPLICATED, compare=False)
 
     @cached_property
     def devices(self) -> tuple[jax.Device, ...]:
         """By position."""
+        assert isinstance(self.mesh, Mesh), "they are in another process"
         return tuple(self.mesh.devices.flat)
 
     @property
@@ -58,7 +59,7 @@ class Slice:
     @property
     def size(self) -> int:
         """How many devices."""
-        return len(self.devices)
+        return self.mesh.size
 
     def on(self, devices: Sequence[jax.Device]) -> Slice:
         """The same on other devices, the first of these."""
@@ -73,6 +74,10 @@ class Slice:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Its mesh is the one that `jax.set_mesh` sets, for this thread alone."""
+        if isinstance(self.mesh, AbstractMesh):  # for what is traced
+            with jax.sharding.use_abstract_mesh(self.mesh):
+                yield
+            return
         with self.lock, jax.set_mesh(self.mesh):
             yield
 
@@ -102,6 +107,14 @@ class Slice:
         Raises:
             ValueError: if a leaf cannot be split so; it is named.
         """
+        return jax.device_put(batch, self.of_batch(batch, stacked))
+
+    def of_batch(self, batch: Tree, stacked: bool = False) -> Tree:
+        """How a batch lies here, or several that are stacked; see `put_batch`.
+
+        Raises:
+            ValueError: if a leaf cannot be split so; it is named.
+        """
         specs = specs_like(batch, self.batch, "batch_spec", "batch")
         named = jax.tree_util.tree_leaves_with_path(batch)
         shardings: list[NamedSharding] = []
@@ -112,7 +125,7 @@ class Slice:
             shape = np.shape(leaf)[1:] if stacked else np.shape(leaf)
             check_divides(f"batch{jax.tree_util.keystr(path)}", shape, spec, self.mesh)
             shardings.append(self.sharding(PartitionSpec(None, *spec) if stacked else spec))
-        return jax.device_put(batch, jax.tree.structure(batch).unflatten(shardings))
+        return jax.tree.structure(batch).unflatten(shardings)
 
 
 class Slices(NamedTuple):
@@ -125,19 +138,19 @@ class Slices(NamedTuple):
         specs: of the parameters, where that is known already.
     """
 
-    meshes: Sequence[Mesh]
+    meshes: Sequence[Mesh | AbstractMesh]
     shardings: Any = None
     batch: Any = None
     specs: Specs | None = None
 
 
 @lru_cache(maxsize=1024)
-def _lock(mesh: Mesh) -> threading.RLock:
+def _lock(mesh: Mesh | AbstractMesh) -> threading.RLock:
     return threading.RLock()
 
 
 @lru_cache(maxsize=4096)
-def _sharding(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+def _sharding(mesh: Mesh | AbstractMesh, spec: PartitionSpec) -> NamedSharding:
     return NamedSharding(mesh, spec)
 
 

@@ -67,7 +67,7 @@ def bare(numbers: int, rounds: int) -> list[float]:
     """The same by hand, with two actors."""
     import ray
 
-    connect(None, {})
+    connect(None)
 
     class Makes:
         def make(self, total: Any) -> Any:

@@ -25,7 +25,7 @@ from jax_ssp.runtimes.pacing import PacedClock
 from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
-from jax_ssp.runtimes.slicing import meshes_on
+from jax_ssp.runtimes.slicing import axes_asked, check_slices, meshes_on
 from jax_ssp.runtimes.threads import Threads
 from jax_ssp.runtimes.traffic import Traffic
 from jax_ssp.runtimes.wall import WallClock
@@ -117,27 +117,12 @@ class Devices(Runtime):
         self._check_slices()
 
     def _check_slices(self) -> None:
-        axes, size = self.slice_axes, self.devices_per_worker
-        if axes is None:
-            for name in ("shardings", "batch_spec"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"`Devices({name}=...)` says how arrays lie on a slice, but each worker "
-                        "has one device; ask for slices by `devices_per_worker` or `axes`."
-                    )
-            return
-        if self.workers_per_device > 1:
+        check_slices("Devices", self)
+        if self.slice_axes is not None and self.workers_per_device > 1:
             raise ValueError(
                 f"`Devices(workers_per_device={self.workers_per_device})` and workers on slices "
                 "cannot both be had: programs of two workers, each on several devices, could wait "
                 "for each other. Give each worker devices of its own."
-            )
-        whole = math.prod(axes.values())
-        if size not in (1, whole) or self.axes not in (None, axes):
-            raise ValueError(
-                f"`Devices(devices_per_worker={size}, axes={self.axes})` does not fit: a slice "
-                f"with the axes {dict(axes)} has {whole} devices. Give one of them, or make them "
-                "agree."
             )
 
     @property
@@ -149,9 +134,7 @@ class Devices(Runtime):
         """The axes of a worker's slice; None where each has one device."""
         if self._meshes:
             return axes_of(self._meshes[0])
-        if self.axes is not None:
-            return self.axes
-        return {"model": self.devices_per_worker} if self.devices_per_worker > 1 else None
+        return axes_asked(self.devices_per_worker, self.axes)
 
     @property
     def time(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from jax_ssp.data.elastic import is_elastic
 from jax_ssp.data.feed import Feed
 from jax_ssp.data.ledger import Ledger
 from jax_ssp.data.placing import kind_of
-from jax_ssp.placement import Place, Placement
+from jax_ssp.placement import Place
 from jax_ssp.runtimes.task import Task
+from jax_ssp.slices import Slice
 from jax_ssp.trees import digest
 from jax_ssp.worker.check import check_step
 
@@ -39,9 +41,12 @@ def make_feeds(task: Task, devices: Sequence[Place]) -> tuple[list[Feed], Ledger
     else:
         feeds = [Feed.of(data, device, worker) for worker, device in enumerate(devices)]
         _check_own(data, feeds)
+    slice = devices[0] if isinstance(devices[0], Slice) else None
     for feed in {kind_of(feed.peek()): feed for feed in reversed(feeds)}.values():
-        with Placement.of(devices[0]).entered():
+        with contextlib.nullcontext() if slice is None else slice.entered():
             check_step(step, task.params, feed.peek())
+        if slice is not None:
+            slice.of_batch(feed.peek())
     return feeds, ledger
 
 

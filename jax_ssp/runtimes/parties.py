@@ -43,6 +43,7 @@ class Blueprint(NamedTuple):
         store: one in this process, for the form of what is in it.
         feeds: of all workers, in this process.
         ledger: that deals their batches, if one does.
+        places: of all workers, as far as they are known in this process.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Blueprint(NamedTuple):
     store: LocalStore
     feeds: Sequence[Feed]
     ledger: Ledger | None
+    places: Sequence[Place]
 
 
 def make_server(

@@ -85,6 +85,9 @@ class Replay(Runtime):
     def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         return self._recorded("server")
 
+    def server_shares(self, size: int) -> int:
+        return len(self.tape.header["server"]) // size
+
     def _recorded(self, places: str) -> list[jax.Device]:
         from jax_ssp.placement import Placement
 

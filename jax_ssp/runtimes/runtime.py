@@ -147,6 +147,10 @@ class Runtime(ABC):
 
         return [Placement.host().device]
 
+    def server_shares(self, size: int) -> int:
+        """In how many shares the server has what one of so many devices of a slice holds."""
+        return 1
+
     def store(self, plan: Wires, server: Server) -> Store:
         """Where payloads and snapshots of a run are; `server` merges, if that is in this process.
 

@@ -74,7 +74,7 @@ class Session:
         policy, runtime = self.plan.policy, self.plan.runtime
         facts = {**self.plan.identity(), "num_workers": self.num_workers}
         server = () if self.store is None else self.store.devices
-        recorded = [worker.recorded for worker in self.workers[: self.num_workers]]
+        seats = [worker.seat for worker in self.workers[: self.num_workers]]
         return {
             "name": self.plan.name,
             "policy": repr(policy),
@@ -85,9 +85,9 @@ class Session:
             "gives_weights": policy.gives_weights,
             "num_workers": self.num_workers,
             "time": runtime.time,
-            "devices": [worker.seat.name for worker in self.workers[: self.num_workers]],
+            "devices": [seat.name for seat in seats],
             "server": [Placement.of(each).name for each in server],
-            **told_of_slices(recorded),
+            **told_of_slices(seats),
             "batch": runtime.batch,
             "round_samples": self.round_samples,
             **runtime.told(self.num_workers),
@@ -140,7 +140,7 @@ def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:
         for feed in feeds:
             feed.check_goes_back()
     store = runtime.store(plan, make_server(plan, task, server, optimizer))
-    made = runtime.elsewhere(Blueprint(plan, task, optimizer, store, feeds, ledger))
+    made = runtime.elsewhere(Blueprint(plan, task, optimizer, store, feeds, ledger, recorded))
     if made is None:
         workers = make_workers(plan, task, store, recorded, devices, dict(enumerate(feeds)))
     else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from jax_ssp.placement import Place, Placement
 from jax_ssp.server.shards import SliceParts
@@ -25,6 +25,43 @@ from jax_ssp.where import Where, check_mesh, check_no_mesh
 if TYPE_CHECKING:
     from jax_ssp.runtimes.runtime import Runtime
     from jax_ssp.runtimes.task import Task
+
+
+class Sliced(Protocol):
+    """Of a runtime, what says whether its workers are slices; see `Devices`."""
+
+    @property
+    def devices_per_worker(self) -> int: ...
+    @property
+    def axes(self) -> Mapping[str, int] | None: ...
+    @property
+    def slice_axes(self) -> Mapping[str, int] | None:
+        """The axes of a worker's slice; None where each has one device."""
+        ...
+
+
+def axes_asked(size: int, axes: Mapping[str, int] | None) -> Mapping[str, int] | None:
+    """The axes of slices of so many devices; None where they are no slices."""
+    return axes if axes is not None or size == 1 else {"model": size}
+
+
+def check_slices(name: str, runtime: Sliced) -> None:
+    """Raise ValueError if what a runtime of that name says of its slices does not fit."""
+    axes, size = runtime.slice_axes, runtime.devices_per_worker
+    if axes is None:
+        for field in ("shardings", "batch_spec"):
+            if getattr(runtime, field) is not None:
+                raise ValueError(
+                    f"`{name}({field}=...)` says how arrays lie on a slice, but each worker has "
+                    "one device; ask for slices by `devices_per_worker` or `axes`."
+                )
+        return
+    whole = math.prod(axes.values())
+    if size not in (1, whole) or runtime.axes not in (None, axes):
+        raise ValueError(
+            f"`{name}(devices_per_worker={size}, axes={runtime.axes})` does not fit: a slice with "
+            f"the axes {dict(axes)} has {whole} devices. Give one of them, or make them agree."
+        )
 
 
 def worker_places(runtime: Runtime, task: Task) -> Sequence[Place]:
@@ -72,14 +109,22 @@ def meshes_on(devices: Sequence[jax.Device], axes: Mapping[str, int]) -> list[Me
     ]
 
 
+def mesh_elsewhere(axes: Mapping[str, int]) -> AbstractMesh:
+    """A slice with these axes, whose devices are in another process."""
+    types = (AxisType.Auto,) * len(axes)
+    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=types)
+
+
 def _any_sharded(params: Any) -> bool:
     shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
     return any(isinstance(each, jax.sharding.NamedSharding) for each in shardings)
 
 
-def _of_types(mesh: Mesh, types: Sequence[AxisType] | None) -> Mesh:
+def _of_types(mesh: Mesh | AbstractMesh, types: Sequence[AxisType] | None) -> Mesh | AbstractMesh:
     if types is None or mesh.axis_types == tuple(types):
         return mesh
+    if isinstance(mesh, AbstractMesh):
+        return AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=tuple(types))
     return Mesh(mesh.devices, mesh.axis_names, axis_types=tuple(types))
 
 
@@ -93,7 +138,8 @@ def server_places(
         if placement == "devices":
             return SliceParts.on(slices)
         one = Placement.host() if placement is None else Placement.at(placement, "placement")
-        return SliceParts(first, (one.device,) * first.size)
+        shares = runtime.server_shares(first.size)
+        return SliceParts(first, (one.device,) * (first.size * shares), shares)
     devices = [each for each in places if not isinstance(each, Slice)]
     if placement is None:
         return runtime.server_devices(devices)
@@ -120,12 +166,15 @@ def computing_places(
 # On the tape.
 
 
-def told_of_slices(places: Sequence[Place]) -> dict[str, Any]:
-    """What the header of a tape says of the slices of a run, as JSON; nothing if it has none."""
-    slices = [place for place in places if isinstance(place, Slice)]
-    if not slices:
+def told_of_slices(seats: Sequence[Any]) -> dict[str, Any]:
+    """What the header of a tape says of the slices of a run, as JSON; nothing if it has none.
+
+    Args:
+        seats: of the workers: where each is, with the names of its devices.
+    """
+    first = seats[0].recorded if seats else None
+    if not isinstance(first, Slice):
         return {}
-    first = slices[0]
     batch: Any = first.batch
     if not isinstance(batch, jax.P):
         batch = [each or REPLICATED for each in jax.tree.leaves(batch, is_leaf=lambda x: x is None)]
@@ -133,7 +182,7 @@ def told_of_slices(places: Sequence[Place]) -> dict[str, Any]:
         "slices": {
             "axes": axes_of(first.mesh),
             "types": [each.name for each in first.mesh.axis_types],
-            "devices": [[Placement.of(one).name for one in each.devices] for each in slices],
+            "devices": [list(each.names) for each in seats],
             "params": list(map(spec_in_json, first.params)),
             "batch": spec_in_json(batch) if isinstance(batch, jax.P) else None,
             "batch_leaves": None if isinstance(batch, jax.P) else list(map(spec_in_json, batch)),

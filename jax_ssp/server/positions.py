@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from jax_ssp.fragments import Range
+from jax_ssp.shardings import axes_of
 from jax_ssp.slices import Slice
 
 Index: TypeAlias = tuple[slice, ...]
@@ -15,11 +17,37 @@ Index: TypeAlias = tuple[slice, ...]
 
 def indices_of(leaf: Any, like: Slice, spec: jax.P) -> list[Index]:
     """Of each position, what it holds of a leaf."""
-    held = like.sharding(spec).devices_indices_map(tuple(leaf.shape))
+    axes = axes_of(like.mesh)
+    where = [dict(zip(axes, each, strict=True)) for each in np.ndindex(*axes.values())]
+    parts = [*spec, *[None] * (len(leaf.shape) - len(spec))]
+
+    def held(size: int, part: Any, at: dict[str, int]) -> slice:
+        names = part if isinstance(part, tuple) else () if part is None else (part,)
+        number, count = 0, 1
+        for name in names:
+            number, count = number * axes[name] + at[name], count * axes[name]
+        rows = size // count
+        return slice(number * rows, (number + 1) * rows)
+
     return [
-        tuple(slice(*each.indices(size)[:2]) for each, size in zip(index, leaf.shape, strict=True))
-        for index in map(held.__getitem__, like.devices)
+        tuple(held(size, part, at) for size, part in zip(leaf.shape, parts, strict=True))
+        for at in where
     ]
+
+
+def whole_of(shapes: Sequence[Any], indices: Sequence[Sequence[Index]], shards: Any) -> list[Any]:
+    """Whole leaves on the host.
+
+    Args:
+        shapes: of the leaves.
+        indices: of each leaf, what each position holds of it.
+        shards: of each position, what it holds of each leaf.
+    """
+    leaves = [np.empty(each.shape, each.dtype) for each in shapes]
+    for position, held in enumerate(shards):
+        for leaf, index, shard in zip(leaves, indices, held, strict=True):
+            leaf[index[position]] = shard
+    return leaves
 
 
 def owners_of(indices: Sequence[Index], bytes_of: Sequence[int], sizes: list[int]) -> list[int]:

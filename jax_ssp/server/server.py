@@ -119,8 +119,8 @@ class Server:
         self.weight = check_weight(weight)
         check_transforms(server_tx=server_tx, delta_tx=delta_tx)
         optional("Server(views=...)", views, function, "(tree) -> trees")
-        self._sliced = device if isinstance(device, SliceParts) else None
         many = isinstance(device, (SliceParts, Share))
+        self._like = device.like if many else None  # a slice, where the workers are slices
         self.devices = check_devices(device.devices if many else device)
         self._shapes = check_params(params)
         check_averaged(averaged, params)
@@ -129,11 +129,10 @@ class Server:
         fragments = check_fragments(fragments)
         if isinstance(device, Share):
             parts: Partition = ShareParts(self.shapes, device, fragments)
-        elif self._sliced is None:
-            parts = Parts(self.shapes, len(self.devices), fragments)
+        elif isinstance(device, SliceParts):
+            parts = ShardCut(self.shapes, device.like, device.shares, fragments)
         else:
-            there = self._sliced.like, self._sliced.shares
-            parts = ShardCut(self.shapes, *there, fragments)
+            parts = Parts(self.shapes, len(self.devices), fragments)
         merging = Merging(self.shapes, server_tx, delta_tx, self.layout, views)
         self.wants_base = merging.wants_base
         if len(self.devices) > 1:
@@ -264,7 +263,7 @@ class Server:
 
     def _first(self, params: Params) -> list[Params]:
         """The pieces of version 0. What is sharded is never whole on a device, but on the host."""
-        if self._sliced is None:
+        if self._like is None:
             params = jax.device_put(owned(params), self.devices[0], may_alias=False)
             return self._cut(self.layout.masters(params))
         pieces = [
@@ -279,4 +278,4 @@ class Server:
 
     def _joined(self, pieces: list[Params]) -> Params:
         """The tree of pieces; of what is sharded, on the slice that the parts are like."""
-        return self.parts.together(pieces, self._sliced.like if self._sliced else self.device)
+        return self.parts.together(pieces, self.device if self._like is None else self._like)

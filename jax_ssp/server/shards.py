@@ -20,7 +20,7 @@ from jax_ssp.compression import nbytes
 from jax_ssp.fragments import Fragments, Range
 from jax_ssp.layout import Delta
 from jax_ssp.server.partition import Cut, Partition, ranges_of
-from jax_ssp.server.positions import Index, indices_of, owners_of, within
+from jax_ssp.server.positions import Index, indices_of, owners_of, whole_of, within
 from jax_ssp.server.sliced_cut import SlicedCut
 from jax_ssp.slices import Slice
 from jax_ssp.trees import Params
@@ -168,8 +168,13 @@ class ShardCut(Partition):
         tree = jax.tree.map(np.asarray, tree)
         return [p for each in range(self.num_fragments) for p in self.pieces_of(tree, each)]
 
-    def together(self, pieces: Sequence[Delta], place: Slice) -> Delta:
-        return self.assembled(pieces, place)
+    def together(self, pieces: Sequence[Delta], place: Any) -> Delta:
+        if isinstance(place, Slice):
+            return self.assembled(pieces, place)
+        parts = self._parts(pieces, range(self.num_fragments), None)
+        shards = [jax.tree.leaves(cut.join(p)) for cut, p in zip(self._local, parts, strict=True)]
+        leaves = whole_of(self._params, self._indices, shards)
+        return jax.device_put(self._structure.unflatten(leaves), place)
 
     def trial(self) -> tuple[Params, Cut]:
         """It has every axis cut to at most 4: no device may hold one like the parameters."""
@@ -205,22 +210,7 @@ class ShardCut(Partition):
                 the slice see it.
         """
         some = range(self.num_fragments) if fragment is None else [fragment]
-        count = self.num_devices
-        mine = [
-            self._by_position(each, pieces[at * count : (at + 1) * count], on)
-            for at, each in enumerate(some)
-        ]
-        parts = [
-            [
-                self._structure.unflatten(
-                    leaves[owners[position]][number]
-                    for number, owners in enumerate(self._owners[each])
-                )
-                for each, leaves in zip(some, mine, strict=True)
-            ]
-            for position in range(on.size)
-        ]
-        parts = jax.device_put(parts, list(on.devices))
+        parts = jax.device_put(self._parts(pieces, some, on), list(on.devices))
         there = self._structure.unflatten(self._params)
         if fragment is not None:
             there = self.whole.like(fragment, there)
@@ -228,10 +218,32 @@ class ShardCut(Partition):
         held = [lay(at, fragment, each) for at, each in enumerate(parts)]
         return self._on(there, on, held)
 
-    def _by_position(self, fragment: int, pieces: Sequence[Delta], on: Slice) -> list[list[Any]]:
-        """For each position the leaves of what it answers for."""
-        share = self.num_devices // on.size
-        if share > 1:
+    def _parts(
+        self, pieces: Sequence[Delta], some: Sequence[int], on: Slice | None
+    ) -> list[list[Delta]]:
+        """For each position what it holds of some fragments, where who answers for that has it."""
+        count = self.num_devices
+        mine = [
+            self._by_position(each, pieces[at * count : (at + 1) * count], on)
+            for at, each in enumerate(some)
+        ]
+        return [
+            [
+                self._structure.unflatten(
+                    leaves[owners[position]][number]
+                    for number, owners in enumerate(self._owners[each])
+                )
+                for each, leaves in zip(some, mine, strict=True)
+            ]
+            for position in range(len(self._local))
+        ]
+
+    def _by_position(
+        self, fragment: int, pieces: Sequence[Delta], on: Slice | None
+    ) -> list[list[Any]]:
+        """For each position the leaves of what it answers for; on a slice, on its device."""
+        share = self.num_devices // len(self._local)
+        if share > 1 and on is not None:
             pieces = list(map(jax.device_put, pieces, [on.devices[at] for at in self.positions]))
         return [
             self._structure.flatten_up_to(cut.join(list(pieces[at * share : (at + 1) * share])))

@@ -14,6 +14,8 @@ import jax
 from jax_ssp.fragments import Fragments
 from jax_ssp.layout import Delta
 from jax_ssp.server.partition import Cut, Partition, Parts
+from jax_ssp.server.shards import ShardCut
+from jax_ssp.slices import Slice
 from jax_ssp.trees import Params
 
 
@@ -24,20 +26,22 @@ class Share(NamedTuple):
         number: of the share, counted from 0.
         of: how many there are.
         device: where it merges.
+        like: a slice, as those of the workers are, if they are slices.
     """
 
     number: int
     of: int
     device: jax.Device
+    like: Slice | None = None
 
     @property
-    def devices(self) -> tuple[jax.Device]:
-        """The same, as of a server with one device."""
-        return (self.device,)
+    def devices(self) -> tuple[jax.Device, ...]:
+        """The same for each piece of a fragment."""
+        return (self.device,) * (1 if self.like is None else self.like.size)
 
 
 class ShareParts(Partition):
-    """The pieces of a share: of each fragment one.
+    """The pieces of a share: of each fragment one, of workers on slices one for each position.
 
     Args:
         params: the whole tree, for its structure, shapes and dtypes.
@@ -52,11 +56,15 @@ class ShareParts(Partition):
         {'a': (1,), 'b': (2,)}
     """
 
-    num_devices = 1
     remedy = "merge them in one: `Ray(server_shards=1)`"
 
     def __init__(self, params: Params, share: Share, fragments: Fragments | None = None) -> None:
-        self._all = Parts(params, share.of, fragments)
+        self._all: Parts | ShardCut
+        if share.like is None:
+            self._all = Parts(params, share.of, fragments)
+        else:
+            self._all = ShardCut(params, share.like, share.of, fragments)
+        self.num_devices = self._all.num_devices // share.of
         self._share = share.number, share.of
         self.whole = self._all.whole
         self.shapes = self._mine(self._all.shapes)

@@ -161,12 +161,13 @@ class Versions:
 
     def sums(self, fragments: Sequence[int]) -> list[list[np.ndarray]]:
         """What is measured of the last merge in the pieces of a share: of each fragment."""
-        return [sums_in(self.states[each]) for each in fragments]
+        return [sums_in(self.states[self.parts.of(each).start]) for each in fragments]
 
     def add_up(self, fragments: Sequence[int], sums: Sequence[list[np.ndarray]]) -> None:
         """These are the sums over all shares."""
         for fragment, known in zip(fragments, sums, strict=True):
-            self.states[fragment] = with_sums(self.states[fragment], known)
+            here = self.parts.of(fragment)
+            self.states[here] = [with_sums(state, known) for state in self.states[here]]
 
     def _factors(self, arrivals: Sequence[Arrival]) -> np.ndarray:
         """See `Some`."""

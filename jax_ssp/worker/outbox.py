@@ -80,9 +80,14 @@ class Seat(NamedTuple):
     frozen: Any = ()
 
     @property
+    def names(self) -> list[tuple[str, int]]:
+        """The recorded device, of a slice all of them, as a tape names them."""
+        return [Placement.of(each).name for each in Placement.of(self.recorded).devices]
+
+    @property
     def name(self) -> tuple[str, int]:
         """The recorded device, of a slice the first one, as a tape names it."""
-        return Placement.of(self.recorded).name
+        return self.names[0]
 
 
 class Dispatched(NamedTuple):

@@ -32,15 +32,22 @@ class Actors:
     Args:
         sent: the run, as they get it.
         worker_options: what Ray is to give an actor of a worker, such as `num_gpus`.
+        devices: of a worker on a slice, how many; None where each has one.
         alone: whether the cluster is of this process's own, and has its environment.
         spares: how many are ready to take the place of one that is lost.
     """
 
     def __init__(
-        self, sent: Sent, worker_options: Mapping[str, Any], alone: bool, spares: int
+        self,
+        sent: Sent,
+        worker_options: Mapping[str, Any],
+        devices: int | None,
+        alone: bool,
+        spares: int,
     ) -> None:
         self._run = settings(), [_stored(sent)]
         self._options = {There: dict(worker_options), Shard: {"num_cpus": 0}}
+        self._arguments = {There: (devices,), Shard: ()}
         self._alone = alone
         self._wanted = spares
         self._all: list[Actor] = []
@@ -86,7 +93,7 @@ class Actors:
             return actor
 
     def _new(self, kind: type) -> Actor:
-        actor = new_actor(kind, self._options[kind], self._alone)
+        actor = new_actor(kind, self._arguments[kind], self._options[kind], self._alone)
         self._all.append(actor)
         return actor
 

@@ -35,22 +35,18 @@ def the_ray() -> Any:
 _shipped: list[str | None] = []  # the folder of the cluster that this process has joined by itself
 
 
-def connect(
-    address: str | None, needs: Mapping[str, float], working_dir: str | None = None
-) -> None:
-    """Be on a cluster with room for a run.
+def connect(address: str | None, working_dir: str | None = None) -> dict[str, float]:
+    """Be on a cluster; gives what it has in all, by Ray's names for it.
 
     Args:
         address: of a cluster, "auto" for the one that this machine is part of; None for one of this
             process's own, on this machine, which ends with the process.
-        needs: resources that the run's actors take in all, by Ray's names for them.
         working_dir: a folder that is copied to each machine; None for none.
 
     Raises:
         ImportError: if Ray is not installed.
         ConnectionError: if there is no cluster at the address.
-        ValueError: if the cluster does not have what is needed, or this process is on one already
-            with another folder.
+        ValueError: if this process is on one already with another folder.
     """
     ray = the_ray()
     if not ray.is_initialized():
@@ -62,7 +58,11 @@ def connect(
             f"`Ray(working_dir={working_dir!r})`: this process is on a cluster already, and what "
             "is shipped is said when it joins: leave it out, or call `ray.shutdown()` before."
         )
-    there = ray.cluster_resources()
+    return ray.cluster_resources()
+
+
+def check_room(needs: Mapping[str, float], there: Mapping[str, float]) -> None:
+    """Raise ValueError unless what a run's actors take in all is there, by Ray's names for it."""
     for name, needed in needs.items():
         if needed > there.get(name, 0.0):
             raise ValueError(

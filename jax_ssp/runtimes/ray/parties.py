@@ -23,12 +23,14 @@ class Room(NamedTuple):
 
     Attributes:
         options: what Ray is to give an actor of a worker, such as `num_gpus`.
+        devices: of a worker on a slice, how many; None where each has one.
         alone: whether the cluster is of this process's own.
         spares: workers that are ready to take the place of one that is lost.
         shares: of the server.
     """
 
     options: Mapping[str, Any]
+    devices: int | None
     alone: bool
     spares: int
     shares: int
@@ -41,7 +43,7 @@ def parties(run: Blueprint, room: Room) -> tuple[ShardedStore, list[RemoteWorker
         run: what it is.
         room: for them.
     """
-    actors = Actors(sent(run), room.options, room.alone, room.spares)
+    actors = Actors(sent(run), room.options, room.devices, room.alone, room.spares)
     try:
         shards = [actors.shard(number) for number in range(room.shares)]
         theirs = [actors.worker(number) for number in range(len(run.feeds))]
@@ -59,7 +61,8 @@ def _worker(
     run: Blueprint, actors: Actors, store: ShardedStore, number: int, actor: Any
 ) -> RemoteWorker:
     feed = RemoteFeed(actors, number, actor=actor)
-    return RemoteWorker(number, feed, exchange_of(run.plan), run.ledger, store.wire)
+    place = run.places[number]
+    return RemoteWorker(number, feed, exchange_of(run.plan), run.ledger, store.wire, place)
 
 
 @dataclass(frozen=True)

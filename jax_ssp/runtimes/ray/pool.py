@@ -16,16 +16,19 @@ _resting: dict[Any, list[Actor]] = {}
 _lock = threading.Lock()
 
 
-def new_actor(kind: type, options: Mapping[str, Any], alone: bool) -> Actor:
+def new_actor(
+    kind: type, arguments: tuple[Any, ...], options: Mapping[str, Any], alone: bool
+) -> Actor:
     """An actor that is nobody yet: one that rests, or a new process.
 
     Args:
         kind: its class.
+        arguments: that it is made with; one that rests was made with the same.
         options: what Ray is to give it, such as `num_gpus`.
         alone: whether the cluster is of this process's own, whose environment its processes have.
     """
     environment = variables()
-    key = _key(kind, options, environment)
+    key = _key((kind, *arguments), options, environment)
     with _lock:
         resting = _resting.get(key, [])
         if alone and resting:
@@ -33,7 +36,7 @@ def new_actor(kind: type, options: Mapping[str, Any], alone: bool) -> Actor:
     more: dict[str, Any] = {}
     if not alone and environment:
         more["runtime_env"] = {"env_vars": environment}
-    made = _remote(kind).options(max_restarts=0, **options, **more).remote()
+    made = _remote(kind).options(max_restarts=0, **options, **more).remote(*arguments)
     actor = Actor(made, "a new process")
     actor.key = key
     return actor
@@ -67,7 +70,7 @@ def keep(actor: Actor, answer: Any) -> bool:
     return True
 
 
-def _key(kind: type, options: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+def _key(made: Any, options: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     parts = {**options, **(options.get("resources") or {}), **environment}
     parts.pop("resources", None)
-    return kind, tuple(sorted(parts.items()))
+    return made, tuple(sorted(parts.items()))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
 from jax_ssp.data.ledger import Ledger
-from jax_ssp.placement import Placement
+from jax_ssp.placement import Place, Placement
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import Actor
 from jax_ssp.runtimes.ray.fetched import Fetched
@@ -33,10 +33,17 @@ class RemoteSeat(NamedTuple):
     """Where such a worker is.
 
     Attributes:
-        name: of its device, as a tape names it.
+        recorded: the form of the slice that it is, if it is one; else a device that stands for it.
+        names: of its devices, as a tape names them.
     """
 
-    name: tuple[str, int]
+    recorded: Place
+    names: list[tuple[str, int]]
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """Of its first device."""
+        return self.names[0]
 
 
 class RemoteWarmup(NamedTuple):
@@ -68,7 +75,7 @@ class RemoteFeed:
 
     Attributes:
         actor: where it is.
-        name: of its device, as a tape names it.
+        names: of its devices, as a tape names them.
         has_data: whether it had data for a clock when it came again; None for the first.
     """
 
@@ -79,10 +86,10 @@ class RemoteFeed:
         self.taken = cursor
         self.has_data: bool | None = None
         if actor is not None:
-            self.actor, self.name = actor, actor.get("name")
+            self.actor, self.names = actor, actor.get("names")
             return
         self.actor = actors.worker(worker)
-        self.name, self.has_data = self.actor.get("come_again", cursor)
+        self.names, self.has_data = self.actor.get("come_again", cursor)
 
     def rewound(self, cursor: int) -> RemoteFeed:
         """The same batches from there on, in a new actor: the old one is no more."""
@@ -114,17 +121,24 @@ class RemoteWorker:
         exchange: its part of the plan.
         ledger: of the run, if one deals its batches.
         wire: how deltas and snapshots travel.
+        place: the form of the slice that it is, if it is one; else a device that stands for it.
 
     Attributes: those of a `Worker`.
     """
 
     def __init__(
-        self, index: int, feed: RemoteFeed, exchange: Exchange, ledger: Ledger | None, wire: Any
+        self,
+        index: int,
+        feed: RemoteFeed,
+        exchange: Exchange,
+        ledger: Ledger | None,
+        wire: Any,
+        place: Place,
     ) -> None:
         self.index, self.feed, self.exchange, self.wire = index, feed, exchange, wire
-        self.recorded = self.device = Placement.host().device
+        self.device = Placement.host().device
         self._actor = feed.actor
-        self.seat = RemoteSeat(feed.name)
+        self.seat = RemoteSeat(place, feed.names)
         self.warmup = RemoteWarmup(self._actor)
         self.kind = index, self._actor
         self.armed = False
@@ -242,7 +256,7 @@ def _(lost: RemoteWorker, feed: RemoteFeed, replica: Any) -> RemoteWorker:
     if replica is not None:
         state, waiting, weight = replica
         feed.actor.get("inherit", state.reference(), waiting, weight)
-    return RemoteWorker(lost.index, feed, lost.exchange, lost.ledger, lost.wire)
+    return RemoteWorker(lost.index, feed, lost.exchange, lost.ledger, lost.wire, lost.seat.recorded)
 
 
 @inherited.register

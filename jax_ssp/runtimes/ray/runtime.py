@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
+import tyro
 
 from jax_ssp.checks import function, instance, integer, number, optional, put, seed, shown, text
 from jax_ssp.delays import CALL, DelayModel, check_delay
@@ -17,12 +19,15 @@ from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.faults.fates import fates_of
 from jax_ssp.runtimes.faults.told import check_faults, check_workers
 from jax_ssp.runtimes.faults.typed import Faults
-from jax_ssp.runtimes.ray.cluster import connect, the_ray
+from jax_ssp.runtimes.ray.cluster import check_room, connect, the_ray
 from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
+from jax_ssp.runtimes.slicing import axes_asked, check_slices, mesh_elsewhere
 from jax_ssp.runtimes.threads import Threads
 from jax_ssp.runtimes.wall import WallClock
+from jax_ssp.slices import Slices
+from jax_ssp.where import checked_axes
 
 if TYPE_CHECKING:
     from jax_ssp.runtimes.parties import Blueprint
@@ -46,9 +51,12 @@ class Ray(Runtime):
         address: of a cluster, or "auto" for the one that this machine is part of; by default one on
             this machine alone, reachable from nowhere else, which ends with this process.
         cpus_per_worker, gpus_per_worker: what Ray reserves for a worker; less than one GPU shares
-            it. With no GPUs a worker computes on the CPU of its machine. On a cluster of this
-            machine alone no cores are reserved.
+            it. With no GPUs a worker computes on the CPU of its machine; by default one on a slice
+            has as many as that has devices, if the cluster has any, and one on a single device has
+            none. On a cluster of this machine alone no cores are reserved.
         resources: others, by Ray's names for them, such as TPU 4.
+        devices_per_worker, axes, shardings, batch_spec: a worker is a *slice* of so many devices of
+            its process; see `Devices`. On the CPU the process has as many CPU devices.
         working_dir: a folder that Ray copies to every machine of the cluster, where it is the
             working directory and can be imported from: modules and files that no package installs.
         spares: processes that are ready, with what they run compiled, to take the place of one that
@@ -73,8 +81,12 @@ class Ray(Runtime):
     server_shards: int = 1
     address: str | None = None
     cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float | None = None
     resources: Mapping[str, float] | None = field(default=None, hash=False)
+    devices_per_worker: int = 1
+    axes: Mapping[str, int] | None = field(default=None, hash=False)
+    shardings: Annotated[Any, tyro.conf.Suppress] = field(default=None, hash=False)
+    batch_spec: Annotated[Any, tyro.conf.Suppress] = field(default=None, hash=False)
     working_dir: str | None = None
     spares: int = 0
     delay: DelayModel = None
@@ -91,13 +103,33 @@ class Ray(Runtime):
             raise ValueError(f"`working_dir` must be a folder, got {shown(self.working_dir)}.")
         put(self, "spares", integer, least=0, most=MOST)
         put(self, "cpus_per_worker", number, least=0)
-        put(self, "gpus_per_worker", number, least=0)
+        put(self, "gpus_per_worker", optional, number, least=0)
         put(self, "resources", optional, amounts)
+        put(self, "devices_per_worker", integer, least=1, most=MOST)
+        if self.axes is not None:
+            put(self, "axes", checked_axes)
+        check_slices("Ray", self)
+        size, gpus = self.slice_size, self.gpus_per_worker
+        if self.slice_axes is not None and gpus not in (None, 0, size):
+            raise ValueError(
+                f"`Ray(gpus_per_worker={gpus:g}, devices_per_worker={size})`: a worker on a slice "
+                f"has a GPU for each of its devices, or none. Leave it out, or give {size} or 0."
+            )
         put(self, "seed", seed)
         put(self, "faults", check_faults)
         put(self, "recovery", optional, instance, Recovery, "None or `ssp.Recovery(...)`")
         if self.delay is not None:
             put(self, "delay", function, CALL)
+
+    @property
+    def slice_axes(self) -> Mapping[str, int] | None:
+        """The axes of a worker's slice; None where each has one device."""
+        return axes_asked(self.devices_per_worker, self.axes)
+
+    @property
+    def slice_size(self) -> int:
+        """Of how many devices a worker is."""
+        return math.prod((self.slice_axes or {}).values())
 
     @property
     def time(self) -> str:
@@ -118,6 +150,15 @@ class Ray(Runtime):
         """Stand-ins: a worker's device is in its actor, which names it once it is there."""
         return [Placement.host().device] * self.num_workers
 
+    def worker_slices(self) -> Slices | None:
+        if self.slice_axes is None:
+            return None
+        meshes = [mesh_elsewhere(self.slice_axes)] * self.num_workers
+        return Slices(meshes, self.shardings, self.batch_spec)
+
+    def server_shares(self, size: int) -> int:
+        return self.server_shards
+
     def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         return [Placement.host().device] * self.server_shards
 
@@ -137,26 +178,27 @@ class Ray(Runtime):
             )
         for feed in run.feeds if self.recovery is not None else ():
             feed.check_goes_back()
-        each = {"CPU": self.cpus, "GPU": self.gpus_per_worker, **(self.resources or {})}
-        count = self.num_workers + self.spares
-        needs = {name: count * size for name, size in each.items() if size}
-        connect(
-            self.address, needs, self.working_dir
-        )  # shares of the server take no core of their own
+        there = connect(self.address, self.working_dir)
+        options = self.worker_options(there)
+        each = {"CPU": self.cpus, "GPU": options["num_gpus"], **options["resources"]}
+        count = self.num_workers + self.spares  # shares of the server take no core of their own
+        check_room({name: count * size for name, size in each.items() if size}, there)
+        sliced = self.slice_axes is not None
+        devices = self.slice_size if sliced else None
         alone = self.address is None
-        room = Room(self.worker_options, alone, self.spares, self.server_shards)
-        return parties(run, room)
+        return parties(run, Room(options, devices, alone, self.spares, self.server_shards))
 
     @property
     def cpus(self) -> float:
         """Cores that are reserved for a worker: on this machine alone, none."""
         return 0.0 if self.address is None else self.cpus_per_worker
 
-    @property
-    def worker_options(self) -> dict[str, Any]:
-        """What Ray gives the actor of a worker."""
-        resources = dict(self.resources or {})
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus_per_worker, "resources": resources}
+    def worker_options(self, there: Mapping[str, float]) -> dict[str, Any]:
+        """What Ray gives the actor of a worker, on a cluster that has this."""
+        gpus = self.gpus_per_worker
+        if gpus is None:
+            gpus = self.slice_size if self.slice_axes is not None and there.get("GPU") else 0
+        return {"num_cpus": self.cpus, "num_gpus": gpus, "resources": dict(self.resources or {})}
 
     def open(self, session: Parties) -> World:
         from jax_ssp.runtimes.ray.parties import RayWorld

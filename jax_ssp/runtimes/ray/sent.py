@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jax_ssp.data.feed import Feed
-from jax_ssp.placement import Placement
+from jax_ssp.placement import Place, Placement
 from jax_ssp.rounds import ByRounds
 from jax_ssp.runtimes.parties import Blueprint, key_of, make_server, make_workers
 from jax_ssp.runtimes.plan import Plan
@@ -18,7 +18,9 @@ from jax_ssp.runtimes.ray.numbers import Given
 from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.runtimes.task import Task
 from jax_ssp.server.local_store import LocalStore
+from jax_ssp.server.shards import SliceParts
 from jax_ssp.server.share import Share
+from jax_ssp.slices import Slice
 from jax_ssp.worker.successor import numbered
 from jax_ssp.worker.worker import Worker
 
@@ -71,6 +73,7 @@ class Sent(NamedTuple):
         optimizer: that is the server's, where the step's is.
         num_shares: shares of the server.
         fed: whether batches are dealt by the run's ledger, which is not here.
+        like: the form of the slices that workers are, if they are slices.
     """
 
     plan: Plan
@@ -78,28 +81,50 @@ class Sent(NamedTuple):
     optimizer: ByRounds | None
     num_shares: int
     fed: bool
+    like: Slice | None
 
     def share(self, number: int) -> LocalStore:
         """The store of a share of the server, in this process."""
-        place = Share(number, self.num_shares, Placement.host().device)
+        place = Share(number, self.num_shares, Placement.host().device, self.like)
         server = make_server(self.plan, self.task, place, self.optimizer)
         return LocalStore(server, self.plan.delta_wire, self.plan.snapshot_wire)
 
     def worker(self, number: int) -> Seated:
-        """A worker on this process's first device."""
+        """A worker on this process's first device, or on a slice of the first ones."""
         plan, task = self.plan, self.task
+        device = self._place()
         feed, dealt = self._feed(number)
-        device = jax.local_devices()[0]
         cuts = self._cuts(device)
         host = [Placement.host().device] * (1 if cuts else self.num_shares)
+        if isinstance(device, Slice):
+            host = SliceParts(device, (*(host * device.size),), self.num_shares)
         server = make_server(replace(plan, server_tx=None, delta_tx=None), task, host, None)
         store = LocalStore(server, plan.delta_wire, plan.snapshot_wire)
         store.wants_base = False
         worker = make_workers(plan, task, store, [device], [device], {number: feed})[0]
         return Seated(worker, dealt, Whole(store.shapes, self.num_shares) if cuts else None)
 
-    def _cuts(self, device: jax.Device) -> bool:
+    def _place(self) -> Place:
+        """Where a worker computes in this process.
+
+        Raises:
+            ValueError: if there are too few devices for its slice.
+        """
+        devices = jax.local_devices()
+        if self.like is None:
+            return devices[0]
+        if len(devices) < self.like.size:
+            raise ValueError(
+                f"`Ray(devices_per_worker={self.like.size})`: the process of a worker has "
+                f"{len(devices)} devices ({Placement.of(devices[0]).backend}). Give it as many by "
+                "`gpus_per_worker` or `resources`."
+            )
+        return self.like.on(devices)
+
+    def _cuts(self, device: Place) -> bool:
         """Whether what a worker there deals in is cut into pieces outside of its programs."""
+        if isinstance(device, Slice):
+            return False
         plan = self.plan
         plain = plan.delta_wire is None and plan.snapshot_wire is None and plan.num_fragments == 1
         return plain and self.num_shares > 1 and Placement.of(device).on_host
@@ -111,7 +136,7 @@ class Sent(NamedTuple):
         return Seated(worker, dealt, spare.whole)
 
     def _feed(self, number: int) -> tuple[Feed, Given | None]:
-        data, device = self.task.data, jax.local_devices()[0]
+        data, device = self.task.data, self._place()
         if self.fed:
             dealt = Given()
             return Feed.dealt(data, dealt, device, number), dealt  # pyright: ignore
@@ -126,8 +151,11 @@ def sent(run: Blueprint) -> Sent:
     del given["runtime"], given["checkpoint"]
     plan = Plan(**{**given, "server_tx": server_tx, "delta_tx": delta_tx})
     shares = run.store.server.parts.num_devices
-    task = replace(run.task, evaluate=None)
-    return Sent(plan, task, run.optimizer, shares, run.ledger is not None)
+    task = replace(run.task, evaluate=None, shardings=None)
+    like = run.places[0] if isinstance(run.places[0], Slice) else None
+    if like is not None:
+        shares //= like.size
+    return Sent(plan, task, run.optimizer, shares, run.ledger is not None, like)
 
 
 class Reader:

@@ -72,24 +72,26 @@ class Shard:
         """Get ready to merge so many deltas at a time."""
         self._store.compile(num_deltas)
 
-    def push(self, event: DeltaReady, metrics: Mapping[str, float], sum: int, piece: Any) -> None:
-        """A piece of a delta.
+    def push(
+        self, event: DeltaReady, metrics: Mapping[str, float], sums: list[int], *pieces: Any
+    ) -> None:
+        """Pieces of a delta: all that are of this share.
 
         Args:
             event: that will be reported of it.
             metrics: of the clock.
-            sum: its checksum, where it was made.
-            piece: of it.
+            sums: their checksums, where they were made.
+            pieces: of it.
 
         Raises:
             ValueError: if it is not what was sent.
         """
-        if checksum(piece) != sum:
+        if list(map(checksum, pieces)) != sums:
             raise ValueError(
                 f"the delta of worker {event.worker} in clock {event.clock} has come to a share of "
                 "the server as something else than it was sent."
             )
-        self._store.push(event, [self._place.receive(piece)], metrics)
+        self._store.push(event, list(map(self._place.receive, pieces)), metrics)
 
     def happen(
         self, what: Sequence[StartClock | Merge | Token | Leave | Sums], wanted: list[int]

@@ -52,6 +52,7 @@ class ShardedStore(Store):
         self._leases = Leases()
         self._read_of: dict[int, list[Any]] = {}  # references to pieces of versions, if needed
         self._fragments = self._parts.num_fragments
+        self._own = self._parts.num_pieces // len(shards)  # pieces that a share has
         self._newest: list[Any] = [None] * self._parts.num_pieces
         self._changed = set(range(self._fragments))
         self._told: list[Any] = []
@@ -75,9 +76,10 @@ class ShardedStore(Store):
         with self._lock:
             if event.token in self._leases.clocks:  # else it is late
                 self._pushed.add(event.token)
+        count = len(self._shards)
         calls = [
-            shard.call("push", event, dict(metrics), sum, piece)
-            for shard, sum, piece in zip(self._shards, sums, pieces, strict=True)
+            shard.call("push", event, dict(metrics), sums[number::count], *pieces[number::count])
+            for number, shard in enumerate(self._shards)
         ]
         for shard, call in zip(self._shards, calls, strict=True):
             self._got(shard, call)
@@ -144,10 +146,11 @@ class ShardedStore(Store):
 
     def _read(self) -> None:
         """Somebody is to need the newest version: have it in the object store."""
-        changed = sorted(self._changed)
+        each = self._own // self._fragments
+        changed = [n for f in sorted(self._changed) for n in range(f * each, (f + 1) * each)]
         for number, pieces in enumerate(self._send(changed)):
-            for fragment, piece in zip(changed, pieces, strict=True):
-                self._newest[fragment * len(self._shards) + number] = piece
+            for own, piece in zip(changed, pieces, strict=True):
+                self._newest[own * len(self._shards) + number] = piece
         self._changed.clear()
         self._read_of[self.version] = list(self._newest)
 
@@ -216,8 +219,8 @@ class ShardedStore(Store):
             self._changed = set(range(self._fragments))
             self._read_of = {}
             for version in self._leases.versions:
-                held = [each.several("held", self._fragments, version) for each in self._shards]
-                self._read_of[version] = _by_fragment(held)
+                held = [each.several("held", self._own, version) for each in self._shards]
+                self._read_of[version] = _by_piece(held)
 
     def finite(self) -> bool:
         return all(self._all("finite"))
@@ -227,7 +230,7 @@ class ShardedStore(Store):
         return self._last[0] if self._last else self._masters()
 
     def _masters(self) -> Params:
-        pieces = _by_fragment(self._all("masters"))
+        pieces = _by_piece(self._all("masters"))
         place = Placement.of(self.devices[0])
         return self._parts.together(list(map(place.put, pieces)), place.device)
 
@@ -248,15 +251,15 @@ class ShardedStore(Store):
         if len(own) == 1:
             return own[0]
         servers, deltas = zip(*own, strict=True)
-        if self._fragments == 1:
+        if self._own == 1:
             return servers, deltas
-        return tuple(_by_fragment(servers)), tuple(_by_fragment(deltas))
+        return tuple(_by_piece(servers)), tuple(_by_piece(deltas))
 
     def settle(self) -> None:
         """Have here what is asked for once the shares are no more."""
         self._last = self._masters(), self._states()
 
 
-def _by_fragment(shares: Sequence[Sequence[Any]]) -> list[Any]:
-    """Of what each share has for each fragment, all, in the order of the pieces."""
-    return [each for fragment in zip(*shares, strict=True) for each in fragment]
+def _by_piece(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """Of what each share has for its pieces, all, in the order of the pieces."""
+    return [each for pieces in zip(*shares, strict=True) for each in pieces]

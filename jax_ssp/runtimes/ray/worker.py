@@ -8,7 +8,6 @@ that is begun comes beside them.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -17,55 +16,32 @@ import numpy as np
 
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
-from jax_ssp.placement import Placement
+from jax_ssp.runtimes.ray.armed import Armed
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
 from jax_ssp.runtimes.ray.numbers import Given, Numbers
 from jax_ssp.runtimes.ray.sent import Reader, Seated
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.slices import Slice
 from jax_ssp.worker.kept import Kept, Shapes, packed, unpacked
 from jax_ssp.worker.successor import inherited, placed, successor
 from jax_ssp.worker.worker import Worker
 
-BEGUN_SECONDS = 60.0  # for a clock that was sent
-
-
-class Armed:
-    """What a worker was before the clock that it began last, for who asks beside that."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[Token, Kept] | None = None
-        self._changed = threading.Condition()
-
-    def put(self, kept: tuple[Token, Kept] | None) -> None:
-        """A clock is begun; with nothing if the worker is not armed, or something is wrong."""
-        with self._changed:
-            self._kept = kept
-            self._changed.notify_all()
-
-    def of(self, token: Token) -> Kept:
-        """What it was before this clock, which was sent to be begun.
-
-        Raises:
-            RuntimeError: if it is not begun in time, since something else went wrong.
-        """
-        with self._changed:
-            begun = self._changed.wait_for(lambda: self._is(token), BEGUN_SECONDS)
-            if not begun or self._kept is None:
-                raise RuntimeError(f"the clock of {token} is not begun.")
-            return self._kept[1]
-
-    def _is(self, token: Token) -> bool:
-        return self._kept is not None and self._kept[0] == token
-
 
 class There:
-    """A worker, in a process of its own, which may be one of several runs, one after the other."""
+    """A worker, in a process of its own, which may be one of several runs, one after the other.
+
+    Args:
+        devices: of a worker on a slice, how many; on the CPU the process has as many. None where
+            each has one.
+    """
 
     _worker: Worker
 
-    def __init__(self) -> None:
+    def __init__(self, devices: int | None = None) -> None:
+        if devices is not None:
+            jax.config.update("jax_num_cpu_devices", devices)
         self._reader = Reader()
         self.rest()
 
@@ -98,17 +74,23 @@ class There:
                 read.
             number: of the worker.
         """
-        run, spare, self._spare = self._reader.read(settings, sent), self._spare, None
-        made = run.worker(number) if spare is None else run.another(spare, number)
-        self._worker, self._dealt, self._whole = made
+
+        def become() -> None:
+            run, spare, self._spare = self._reader.read(settings, sent), self._spare, None
+            made = run.worker(number) if spare is None else run.another(spare, number)
+            self._worker, self._dealt, self._whole = made
+
+        self._do(become)
 
     def pid(self) -> int:
         """Of its process."""
         return os.getpid()
 
-    def name(self) -> tuple[str, int]:
-        """Of its device, as a tape names it."""
-        return Placement.of(self._worker.device).name
+    def names(self) -> list[tuple[str, int]]:
+        """Of its devices, as a tape names them; raises what went wrong when it was made."""
+        if self._error is not None:
+            raise self._error
+        return self._worker.seat.names
 
     def digest(self) -> str:
         """See `Warmup.digest`."""
@@ -231,26 +213,25 @@ class There:
             name, facts, arrays: of what was packed.
             params: shapes of the masters.
         """
-        worker = self._worker
-        shapes = Shapes.of(params, worker.program.layout, worker.wire, worker.device)
-        worker.go_on(unpacked(name, worker.replica, shapes, facts, arrays))
+        self._worker.go_on(self._unpacked(name, facts, arrays, params))
 
     def go_on_at(self, cursor: int) -> None:
         """Its data goes on with this batch."""
         self._worker.feed = self._worker.feed.at(cursor)
 
-    def come_again(self, cursor: int) -> tuple[tuple[str, int], bool]:
-        """Be ready for the first clock after a loss; gives its device's name, and `has_data`.
+    def come_again(self, cursor: int) -> tuple[list[tuple[str, int]], bool]:
+        """Be ready for the first clock after a loss; gives its devices' names, and `has_data`.
 
         Args:
             cursor: the batch with which its data goes on.
         """
+        names = self.names()
         self.go_on_at(cursor)
         has_data = self.has_data()
         alike = self._dealt is not None or not has_data  # those that are dealt always are
         if self._compiled is None or not (alike or self._compiled == self._worker.kind):
             self.compile()
-        return self.name(), has_data
+        return names, has_data
 
     def succeed(self, version: int, pieces: list[Any]) -> None:
         """Be one that comes again, and has run no clock."""
@@ -263,8 +244,17 @@ class There:
 
     def inherit(self, donor: Kept, waiting: Collection[int], weight: float) -> None:
         """Go on from the state of a live worker."""
-        replica = inherited(self._worker, donor.replica, waiting, weight)
-        self._worker = placed(self._worker, self._worker.feed, replica)
+        worker = self._worker
+        if isinstance(worker.device, Slice):  # what came is not sharded
+            donor = self._unpacked("", *packed("", donor), worker.replica.held)
+        replica = inherited(worker, donor.replica, waiting, weight)
+        self._worker = placed(worker, worker.feed, replica)
+
+    def _unpacked(self, name: str, facts: Any, arrays: Mapping[str, Any], params: Any) -> Kept:
+        """What was packed, where this worker is; with masters like these."""
+        worker = self._worker
+        shapes = Shapes.of(params, worker.program.layout, worker.wire, worker.device)
+        return unpacked(name, worker.replica, shapes, facts, arrays)
 
 
 def on_host(tree: Any) -> Any:

@@ -182,6 +182,18 @@ def test_an_error_there_is_raised_here_with_whose_it_is():
     assert caught.value.result.updates > 0
 
 
+def test_what_goes_wrong_as_a_worker_is_made_is_said():
+    driver = os.getpid()
+
+    def data(worker):
+        if os.getpid() != driver:
+            raise OSError("no disk here")
+        return linear()["data"](worker)
+
+    with pytest.raises(OSError, match="no disk here"):
+        ssp.train(runtime=ssp.Ray(1), **linear(data=data, num_clocks=2))
+
+
 def listening():
     """The addresses on which this process and those that it has started listen, in hexadecimal."""
     parents = {}
