@@ -1,27 +1,33 @@
 """A run on a Ray cluster whose processes are killed again and again: is anything lost or doubled?
 
-    python -m experiments.benchmarks.reliability.cluster [--workers 50] [--shares 10]
+    python -m experiments.benchmarks.reliability.cluster [--workers 50] [--others 9] [--shares 10]
         [--drivers 5] [--seed 0] [--quick] [--json FILE]
 
 The run is the digits under SSP(3) on a cluster of this machine: four workers, two shares of the
 server, one spare, batches dealt by the ledger, saved every 20 clocks. From outside, processes of it
 are sent SIGKILL:
 
-- workers, in a phase that is drawn (while they begin a clock, while they compute one or give its
-  delta, or whatever they do): each is lost to the run and comes again, and nobody else is;
+- workers that have a number, in a phase that is drawn (while they begin a clock, while they compute
+  one or give its delta, or whatever they do): each is lost to the run and comes again, and nobody
+  else is. Every second time a spare is waited for before;
+- others: right after a worker, a process that is on its way to a number, one that is being prepared
+  as a spare, and a spare, in turn. If none is found in time, it is whichever there is;
 - shares of the server (while they take a push, while they merge, or whatever they do): the run ends
   with 75, the same command goes on from the newest checkpoint;
 - the driver with the controller, at any moment: the same command goes on.
 
 At last the run is told to end; its tape is checked, and repeated on this machine.
 
-Columns: `what` was killed, `times`; `lost`, workers that the tape says were lost; `violations` of
-the contract; `doubled`, `missing`: samples that were merged twice in an epoch, and never in one
-that is over; `replayed`: whether the tape repeats to the last bit; `recover_median`, `recover_max`:
-from a loss to the first clock that is granted again (seconds); `terms`, how often the run went on.
+Columns: `what` was killed, by what it was at that moment; `times`; `lost`, workers that were lost
+by that; `recover_median`, `recover_max`: from the moment that a loss is
+known to the next clock that the worker has finished (seconds). In the last row `lost` is what the
+tape says; and `violations` of the contract; `doubled`, `missing`: samples that were merged twice in
+an epoch, and never in one that is over; `replayed`: whether the tape repeats to the last bit;
+`terms`, how often the run went on.
 
-Expected: no more workers lost than killed (a process that is killed while it takes the place of a
-lost one is the same loss), no violations, nothing doubled or missing. Takes about 12 minutes.
+Expected: every worker with a number that is killed is one loss, and nothing else is (whoever has no
+number yet is nobody to the run, and its place is filled without a second loss); no violations,
+nothing doubled or missing; with a spare, recovery within 3 seconds.
 """
 
 from __future__ import annotations
@@ -37,36 +43,26 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax_ssp as ssp
 from experiments.benchmarks.common import arguments, report
+from experiments.benchmarks.reliability.losses import STOP, Loss, Watches, losses
+from experiments.benchmarks.reliability.roles import Roles
 from experiments.workloads.digits import Digits
-from jax_ssp.controller import StartClock, WorkerLost
-from jax_ssp.controller.tape import Tape
+from jax_ssp.controller import WorkerLost
 
-COLUMNS = ("what", "times", "lost", "violations", "doubled", "missing", "replayed")
-COLUMNS += ("recover_median", "recover_max", "terms")
+COLUMNS = ("what", "times", "lost", "recover_median", "recover_max")
+COLUMNS += ("violations", "doubled", "missing", "replayed", "terms")
 WORKERS = 4
-MEAN_SECONDS = 2.0  # between two kills, beside what a phase is waited for
-PATIENCE = 300.0
-STOP = "JAX_SSP_BENCHMARK_STOP"
-PHASES = {
-    "There": ("There.begin", "There.finish", "There."),  # the last: whatever it does
-    "Shard": ("Shard.push", "Shard.happen", "Shard"),
-}
-NOT_YET = "There.prepare"  # a spare
-
-
-class Stops(ssp.Observer):
-    """Ends the run once a file is there."""
-
-    def on_start(self, info: dict[str, Any]) -> None:
-        self._file = Path(os.environ[STOP])
-
-    def on_version(self, version: ssp.Version) -> None:
-        if self._file.exists():
-            self.stop("the benchmark is over")
+MEAN_SECONDS = 2.0  # between two kills, beside what is waited for
+PATIENCE, SPARE_SECONDS, FIND_SECONDS = 300.0, 90.0, 20.0
+WORKER_PHASES = ("There.begin", "There.finish", "There")  # the last: whatever it does
+SHARE_PHASES = ("Shard.push", "Shard.happen", "Shard")
+OTHERS = ("on its way", "being prepared", "spare")
+WITH, WITHOUT = "worker, a spare ready", "worker, no spare ready"
+FIRST = "worker, another after it"
+WORKER_KILLS = (WITH, WITHOUT, FIRST)
 
 
 def get_config() -> ssp.Experiment:
@@ -83,8 +79,18 @@ def get_config() -> ssp.Experiment:
         ),
         num_epochs=10**5,
         checkpoint=ssp.Checkpoints(every=20),
-        hooks=(Stops(),),
+        hooks=(Watches(),),
     )
+
+
+class Kill(NamedTuple):
+    """One kill: of what, and when (seconds since 1970)."""
+
+    what: str
+    at: float
+
+
+NOTHING = Kill("nothing", 0.0)
 
 
 class Victim:
@@ -98,7 +104,7 @@ class Victim:
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self._folder, self._rng = folder, rng
         self.environment = {**os.environ, STOP: str(folder.with_name("stop"))}
-        self.killed = {"There": 0, "Shard": 0, "driver": 0}
+        self.kills: list[Kill] = []
         self.codes: list[int] = []
         self._begin()
 
@@ -109,60 +115,98 @@ class Victim:
         self._process = subprocess.Popen(
             line, stdout=self._log, stderr=self._log, env=self.environment, start_new_session=True
         )
+        self.roles = Roles(self._process.pid)
+        self._goes_on(5)
+
+    def _goes_on(self, more: int) -> None:
+        """Wait for so many rows; RuntimeError if that takes too long."""
         rows = self._rows()
-        self._wait(lambda: self._rows() > rows + 5)
+        if not self._until(lambda: self._rows() > rows + more, PATIENCE):
+            raise RuntimeError(f"it stands still; see {self._folder.with_name('log')}")
 
     def _rows(self) -> int:
         metrics = self._folder / "metrics.jsonl"
         return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
-    def _wait(self, until: Callable[[], object]) -> None:
-        """Wait for something; RuntimeError if it takes too long."""
-        end = time.monotonic() + PATIENCE
-        while not until() and self._process.poll() is None:
+    def _until(self, there: Callable[[], object], seconds: float, every: float = 0.05) -> bool:
+        """Wait for something, but not for longer than this; gives whether it has come.
+
+        Raises:
+            RuntimeError: if the run ends meanwhile, though nobody has killed it.
+        """
+        end = time.monotonic() + seconds
+        while not there():
+            self.roles.look()
+            if (code := self._process.poll()) is not None:
+                log = self._folder.with_name("log").read_text()[-2000:]
+                raise RuntimeError(f"the run has ended by itself, with {code}: {log}")
             if time.monotonic() > end:
-                raise RuntimeError(f"it stands still; see {self._folder.with_name('log')}")
-            time.sleep(0.01)
+                return False
+            time.sleep(every)
+        return True
 
-    def kill(self, what: str) -> None:
-        """Kill one of its processes, and see to it that the run goes on."""
-        time.sleep(self._rng.expovariate(1 / MEAN_SECONDS))
-        if what == "driver":
-            self._process.send_signal(signal.SIGKILL)
-        else:
-            phase, found = self._rng.choice(PHASES[what]), list[int]()
-            end = time.monotonic() + 2.0
-            while not found:
-                found = self._doing(phase if time.monotonic() < end else PHASES[what][-1])
-            os.kill(self._rng.choice(found), signal.SIGKILL)
-        self.killed[what] += 1
-        if what == "There":
-            rows = self._rows()
-            self._wait(lambda: self._rows() > rows + 2 * WORKERS)
-        else:
-            self.codes.append(self._process.wait(PATIENCE))
-            self._begin()
+    def _spare(self) -> bool:
+        return "spare" in self.roles.look().values()
 
-    def _doing(self, phase: str) -> list[int]:
-        """The processes of the cluster that do this."""
-        found: list[int] = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                title = (folder / "cmdline").read_bytes().rstrip(b"\0 ").decode()
-            except (OSError, UnicodeDecodeError):
-                continue
-            number = int(folder.name)
-            doing = title.startswith(f"ray::{phase}") and NOT_YET not in title
-            if doing and self._is_ours(number):
-                found.append(number)
-        return found
+    def worker(self, waits: bool, alone: bool) -> None:
+        """Kill a worker with a number: it `waits` for a spare before; `alone`, none other after."""
+        self.roles.watch(0.5 + self._rng.expovariate(1 / MEAN_SECONDS))
+        if waits:
+            self._until(self._spare, SPARE_SECONDS)
+        phase, end = self._rng.choice(WORKER_PHASES), time.monotonic() + 2.0
 
-    def _is_ours(self, number: int) -> bool:
-        """Whether it is of this run: started by a process of Ray's that its driver has started."""
+        def struck() -> bool:
+            roles = self.roles.look()
+            doing = self.roles.doing(phase if time.monotonic() < end else WORKER_PHASES[-1])
+            found = [number for number in doing if roles.get(number) == "worker"]
+            what = FIRST if not alone else WITH if "spare" in roles.values() else WITHOUT
+            return bool(found) and self._kill(what, self._rng.choice(found))
+
+        self._strike(struck)
+
+    def _strike(self, struck: Callable[[], bool]) -> None:
+        """Try until something is killed."""
+        if not self._until(struck, PATIENCE, every=0.005):
+            raise RuntimeError("no process was found that could be killed.")
+
+    def other(self, role: str) -> None:
+        """Right after a worker, kill a process that is no worker yet."""
+        self._until(lambda: role in self.roles.look().values(), FIND_SECONDS, every=0.005)
+        roles = self.roles.look()
+        there = [number for number, each in roles.items() if each == role]
+        found = there or [number for number, each in roles.items() if each != "worker"]
+        if found:
+            number = self._rng.choice(found)
+            self._kill(roles[number], number)
+
+    def _kill(self, what: str, number: int) -> bool:
+        """Kill a process; False if it is no more."""
+        at = time.time()
         try:
-            return parent(parent(number)) == self._process.pid
-        except OSError:  # it has ended
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
             return False
+        self.kills.append(Kill(what, at))
+        return True
+
+    def settle(self) -> None:
+        """See to it that the run goes on after workers were killed."""
+        self._goes_on(2 * WORKERS)
+
+    def end_by(self, what: str) -> None:
+        """Kill a share or the driver, and run the same again."""
+        self.roles.watch(0.5 + self._rng.expovariate(1 / MEAN_SECONDS))
+        phase, end = self._rng.choice(SHARE_PHASES), time.monotonic() + 2.0
+
+        def struck() -> bool:
+            self.roles.look()
+            found = self.roles.doing(phase if time.monotonic() < end else SHARE_PHASES[-1])
+            found = found if what == "share" else [self._process.pid]
+            return bool(found) and self._kill(what, self._rng.choice(found))
+
+        self._strike(struck)
+        self.codes.append(self._process.wait(PATIENCE))
+        self._begin()
 
     def end(self) -> None:
         """Have it come to its end."""
@@ -170,28 +214,35 @@ class Victim:
         self.codes.append(self._process.wait(PATIENCE))
 
 
-def parent(number: int) -> int:
-    """The process that has started one."""
-    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+def accounted(kills: Sequence[Kill], found: Sequence[Loss]) -> list[dict[str, Any]]:
+    """A row for each kind of what was killed, with the losses that followed."""
+    followed: dict[str, list[Loss]] = {}
+    unknown = [kill for kill in kills if kill.what in WORKER_KILLS]  # no loss is known of these
+    for loss in found:
+        before = [kill for kill in kills if kill.at <= loss.at]
+        its = unknown.pop(0) if unknown and unknown[0].at <= loss.at else (before or [NOTHING])[-1]
+        followed.setdefault(its.what, []).append(loss)
+    nothing = dict.fromkeys(COLUMNS, "")
+    kinds = [*WORKER_KILLS, *OTHERS, "share", "driver", *(["nothing"] * ("nothing" in followed))]
+    rows: list[dict[str, Any]] = []
+    for what in kinds:
+        lost = followed.get(what, [])
+        times = sum(kill.what == what for kill in kills)
+        rows.append({**nothing, "what": what, "times": times, "lost": len(lost), **recovery(lost)})
+    return rows
 
 
-def recoveries(tape: Tape) -> list[float]:
-    """For each loss, how long until the worker is granted a clock again (seconds)."""
-    since: dict[int, float] = {}
-    found: list[float] = []
-    for now, event, commands in tape:
-        for each in commands:
-            if isinstance(each, StartClock) and each.worker in since:
-                found.append(now - since.pop(each.worker))
-        if isinstance(event, WorkerLost):
-            since[event.worker] = now
-    return found
+def recovery(lost: Sequence[Loss]) -> dict[str, Any]:
+    """How long it took (seconds)."""
+    seconds = [each.seconds for each in lost if each.seconds is not None]
+    if not seconds:
+        return {}
+    return {"recover_median": statistics.median(seconds), "recover_max": max(seconds)}
 
 
-def judged(folder: Path, victim: Victim) -> dict[str, Any]:
+def judged(folder: Path, victim: Victim, found: Sequence[Loss]) -> dict[str, Any]:
     """What the run says, once it is over."""
     tape = ssp.read_tape(folder / "tape.jsonl.gz")
-    lost = [event for _, event, _ in tape if isinstance(event, WorkerLost)]
     violations = 0
     try:
         ssp.check_contract(tape)
@@ -200,42 +251,46 @@ def judged(folder: Path, victim: Victim) -> dict[str, Any]:
     line = [sys.executable, "-c", "from jax_ssp.cli import main; main()", "replay", str(folder)]
     again = subprocess.run(line, capture_output=True, env=victim.environment)
     data = json.loads((folder / "summary.json").read_text())["data"]
-    seconds = recoveries(tape) or [0.0]
     over = data["epochs"][:-1]  # the last one is under way
     return {
+        **dict.fromkeys(COLUMNS, ""),
         "what": "all",
-        "times": sum(victim.killed.values()),
-        "lost": len(lost),
+        "times": len(victim.kills),
+        "lost": sum(isinstance(event, WorkerLost) for _, event, _ in tape),
+        **recovery(found),
         "violations": violations,
         "doubled": data["twice"],
         "missing": sum(epoch["never"] for epoch in over),
         "replayed": again.returncode == 0,
-        "recover_median": statistics.median(seconds),
-        "recover_max": max(seconds),
         "terms": len(victim.codes),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Kill, look, and report."""
-    args = arguments(__doc__, argv, workers=50, shares=10, drivers=5, seed=0)
-    counts = (3, 1, 1) if args.quick else (args.workers, args.shares, args.drivers)
-    kills = ["There"] * counts[0] + ["Shard"] * counts[1] + ["driver"] * counts[2]
+    args = arguments(__doc__, argv, workers=50, others=9, shares=10, drivers=5, seed=0)
+    counts = (2, 1, 1, 1) if args.quick else (args.workers, args.others, args.shares, args.drivers)
+    kills = [("worker", number) for number in range(counts[0])]
+    kills += [("other", number) for number in range(counts[1])]
+    kills += [("share", 0)] * counts[2] + [("driver", 0)] * counts[3]
     rng = random.Random(args.seed)
     rng.shuffle(kills)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         victim = Victim(folder, rng)
-        for what in kills:
-            victim.kill(what)
+        for what, number in kills:
+            if what in ("share", "driver"):
+                victim.end_by(what)
+                continue
+            victim.worker(waits=number % 2 == 0, alone=what == "worker")
+            if what == "other":
+                victim.other(OTHERS[number % len(OTHERS)])
+            victim.settle()
         victim.end()
-        row = judged(folder, victim)
-    names = {"There": "workers", "Shard": "shares", "driver": "drivers"}
-    nothing = dict.fromkeys(COLUMNS, "")
-    more = [
-        {**nothing, "what": names[what], "times": count} for what, count in victim.killed.items()
-    ]
-    report("cluster", COLUMNS, [*more, row], args, exit_codes=victim.codes)
+        found = losses(folder.with_name("losses"))
+        rows = [*accounted(victim.kills, found), judged(folder, victim, found)]
+    took = [(each.at, each.seconds) for each in found]
+    report("cluster", COLUMNS, rows, args, exit_codes=victim.codes, kills=victim.kills, losses=took)
 
 
 if __name__ == "__main__":
