@@ -43,8 +43,16 @@ SIZES = (Size(64, 64), Size(256, 64), Size(1024, 256), Size(2048, 64))  # 66 kB,
 QUICK = (Size(64, 64), Size(256, 64))
 
 
+def at_once(*which: int) -> None:
+    """Nobody pauses."""
+
+
 class Problem:
-    """The same training three ways, as functions of the number of steps of each worker."""
+    """The same training three ways, as functions of the number of steps of each worker.
+
+    Workers straggle where a `pause` is given: it is called before a step, in the thread of whoever
+    begins it.
+    """
 
     def __init__(self, size: Size, workers: int, local_steps: int) -> None:
         import jax
@@ -63,21 +71,21 @@ class Problem:
         }
         self.batch = rng.normal(size=(size.batch, size.width)).astype(np.float32)
         self.step = ssp.make_step(loss_fn, optax.sgd(1e-3))
-        self._bound: Callable[[int], None] | None = None
-        self._sync: Callable[[int], None] | None = None
+        self._bound: Callable[[int, Callable[[int, int], None]], None] | None = None
+        self._sync: Callable[[int, Callable[[int], None]], None] | None = None
 
-    def bound(self, steps: int) -> float:
-        """Worker-steps a second without exchange."""
+    def bound(self, steps: int, pause: Callable[[int, int], None] = at_once) -> float:
+        """Worker-steps a second without exchange; `pause(worker, step)`."""
         self._bound = self._bound or self._make_bound()
-        return len(self.devices) * steps / seconds(lambda: self._bound(steps))
+        return len(self.devices) * steps / seconds(lambda: self._bound(steps, pause))
 
-    def sync(self, steps: int) -> float:
-        """Worker-steps a second of the SPMD program."""
+    def sync(self, steps: int, pause: Callable[[int], None] = at_once) -> float:
+        """Worker-steps a second of the SPMD program; `pause(step)`."""
         self._sync = self._sync or self._make_sync()
-        return len(self.devices) * steps / seconds(lambda: self._sync(steps))
+        return len(self.devices) * steps / seconds(lambda: self._sync(steps, pause))
 
-    def ours(self, policy: Any, steps: int, **others: Any) -> float:
-        """Worker-steps a second of `train`."""
+    def ours(self, policy: Any, steps: int, delay: Any = None, **others: Any) -> float:
+        """Worker-steps a second of `train`; `delay` is a delay model."""
         import jax_ssp as ssp
 
         clocks = max(2, steps // self.local_steps)
@@ -87,7 +95,7 @@ class Problem:
             params=self.params,
             data=self._batches,
             policy=policy,
-            runtime=ssp.Devices(self.devices),
+            runtime=ssp.Devices(self.devices, delay=delay),
             num_clocks=clocks,
             local_steps=self.local_steps,
             **others,
@@ -98,16 +106,17 @@ class Problem:
         while True:
             yield self.batch
 
-    def _applied(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+    def applied(self, params: Any, state: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+        """A step, and its delta applied: parameters, state, metrics."""
         import optax
 
         delta, state, metrics = self.step(params, state, batch, key)
         return optax.apply_updates(params, delta), state, metrics
 
-    def _make_bound(self) -> Callable[[int], None]:
+    def _make_bound(self) -> Callable[[int, Callable[[int, int], None]], None]:
         import jax
 
-        program = jax.jit(self._applied, donate_argnums=(0, 1))
+        program = jax.jit(self.applied, donate_argnums=(0, 1))
         states = []
         for device in self.devices:
             params = jax.device_put(self.params, device, may_alias=False)
@@ -115,23 +124,26 @@ class Problem:
             state = jax.device_put(self.step.init(params), device)
             states.append([params, state, jax.device_put(self.batch, device), key])
 
-        def work(mine: list[Any], steps: int) -> None:
-            for _ in range(steps):
+        def work(worker: int, steps: int, pause: Callable[[int, int], None]) -> None:
+            mine = states[worker]
+            for step in range(steps):
+                pause(worker, step)
                 mine[0], mine[1], metrics = program(*mine)
                 jax.block_until_ready(metrics)
             jax.block_until_ready(mine)
 
-        def run(steps: int) -> None:
-            threads = [threading.Thread(target=work, args=(mine, steps)) for mine in states]
+        def run(steps: int, pause: Callable[[int, int], None]) -> None:
+            workers = range(len(states))
+            threads = [threading.Thread(target=work, args=(w, steps, pause)) for w in workers]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
 
-        run(2)
+        run(2, at_once)
         return run
 
-    def _make_sync(self) -> Callable[[int], None]:
+    def _make_sync(self) -> Callable[[int, Callable[[int], None]], None]:
         import jax
         import numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -140,19 +152,20 @@ class Problem:
         whole = NamedSharding(mesh, PartitionSpec())
         shards = NamedSharding(mesh, PartitionSpec("workers"))
         program = jax.jit(
-            self._applied, donate_argnums=(0, 1), in_shardings=(whole, whole, shards, whole)
+            self.applied, donate_argnums=(0, 1), in_shardings=(whole, whole, shards, whole)
         )
         params = jax.device_put(self.params, whole, may_alias=False)
         batch = jax.device_put(np.concatenate([self.batch] * len(self.devices)), shards)
         key = jax.device_put(jax.random.key(0), whole)
         mine = [params, jax.device_put(self.step.init(params), whole)]
 
-        def run(steps: int) -> None:
-            for _ in range(steps):
+        def run(steps: int, pause: Callable[[int], None]) -> None:
+            for step in range(steps):
+                pause(step)
                 *mine[:], metrics = program(*mine, batch, key)
                 jax.block_until_ready((mine, metrics))
 
-        run(2)
+        run(2, at_once)
         return run
 
 
