@@ -36,7 +36,8 @@ class Some(NamedTuple):
         deltas: at least one, in their order.
         factors: the weight of each; where something is averaged a row for each: weight, and share
             of its statistics.
-        facts: a row for each, then one for the merge (see `transforms.table_of`).
+        facts: a row for each, then one for the merge (see `transforms.table_of`); None where no
+            transform is there to read them.
         bases: of each, if a transform asks for them.
         kept: whether each brings its statistics, then whether the merge does; None if that is to be
             seen by who adds them.
@@ -96,6 +97,7 @@ class Merging:
         layout: as given.
         wants_base: whether a transform requires `stale_params`.
         drops: whether a transform decides over statistics.
+        wants_facts: whether there is a transform.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Merging:
         self._given = {  # not the identity that stands for none
             name: tx for name, tx in self._named.items() if given[name] is not None
         }
+        self.wants_facts = bool(self._given)
         self._dropping = {
             name
             for name, tx in self._given.items()
@@ -178,7 +181,7 @@ class Merging:
         """
         delta_state, server_state = state
         deltas, factors, facts, bases, kept = some
-        *each, _ = facts
+        each = () if facts is None else tuple(facts)[:-1]
         judged: list[jax.Array] = []
         total = before
         for number, delta in enumerate(deltas):
@@ -201,7 +204,7 @@ class Merging:
         params: Params,
         state: State,
         total: Params,
-        facts: jax.Array,
+        facts: jax.Array | None,
         base: Params = None,
         kept: jax.Array | None = None,
     ) -> tuple[Params, State, list[jax.Array]]:
@@ -211,7 +214,7 @@ class Merging:
             params: the last.
             state: that the sum left.
             total: of all deltas.
-            facts: of which the last row is the merge's.
+            facts: of which the last row is the merge's; None where nothing reads them.
             base: of the stalest delta, if `wants_base`.
             kept: whether the merge brings statistics; None if that is to be seen here.
 
@@ -219,7 +222,7 @@ class Merging:
             The new version; the new state; whether the merge moved anything before, and after.
         """
         delta_state, server_state = state
-        extras = self._extras(facts[-1], base)
+        extras = {} if facts is None else self._extras(facts[-1], base)
 
         def plain(averaged: bool, leaf: Any, old: jax.Array) -> jax.Array:
             return (leaf.move if averaged else leaf).astype(old.dtype)

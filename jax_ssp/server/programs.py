@@ -143,14 +143,14 @@ def _cut_off(deltas: Some) -> tuple[Some, Some]:
     part = Some(
         deltas.deltas[:first],
         deltas.factors[:first],
-        np.concatenate([facts[:first], facts[-1:]]),
+        None if facts is None else np.concatenate([facts[:first], facts[-1:]]),
         deltas.bases[:first],
         None if kept is None else kept[:first],
     )
     others = Some(
         deltas.deltas[first:],
         deltas.factors[first:],
-        facts[first:],
+        None if facts is None else facts[first:],
         deltas.bases[first:],
         None if kept is None else kept[first:],
     )

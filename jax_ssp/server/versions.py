@@ -139,7 +139,7 @@ class Versions:
         bases: Sequence[list[Params]],
     ) -> None:
         """Merge deltas of one fragment into its pieces among these."""
-        factors, facts = self._factors(arrivals), table_of(arrivals)
+        factors, facts = self._factors(arrivals), self._facts(arrivals)
         bases = bases if self.merging.wants_base else ()
         here = self.parts.of(fragment)
         parts = [  # where a piece is the only one, it sees what is kept itself
@@ -176,6 +176,10 @@ class Versions:
             return factors_of(weights, arrivals[0].num_workers, self._weight)
         return as_float(weights)
 
+    def _facts(self, arrivals: Sequence[Arrival]) -> np.ndarray | None:
+        """See `Some`: every argument of a program takes its time."""
+        return table_of(arrivals) if self.merging.wants_facts else None
+
     def _kept(self, programs: MergePrograms, parts: Sequence[Some], here: slice) -> np.ndarray:
         """Which deltas of a merge, and whether the merge, may bring statistics: in all pieces."""
         judged = map(programs.judge, self.newest.pieces[here], self.states[here], parts)
@@ -211,7 +215,7 @@ class Versions:
         return Some(
             (message,) * count,
             self._factors(arrivals),
-            table_of(arrivals),
+            self._facts(arrivals),
             (piece,) * count if self.merging.wants_base else (),
             np.ones(count + 1, bool) if self._judges_apart else None,
         )
