@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
                 if name in (*TRAIN, *TEST) and member.isfile() and member.size <= LARGEST:
                     file = files.extractfile(member)
                     found[name] = b"" if file is None else file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{archive} is no archive of CIFAR-10, or is damaged "
             f"({str(error).partition(chr(10))[0].rstrip(':')}); fetch it again from "

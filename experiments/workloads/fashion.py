@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +55,7 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     """An array of bytes from a file in the idx format, packed (`.gz`) or not."""
     packed, plain = folder / f"{name}.gz", folder / name
     if packed.is_file():
-        content = gzip.decompress(packed.read_bytes())
+        content = _unpacked(packed)
     elif plain.is_file():
         content = plain.read_bytes()
     else:
@@ -69,6 +70,13 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != math.prod(shape):
         raise ValueError(f"{folder / name} is no idx file of {dimensions} dimensions of bytes.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(file: Path) -> bytes:
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is damaged ({error}); fetch it again.") from error
 
 
 class Block(nnx.Module):

@@ -177,7 +177,8 @@ def test_where_there_are_no_data_it_is_said_where_they_come_from(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path):
     archive = small_archive(tmp_path) / cifar10.ARCHIVE
     content = archive.read_bytes()
-    for wrong in (content[:-2000], b"no archive", gzip.compress(b"no tar"), b""):
+    flipped = content[:2000] + bytes(255 - each for each in content[2000:2100]) + content[2100:]
+    for wrong in (content[:-2000], flipped, b"no archive", gzip.compress(b"no tar"), b""):
         archive.write_bytes(wrong)
         with pytest.raises(
             ValueError, match=r"tar\.gz is no archive of CIFAR-10.*\); fetch it again"

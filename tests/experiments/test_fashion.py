@@ -51,6 +51,19 @@ def test_a_damaged_file_is_named(fashion, folder, damage):
         fashion.load_fashion(folder)
 
 
+def test_a_damaged_packed_file_is_named(fashion, folder):
+    file = folder / "train-images-idx3-ubyte.gz"
+    content = file.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes(255 - each for each in content[middle:-8]) + content[-8:]
+    for wrong in (content[:middle], flipped, content[:-8] + bytes(8), b"no gzip"):
+        file.write_bytes(wrong)
+        with pytest.raises(
+            ValueError, match=r"images-idx3-ubyte\.gz is damaged \(.*fetch it again"
+        ):
+            fashion.load_fashion(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_network_trains_on_them(fashion, folder, dtype, standard_promotion):
