@@ -1,12 +1,14 @@
 """Ours beside others: all are given the same sleeps, and what is not there is passed over."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 
 from experiments.benchmarks.overhead import Size
 from experiments.benchmarks.peers import __main__ as program
 from experiments.benchmarks.peers import case as of_case
-from experiments.benchmarks.peers import in_jax
+from experiments.benchmarks.peers import in_jax, in_ray, in_torch, torch_worker
 from experiments.benchmarks.peers.case import BOUND, Case, cases, rounds_of, rows
 
 STRAGGLING = Case(Size(4, 2), workers=2, local_steps=3, sleep=0.01)
@@ -93,3 +95,35 @@ def test_a_round_of_drjax_is_the_mean_of_the_local_steps():
         expected, state, _ = problem.applied(expected, state, problem.batch, jax.random.key(0))
     for ours, theirs in zip(jax.tree.leaves(trained), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_the_parameter_server_of_bare_actors_descends_by_the_mean_gradient():
+    case = Case(Size(4, 2), workers=2)
+    params, batch = in_ray.model_of(case)
+    trainer, server = in_ray.Trainer(params, batch), in_ray.Server(params)
+    gradient = trainer.gradient(server.params(), 0.0)
+    for name, each in server.apply(2, gradient, gradient).items():
+        np.testing.assert_allclose(each, params[name] - in_ray.RATE * gradient[name], rtol=1e-6)
+    trainer.alone(np.zeros(1))
+    for name, each in trainer._mine.items():  # who is alone descends likewise
+        np.testing.assert_allclose(each, server.params()[name], rtol=1e-5)
+
+
+def test_the_step_of_torch_is_one_of_the_same_model():
+    torch = pytest.importorskip("torch")
+    case = Case(Size(4, 2), workers=2)
+    model = torch_worker.model_of(case)
+    before = [each.detach().clone() for each in model.parameters()]
+    torch_worker.step_of(case, model, torch_worker._sgd(model))()
+    assert [tuple(each.shape) for each in before] == [(4, 4)] * 4
+    assert not any(map(torch.equal, before, model.parameters()))
+
+
+def test_a_process_that_hangs_or_has_ended_is_an_error(monkeypatch):
+    monkeypatch.setattr(in_torch, "LONGEST", 0.0)
+    here, there = multiprocessing.Pipe()
+    with pytest.raises(TimeoutError, match="worker 0 has not answered within 0 seconds"):
+        in_torch._answers([here])
+    there.close()
+    with pytest.raises(EOFError):
+        in_torch._answers([here])

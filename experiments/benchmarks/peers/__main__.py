@@ -45,6 +45,11 @@ PEERS = {
     "ours": Peer("in_jax"),
     "spmd": Peer("in_jax"),
     "drjax": Peer("in_jax", "drjax"),
+    "ddp": Peer("in_torch", "torch"),
+    "averager": Peer("in_torch", "torch"),
+    "torchft": Peer("in_torch", "torchft"),
+    "ray": Peer("in_ray", "ray"),
+    "ours-on-ray": Peer("in_ray", "ray"),
 }
 
 
