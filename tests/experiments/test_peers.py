@@ -1,6 +1,8 @@
 """Ours beside others: all are given the same sleeps, and what is not there is passed over."""
 
+import contextlib
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,3 +129,13 @@ def test_a_process_that_hangs_or_has_ended_is_an_error(monkeypatch):
     there.close()
     with pytest.raises(EOFError):
         in_torch._answers([here])
+
+
+def test_a_bound_alone_is_not_measured(monkeypatch):
+    @contextlib.contextmanager
+    def opened(case, peers):
+        yield {BOUND: None}
+
+    monkeypatch.setattr(program, "import_module", lambda name: SimpleNamespace(opened=opened))
+    args = SimpleNamespace(stack="in_ray", size=0, workers=2, only="ray", quick=True)
+    assert program.measured(args) == []

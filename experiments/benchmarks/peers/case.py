@@ -29,8 +29,8 @@ COLUMNS = (
 )
 BOUND = "bound"  # the system of each stack that exchanges nothing
 ROUNDS = 5
-SECONDS = 0.5  # that the bound takes in one measurement, about
-STRAGGLING_SECONDS = 1.2  # the same where workers straggle
+SECONDS = 0.4  # that the bound takes in one measurement, about
+STRAGGLING_SECONDS = 1.0  # the same where workers straggle
 STRAGGLE = 10e-3  # mean seconds of a sleep
 
 
