@@ -33,7 +33,8 @@ class Facts:
         gives_weights: whether the policy says the weights of a merge, not the rule.
         policy: where it is one of ours.
         schedule: of the local steps, where it is one of ours.
-        num_workers: that ever join.
+        num_workers: that begin the run.
+        max_workers: that ever join.
         ends: the counts that end the run.
         local_steps: H, where that is fixed.
         weight: of a delta.
@@ -50,6 +51,7 @@ class Facts:
     policy: Policy | None
     schedule: LocalSteps | None = None
     num_workers: int | None = None
+    max_workers: int | None = None
     ends: Ends | None = None
     local_steps: int | None = None
     weight: Weight | None = None
@@ -91,11 +93,13 @@ def facts_of(header: Mapping[str, Any], kinds: Sequence[type[Any]] = ()) -> Fact
     policy = _policy_of(header, experiment, kinds)
     schedule, fixed = _steps_of(experiment, kinds)
     own_steps = policy is not None and type(policy).local_steps is not Policy.local_steps
+    num_workers = header.get("num_workers", experiment.get("num_workers"))
     return Facts(
         *_promised(header, experiment, policy),
         policy,
         schedule=schedule,
-        num_workers=header.get("num_workers", experiment.get("num_workers")),
+        num_workers=num_workers,
+        max_workers=header.get("max_workers", num_workers),
         ends=_ends_of(experiment),
         local_steps=None if own_steps else fixed,
         weight=experiment.get("weight"),

@@ -75,6 +75,7 @@ HEADER = {
 }
 """What the keys of a header must be; `train` writes all of them."""
 OPTIONAL = {
+    "max_workers": whole(1),
     "nan": _CLOCKS,
     "faults": TEXTS,
     "network": _PART,
@@ -110,6 +111,9 @@ def check_header(header: Mapping[str, Any], of_a_run: bool = False) -> None:
     experiment = header.get("experiment", {})
     check_record("`experiment` in the header", experiment, EXPERIMENT, needed=of_a_run)
     told, workers = experiment.get("num_workers"), header.get("num_workers")
+    most = header.get("max_workers")
+    if most is not None and (workers is None or most <= workers):
+        raise ValueError(f"the header says `max_workers` {most}, and {workers} that begin the run.")
     if None not in (told, workers) and told != workers:
         raise ValueError(f"the header says {workers} workers, and {told} in `experiment`.")
     devices, server = header.get("devices"), header.get("server", [])

@@ -172,9 +172,7 @@ class Executor(ABC):
             and of those that were cancelled.
         excused: whether the run does something just now that may hold all workers up.
         donor: who gives its state to a worker that joins now; the one that is asked for, if that
-            still can; None if nobody does.
-
-    The loop sets these before the first clock.
+            still can; None if nobody does. The loop sets all of these before the first clock.
     """
 
     report: Report
@@ -230,6 +228,9 @@ class Executor(ABC):
 
     def prepare(self) -> None:
         """Get ready for the first clock; called once. It returns early if a stop is requested."""
+
+    def invite(self) -> None:
+        """All who begin are there: others may join."""
 
     def waits(self) -> list[Waiting]:
         """What workers are doing that others may wait for; called by another thread."""

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import Event, StopRequested, WorkerJoined, WorkerLost
 from jax_ssp.failures import note
+from jax_ssp.files import say
 from jax_ssp.runtimes.base import Donor, Executor
 from jax_ssp.runtimes.crew import Crew, Stay
 from jax_ssp.runtimes.faults.base import INJECTED
@@ -48,6 +49,8 @@ class Comebacks(Executor):
         running: runs their clocks.
         clock: of the same world; failures go there.
         recovery: what becomes of a worker in which something goes wrong; None ends the run.
+        vacant: who is not there yet, and joins when it can; what stands in its place among the
+            workers has the data that it begins with.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Comebacks(Executor):
         running: Running,
         clock: WallClock,
         recovery: Recovery | None = None,
+        vacant: Collection[int] = (),
     ) -> None:
         self._workers = workers
         self._running = running
@@ -63,8 +67,9 @@ class Comebacks(Executor):
         self._recovery = recovery
         self._restarts = Restarts(recovery or Recovery(restarts=0), running.num_workers)
         self._crew = Crew(self._work, self._clock.fail)
+        self._vacant = vacant
         for worker in workers:
-            self._crew.enter(Stay(worker.index, worker))
+            self._crew.enter(Stay(worker.index, None if worker.index in vacant else worker))
         self._asked: dict[int, int] = {}  # who waits for whose state, to join with it
         self._looks: Looks | None = None
         if recovery is not None:
@@ -75,6 +80,10 @@ class Comebacks(Executor):
     @abstractmethod
     def _work(self, stay: Stay) -> None:
         """What a thread does."""
+
+    def invite(self) -> None:
+        for worker in self._vacant:
+            self._crew.stays[worker].thread.start()
 
     def lost(self, worker: int) -> None:
         stay = self._crew.stays[worker]
@@ -96,6 +105,7 @@ class Comebacks(Executor):
         return WorkerJoined(worker, None if donor is None else donor.worker)
 
     def joined(self, worker: int, donor: Donor | None = None) -> None:
+        self._restarts.joined(worker)
         stay = self._crew.stays[worker]
         says = not stay.gone  # that it has joined
         if not says:
@@ -140,7 +150,7 @@ class Comebacks(Executor):
             for worker in lost:
                 self._clock.awaited += 1
                 starts_at = time.perf_counter() + self._restarts.pause(worker)
-                self._enter(Stay(worker, None, starts_at)).thread.start()
+                self._enter(Stay(worker, None, starts_at, awaited=True)).thread.start()
 
     # When something goes wrong, and after; some of it in the worker's thread.
 
@@ -151,7 +161,7 @@ class Comebacks(Executor):
 
     def _failed(self, stay: Stay, error: BaseException) -> None:
         """This was raised in its thread: the worker is lost, or the run ends with it."""
-        if stay.gone and not stay.tells:
+        if (stay.gone and not stay.tells) or (self._running.hurried and not stay.joined):
             return  # nobody waits for it any more
         heard = self._recovery is not None and self.report_all is not None
         its_own = isinstance(error, Exception) and not isinstance(error, NotOfWorker)
@@ -212,13 +222,16 @@ class Comebacks(Executor):
         if pause is None and self._recovery is not None and self._restarts.too_few:
             # While it is here: else the run might be over before.
             yield StopRequested(self._restarts.told(stay.index, reason))
-        self._clock.awaited += (pause is not None) - (not stay.joined)
+        awaited = pause is not None and (stay.joined or stay.awaited)
+        self._clock.awaited += awaited - stay.awaited
         stay.leave()
         if stay.joined:
             drops = self._recovery is not None and self._recovery.pushed == "drop"
             yield WorkerLost(stay.index, reason, drops)
+        elif pause is None:
+            say(f"worker {stay.index} does not join: {reason}")
         if pause is not None:
-            self._enter(Stay(stay.index, None, time.perf_counter() + pause))
+            self._enter(Stay(stay.index, None, time.perf_counter() + pause, awaited=awaited))
 
     def _enter(self, stay: Stay) -> Stay:
         self._crew.enter(stay)
@@ -249,7 +262,8 @@ class Comebacks(Executor):
         joins = self.joins(stay.index)
         if joins is not None:
             stay.joined = True
-            self._clock.awaited -= 1
+            self._clock.awaited -= stay.awaited
+            stay.awaited = False
             yield joins
             stay.wake.put(None)
 

@@ -43,9 +43,10 @@ class Stay:
         worker: who computes; None for one that comes again, until its first clock.
         starts_at: when that one is to start, of the clock `time.perf_counter` (seconds).
         joined: whether that one counts as a worker of the run already.
+        awaited: whether a run with nobody there waits for it.
 
     Attributes:
-        index, worker, starts_at: as given.
+        index, worker, starts_at, awaited: as given.
         jobs: what it is to do, in this order; None is the end.
         wake: has it look whether still to wait.
         doing: what others may wait for; None if that is nothing.
@@ -67,6 +68,7 @@ class Stay:
         worker: Worker | None,
         starts_at: float = 0.0,
         joined: bool = False,
+        awaited: bool = False,
     ) -> None:
         self.index = index
         self.worker = worker
@@ -77,6 +79,7 @@ class Stay:
         self.feed: Feed | None = None
         self.inherits: Replica | None = None
         self.joined = joined or worker is not None
+        self.awaited = awaited
         self.gone = False
         self.tells = False
         self.given = self.done = 0
@@ -182,9 +185,10 @@ class Crew:
             self._failed(error)
 
     def start(self) -> None:
-        """Start all threads."""
+        """Start the threads of all who are there."""
         for stay in self.stays:
-            stay.thread.start()
+            if stay.joined:
+                stay.thread.start()
 
     def close(self) -> None:
         """Have all end; one that is stuck is left behind, and one that is lost not waited for."""

@@ -124,6 +124,7 @@ class Loop(Carrying):
                 pass
             if self.donates:
                 self.executor.arm(self.saving is not None and self.saving.armed)
+            self.executor.invite()
         # Not `_closed`, which it is for a moment while another thread takes something.
         while not self.is_over and self.take_next():
             pass

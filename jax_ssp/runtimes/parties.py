@@ -44,6 +44,7 @@ class Blueprint(NamedTuple):
         feeds: of all workers, in this process.
         ledger: that deals their batches, if one does.
         places: of all workers, as far as they are known in this process.
+        there: how many of them there are, or were before, in a run that goes on; others may join.
     """
 
     plan: Plan
@@ -53,6 +54,7 @@ class Blueprint(NamedTuple):
     feeds: Sequence[Feed]
     ledger: Ledger | None
     places: Sequence[Place]
+    there: int
 
 
 def make_server(

@@ -138,6 +138,10 @@ class Restarts:
         """The run was broken off, and goes on with all its workers; so often each was lost."""
         self._count.update(times)
 
+    def joined(self, worker: int) -> None:
+        """A worker is there, be it for the first time."""
+        self._left.add(worker)
+
     def lost(self, worker: int) -> int:
         """A worker is lost, whatever becomes of it; gives how often it was by now."""
         self._count[worker] += 1

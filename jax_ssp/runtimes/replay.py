@@ -60,8 +60,8 @@ class Replay(Runtime):
         return self.tape.header.get("batch", 1)
 
     def told(self, num_workers: int) -> dict[str, Any]:
-        header = self.tape.header
-        return {name: header[name] for name in ("faults", "nan", "network") if name in header}
+        header, names = self.tape.header, ("faults", "nan", "network", "max_workers")
+        return {name: header[name] for name in names if name in header}
 
     @property
     def time(self) -> str:

@@ -115,7 +115,7 @@ class Resuming:
         loop: that has entered its world, and has the controller of the run's first term.
         past: of the run.
         workers: all of them; none where nothing is computed.
-        num_workers: with how many of them the run goes on; others that it has are lost.
+        num_workers: how many of them may be there from now on; others that it has are lost.
     """
 
     def __init__(

@@ -110,10 +110,11 @@ class Runtime(ABC):
         return progress
 
     def told(self, num_workers: int) -> dict[str, Any]:
-        """What the header of a tape says of its faults, and of its network."""
+        """What the header of a tape says of its faults, its network, and who joins later."""
         network = self.network
         linked = {} if network is None or network.is_free else {"network": network.facts()}
-        return {**told(self.faults, num_workers), **linked}
+        later = {"max_workers": self.most()} if self.most() > num_workers else {}
+        return {**told(self.faults, num_workers), **linked, **later}
 
     @property
     def time(self) -> str:

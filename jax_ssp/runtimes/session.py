@@ -50,8 +50,8 @@ class Session:
         identity: what a replay compares of the computation, beside the plan.
         round_samples: of one synchronous step of all workers; 0 where nothing is computed.
         ledger: deals the batches of an elastic source; None for data of each worker's own.
-        guests: workers beyond these that there are for some time: a run that goes on without them
-            computes once more what they pushed last, and in a replay they may join later.
+        guests: workers beyond these that there are for some time: they join a run that has begun,
+            or it goes on without them, and computes once more what they pushed last.
     """
 
     plan: Plan
@@ -68,6 +68,11 @@ class Session:
     def most(self) -> int:
         """How many workers there are in the course of the run."""
         return self.num_workers + self.guests
+
+    @property
+    def welcome(self) -> int:
+        """How many may be there from now on."""
+        return max(self.num_workers, self.plan.runtime.most())
 
     def header(self) -> dict[str, Any]:
         """What the tape begins with."""
@@ -119,9 +124,11 @@ def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:
     runtime = plan.runtime
     num_workers = runtime.count()
     plan.policy.check(num_workers)
+    check_change(task.data, num_workers, runtime.most())
     if before is not None:
         check_change(task.data, len(members(before)), num_workers)
-    most = max(num_workers, runtime.most(), 0 if before is None else ever(before))
+    there = max(num_workers, 0 if before is None else ever(before))
+    most = max(there, runtime.most())
     check_placed(plan)
     check_weight_is_free(plan)
     if not runtime.computes:
@@ -140,7 +147,8 @@ def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:
         for feed in feeds:
             feed.check_goes_back()
     store = runtime.store(plan, make_server(plan, task, server, optimizer))
-    made = runtime.elsewhere(Blueprint(plan, task, optimizer, store, feeds, ledger, recorded))
+    run = Blueprint(plan, task, optimizer, store, feeds, ledger, recorded, there)
+    made = runtime.elsewhere(run)
     if made is None:
         workers = make_workers(plan, task, store, recorded, devices, dict(enumerate(feeds)))
     else:

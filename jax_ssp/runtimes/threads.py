@@ -33,7 +33,8 @@ class Threads(Comebacks):
         first = {(worker.device, worker.kind): worker for worker in reversed(self._workers)}
         self._compiling = set(first.values())
         self._crew.start()
-        while self._compiled.qsize() < len(self._workers) and not self._clock.stopping:
+        there = sum(stay.joined for stay in self._crew.stays)
+        while self._compiled.qsize() < there and not self._clock.stopping:
             self._clock.pause()
 
     def start(self, start: StartClock) -> None:

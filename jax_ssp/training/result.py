@@ -125,7 +125,8 @@ class Result:
         """Share of the workers' time, up to the last finish, in which they computed (0 to 1)."""
         rows = self.schedule
         busy = float(rows["computing"].sum())
-        total = self.tape.header["num_workers"] * float(rows["finish"].max(initial=0.0))
+        workers = max(self.tape.header["num_workers"], len({*rows["worker"]}))
+        total = workers * float(rows["finish"].max(initial=0.0))
         return busy / total if total else 0.0
 
     @cached_property

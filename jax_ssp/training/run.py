@@ -220,7 +220,7 @@ def _run(
         if past is None:
             loop.begin()
         else:
-            Resuming(loop, past, session.workers, session.num_workers).run()
+            Resuming(loop, past, session.workers, session.welcome).run()
         loop.run()
     except BaseException as raised:  # given back
         error = raised

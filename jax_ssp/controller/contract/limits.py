@@ -87,7 +87,7 @@ class Limits:
             raise self._violation(5, f"the run ends, but worker {min(missing)} was never there")
 
     def _join(self, worker: int) -> None:
-        workers = self._facts.num_workers
+        workers = self._facts.max_workers
         if workers is not None and worker >= workers and not self._clauses.term:
             raise self._violation(7, f"worker {worker} joins, but the header says {workers}")
         self._joined.add(worker)

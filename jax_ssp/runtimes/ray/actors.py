@@ -32,6 +32,7 @@ class Actors:
     Args:
         sent: the run, as they get it.
         worker_options: what Ray is to give an actor of a worker, such as `num_gpus`.
+        share_options: the same of a share of the server.
         devices: of a worker on a slice, how many; None where each has one.
         alone: whether the cluster is of this process's own, and has its environment.
         spares: how many are ready to take the place of one that is lost.
@@ -41,29 +42,47 @@ class Actors:
         self,
         sent: Sent,
         worker_options: Mapping[str, Any],
+        share_options: Mapping[str, Any],
         devices: int | None,
         alone: bool,
         spares: int,
     ) -> None:
         self._run = settings(), [_stored(sent)]
-        self._options = {There: dict(worker_options), Shard: {"num_cpus": 0}}
+        self._options = {There: dict(worker_options), Shard: dict(share_options)}
         self._arguments = {There: (devices,), Shard: ()}
         self._alone = alone
         self._wanted = spares
         self._all: list[Actor] = []
         self._spares: list[Actor] = []
+        self._coming: list[Actor] = []  # of workers, which have not answered yet
+        self._begun = threading.Event()  # who begins with the run has finished a clock
         self._beginning: set[int] = set()  # workers that have finished no clock
         self._since = 0.0  # of the last of them
         self._lock = threading.RLock()
         self._closed = False
         self._end = weakref.finalize(self, _kill_all, self._all)
 
-    def worker(self, number: int) -> Actor:
-        """An actor of a worker, which is being made; from the spares, if there is one."""
+    def worker(self, number: int, late: bool = False) -> Actor:
+        """An actor of a worker, which is being made; from the spares, if there is one.
+
+        Args:
+            number: of the worker.
+            late: whether it was never there: then it takes no spare, and waits until there are as
+                many as due, or are to be once there is room.
+        """
+        if late:
+            self._begun.wait()
         with self._lock:
             self._beginning.add(number)
             self._since = time.monotonic()
-        return self._become(There, number, f"worker {number}")
+            actor = self._become(There, number, f"worker {number}", fresh=late)
+            self._coming.append(actor)
+        return actor
+
+    def came(self, actor: Actor) -> None:
+        """A worker's actor has answered."""
+        with self._lock:
+            self._coming = [each for each in self._coming if each is not actor]
 
     def shard(self, number: int) -> Actor:
         """An actor of a share of the server."""
@@ -81,12 +100,14 @@ class Actors:
                 spare = self._new(There)
                 spare.tell("prepare", *self._run)
                 self._spares.append(spare)
+            if not self._beginning:
+                self._begun.set()
 
-    def _become(self, kind: type, number: int, what: str) -> Actor:
+    def _become(self, kind: type, number: int, what: str, fresh: bool = False) -> Actor:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the run is over, and nobody joins it any more.")
-            spare = kind is There and self._spares
+            spare = kind is There and self._spares and not fresh
             actor = self._spares.pop(0) if spare else self._new(kind)
             actor.what = what
             actor.tell("become", *self._run, number)
@@ -96,6 +117,14 @@ class Actors:
         actor = new_actor(kind, self._arguments[kind], self._options[kind], self._alone)
         self._all.append(actor)
         return actor
+
+    def let_nobody_in(self) -> None:
+        """Nobody joins any more: on a cluster, who still waits for room there is ended."""
+        with self._lock:
+            self._closed = True
+            self._begun.set()
+            for actor in [] if self._alone else self._coming:
+                actor.kill()
 
     def close(self) -> None:
         """End all of them; on a cluster of its own, keep those that are at rest."""

@@ -48,17 +48,29 @@ def connect(address: str | None, working_dir: str | None = None) -> dict[str, fl
         ConnectionError: if there is no cluster at the address.
         ValueError: if this process is on one already with another folder.
     """
+    from jax_ssp.runtimes.ray.pool import forget
+
     ray = the_ray()
     if not ray.is_initialized():
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is raised to who waits
         _start(ray, address, working_dir)
         _shipped[:] = [working_dir]
+        forget()
     elif working_dir is not None and _shipped != [working_dir]:
         raise ValueError(
             f"`Ray(working_dir={working_dir!r})`: this process is on a cluster already, and what "
             "is shipped is said when it joins: leave it out, or call `ray.shutdown()` before."
         )
     return ray.cluster_resources()
+
+
+def beside_driver() -> dict[str, Any]:
+    """What has Ray make an actor on this machine of a cluster."""
+    ray = the_ray()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 
 
 def check_room(needs: Mapping[str, float], there: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.parties import Blueprint, exchange_of
 from jax_ssp.runtimes.ray.actors import Actors
-from jax_ssp.runtimes.ray.remote import RemoteFeed, RemoteWorker
+from jax_ssp.runtimes.ray.remote import RemoteFeed, RemoteWorker, Vacant
 from jax_ssp.runtimes.ray.sent import sent
 from jax_ssp.runtimes.ray.sharded import ShardedStore
 from jax_ssp.runtimes.runtime import Parties
@@ -23,6 +23,7 @@ class Room(NamedTuple):
 
     Attributes:
         options: what Ray is to give an actor of a worker, such as `num_gpus`.
+        share_options: the same of a share of the server.
         devices: of a worker on a slice, how many; None where each has one.
         alone: whether the cluster is of this process's own.
         spares: workers that are ready to take the place of one that is lost.
@@ -30,6 +31,7 @@ class Room(NamedTuple):
     """
 
     options: Mapping[str, Any]
+    share_options: Mapping[str, Any]
     devices: int | None
     alone: bool
     spares: int
@@ -43,26 +45,29 @@ def parties(run: Blueprint, room: Room) -> tuple[ShardedStore, list[RemoteWorker
         run: what it is.
         room: for them.
     """
-    actors = Actors(sent(run), room.options, room.devices, room.alone, room.spares)
+    options = room.options, room.share_options
+    actors = Actors(sent(run), *options, room.devices, room.alone, room.spares)
     try:
         shards = [actors.shard(number) for number in range(room.shares)]
-        theirs = [actors.worker(number) for number in range(len(run.feeds))]
+        theirs = [actors.worker(number) for number in range(run.there)]
         store = ShardedStore(run.store, shards, actors)
-        made = partial(_worker, run, actors, store)
         with ThreadPoolExecutor(max_workers=32) as pool:
-            workers = list(pool.map(made, range(len(theirs)), theirs))
+            feeds = list(pool.map(partial(_feed, actors), range(run.there), theirs))
+        for number in range(run.there, len(run.feeds)):
+            feeds.append(Vacant(actors, number, feeds[0].names))
+        exchange = exchange_of(run.plan)
+        workers = [
+            RemoteWorker(number, feed, exchange, run.ledger, store.wire, place)
+            for number, (feed, place) in enumerate(zip(feeds, run.places, strict=True))
+        ]
     except BaseException:
         actors.close()
         raise
     return store, workers
 
 
-def _worker(
-    run: Blueprint, actors: Actors, store: ShardedStore, number: int, actor: Any
-) -> RemoteWorker:
-    feed = RemoteFeed(actors, number, actor=actor)
-    place = run.places[number]
-    return RemoteWorker(number, feed, exchange_of(run.plan), run.ledger, store.wire, place)
+def _feed(actors: Actors, number: int, actor: Any) -> RemoteFeed:
+    return RemoteFeed(actors, number, actor=actor)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,12 @@ class RayWorld(World):
 
     def close(self) -> None:
         """Let go of all it holds; what may be asked for later is fetched before."""
-        super().close()
         assert self.session is not None
         store = self.session.store
         assert isinstance(store, ShardedStore)
+        self.executor.interrupted()  # so that nobody minds
+        store.actors.let_nobody_in()
+        super().close()
         try:
             store.settle()
             for worker in self.session.workers:

@@ -50,6 +50,12 @@ def _remote(kind: type) -> Any:
     return ray.remote(concurrency_groups={BESIDE: 1})(kind)
 
 
+def forget() -> None:
+    """Those that rest are no more: their cluster is not."""
+    with _lock:
+        _resting.clear()
+
+
 def keep(actor: Actor, answer: Any) -> bool:
     """Keep an actor for a later run, if it comes to rest.
 

@@ -72,6 +72,7 @@ class RemoteFeed:
         worker: whose.
         cursor: how many of its batches are taken, or passed over.
         actor: where it is; None for a new one, which is started then.
+        late: whether that is one of a worker which was never there.
 
     Attributes:
         actor: where it is.
@@ -80,16 +81,23 @@ class RemoteFeed:
     """
 
     def __init__(
-        self, actors: Actors, worker: int, cursor: int = 0, actor: Actor | None = None
+        self,
+        actors: Actors,
+        worker: int,
+        cursor: int = 0,
+        actor: Actor | None = None,
+        late: bool = False,
     ) -> None:
         self._actors, self._worker = actors, worker
         self.taken = cursor
         self.has_data: bool | None = None
         if actor is not None:
             self.actor, self.names = actor, actor.get("names")
+            actors.came(actor)
             return
-        self.actor = actors.worker(worker)
-        self.names, self.has_data = self.actor.get("come_again", cursor)
+        self.actor = actors.worker(worker, late)
+        self.names, self.has_data = self.actor.get("come_again", cursor)  # waits for room
+        actors.came(self.actor)
 
     def rewound(self, cursor: int) -> RemoteFeed:
         """The same batches from there on, in a new actor: the old one is no more."""
@@ -110,6 +118,25 @@ class RemoteFeed:
 
     def check_goes_back(self) -> None:
         """It does: that is seen before anything is sent."""
+
+
+class Vacant(RemoteFeed):
+    """Stands for the data of a worker that is not there yet.
+
+    Args:
+        actors: of the run.
+        worker: whose.
+        names: of devices like those that it will have.
+    """
+
+    def __init__(self, actors: Actors, worker: int, names: list[tuple[str, int]]) -> None:
+        self._actors, self._worker, self.names = actors, worker, names
+        self.taken, self.has_data = 0, None
+        self.actor = Actor(None, f"worker {worker}")
+        self.actor.killed = True  # nobody answers
+
+    def rewound(self, cursor: int) -> RemoteFeed:
+        return RemoteFeed(self._actors, self._worker, cursor, late=True)
 
 
 class RemoteWorker:
@@ -149,7 +176,7 @@ class RemoteWorker:
         self._held = -1  # the version that it has
         self._has_data = feed.has_data  # None: it is asked
         self._following: tuple[StartClock, Numbers | None] | None = None
-        self._left: Left | None = None
+        self._left = Left() if isinstance(feed, Vacant) else None
 
     def waits(self) -> Waiting | None:
         """Nobody here knows whether it waits for its data."""

@@ -19,7 +19,7 @@ from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.faults.fates import fates_of
 from jax_ssp.runtimes.faults.told import check_faults, check_workers
 from jax_ssp.runtimes.faults.typed import Faults
-from jax_ssp.runtimes.ray.cluster import check_room, connect, the_ray
+from jax_ssp.runtimes.ray.cluster import beside_driver, check_room, connect, the_ray
 from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
@@ -45,7 +45,10 @@ class Ray(Runtime):
     which there is by default, it is lost to the run and comes again in a new process.
 
     Args:
-        num_workers: how many.
+        num_workers: how many begin the run; the cluster must have room for them.
+        max_workers: how many there may be: the others join once the cluster has room for them, for
+            which its autoscaler is asked, and nobody waits. They come and go with their machines.
+            By default none joins later.
         server_shards: in how many actors the server merges, each with a share of the parameters, by
             bytes. With more than one, its transforms must be elementwise.
         address: of a cluster, or "auto" for the one that this machine is part of; by default one on
@@ -78,6 +81,7 @@ class Ray(Runtime):
     """
 
     num_workers: int = 2
+    max_workers: int | None = None
     server_shards: int = 1
     address: str | None = None
     cpus_per_worker: float = 1.0
@@ -96,6 +100,7 @@ class Ray(Runtime):
 
     def __post_init__(self) -> None:
         put(self, "num_workers", integer, least=1, most=MOST)
+        put(self, "max_workers", optional, integer, least=1, most=MOST)
         put(self, "server_shards", integer, least=1, most=MOST)
         put(self, "address", optional, text)
         put(self, "working_dir", optional, text)
@@ -118,8 +123,23 @@ class Ray(Runtime):
         put(self, "seed", seed)
         put(self, "faults", check_faults)
         put(self, "recovery", optional, instance, Recovery, "None or `ssp.Recovery(...)`")
+        self._check_most()
         if self.delay is not None:
             put(self, "delay", function, CALL)
+
+    def _check_most(self) -> None:
+        """Raise ValueError if workers cannot join later as it is said."""
+        most = self.max_workers
+        if most is not None and most < self.num_workers:
+            raise ValueError(
+                f"`Ray(max_workers={most})` counts those that begin the run too, of which there "
+                f"are {self.num_workers}: give at least so many, or a smaller `num_workers`."
+            )
+        if most is not None and self.recovery is None:
+            raise ValueError(
+                f"`Ray(max_workers={most}, recovery=None)`: who joins later may be lost with its "
+                "machine, which is to be no error of the run. Give `ssp.Recovery(...)`."
+            )
 
     @property
     def slice_axes(self) -> Mapping[str, int] | None:
@@ -141,10 +161,13 @@ class Ray(Runtime):
     def count(self) -> int:
         count = self.num_workers
         the_ray()
-        check_delay(self.delay, count)
-        check_workers("Ray", self.faults, count)
+        check_delay(self.delay, self.most())
+        check_workers("Ray", self.faults, self.most())
         check_enough("Ray", self.recovery, count)
         return count
+
+    def most(self) -> int:
+        return self.num_workers if self.max_workers is None else self.max_workers
 
     def worker_devices(self) -> list[jax.Device]:
         """Stand-ins: a worker's device is in its actor, which names it once it is there."""
@@ -185,8 +208,11 @@ class Ray(Runtime):
         check_room({name: count * size for name, size in each.items() if size}, there)
         sliced = self.slice_axes is not None
         devices = self.slice_size if sliced else None
-        alone = self.address is None
-        return parties(run, Room(options, devices, alone, self.spares, self.server_shards))
+        alone, shares = self.address is None, {"num_cpus": 0}
+        if not alone and (self.server_shards == 1 or self.max_workers is not None):
+            shares |= beside_driver()  # no run goes on without that machine
+        room = Room(options, shares, devices, alone, self.spares, self.server_shards)
+        return parties(run, room)
 
     @property
     def cpus(self) -> float:
@@ -202,12 +228,14 @@ class Ray(Runtime):
 
     def open(self, session: Parties) -> World:
         from jax_ssp.runtimes.ray.parties import RayWorld
+        from jax_ssp.runtimes.ray.remote import Vacant
 
         fates = fates_of(self.faults, session.most)
         clock = WallClock(session.num_workers, fates)
         delays = None if self.delay is None else DelayDraws(self.delay, self.seed, session.most)
         running = Running(session, clock, delays, fates)
-        threads = Threads(session.workers, running, clock, self.recovery)
+        vacant = [each.index for each in session.workers if isinstance(each.feed, Vacant)]
+        threads = Threads(session.workers, running, clock, self.recovery, vacant)
         return RayWorld(clock, threads, fates, session)
 
 
