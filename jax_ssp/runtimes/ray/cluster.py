@@ -13,6 +13,18 @@ LOOPBACK = "127.0.0.1"
 LOCAL = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """The variable by which Ray's processes stay on the loopback address where it is "0", as by default
 on systems that would ask their user about a firewall. By itself the address does not say so."""
+ITS_OWN = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # its processes are what this machine is to do
+    # By default memory comes back once a second: what is stored meanwhile goes where none was.
+    "RAY_free_objects_period_milliseconds": "0",
+    # What each call does is written down for a dashboard, and there is none: that took a third.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+"""Variables that a cluster of this process's own is started with, unless they are set."""
 OBJECTS = 0.3  # the share of this machine's memory for the object store of a cluster of its own
 LEAST_OBJECTS, MOST_OBJECTS = 200 << 20, 8 << 30  # bytes
 
@@ -98,15 +110,12 @@ def _start(ray: Any, address: str | None, working_dir: str | None) -> None:
                 "this machine."
             ) from error
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # they are what this machine is to do
-    # By default memory comes back once a second: what is stored meanwhile goes where none was.
-    os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
+    for name, value in ITS_OWN.items():
+        os.environ.setdefault(name, value)
     with warnings.catch_warnings(), _on_loopback():
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # to start a program
         job |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
-        ray.init(object_store_memory=_object_bytes(), **job)
+        ray.init(address="local", object_store_memory=_object_bytes(), **job)
 
 
 @contextlib.contextmanager

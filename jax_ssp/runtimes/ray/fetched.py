@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax_ssp.runtimes.ray.calls import first_line, lost_share
 from jax_ssp.server.snapshot import Message, Snapshot
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """What Ray finds wrong in here is that a piece of a version is no more."""
+    from ray.exceptions import ObjectLostError, RayActorError
+
+    try:
+        yield
+    except (RayActorError, ObjectLostError) as error:
+        raise lost_share(f"a version cannot be read: {first_line(error)}") from error
 
 
 class Pieces(Sequence[Message]):
@@ -29,10 +41,8 @@ class Pieces(Sequence[Message]):
         if isinstance(number, slice):
             return [self[each] for each in range(len(self))[number]]
         if number not in self._here:
-            try:
+            with reading():
                 self._here[number] = ray.get(self.references[number])
-            except ray.exceptions.RayError as error:
-                raise lost_share(f"a version cannot be read: {first_line(error)}") from error
         return self._here[number]
 
 
@@ -42,11 +52,5 @@ class Fetched(Snapshot):
     Their memory is that store's: it is never used again here.
     """
 
-    def __init__(self, version: int, pieces: Pieces) -> None:
+    def __init__(self, version: int, pieces: Sequence[Message]) -> None:
         super().__init__(version, pieces)  # pyright: ignore[reportArgumentType]
-
-    @property
-    def references(self) -> Sequence[Any]:
-        """To the pieces."""
-        assert isinstance(self.pieces, Pieces)
-        return self.pieces.references

@@ -1,14 +1,15 @@
 """Stands for a worker that is in an actor, for the thread here that runs its clocks.
 
 It has what that thread asks of a `Worker`. Most calls are sent and not waited for; the delta of a
-clock is, and comes as references to its pieces, for whoever pushes them.
+clock is, and comes as references to its pieces, for whoever pushes them. To begin a clock and to
+ask for its delta is one call, as long as nobody wants anything in between.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
@@ -16,7 +17,7 @@ from jax_ssp.data.ledger import Ledger
 from jax_ssp.placement import Place, Placement
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import Actor
-from jax_ssp.runtimes.ray.fetched import Fetched
+from jax_ssp.runtimes.ray.fetched import Fetched, Pieces, reading
 from jax_ssp.runtimes.ray.numbers import Dealer, Numbers
 from jax_ssp.runtimes.ray.states import Left, RemoteKept, RemoteReplica
 from jax_ssp.server.snapshot import Snapshot
@@ -25,6 +26,9 @@ from jax_ssp.worker.exchange import Exchange
 from jax_ssp.worker.outbox import Push
 from jax_ssp.worker.successor import inherited, placed, successor
 from jax_ssp.worker.waits import Waiting
+
+Begins: TypeAlias = tuple[StartClock, Pieces | None, Numbers | None]
+"""A clock that is to be begun, the pieces to adopt, if any, and numbers of batches."""
 
 SETTLE_SECONDS = 60.0  # for the state of a worker to come here, once the run is over
 
@@ -175,6 +179,7 @@ class RemoteWorker:
         self._dealer = None if ledger is None else Dealer(ledger, index, feed.taken)
         self._held = -1  # the version that it has
         self._has_data = feed.has_data  # None: it is asked
+        self._begins: Begins | None = None  # goes with `finish`, unless somebody asks in between
         self._following: tuple[StartClock, Numbers | None] | None = None
         self._left = Left() if isinstance(feed, Vacant) else None
 
@@ -214,15 +219,24 @@ class RemoteWorker:
         """See `Worker.begin`."""
         pieces = None
         if snapshot is not None:
-            assert isinstance(snapshot, Fetched)
-            pieces = list(snapshot.references)
+            pieces = snapshot.pieces
+            assert isinstance(pieces, Pieces)
             self._held = snapshot.version
+        self._begins = start, pieces, self._numbers(0)
         self.began = (start.token, RemoteKept(self._actor, start.token)) if self.armed else None
-        self._actor.tell("begin", start, pieces, self._numbers(0), self.armed)
+        if self.armed:
+            self._begin(armed=True)
         self.is_dispatched = True
+
+    def _begin(self, armed: bool = False) -> None:
+        """Send the clock that is to be begun, if it is not sent yet, without asking for its end."""
+        begins, self._begins = self._begins, None
+        if begins is not None:
+            self._actor.tell("begin", *begins, armed)
 
     def go_ahead(self, grant: StartAhead) -> None:
         """See `Worker.go_ahead`."""
+        self._begin()
         self._actor.tell("go_ahead", grant, self._numbers(0))
         self._has_data = None
 
@@ -234,13 +248,26 @@ class RemoteWorker:
         """See `Worker.finish`; the payload is checksums, and references to its pieces."""
         count = 1 + self.wire.parts.num_devices
         following, self._following = self._following, None
-        (push, has_data), pieces = self._actor.results("finish", count, following)
+        begins, self._begins = self._begins, None
+        if begins is None:
+            (push, has_data), pieces = self._actor.results("finish", count, following)
+        else:
+            (push, has_data), pieces = self._clock(count, begins, following)
         self.feed.finished()
         self.is_dispatched = False
         self._has_data = has_data or None
         if not push.finite:
             self._held = -1
         return push._replace(payload=[push.payload, *pieces])
+
+    def _clock(self, count: int, begins: Begins, following: Any) -> tuple[Any, list[Any]]:
+        """Have a clock run in one call, with the version's pieces, small ones by value."""
+        start, pieces, numbers = begins
+        if pieces is None or self.wire.parts.num_fragments > 1:  # of which it reads some
+            return self._actor.results("clock", count, begins, following)
+        with reading():
+            begins = start, None, numbers
+            return self._actor.results("clock", count, begins, following, *pieces.references)
 
     def cancel(self) -> None:
         """See `Worker.cancel`."""
@@ -274,7 +301,7 @@ class RemoteWorker:
 
 @successor.register
 def _(lost: RemoteWorker, feed: RemoteFeed, snapshot: Fetched) -> RemoteWorker:
-    feed.actor.tell("succeed", snapshot.version, list(snapshot.references))
+    feed.actor.tell("succeed", snapshot.version, snapshot.pieces)
     return placed(lost, feed, None)
 
 

@@ -1,7 +1,7 @@
 """In the actor of a share of the server: a store with its pieces, which is told what happens.
 
-Who pushes a delta waits until it is here. All else comes from the loop, in the order of the tape,
-in batches: each says what happened since the last.
+Who pushes a delta waits until it is here, beside whatever is merged meanwhile. All else comes from
+the loop, in the order of the tape, in batches: each says what happened since the last.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Shard:
         Args:
             what: clocks that were granted, merges, tokens whose deltas are dropped, who leaves,
                 what was measured.
-            wanted: pieces of the newest version to be given, by their number here.
+            wanted: pieces of the newest version to be given, by their number here, after a None.
         """
         store = self._store
         if self._given is not None:  # by now it is in the object store
@@ -122,7 +122,7 @@ class Shard:
         if not wanted:
             return None
         self._given = store.snapshot(store.version)
-        return given(self._given.pieces, wanted)
+        return [None, *given(self._given.pieces, wanted)]
 
     def sums(self, fragments: list[int]) -> list[list[np.ndarray]]:
         """What is measured here of the last merge, in these fragments."""
@@ -167,10 +167,10 @@ class Shard:
         snapshot = self._store.snapshot(version)
         pieces = snapshot.keep()
         snapshot.release()
-        return given(pieces, range(len(pieces)))
+        copies = given(pieces, range(len(pieces)))
+        return copies[0] if len(copies) == 1 else copies
 
 
-def given(pieces: Sequence[Message], wanted: Sequence[int]) -> Any:
+def given(pieces: Sequence[Message], wanted: Sequence[int]) -> list[Any]:
     """These of the pieces, for whoever reads them; Ray copies them once the call has ended."""
-    copies = [on_host(pieces[number]) for number in wanted]
-    return copies[0] if len(copies) == 1 else copies
+    return [on_host(pieces[number]) for number in wanted]

@@ -7,6 +7,7 @@ the order of the tape: it is gathered, and sent with the next that somebody wait
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from jax_ssp.server.store import Store
 from jax_ssp.trees import Params
 
 MOST_TOLD = 64  # that are gathered before they are sent
+LOOK_SECONDS = 0.1  # between two looks at what went wrong in shares, which are not free
 
 
 class ShardedStore(Store):
@@ -57,6 +59,7 @@ class ShardedStore(Store):
         self._changed = set(range(self._fragments))
         self._told: list[Any] = []
         self._answers: list[tuple[Actor, Any]] = []  # that nobody waits for
+        self._looked = 0.0  # when they were looked at
         self._pushed: set[Token] = set()
         self._last: tuple[Params, tuple[Any, Any]] | None = None
         self._lock = threading.RLock()
@@ -78,7 +81,14 @@ class ShardedStore(Store):
                 self._pushed.add(event.token)
         count = len(self._shards)
         calls = [
-            shard.call("push", event, dict(metrics), sums[number::count], *pieces[number::count])
+            shard.call(
+                "push",
+                event,
+                dict(metrics),
+                sums[number::count],
+                *pieces[number::count],
+                beside=True,  # so that it waits for no merge that others have asked for
+            )
             for number, shard in enumerate(self._shards)
         ]
         for shard, call in zip(self._shards, calls, strict=True):
@@ -127,15 +137,16 @@ class ShardedStore(Store):
         """Tell all shares what has happened; gives references to these pieces, share by share."""
         told, self._told = self._told, []
         calls = [
-            shard.several("happen", max(1, len(wanted)), told, list(wanted))
-            for shard in self._shards
+            shard.several("happen", 1 + len(wanted), told, list(wanted)) for shard in self._shards
         ]
         self._answers += [(s, one[0]) for s, one in zip(self._shards, calls, strict=True)]
-        self._look()
-        return calls if wanted else []
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._look()
+        return [pieces for _, *pieces in calls]
 
     def _look(self, waits: bool = False) -> None:
         """Raise what went wrong in a share: what is known of that, or all of it, if it `waits`."""
+        self._looked = time.monotonic()
         left = []
         for shard, answer in self._answers:
             if waits or is_there(answer):

@@ -8,7 +8,7 @@ that is begun comes beside them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from jax_ssp.runtimes.ray.numbers import Given, Numbers
 from jax_ssp.runtimes.ray.sent import Reader, Seated
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.runtimes.ray.whole import Whole
-from jax_ssp.server.snapshot import Snapshot
+from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.slices import Slice
 from jax_ssp.worker.kept import Kept, Shapes, packed, unpacked
 from jax_ssp.worker.successor import inherited, placed, successor
@@ -111,14 +111,35 @@ class There:
         """Whether there is a batch for the next clock, or some of it is run already."""
         return self._worker.has_data()
 
+    def clock(
+        self,
+        begins: tuple[StartClock, Pieces | None, Numbers | None],
+        following: tuple[StartClock, Numbers | None] | None,
+        *pieces: Message,
+    ) -> list[Any]:
+        """Dispatch a clock, and give what it came to: `begin` and `finish` in one.
+
+        Args:
+            begins: which clock, pieces of which some may be read, and numbers of batches.
+            following: see `finish`.
+            pieces: those of the version, if they are all read.
+        """
+        start, some, numbers = begins
+        self.begin(start, pieces or some, numbers, armed=False)
+        return self.finish(following)
+
     def begin(
-        self, start: StartClock, pieces: list[Any] | None, numbers: Numbers | None, armed: bool
+        self,
+        start: StartClock,
+        pieces: Sequence[Message] | None,
+        numbers: Numbers | None,
+        armed: bool,
     ) -> None:
         """Dispatch a clock.
 
         Args:
             start: which.
-            pieces: references to those of the version to adopt; None to go on with what it holds.
+            pieces: of the version to adopt; None to go on with what it holds.
             numbers: of batches.
             armed: whether to keep what the worker is before it.
         """
@@ -168,9 +189,8 @@ class There:
         has_more = self._dealt is not None or worker.replica.ran > 0 or worker.feed.has_drawn
         return [(push._replace(payload=list(map(checksum, payload))), has_more), *payload]
 
-    def _fetched(self, version: int, references: list[Any]) -> Snapshot:
-        """A version, by references to its pieces."""
-        pieces = Pieces(references)
+    def _fetched(self, version: int, pieces: Sequence[Message]) -> Snapshot:
+        """A version, of these pieces."""
         if self._whole is None:
             return Fetched(version, pieces)
         return Snapshot(version, [self._whole.together(pieces)])
@@ -233,7 +253,7 @@ class There:
             self.compile()
         return names, has_data
 
-    def succeed(self, version: int, pieces: list[Any]) -> None:
+    def succeed(self, version: int, pieces: Pieces) -> None:
         """Be one that comes again, and has run no clock."""
 
         def succeed() -> None:

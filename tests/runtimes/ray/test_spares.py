@@ -13,6 +13,7 @@ import jax_ssp as ssp
 from jax_ssp.controller import DeltaReady, StartClock, Token, WorkerJoined, WorkerLost
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import is_there
+from jax_ssp.runtimes.ray.fetched import Pieces
 from jax_ssp.runtimes.ray.sent import sent, settings
 from jax_ssp.runtimes.ray.worker import There
 from tests.helpers.problems import bits, linear, loss_fn
@@ -56,7 +57,7 @@ def test_a_spare_that_takes_a_number_traces_and_compiles_nothing():
         ssp.train(runtime=Shows(3, spares=1), **linear(step=MOMENTUM, num_clocks=4))
     (run,) = caught.value.args
     ssp.train(runtime=ssp.Ray(1), **linear(num_clocks=1))  # so that there is a cluster
-    reference, pieces = [ray.put(run)], [ray.put(jax.tree.map(np.asarray, run.task.params))]
+    reference, pieces = [ray.put(run)], Pieces([ray.put(jax.tree.map(np.asarray, run.task.params))])
     start = StartClock(2, 0, 1, 0, (), num_workers=3, weight=1 / 3, token=Token(0, 5))
 
     def first_clock(there):
