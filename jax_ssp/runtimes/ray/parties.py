@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.parties import Blueprint, exchange_of
 from jax_ssp.runtimes.ray.actors import Actors
-from jax_ssp.runtimes.ray.remote import RemoteFeed, RemoteWorker, Vacant
+from jax_ssp.runtimes.ray.fed import RemoteFeed, Vacant
+from jax_ssp.runtimes.ray.remote import RemoteWorker
 from jax_ssp.runtimes.ray.sent import sent
 from jax_ssp.runtimes.ray.sharded import ShardedStore
 from jax_ssp.runtimes.runtime import Parties

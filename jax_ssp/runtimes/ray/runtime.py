@@ -227,8 +227,8 @@ class Ray(Runtime):
         return {"num_cpus": self.cpus, "num_gpus": gpus, "resources": dict(self.resources or {})}
 
     def open(self, session: Parties) -> World:
+        from jax_ssp.runtimes.ray.fed import Vacant
         from jax_ssp.runtimes.ray.parties import RayWorld
-        from jax_ssp.runtimes.ray.remote import Vacant
 
         fates = fates_of(self.faults, session.most)
         clock = WallClock(session.num_workers, fates)
