@@ -33,7 +33,7 @@ def test_what_a_cluster_runs_is_what_the_command_line_takes(name, monkeypatch):
     runtime = experiment.runtime
     assert runtime.address == "auto"
     assert runtime.num_workers == {"tpu.yaml": 8}.get(name, 16)  # one for each accelerator
-    each = runtime.gpus_per_worker + (runtime.resources or {}).get("TPU", 0)
+    each = (runtime.gpus_per_worker or 0) + (runtime.resources or {}).get("TPU", 0)
     assert each == 1
 
 
