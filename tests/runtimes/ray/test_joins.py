@@ -93,6 +93,7 @@ def machines():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray's, to start a program
 def test_workers_come_and_go_with_their_machines(machines):
     seen, results = Seen(), []
     spec = linear(step=MOMENTUM, data=data(), policy=ssp.SSP(2), num_clocks=100_000)
