@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 from experiments.benchmarks.overhead import Size
 from experiments.benchmarks.peers import __main__ as program
 from experiments.benchmarks.peers import case as of_case
-from experiments.benchmarks.peers import in_jax, in_ray, in_torch, torch_worker
+from experiments.benchmarks.peers import in_jax, in_ray, in_torch, page, torch_worker
 from experiments.benchmarks.peers.case import BOUND, Case, cases, rounds_of, rows
 
+PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
 STRAGGLING = Case(Size(4, 2), workers=2, local_steps=3, sleep=0.01)
 
 
@@ -139,3 +142,9 @@ def test_a_bound_alone_is_not_measured(monkeypatch):
     monkeypatch.setattr(program, "import_module", lambda name: SimpleNamespace(opened=opened))
     args = SimpleNamespace(stack="in_ray", size=0, workers=2, only="ray", quick=True)
     assert program.measured(args) == []
+
+
+@pytest.mark.parametrize("table", [partial(page.alike, 2), page.straggling])
+def test_the_page_shows_the_tables_of_the_results(table):
+    assert table().count("\n") > 5
+    assert table() in PAGE.read_text()
