@@ -79,7 +79,10 @@ class ShardedStore(Store):
         with self._lock:
             if event.token in self._leases.clocks:  # else it is late
                 self._pushed.add(event.token)
+            if self.wants_base and self._told:  # its clock, which shares take it for
+                self._send()
         count = len(self._shards)
+        beside = not self.wants_base  # so that it waits for no merge that others have asked for
         calls = [
             shard.call(
                 "push",
@@ -87,7 +90,7 @@ class ShardedStore(Store):
                 dict(metrics),
                 sums[number::count],
                 *pieces[number::count],
-                beside=True,  # so that it waits for no merge that others have asked for
+                beside=beside,
             )
             for number, shard in enumerate(self._shards)
         ]

@@ -14,6 +14,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import delays
+from jax_ssp.controller.commands import StartClock
 from jax_ssp.policies import ALL_POLICIES
 from tests.helpers.problems import PARAMS, bits, distance, linear
 from tests.runtimes.test_modes import MODES, SLOW, fits
@@ -110,6 +111,14 @@ def test_optimizers_in_the_server_and_their_measures():
         for name in names:
             found = there.history[-1]["metrics"][name]
             assert found == pytest.approx(wanted[name], rel=1e-5)
+
+
+def test_a_share_knows_of_a_clock_before_it_gets_its_delta():
+    """Else it makes the base of the next one, on the version that is held, without that delta."""
+    policy, quicker = ssp.SSP(3, adopt="lazy"), lambda worker, *_: 0.03 if worker else 0.01
+    result = trained(ssp.Ray(2, delay=quicker), policy=policy, **HERE["stale params"])
+    commands = [each for entry in result.tape for each in entry.commands]
+    assert any(isinstance(each, StartClock) and each.pending for each in commands)
 
 
 def test_data_that_ends_and_data_that_is_dealt():
