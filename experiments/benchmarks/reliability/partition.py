@@ -190,7 +190,7 @@ def nodes() -> int:
 
     try:
         if not ray.is_initialized():
-            ray.init(address=f"{HERE}:{PORT}", logging_level="ERROR")
+            ray.init(address=f"{HERE}:{PORT}", _node_ip_address=HERE, logging_level="ERROR")
     except ConnectionError:  # it is not there yet
         return 0
     return sum(each["Alive"] for each in ray.nodes())
