@@ -77,12 +77,9 @@ def connect(address: str | None, working_dir: str | None = None) -> dict[str, fl
 
 
 def beside_driver() -> dict[str, Any]:
-    """What has Ray make an actor on this machine of a cluster."""
-    ray = the_ray()
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    node = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+    """What has Ray make an actor on this machine of a cluster: it takes some of its address."""
+    address = the_ray().util.get_node_ip_address()
+    return {"resources": {f"node:{address}": 0.001}}
 
 
 def check_room(needs: Mapping[str, float], there: Mapping[str, float]) -> None:
