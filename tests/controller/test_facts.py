@@ -8,6 +8,7 @@ import pytest
 from jax_ssp.controller import (
     Cancel,
     ContractViolation,
+    Controller,
     Drop,
     Merge,
     SetTimer,
@@ -16,6 +17,7 @@ from jax_ssp.controller import (
     WorkerJoined,
     check_contract,
 )
+from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import (
     ALL_POLICIES,
@@ -301,3 +303,18 @@ def test_of_a_short_header_by_hand_the_text_of_the_policy_is_enough():
         check_contract(with_header(tape, {**short, "bound": 9}))
     assert check_contract(with_header(tape, {})).bound is None
     assert check_contract(with_header(tape, {"bound": 1})).bound == 1
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_workers_join_later_only_where_the_header_says_so(most):
+    header = {"num_workers": 2, "bound": 1} | ({} if most is None else {"max_workers": most})
+    tape = Tape(header)
+    controller = Controller(SSP(1), ends=Ends(num_clocks=1))
+    for worker in range(3):
+        event = WorkerJoined(worker)
+        tape.append(0.0, event, controller.handle(event, now=0.0))
+    if most is None:
+        with pytest.raises(ContractViolation, match="worker 2 joins, but the header says 2"):
+            check_contract(tape)
+    else:
+        check_contract(tape)
