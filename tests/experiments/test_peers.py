@@ -76,6 +76,7 @@ def test_a_quick_run_measures_less_and_large_models_have_few_workers():
 def test_a_peer_that_is_not_known_is_refused_by_name():
     with pytest.raises(SystemExit, match=r"--only takes ours, .*got 'drjaks'"):
         program.asked("ours,drjaks")
+    assert program.asked("").keys() - program.asked("", quick=True).keys() == set(program.LONG)
 
 
 def test_a_peer_that_is_not_installed_is_passed_over_and_named(monkeypatch, capsys):
