@@ -44,7 +44,8 @@ def the_ray() -> Any:
     return ray
 
 
-_shipped: list[str | None] = []  # the folder of the cluster that this process has joined by itself
+_joined: list[Any] = [None, None]
+"""The cluster that this process was on last, and the folder that it has shipped there by itself."""
 
 
 def connect(address: str | None, working_dir: str | None = None) -> dict[str, float]:
@@ -62,13 +63,17 @@ def connect(address: str | None, working_dir: str | None = None) -> dict[str, fl
     """
     from jax_ssp.runtimes.ray.pool import forget
 
-    ray = the_ray()
+    ray, shipped = the_ray(), None
     if not ray.is_initialized():
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is raised to who waits
         _start(ray, address, working_dir)
-        _shipped[:] = [working_dir]
+        shipped = working_dir
+    context = ray.get_runtime_context()
+    cluster = context.gcs_address, context.get_job_id(), context.get_node_id()
+    if cluster != _joined[0]:
         forget()
-    elif working_dir is not None and _shipped != [working_dir]:
+        _joined[:] = cluster, shipped
+    if working_dir not in (None, _joined[1]):
         raise ValueError(
             f"`Ray(working_dir={working_dir!r})`: this process is on a cluster already, and what "
             "is shipped is said when it joins: leave it out, or call `ray.shutdown()` before."

@@ -1,11 +1,13 @@
 """What is to be had, and said, where Ray is not installed or has not started."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.runtimes.ray import cluster, pool
 from jax_ssp.runtimes.ray.sums import BLOCK, LARGE, checksum
 from tests.helpers.problems import linear
 
@@ -64,3 +66,31 @@ def test_a_checksum_is_the_same_however_many_threads_take_it(monkeypatch):
     assert checksum(large) == of_several
     large[-BLOCK] ^= 1
     assert checksum(large) != of_several
+
+
+def test_what_rests_on_a_cluster_is_forgotten_with_it(monkeypatch):
+    """Whoever has ended one and joined another; the processes of the first are no more."""
+    at = ["one", "job", "node"]
+    context = SimpleNamespace(
+        gcs_address=at[0], get_job_id=lambda: at[1], get_node_id=lambda: at[2]
+    )
+    stub = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_runtime_context=lambda: context,
+        cluster_resources=lambda: {"CPU": 1.0},
+    )
+    monkeypatch.setattr(cluster, "the_ray", lambda: stub)
+    monkeypatch.setattr(cluster, "_joined", [None, None])
+    resting = {"kind": ["process"]}
+    monkeypatch.setattr(pool, "_resting", resting)
+    for number in range(3):
+        at[number] += " more"
+        context.gcs_address = at[0]
+        resting["kind"] = ["process"]
+        cluster.connect(None)
+        assert not resting
+        resting["kind"] = ["process"]
+        assert cluster.connect(None) == {"CPU": 1.0}
+        assert resting
+    with pytest.raises(ValueError, match="on a cluster already"):
+        cluster.connect(None, working_dir="/")
