@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
+from jax_ssp.slices import laid
 from jax_ssp.trees import Tree
 
 
@@ -74,7 +76,10 @@ def _leaf(name: str, like: Any, arrays: Mapping[str, Any], place: Any) -> Any:
         )
     if place is None:
         place = getattr(like, "sharding", None)
-    array = jax.device_put(np.asarray(array), place, may_alias=False)
+    if isinstance(place, NamedSharding) and not place.is_fully_addressable:
+        array = laid(np.asarray(array), place)
+    else:
+        array = jax.device_put(np.asarray(array), place, may_alias=False)
     if not _is_key(like):
         return array
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))

@@ -269,7 +269,7 @@ class Placement:
 @lru_cache(maxsize=1024)
 def _placement(device: Place, separate: bool) -> Placement:
     if isinstance(device, Slice):
-        each = [_placement(one, separate) for one in device.devices]
+        each = [_placement(device.devices[position], separate) for position in device.here]
         on_host, pins = (all(getattr(p, name) for p in each) for name in ("on_host", "pins"))
         return Placement(device.device, on_host, pins, device)
     on_host = device.platform == "cpu"

@@ -51,10 +51,21 @@ class Slice:
         assert isinstance(self.mesh, Mesh), "they are in another process"
         return tuple(self.mesh.devices.flat)
 
+    @cached_property
+    def here(self) -> tuple[int, ...]:
+        """The positions whose devices are of this process: all, unless it spans several."""
+        mine = jax.process_index()
+        return tuple(at for at, each in enumerate(self.devices) if each.process_index == mine)
+
+    @property
+    def spans(self) -> bool:
+        """Whether it has devices of other processes, which run the same programs."""
+        return len(self.here) < self.size
+
     @property
     def device(self) -> jax.Device:
-        """The first one."""
-        return self.devices[0]
+        """The first one of this process."""
+        return self.devices[self.here[0]]
 
     @property
     def size(self) -> int:
@@ -92,6 +103,8 @@ class Slice:
     def put(self, tree: Tree, may_alias: bool | None = None) -> Tree:
         """Arrays here as they lie elsewhere on a mesh of such axes; all others on every device."""
         shardings = jax.tree.map(lambda leaf: self.sharding(self.own(leaf)), tree)
+        if self.spans:
+            return jax.tree.map(laid, tree, shardings)
         return jax.device_put(tree, shardings, may_alias=may_alias)
 
     def own(self, leaf: Any) -> PartitionSpec:
@@ -107,7 +120,10 @@ class Slice:
         Raises:
             ValueError: if a leaf cannot be split so; it is named.
         """
-        return jax.device_put(batch, self.of_batch(batch, stacked))
+        shardings = self.of_batch(batch, stacked)
+        if self.spans:
+            return jax.tree.map(laid, batch, shardings)
+        return jax.device_put(batch, shardings)
 
     def of_batch(self, batch: Tree, stacked: bool = False) -> Tree:
         """How a batch lies here, or several that are stacked; see `put_batch`.
@@ -152,6 +168,22 @@ def _lock(mesh: Mesh | AbstractMesh) -> threading.RLock:
 @lru_cache(maxsize=4096)
 def _sharding(mesh: Mesh | AbstractMesh, spec: PartitionSpec) -> NamedSharding:
     return NamedSharding(mesh, spec)
+
+
+def laid(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """A copy of an array where devices of several processes have it, each of which has all of it.
+
+    Each takes what is its own: `jax.device_put` would first have them all compare what they have.
+    """
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding, may_alias=False)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers, kind = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
+        return jax.random.wrap_key_data(laid(numbers, sharding), impl=kind)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(
+        whole.shape, sharding, lambda index: np.array(whole[index]), dtype=whole.dtype
+    )
 
 
 def pinned(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -18,8 +18,8 @@ from jax_ssp.runtimes.rules import maybe
 from jax_ssp.runtimes.task import Task
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.memory import Memory
+from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.server import Server
-from jax_ssp.server.shards import SliceParts
 from jax_ssp.server.share import Share
 from jax_ssp.server.store import Store
 from jax_ssp.server.transforms import NeedsLoss

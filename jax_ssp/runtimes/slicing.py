@@ -10,7 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from jax_ssp.placement import Place, Placement
-from jax_ssp.server.shards import SliceParts
+from jax_ssp.server.positions import SliceParts
 from jax_ssp.shardings import (
     REPLICATED,
     ByLeaf,

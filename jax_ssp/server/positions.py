@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -13,6 +13,26 @@ from jax_ssp.shardings import axes_of
 from jax_ssp.slices import Slice
 
 Index: TypeAlias = tuple[slice, ...]
+
+
+class SliceParts(NamedTuple):
+    """Where a server's pieces are, of parameters that are sharded in slices.
+
+    Attributes:
+        like: a slice; what is given out whole lies on this one.
+        devices: of each piece, those of the first position first.
+        shares: in how many pieces each position is cut.
+    """
+
+    like: Slice
+    devices: tuple[jax.Device, ...]
+    shares: int = 1
+
+    @classmethod
+    def on(cls, slices: Sequence[Slice]) -> SliceParts:
+        """The parts on the workers' own devices: those of a position share what is of it."""
+        devices = zip(*(each.devices for each in slices), strict=True)
+        return cls(slices[0], tuple(one for some in devices for one in some), len(slices))
 
 
 def indices_of(leaf: Any, like: Slice, spec: jax.P) -> list[Index]:

@@ -35,8 +35,9 @@ from jax_ssp.server.arguments import (
 )
 from jax_ssp.server.merging import Merging
 from jax_ssp.server.partition import Partition, Parts
+from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.programs import MergePrograms
-from jax_ssp.server.shards import ShardCut, SliceParts
+from jax_ssp.server.shards import ShardCut
 from jax_ssp.server.share import Share, ShareParts
 from jax_ssp.server.transforms import arrival
 from jax_ssp.server.versions import Versions

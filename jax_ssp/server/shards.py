@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +24,6 @@ from jax_ssp.server.positions import Index, indices_of, owners_of, whole_of, wit
 from jax_ssp.server.sliced_cut import SlicedCut
 from jax_ssp.slices import Slice
 from jax_ssp.trees import Params
-
-
-class SliceParts(NamedTuple):
-    """Where a server's pieces are, of parameters that are sharded in slices.
-
-    Attributes:
-        like: a slice; what is given out whole lies on this one.
-        devices: of each piece, those of the first position first.
-        shares: in how many pieces each position is cut.
-    """
-
-    like: Slice
-    devices: tuple[jax.Device, ...]
-    shares: int = 1
-
-    @classmethod
-    def on(cls, slices: Sequence[Slice]) -> SliceParts:
-        """The parts on the workers' own devices: those of a position share what is of it."""
-        devices = zip(*(each.devices for each in slices), strict=True)
-        return cls(slices[0], tuple(one for some in devices for one in some), len(slices))
 
 
 class ShardCut(Partition):
@@ -187,18 +167,22 @@ class ShardCut(Partition):
     # Of trees that lie on slices.
 
     def shards(self, tree: Delta, on: Slice, fragment: int = 0) -> list[Delta]:
-        """The pieces of a fragment of a tree on a slice, each on its position's device."""
-        held: list[list[Any]] = [[] for _ in on.devices]
+        """The pieces of a fragment of a tree on a slice, each on its position's device.
+
+        In the place of those of other processes is None.
+        """
+        held: dict[int, list[Any]] = {position: [] for position in on.here}
         for leaf in self._structure.flatten_up_to(tree):
             arrays, structure = jax.tree.flatten(leaf)
             data = [{each.device: each.data for each in x.addressable_shards} for x in arrays]
-            for mine, device in zip(held, on.devices, strict=True):
-                mine.append(structure.unflatten(each[device] for each in data))
-        return [
-            piece
-            for position, leaves in enumerate(held)
-            for piece in self._take(fragment, position, self._structure.unflatten(leaves))
-        ]
+            for position, mine in held.items():
+                mine.append(structure.unflatten(each[on.devices[position]] for each in data))
+        pieces: list[Any] = [None] * self.num_devices
+        share = self.num_devices // on.size
+        for position, leaves in held.items():
+            taken = self._take(fragment, position, self._structure.unflatten(leaves))
+            pieces[position * share : (position + 1) * share] = taken
+        return pieces
 
     def assembled(self, pieces: Sequence[Delta], on: Slice, fragment: int | None = None) -> Delta:
         """The tree of pieces on a slice: its shards, sent to each device that holds them.
@@ -210,12 +194,14 @@ class ShardCut(Partition):
                 the slice see it.
         """
         some = range(self.num_fragments) if fragment is None else [fragment]
-        parts = jax.device_put(self._parts(pieces, some, on), list(on.devices))
+        parts = self._parts(pieces, some, on)
+        here = [on.devices[position] for position in on.here]
+        parts = jax.device_put([parts[position] for position in on.here], here)
         there = self._structure.unflatten(self._params)
         if fragment is not None:
             there = self.whole.like(fragment, there)
         lay = self._lay if self._is_to_lay(fragment) else self._laid
-        held = [lay(at, fragment, each) for at, each in enumerate(parts)]
+        held = [lay(at, fragment, each) for at, each in zip(on.here, parts, strict=True)]
         return self._on(there, on, held)
 
     def _parts(
@@ -244,7 +230,10 @@ class ShardCut(Partition):
         """For each position the leaves of what it answers for; on a slice, on its device."""
         share = self.num_devices // len(self._local)
         if share > 1 and on is not None:
-            pieces = list(map(jax.device_put, pieces, [on.devices[at] for at in self.positions]))
+            pieces = [
+                jax.device_put(piece, on.devices[at]) if at in on.here else piece
+                for piece, at in zip(pieces, self.positions, strict=True)
+            ]
         return [
             self._structure.flatten_up_to(cut.join(list(pieces[at * share : (at + 1) * share])))
             for at, cut in enumerate(self._shares[fragment])

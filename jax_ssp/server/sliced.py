@@ -6,7 +6,7 @@ What several devices hold is sent to each of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,8 @@ class SlicedWire:
         deltas: compressor of deltas.
         parts: how they are cut.
         packs, unpacks: whether anything is to be done with deltas, and with snapshots.
-        sources: where the pieces of a delta, or of a fragment of it, are made.
+        sources: where the pieces of a delta, or of a fragment of it, are made, and those of a
+            snapshot are read; of what is made in another process, the host.
     """
 
     packs = unpacks = True
@@ -48,7 +49,12 @@ class SlicedWire:
         self._place = place
         self._runs = Placement.of(place).run
         self._piece = jax.jit(wire.parts.whole.piece, static_argnums=1)
-        self.sources = [place.devices[position] for position in wire.parts.positions]
+        host = Placement.host().device if place.spans else None
+        self._mine = [position in place.here for position in wire.parts.positions]
+        self.sources = [
+            place.devices[position] if mine else host
+            for position, mine in zip(wire.parts.positions, self._mine, strict=True)
+        ]
         self._pack_piece = jax.jit(self._packed, donate_argnums=1)
         self._valued = jax.jit(_valued)
         self._reads = [jax.jit(partial(wire.read, like=like)) for like in wire.shapes]
@@ -57,13 +63,20 @@ class SlicedWire:
     @property
     def messages(self) -> list[Message]:
         """What the pieces of a delta as it travels are like, with where they are."""
-        everywhere = self.sources * self.parts.num_fragments
-        return list(map(_placed, self.wire.messages, everywhere))
+        return self._here(map(_placed, self.wire.messages, self._everywhere))
 
     def residual(self) -> list[Any]:
         """What a worker has not sent yet, for each piece: nothing, before its first delta."""
-        everywhere = self.sources * self.parts.num_fragments
-        return list(map(jax.device_put, self.wire.residual(), everywhere))
+        return self._here(map(jax.device_put, self.wire.residual(), self._everywhere))
+
+    @property
+    def _everywhere(self) -> list[Any]:
+        return self.sources * self.parts.num_fragments
+
+    def _here(self, pieces: Iterable[Any]) -> list[Any]:
+        """The pieces that are made in this process; None in the place of others."""
+        mine = self._mine * self.parts.num_fragments
+        return [piece if here else None for piece, here in zip(pieces, mine, strict=False)]
 
     def pack(
         self,

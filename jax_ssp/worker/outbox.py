@@ -81,8 +81,14 @@ class Seat(NamedTuple):
 
     @property
     def names(self) -> list[tuple[str, int]]:
-        """The recorded device, of a slice all of them, as a tape names them."""
-        return [Placement.of(each).name for each in Placement.of(self.recorded).devices]
+        """The recorded device, of a slice all of them, as a tape names them.
+
+        Of one that spans processes they are counted as if one had them all.
+        """
+        place = Placement.of(self.recorded)
+        if place.slice is not None and place.slice.spans:
+            return [(place.backend, number) for number in range(place.slice.size)]
+        return [Placement.of(each).name for each in place.devices]
 
     @property
     def name(self) -> tuple[str, int]:
@@ -186,6 +192,7 @@ class Outbox:
 
 def _sent(travels: bool, piece: Any, source: Placement, to: Placement) -> Any:
     """A piece of a delta on its way, where it travels."""
+    travels = travels and piece is not None  # what another process has of a slice
     return Flat.of(piece, source).sent(source, to) if travels else piece
 
 

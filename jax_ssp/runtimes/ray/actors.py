@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_ssp.runtimes.ray.calls import Actor, first_line
+from jax_ssp.runtimes.ray.group import Group
 from jax_ssp.runtimes.ray.pool import keep, new_actor
 from jax_ssp.runtimes.ray.sent import Sent, settings
 from jax_ssp.runtimes.ray.shard import Shard
@@ -33,7 +34,8 @@ class Actors:
         sent: the run, as they get it.
         worker_options: what Ray is to give an actor of a worker, such as `num_gpus`.
         share_options: the same of a share of the server.
-        devices: of a worker on a slice, how many; None where each has one.
+        devices: of a worker on a slice, how many, and in how many processes; None where each has
+            one.
         alone: whether the cluster is of this process's own, and has its environment.
         spares: how many are ready to take the place of one that is lost.
     """
@@ -43,13 +45,15 @@ class Actors:
         sent: Sent,
         worker_options: Mapping[str, Any],
         share_options: Mapping[str, Any],
-        devices: int | None,
+        devices: tuple[int, int] | None,
         alone: bool,
         spares: int,
     ) -> None:
         self._run = settings(), [_stored(sent)]
         self._options = {There: dict(worker_options), Shard: dict(share_options)}
-        self._arguments = {There: (devices,), Shard: ()}
+        size, self._processes = devices or (None, 1)
+        each = None if size is None else size // self._processes
+        self._arguments = {There: (each,), Shard: ()}
         self._alone = alone
         self._wanted = spares
         self._all: list[Actor] = []
@@ -114,7 +118,11 @@ class Actors:
             return actor
 
     def _new(self, kind: type) -> Actor:
-        actor = new_actor(kind, self._arguments[kind], self._options[kind], self._alone)
+        made = [
+            new_actor(kind, self._arguments[kind], self._options[kind], self._alone)
+            for _ in range(self._processes if kind is There else 1)
+        ]
+        actor = Group(made, self._alone) if len(made) > 1 else made[0]
         self._all.append(actor)
         return actor
 
@@ -132,7 +140,8 @@ class Actors:
             self._closed = True
             resting = [(each, each.call("rest")) for each in self._all if not each.killed]
             for actor, answer in resting:
-                if not self._alone or not keep(actor, answer):
+                stays = self._alone and not isinstance(actor, Group)  # it is one for good
+                if not stays or not keep(actor, answer):
                     actor.kill()
             self._all.clear()
 

@@ -58,6 +58,10 @@ class Actor:
         made = self.call(method, *arguments, returns=returns)
         return [made] if returns == 1 else made
 
+    def calls(self, method: str, *arguments: Any, **how: Any) -> list[Any]:
+        """Have it do something; gives references to what comes of it in each of its processes."""
+        return [self.call(method, *arguments, **how)]
+
     def tell(self, method: str, *arguments: Any) -> None:
         """Have it do something, of which nothing is to be heard."""
         self.call(method, *arguments)

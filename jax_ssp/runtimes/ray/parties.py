@@ -25,7 +25,8 @@ class Room(NamedTuple):
     Attributes:
         options: what Ray is to give an actor of a worker, such as `num_gpus`.
         share_options: the same of a share of the server.
-        devices: of a worker on a slice, how many; None where each has one.
+        devices: of a worker on a slice, how many, and in how many processes; None where each has
+            one.
         alone: whether the cluster is of this process's own.
         spares: workers that are ready to take the place of one that is lost.
         shares: of the server.
@@ -33,7 +34,7 @@ class Room(NamedTuple):
 
     options: Mapping[str, Any]
     share_options: Mapping[str, Any]
-    devices: int | None
+    devices: tuple[int, int] | None
     alone: bool
     spares: int
     shares: int

@@ -234,7 +234,7 @@ def _(lost: RemoteWorker, feed: RemoteFeed, snapshot: Fetched) -> RemoteWorker:
 def _(lost: RemoteWorker, feed: RemoteFeed, replica: Any) -> RemoteWorker:
     if replica is not None:
         state, waiting, weight = replica
-        feed.actor.get("inherit", state.reference(), waiting, weight)
+        feed.actor.get("inherit", waiting, weight, *state.references())
     return RemoteWorker(lost.index, feed, lost.exchange, lost.ledger, lost.wire, lost.seat.recorded)
 
 

@@ -60,6 +60,8 @@ class Ray(Runtime):
         resources: others, by Ray's names for them, such as TPU 4.
         devices_per_worker, axes, shardings, batch_spec: a worker is a *slice* of so many devices of
             its process; see `Devices`. On the CPU the process has as many CPU devices.
+        processes_per_worker: the slice is of the devices of so many processes, on one machine or on
+            several; each has an equal share of them, and of what is reserved for the worker.
         working_dir: a folder that Ray copies to every machine of the cluster, where it is the
             working directory and can be imported from: modules and files that no package installs.
         spares: processes that are ready, with what they run compiled, to take the place of one that
@@ -88,6 +90,7 @@ class Ray(Runtime):
     gpus_per_worker: float | None = None
     resources: Mapping[str, float] | None = field(default=None, hash=False)
     devices_per_worker: int = 1
+    processes_per_worker: int = 1
     axes: Mapping[str, int] | None = field(default=None, hash=False)
     shardings: Annotated[Any, tyro.conf.Suppress] = field(default=None, hash=False)
     batch_spec: Annotated[Any, tyro.conf.Suppress] = field(default=None, hash=False)
@@ -111,21 +114,31 @@ class Ray(Runtime):
         put(self, "gpus_per_worker", optional, number, least=0)
         put(self, "resources", optional, amounts)
         put(self, "devices_per_worker", integer, least=1, most=MOST)
+        put(self, "processes_per_worker", integer, least=1, most=MOST)
         if self.axes is not None:
             put(self, "axes", checked_axes)
-        check_slices("Ray", self)
-        size, gpus = self.slice_size, self.gpus_per_worker
-        if self.slice_axes is not None and gpus not in (None, 0, size):
-            raise ValueError(
-                f"`Ray(gpus_per_worker={gpus:g}, devices_per_worker={size})`: a worker on a slice "
-                f"has a GPU for each of its devices, or none. Leave it out, or give {size} or 0."
-            )
+        self._check_slices()
         put(self, "seed", seed)
         put(self, "faults", check_faults)
         put(self, "recovery", optional, instance, Recovery, "None or `ssp.Recovery(...)`")
         self._check_most()
         if self.delay is not None:
             put(self, "delay", function, CALL)
+
+    def _check_slices(self) -> None:
+        """Raise ValueError if workers cannot be slices as it is said."""
+        check_slices("Ray", self)
+        size, gpus, processes = self.slice_size, self.gpus_per_worker, self.processes_per_worker
+        if size % processes:
+            raise ValueError(
+                f"`Ray(processes_per_worker={processes}, devices_per_worker={size})`: each process "
+                f"has as many devices as the others. Make {size} devices a multiple of {processes}."
+            )
+        if self.slice_axes is not None and gpus not in (None, 0, size):
+            raise ValueError(
+                f"`Ray(gpus_per_worker={gpus:g}, devices_per_worker={size})`: a worker on a slice "
+                f"has a GPU for each of its devices, or none. Leave it out, or give {size} or 0."
+            )
 
     def _check_most(self) -> None:
         """Raise ValueError if workers cannot join later as it is said."""
@@ -188,6 +201,23 @@ class Ray(Runtime):
     def elsewhere(self, run: Blueprint) -> tuple[Store, list[Any]]:
         from jax_ssp.runtimes.ray.parties import Room, parties
 
+        self._check_run(run)
+        there = connect(self.address, self.working_dir)
+        options = self.worker_options(there)
+        each = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options["resources"]}
+        # Shares of the server take no core of their own.
+        count = (self.num_workers + self.spares) * self.processes_per_worker
+        check_room({name: count * size for name, size in each.items() if size}, there)
+        sliced = self.slice_axes is not None
+        devices = (self.slice_size, self.processes_per_worker) if sliced else None
+        alone, shares = self.address is None, {"num_cpus": 0}
+        if not alone and (self.server_shards == 1 or self.max_workers is not None):
+            shares |= beside_driver()  # no run goes on without that machine
+        room = Room(options, shares, devices, alone, self.spares, self.server_shards)
+        return parties(run, room)
+
+    def _check_run(self, run: Blueprint) -> None:
+        """Raise ValueError if a run cannot be had here, before anything starts."""
         if run.plan.placement is not None:
             raise ValueError(
                 f"`placement={run.plan.placement!r}` says where in one process the server lives; "
@@ -201,18 +231,11 @@ class Ray(Runtime):
             )
         for feed in run.feeds if self.recovery is not None else ():
             feed.check_goes_back()
-        there = connect(self.address, self.working_dir)
-        options = self.worker_options(there)
-        each = {"CPU": self.cpus, "GPU": options["num_gpus"], **options["resources"]}
-        count = self.num_workers + self.spares  # shares of the server take no core of their own
-        check_room({name: count * size for name, size in each.items() if size}, there)
-        sliced = self.slice_axes is not None
-        devices = self.slice_size if sliced else None
-        alone, shares = self.address is None, {"num_cpus": 0}
-        if not alone and (self.server_shards == 1 or self.max_workers is not None):
-            shares |= beside_driver()  # no run goes on without that machine
-        room = Room(options, shares, devices, alone, self.spares, self.server_shards)
-        return parties(run, room)
+        if self.processes_per_worker > 1 and run.plan.delta_wire is not None:
+            raise ValueError(
+                "`Ray(processes_per_worker=...)` and `delta_wire` cannot both be had yet: what a "
+                "wire made of a delta is needed by all processes of its worker. Leave one out."
+            )
 
     @property
     def cpus(self) -> float:
@@ -220,11 +243,13 @@ class Ray(Runtime):
         return 0.0 if self.address is None else self.cpus_per_worker
 
     def worker_options(self, there: Mapping[str, float]) -> dict[str, Any]:
-        """What Ray gives the actor of a worker, on a cluster that has this."""
+        """What Ray gives each actor of a worker, on a cluster that has this."""
         gpus = self.gpus_per_worker
         if gpus is None:
             gpus = self.slice_size if self.slice_axes is not None and there.get("GPU") else 0
-        return {"num_cpus": self.cpus, "num_gpus": gpus, "resources": dict(self.resources or {})}
+        share = 1 / self.processes_per_worker
+        resources = {name: each * share for name, each in (self.resources or {}).items()}
+        return {"num_cpus": self.cpus * share, "num_gpus": gpus * share, "resources": resources}
 
     def open(self, session: Parties) -> World:
         from jax_ssp.runtimes.ray.fed import Vacant

@@ -14,11 +14,12 @@ from jax_ssp.placement import Place, Placement
 from jax_ssp.rounds import ByRounds
 from jax_ssp.runtimes.parties import Blueprint, key_of, make_server, make_workers
 from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.ray.first_sums import introduce
 from jax_ssp.runtimes.ray.numbers import Given
 from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.runtimes.task import Task
 from jax_ssp.server.local_store import LocalStore
-from jax_ssp.server.shards import SliceParts
+from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.share import Share
 from jax_ssp.slices import Slice
 from jax_ssp.worker.successor import numbered
@@ -93,6 +94,8 @@ class Sent(NamedTuple):
         """A worker on this process's first device, or on a slice of the first ones."""
         plan, task = self.plan, self.task
         device = self._place()
+        if isinstance(device, Slice) and device.spans:
+            introduce(device)
         feed, dealt = self._feed(number)
         cuts = self._cuts(device)
         host = [Placement.host().device] * (1 if cuts else self.num_shares)
@@ -110,16 +113,19 @@ class Sent(NamedTuple):
         Raises:
             ValueError: if there are too few devices for its slice.
         """
-        devices = jax.local_devices()
+        here = jax.local_devices()
         if self.like is None:
-            return devices[0]
-        if len(devices) < self.like.size:
+            return here[0]
+        count = jax.process_count()
+        size = self.like.size // count
+        if len(here) < size:
             raise ValueError(
-                f"`Ray(devices_per_worker={self.like.size})`: the process of a worker has "
-                f"{len(devices)} devices ({Placement.of(devices[0]).backend}). Give it as many by "
-                "`gpus_per_worker` or `resources`."
+                f"`Ray(devices_per_worker={self.like.size})`: a process of a worker has "
+                f"{len(here)} devices ({Placement.of(here[0]).backend}), and needs {size}. Give it "
+                "as many by `gpus_per_worker` or `resources`."
             )
-        return self.like.on(devices)
+        each = ([d for d in jax.devices() if d.process_index == rank] for rank in range(count))
+        return self.like.on([device for devices in each for device in devices[:size]])
 
     def _cuts(self, device: Place) -> bool:
         """Whether what a worker there deals in is cut into pieces outside of its programs."""

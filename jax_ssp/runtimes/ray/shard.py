@@ -16,9 +16,9 @@ import numpy as np
 from jax_ssp.controller.commands import Merge, StartClock
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.placement import Placement
+from jax_ssp.runtimes.ray.pieces import on_host
 from jax_ssp.runtimes.ray.sent import Reader
 from jax_ssp.runtimes.ray.sums import checksum
-from jax_ssp.runtimes.ray.worker import on_host
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.snapshot import Message, Snapshot
 

@@ -82,8 +82,8 @@ class RemoteKept(NamedTuple):
         except Exception as error:
             raise NotKept(f"nothing is to be had from the process of {self.actor.what}.") from error
 
-    def reference(self) -> Any:
-        """To it, in the object store."""
+    def references(self) -> list[Any]:
+        """To it, in the object store: to what each of its processes has."""
         if self.token is None:
-            return self.actor.call("keep")
-        return self.actor.call("began", self.token, beside=True)
+            return self.actor.calls("keep")
+        return self.actor.calls("began", self.token, beside=True)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import Token
 from jax_ssp.runtimes.ray.armed import Armed
 from jax_ssp.runtimes.ray.fetched import Fetched, Pieces
+from jax_ssp.runtimes.ray.meeting import free_address, join
 from jax_ssp.runtimes.ray.numbers import Given, Numbers
+from jax_ssp.runtimes.ray.pieces import merged, on_host
 from jax_ssp.runtimes.ray.sent import Reader, Seated
 from jax_ssp.runtimes.ray.sums import checksum
 from jax_ssp.runtimes.ray.whole import Whole
@@ -33,8 +34,8 @@ class There:
     """A worker, in a process of its own, which may be one of several runs, one after the other.
 
     Args:
-        devices: of a worker on a slice, how many; on the CPU the process has as many. None where
-            each has one.
+        devices: of a worker on a slice, how many this process has; it has as many of the CPU. None
+            where each worker has one.
     """
 
     _worker: Worker
@@ -44,6 +45,15 @@ class There:
             jax.config.update("jax_num_cpu_devices", devices)
         self._reader = Reader()
         self.rest()
+
+    def address(self, local: bool) -> str:
+        """Where processes that are a worker together can meet, of which this is the first."""
+        self._kept, address = free_address(local)
+        return address
+
+    def join(self, address: str, rank: int, count: int) -> None:
+        """Be one of so many processes that are a worker together."""
+        self._do(lambda: join(address, rank, count))
 
     def rest(self) -> None:
         """Be nobody."""
@@ -187,7 +197,8 @@ class There:
         if self._whole is not None:
             payload = self._whole.apart(payload[0])
         has_more = self._dealt is not None or worker.replica.ran > 0 or worker.feed.has_drawn
-        return [(push._replace(payload=list(map(checksum, payload))), has_more), *payload]
+        sums = [None if piece is None else checksum(piece) for piece in payload]
+        return [(push._replace(payload=sums), has_more), *payload]
 
     def _fetched(self, version: int, pieces: Sequence[Message]) -> Snapshot:
         """A version, of these pieces."""
@@ -262,11 +273,12 @@ class There:
 
         self._do(succeed)
 
-    def inherit(self, donor: Kept, waiting: Collection[int], weight: float) -> None:
-        """Go on from the state of a live worker."""
-        worker = self._worker
-        if isinstance(worker.device, Slice):  # what came is not sharded
-            donor = self._unpacked("", *packed("", donor), worker.replica.held)
+    def inherit(self, waiting: Collection[int], weight: float, *donors: Kept) -> None:
+        """Go on from the state of a live worker: what each of its processes has of that."""
+        worker, donor = self._worker, donors[0]
+        if isinstance(worker.device, Slice):  # what came does not lie on it
+            facts, arrays = merged([packed("", each) for each in donors])
+            donor = self._unpacked("", facts, arrays, worker.replica.held)
         replica = inherited(worker, donor.replica, waiting, weight)
         self._worker = placed(worker, worker.feed, replica)
 
@@ -275,15 +287,3 @@ class There:
         worker = self._worker
         shapes = Shapes.of(params, worker.program.layout, worker.wire, worker.device)
         return unpacked(name, worker.replica, shapes, facts, arrays)
-
-
-def on_host(tree: Any) -> Any:
-    """A tree with NumPy arrays in place of those of devices; keys of JAX's stay what they are."""
-
-    def leaf(each: Any) -> Any:
-        plain = isinstance(each, jax.Array) and not jax.dtypes.issubdtype(
-            each.dtype, jax.dtypes.prng_key
-        )
-        return np.asarray(each) if plain else each
-
-    return jax.tree.map(leaf, tree)
