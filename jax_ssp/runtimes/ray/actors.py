@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax_ssp.runtimes.ray.calls import Actor, first_line
 from jax_ssp.runtimes.ray.group import Group
@@ -23,6 +23,27 @@ READ_FROM_FILES = ("config_", "part_")
 """How modules are named that the command line has read, and that no other process can import."""
 
 
+class Room(NamedTuple):
+    """Where the actors of a run are, and how many.
+
+    Attributes:
+        options: what Ray is to give an actor of a worker, such as `num_gpus`.
+        share_options: the same of a share of the server.
+        devices: of a worker on a slice, how many, and in how many processes; None where each has
+            one.
+        alone: whether the cluster is of this process's own.
+        spares: workers that are ready to take the place of one that is lost.
+        shares: of the server.
+    """
+
+    options: Mapping[str, Any]
+    share_options: Mapping[str, Any]
+    devices: tuple[int, int] | None
+    alone: bool
+    spares: int
+    shares: int
+
+
 class Actors:
     """The actors of a run: has them made, and ends them all.
 
@@ -32,30 +53,17 @@ class Actors:
 
     Args:
         sent: the run, as they get it.
-        worker_options: what Ray is to give an actor of a worker, such as `num_gpus`.
-        share_options: the same of a share of the server.
-        devices: of a worker on a slice, how many, and in how many processes; None where each has
-            one.
-        alone: whether the cluster is of this process's own, and has its environment.
-        spares: how many are ready to take the place of one that is lost.
+        room: for them.
     """
 
-    def __init__(
-        self,
-        sent: Sent,
-        worker_options: Mapping[str, Any],
-        share_options: Mapping[str, Any],
-        devices: tuple[int, int] | None,
-        alone: bool,
-        spares: int,
-    ) -> None:
+    def __init__(self, sent: Sent, room: Room) -> None:
         self._run = settings(), [_stored(sent)]
-        self._options = {There: dict(worker_options), Shard: dict(share_options)}
-        size, self._processes = devices or (None, 1)
+        self._options = {There: dict(room.options), Shard: dict(room.share_options)}
+        size, self._processes = room.devices or (None, 1)
         each = None if size is None else size // self._processes
         self._arguments = {There: (each,), Shard: ()}
-        self._alone = alone
-        self._wanted = spares
+        self._alone = room.alone
+        self._wanted = room.spares
         self._all: list[Actor] = []
         self._spares: list[Actor] = []
         self._coming: list[Actor] = []  # of workers, which have not answered yet

@@ -6,7 +6,6 @@ import functools
 import socket
 
 import jax
-from jax._src.lib import _jax
 
 from jax_ssp.runtimes.ray.cluster import LOOPBACK
 
@@ -43,6 +42,7 @@ def join(address: str, rank: int, count: int) -> None:
         count: of the processes.
     """
     import ray
+    from jax._src.lib import _jax  # it alone can be told a host name; no other worker needs it
 
     local = address.startswith(LOOPBACK)
     host = LOOPBACK if local else ray.util.get_node_ip_address()

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.parties import Blueprint, exchange_of
-from jax_ssp.runtimes.ray.actors import Actors
+from jax_ssp.runtimes.ray.actors import Actors, Room
 from jax_ssp.runtimes.ray.fed import RemoteFeed, Vacant
 from jax_ssp.runtimes.ray.remote import RemoteWorker
 from jax_ssp.runtimes.ray.sent import sent
 from jax_ssp.runtimes.ray.sharded import ShardedStore
 from jax_ssp.runtimes.runtime import Parties
-
-
-class Room(NamedTuple):
-    """Where the actors of a run are, and how many.
-
-    Attributes:
-        options: what Ray is to give an actor of a worker, such as `num_gpus`.
-        share_options: the same of a share of the server.
-        devices: of a worker on a slice, how many, and in how many processes; None where each has
-            one.
-        alone: whether the cluster is of this process's own.
-        spares: workers that are ready to take the place of one that is lost.
-        shares: of the server.
-    """
-
-    options: Mapping[str, Any]
-    share_options: Mapping[str, Any]
-    devices: tuple[int, int] | None
-    alone: bool
-    spares: int
-    shares: int
 
 
 def parties(run: Blueprint, room: Room) -> tuple[ShardedStore, list[RemoteWorker]]:
@@ -47,8 +25,7 @@ def parties(run: Blueprint, room: Room) -> tuple[ShardedStore, list[RemoteWorker
         run: what it is.
         room: for them.
     """
-    options = room.options, room.share_options
-    actors = Actors(sent(run), *options, room.devices, room.alone, room.spares)
+    actors = Actors(sent(run), room)
     try:
         shards = [actors.shard(number) for number in range(room.shares)]
         theirs = [actors.worker(number) for number in range(run.there)]

@@ -199,7 +199,8 @@ class Ray(Runtime):
         return [Placement.host().device] * self.server_shards
 
     def elsewhere(self, run: Blueprint) -> tuple[Store, list[Any]]:
-        from jax_ssp.runtimes.ray.parties import Room, parties
+        from jax_ssp.runtimes.ray.actors import Room
+        from jax_ssp.runtimes.ray.parties import parties
 
         self._check_run(run)
         there = connect(self.address, self.working_dir)
