@@ -117,7 +117,7 @@ class CountedVersions(Versions):
             self.ledger.counting = False
             version = super().apply(programs, *arguments)
             self.ledger.counting = True
-            temporary = programs._merge.temporary * len(before.pieces)
+            temporary = sum(programs._at(piece).merge.temporary for piece in before.pieces)
             self.ledger.count("server", temporary)
             del before
         return version
@@ -161,16 +161,16 @@ def accelerators(ledger: Ledger, host: bool) -> Iterator[None]:
     def receive(place: Placement, tree: Any) -> Any:
         return ledger.to_server(tree, place.device)
 
-    def to(snapshot: Snapshot, device: jax.Device) -> list[Any]:
-        return [ledger.to_worker(piece, device) for piece in snapshot.pieces]
+    def brought(snapshot: Snapshot, number: int, place: Placement) -> Any:
+        return ledger.to_worker(snapshot.pieces[number], place.device)
 
     stand_ins = {
         "jax.jit": ledger.jit,
         "jax_ssp.server.server.Versions": ledger.made,
-        "jax_ssp.runtimes.session.Memory": nothing,
+        "jax_ssp.runtimes.parties.Memory": nothing,
         "jax_ssp.worker.outbox.Placement.receive": receive,
         "jax_ssp.server.versions.Memory": Memory if host else nothing,
-        "jax_ssp.server.snapshot.Snapshot.to": to,
+        "jax_ssp.server.snapshot.Snapshot.brought": brought,
         "jax_ssp.server.local_store.LocalStore": ledger.store,
         "jax_ssp.server.versions.Snapshot": ledger.snapshot,
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmarks.common import arguments
+from experiments.benchmarks.memory import measured
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = {
@@ -45,6 +46,14 @@ def test_an_option_that_is_false_by_default_is_a_flag():
     assert arguments("", [], measure=False).measure is False
     assert arguments("", ["--measure"], measure=False).measure is True
     assert arguments("", ["--seed", "3"], seed=0).seed == 3
+
+
+@pytest.mark.parametrize("mode", ["BSP()", "SSP(3), lazy", "SSP(3), int8 deltas"])
+def test_memory_is_counted_in_the_parts_of_jax_ssp_that_are_there(mode):
+    row = measured(1, 32, mode, clocks=2)
+    assert row["worker_multiple"] >= 2  # at least a snapshot and a delta
+    assert row["server_multiple"] >= 2  # a version and the next
+    assert row["versions_alive"] >= 2
 
 
 @pytest.mark.slow
