@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_ssp.data.memory import copy_of
 from jax_ssp.trees import Tree, check_tree
 
 _NUMBERS = (bool, int, float, complex)
@@ -51,14 +52,14 @@ def taken(batch: Tree, who: str, fresh: bool = False) -> Tree:
         if type(leaf) is not np.ndarray or leaf.dtype.kind in _NO_NUMBERS:
             break
     else:  # nearly always, and so done at once
-        return batch if fresh else structure.unflatten([leaf.copy() for leaf in leaves])
+        return batch if fresh else structure.unflatten(list(map(copy_of, leaves)))
     if any(map(_is_number, leaves)):
         _check_lists(batch, who)
     arrays = [_plain(leaf, fresh) for leaf in leaves]
     for place, (path, leaf) in enumerate(_paths_of(batch, arrays)):
         if arrays[place] is None:
             found = _foreign(leaf, f"{who}: `batch{jax.tree_util.keystr(path)}`")
-            arrays[place] = found if fresh else found.copy()
+            arrays[place] = found if fresh else copy_of(found)
     if all(map(lambda one, other: one is other, arrays, leaves)):
         return batch
     return structure.unflatten(arrays)
@@ -73,7 +74,7 @@ def _plain(leaf: Any, fresh: bool) -> Any:
     if isinstance(leaf, (np.ndarray, np.generic)):
         if leaf.dtype.kind in _NO_NUMBERS:
             return None
-        return leaf if fresh or not isinstance(leaf, np.ndarray) else leaf.copy()
+        return leaf if fresh or not isinstance(leaf, np.ndarray) else copy_of(leaf)
     return leaf if isinstance(leaf, (jax.Array, *_NUMBERS)) else None
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from jax_ssp import checks
 from jax_ssp.checks import integer, shown
-from jax_ssp.data.memory import as_arrays, num_examples
+from jax_ssp.data.memory import as_arrays, chosen_of, num_examples
 from jax_ssp.trees import Tree
 
 _KEPT = 8  # orders, as workers may be in several epochs
@@ -79,7 +78,7 @@ class Epochs:
         index = integer("Epochs.batch(index=...)", index, least=0, most=most)
         first = index * self.batch_size
         chosen = self._order(epoch)[first : first + self.batch_size]
-        return jax.tree.map(lambda array: array[chosen], self.arrays)
+        return chosen_of(self.arrays, chosen)
 
     def _order(self, epoch: int) -> np.ndarray:
         order = self._orders.get(epoch)

@@ -1,7 +1,12 @@
-"""Arrays in memory with examples along their first axis: what a source of batches is given."""
+"""Arrays in memory: what a source of batches is given, and where a batch is put.
+
+Programs on the CPU read NumPy arrays as they are where these begin at a multiple of 64 bytes, and
+else copy them first. NumPy's own allocations seldom do, so batches are put into memory that does.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -9,6 +14,52 @@ import numpy as np
 
 from jax_ssp.checks import shown
 from jax_ssp.trees import Tree
+
+ALIGNMENT = 64  # bytes
+_SMALL = 1 << 14  # bytes, whose copy costs no more than to find a place for them
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array with anything in it, that programs on the CPU read without a copy if it is large.
+
+    Example:
+        >>> array = empty((100, 784), np.dtype("float32"))
+        >>> array.shape, array.ctypes.data % ALIGNMENT
+        ((100, 784), 0)
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < _SMALL:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def copy_of(array: np.ndarray) -> np.ndarray:
+    """A copy in such memory."""
+    there = empty(array.shape, array.dtype)
+    there[...] = array
+    return there
+
+
+def chosen_of(arrays: Tree, chosen: np.ndarray) -> Tree:
+    """Examples of arrays, copied into such memory.
+
+    Args:
+        arrays: a tree, with the examples along their first axes.
+        chosen: the numbers of those wanted.
+
+    Example:
+        >>> chosen_of({"x": np.arange(4)}, np.array([3, 1]))
+        {'x': array([3, 1])}
+    """
+
+    def leaf(array: np.ndarray) -> np.ndarray:
+        there = empty((len(chosen), *array.shape[1:]), array.dtype)
+        # All are there, so nothing is clipped; but to raise, NumPy would put them elsewhere first.
+        return np.take(array, chosen, axis=0, out=there, mode="clip")
+
+    return jax.tree.map(leaf, arrays)
 
 
 def as_arrays(kind: str, arrays: Tree) -> Tree:

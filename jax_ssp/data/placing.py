@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.data.memory import empty
 from jax_ssp.placement import Placement
 from jax_ssp.slices import Slice
 from jax_ssp.trees import Tree
@@ -95,4 +96,5 @@ def _stack(leaves: tuple[Any, ...], device: Device) -> np.ndarray | jax.Array:
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         there = device.device if isinstance(device, Slice) else device
         return jnp.stack(jax.device_put(leaves, there))
-    return np.stack(leaves)
+    first = np.asarray(leaves[0])
+    return np.stack(leaves, out=empty((len(leaves), *first.shape), first.dtype))

@@ -5,12 +5,11 @@
 
 from collections.abc import Iterator, Mapping
 
-import jax
 import numpy as np
 
 from jax_ssp import checks
 from jax_ssp.checks import instance, integer
-from jax_ssp.data.memory import as_arrays, num_examples
+from jax_ssp.data.memory import as_arrays, chosen_of, num_examples
 from jax_ssp.trees import Tree
 
 
@@ -126,7 +125,7 @@ class ShardIterator(Iterator[Tree]):
             self._batch += 1
         else:
             self._go_to(self._epoch + 1, batch=0)
-        return jax.tree.map(lambda array: array[chosen], self._arrays)
+        return chosen_of(self._arrays, chosen)
 
     def get_state(self) -> dict[str, int]:
         """Where the iterator stands: a dict of integers, for JSON."""

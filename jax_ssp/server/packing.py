@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_ssp.data.memory import ALIGNMENT
 from jax_ssp.trees import Tree, check_arrays, shapes_of
-
-ALIGNMENT = 64  # bytes
 
 
 def pack(tree: Tree) -> bytearray:
