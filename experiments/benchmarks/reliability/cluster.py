@@ -75,7 +75,7 @@ def get_config() -> ssp.Experiment:
             server_shards=2,
             spares=1,
             delay=ssp.delays.Constant(0.1),
-            recovery=ssp.Recovery(restarts=10**6, backoff=0.01),
+            recovery=ssp.Recovery(restarts=10**6, backoff=0),  # else it doubles at each loss
         ),
         num_epochs=10**5,
         checkpoint=ssp.Checkpoints(every=20),

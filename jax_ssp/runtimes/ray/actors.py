@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jax_ssp.runtimes.ray.calls import Actor, first_line
+from jax_ssp.runtimes.ray.calls import Actor, LostActor, first_line, got, is_there
 from jax_ssp.runtimes.ray.group import Group
 from jax_ssp.runtimes.ray.pool import keep, new_actor
 from jax_ssp.runtimes.ray.sent import Sent, settings
@@ -18,6 +18,9 @@ from jax_ssp.runtimes.ray.worker import There
 
 PATIENCE = 30.0
 """How long spares are put off for the sake of workers that have not finished a clock (seconds)."""
+
+LOOK_SECONDS = 1.0
+"""After how long a spare is asked again whether it is there."""
 
 READ_FROM_FILES = ("config_", "part_")
 """How modules are named that the command line has read, and that no other process can import."""
@@ -49,7 +52,8 @@ class Actors:
 
     On a cluster of this process's own, the processes of one run become those of the next. To have a
     spare takes what a worker takes that is to begin; so spares are made once those who begin, at
-    first or in the place of a lost one, have each finished a clock.
+    first or in the place of a lost one, have each finished a clock. One whose process ends is
+    replaced: since nobody has anything for it to do, it is asked now and then.
 
     Args:
         sent: the run, as they get it.
@@ -66,6 +70,8 @@ class Actors:
         self._wanted = room.spares
         self._all: list[Actor] = []
         self._spares: list[Actor] = []
+        self._asked: dict[Actor, list[Any]] = {}  # answers of spares that are waited for
+        self._looked = 0.0  # when they were asked last
         self._coming: list[Actor] = []  # of workers, which have not answered yet
         self._begun = threading.Event()  # who begins with the run has finished a clock
         self._beginning: set[int] = set()  # workers that have finished no clock
@@ -102,9 +108,12 @@ class Actors:
 
     def finished(self, number: int) -> None:
         """A worker has finished a clock; once all have that began, have as many spares as due."""
-        if not self._beginning:
+        looks = self._wanted > 0 and time.monotonic() - self._looked > LOOK_SECONDS
+        if not (self._beginning or looks):
             return
         with self._lock:
+            if looks:
+                self._look_at_spares()
             self._beginning.discard(number)
             if time.monotonic() - self._since > PATIENCE:
                 self._beginning.clear()
@@ -114,6 +123,21 @@ class Actors:
                 self._spares.append(spare)
             if not self._beginning:
                 self._begun.set()
+
+    def _look_at_spares(self) -> None:
+        """Let go of spares whose processes have ended."""
+        self._looked = time.monotonic()
+        for spare in self._spares:
+            answers = self._asked.get(spare, [])
+            if all(map(is_there, answers)):
+                try:
+                    for answer in answers:
+                        got(answer, spare.what)
+                    self._asked[spare] = spare.calls("pid", beside=True)
+                except LostActor:
+                    spare.kill()  # of one of several processes, the others
+        self._spares = [spare for spare in self._spares if not spare.killed]
+        self._asked = {spare: self._asked[spare] for spare in self._spares}
 
     def _become(self, kind: type, number: int, what: str, fresh: bool = False) -> Actor:
         with self._lock:

@@ -105,8 +105,22 @@ class KillsOnce(ssp.Observer):
             self.stop("it is back")
 
 
-def test_a_spare_takes_the_place_of_a_lost_one_at_once_and_then_another_is_made(monkeypatch):
-    kills, new = KillsOnce(), Actors._new
+class KillsSpare(KillsOnce):
+    """Kills the spare once it is ready; ends the run when there is another."""
+
+    def on_entry(self, now, event, commands):
+        if self.ready is None and len(self.made) > 2:
+            self.ready = self.made[2].call("pid")
+        elif self.lost is None and self.ready is not None and is_there(self.ready):
+            self.lost = now
+            os.kill(self.made[2].get("pid", beside=True), signal.SIGKILL)
+        elif len(self.made) > 3:
+            self.stop("there is another")
+
+
+def counting(kills, monkeypatch):
+    """Has an observer see the actors of workers that are made."""
+    new = Actors._new
 
     def made(self, kind):
         actor = new(self, kind)
@@ -115,9 +129,25 @@ def test_a_spare_takes_the_place_of_a_lost_one_at_once_and_then_another_is_made(
         return actor
 
     monkeypatch.setattr(Actors, "_new", made)
-    spec = linear(step=MOMENTUM, num_clocks=10_000, policy=ssp.SSP(2))
+    return kills
+
+
+def spec_of(kills):
     recovery = ssp.Recovery(backoff=0.01)
     runtime = ssp.Ray(2, recovery=recovery, spares=1, delay=ssp.delays.Constant(0.1))
-    ssp.train(runtime=runtime, observers=[kills], **spec)
+    more = {"num_clocks": 2_000, "policy": ssp.SSP(2)}
+    return {"runtime": runtime, "observers": [kills], **linear(step=MOMENTUM, **more)}
+
+
+def test_a_spare_takes_the_place_of_a_lost_one_at_once_and_then_another_is_made(monkeypatch):
+    kills = counting(KillsOnce(), monkeypatch)
+    ssp.train(**spec_of(kills))
     assert kills.there[:3] == [3, 3, 4]
     assert kills.seconds < 10.0  # a bound for busy machines; the benchmark measures it
+
+
+def test_a_spare_whose_process_ends_is_replaced_before_it_is_needed(monkeypatch):
+    kills = counting(KillsSpare(), monkeypatch)
+    result = ssp.train(**spec_of(kills))
+    assert result.status == "early"
+    assert not result.losses
