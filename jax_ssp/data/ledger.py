@@ -196,6 +196,20 @@ class Ledger:
         self._seat(worker).token = None
         self.dropped(token)
 
+    def run_out(self) -> None:
+        """All goes well until each epoch that is begun is over: what was given out is merged, and
+        those who are there take their turns at the rest; if nobody is, worker 0 does."""
+        for token in list(self._clocks):
+            self.merged(token)
+        if not self._deal.place:
+            self._deal_anew([0])
+        end = self._reach * self._size
+        for worker in self._deal.place:
+            seat = self._seat(worker)
+            while seat.ahead or self._deal.number(worker, seat.turn) < end:
+                self.started(worker, token := object(), max(1, len(seat.ahead)))
+                self.merged(token)
+
     # What its thread asks.
 
     def following(self, worker: int) -> Iterator[int]:

@@ -25,6 +25,7 @@ from jax_ssp.controller.tape import Tape
 from jax_ssp.data.elastic import is_elastic
 from jax_ssp.data.ledger import Ledger
 from jax_ssp.data.report import DataReport
+from jax_ssp.data.settled import Epoch
 
 Dealing: TypeAlias = Callable[[Event, Sequence[Command]], None]
 """Is told an event and its commands, before these are carried out."""
@@ -111,6 +112,30 @@ def report_of(tape: Tape) -> DataReport:
     epochs, whole = ledger.settled.rows(_samples(data)), ledger.settled.whole
     seen = whole * data["samples_per_epoch"] + sum(each.seen for each in epochs)
     return DataReport(merged, sum(each.dropped for each in epochs), seen, whole, tuple(epochs))
+
+
+def left_out(tape: Tape) -> list[Epoch]:
+    """The epochs of which samples would be missing, had the run gone on until all of them are over.
+
+    A run that is told to end leaves some under way, and others to those who had still to take them:
+    nothing of that is lost. What is found here is, and there should be nothing.
+
+    Args:
+        tape: of a run whose data is dealt; not necessarily complete.
+
+    Raises:
+        ValueError: if the data is not dealt, so that nobody knows.
+    """
+    ledger = ledger_of(tape.header)
+    if ledger is None:
+        raise ValueError(
+            "of this run nobody knows which samples are left out: its data is each worker's own. "
+            "Give `data=ssp.data.Epochs(...)`, which is dealt to them."
+        )
+    for _, event, commands in tape:
+        tell(ledger, event, commands)
+    ledger.run_out()
+    return [each for each in ledger.settled.rows(_samples(tape.header["data"])) if each.never]
 
 
 def _samples(data: Mapping[str, int]) -> int:

@@ -21,7 +21,7 @@ from jax_ssp.controller import (
 )
 from jax_ssp.controller.commands import Cancel, Fence
 from jax_ssp.data.ledger import Ledger
-from jax_ssp.runtimes.dealing import dealing, tell
+from jax_ssp.runtimes.dealing import dealing, left_out, tell
 from jax_ssp.runtimes.members import ever, members
 from jax_ssp.testing.driving import random_run
 from jax_ssp.training.run import run
@@ -173,6 +173,31 @@ def test_the_ledger_of_the_run_and_of_its_tape_agree():
         told(event, commands)
     assert tuple(ledger.settled.rows(2)) == result.data.epochs
     assert dealing(None, result.tape.header) is None
+
+
+def test_what_a_run_that_was_told_to_end_still_had_to_do_is_not_left_out(monkeypatch):
+    class Stops(ssp.Observer):
+        def on_clock(self, row):
+            if row["updates"] == 150:
+                self.stop("enough")
+
+    slow = ssp.delays.PerWorker([1.0, 1.1, 1.2, 40.0])
+    runtime = ssp.Virtual(4, slow, faults=[ssp.faults.Crash(1, 4)])
+    result = train(runtime, num_epochs=99, policy=ssp.ASP(), observers=[Stops()])
+    assert result.status == "early"
+    assert result.data.epochs[0].never  # of an epoch that is not the last one
+    assert left_out(result.tape) == []
+    deals = Ledger._deal_anew
+
+    def loses(self, workers):
+        deals(self, workers)
+        self._deal = self._deal._replace(left=self._deal.left[1:])
+
+    monkeypatch.setattr(Ledger, "_deal_anew", loses)
+    assert sum(each.never for each in left_out(result.tape)) == 2  # a batch
+    own = train(ssp.Virtual(4, compute=False), num_epochs=None, num_clocks=2)
+    with pytest.raises(ValueError, match="Epochs"):
+        left_out(own.tape)
 
 
 class Stands(ssp.data.ShardIterator):
@@ -451,6 +476,8 @@ class Account:
             found = Reader(ledger, worker, cursor)
             assert found.take(len(again)) == again
             assert found.take(len(reader.ahead)) == reader.ahead
+        ledger.run_out()
+        assert not any(row.never or row.twice for row in ledger.settled.rows(1))
 
     workers = 4
 

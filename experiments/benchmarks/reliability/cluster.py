@@ -22,7 +22,8 @@ Columns: `what` was killed, by what it was at that moment; `times`; `lost`, work
 by that; `recover_median`, `recover_max`: from the moment that a loss is
 known to the next clock that the worker has finished (seconds). In the last row `lost` is what the
 tape says; and `violations` of the contract; `doubled`, `missing`: samples that were merged twice in
-an epoch, and never in one that is over; `replayed`: whether the tape repeats to the last bit;
+an epoch, and those that nobody had been given, or was still to be given, when it ended;
+`replayed`: whether the tape repeats to the last bit;
 `terms`, how often the run went on.
 
 Expected: every worker with a number that is killed is one loss, and nothing else is (whoever has no
@@ -51,6 +52,7 @@ from experiments.benchmarks.reliability.losses import STOP, Loss, Watches, losse
 from experiments.benchmarks.reliability.roles import Roles
 from experiments.workloads.digits import Digits
 from jax_ssp.controller import WorkerLost
+from jax_ssp.runtimes.dealing import left_out
 
 COLUMNS = ("what", "times", "lost", "recover_median", "recover_max")
 COLUMNS += ("violations", "doubled", "missing", "replayed", "terms")
@@ -251,7 +253,6 @@ def judged(folder: Path, victim: Victim, found: Sequence[Loss]) -> dict[str, Any
     line = [sys.executable, "-c", "from jax_ssp.cli import main; main()", "replay", str(folder)]
     again = subprocess.run(line, capture_output=True, env=victim.environment)
     data = json.loads((folder / "summary.json").read_text())["data"]
-    over = data["epochs"][:-1]  # the last one is under way
     return {
         **dict.fromkeys(COLUMNS, ""),
         "what": "all",
@@ -260,7 +261,7 @@ def judged(folder: Path, victim: Victim, found: Sequence[Loss]) -> dict[str, Any
         **recovery(found),
         "violations": violations,
         "doubled": data["twice"],
-        "missing": sum(epoch["never"] for epoch in over),
+        "missing": sum(epoch.never for epoch in left_out(tape)),
         "replayed": again.returncode == 0,
         "terms": len(victim.codes),
     }

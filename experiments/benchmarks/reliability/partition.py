@@ -13,7 +13,8 @@ Columns: `cut`, the seconds for which the link is down; `evicted_after`, from th
 the worker (seconds); `clocks_meanwhile`, that the other one has finished from then until the link
 is up; `fenced`, pushes from before the cut that came after it; `back_after`, from the link to the
 next clock that the worker finishes (seconds). In the last row, of the run: `violations` of the
-contract; `doubled` and `missing` samples; `replayed`, whether the tape repeats to the bit.
+contract; `doubled` samples, and `missing` ones, which nobody had been given, or was still to be
+given, when it ended; `replayed`, whether the tape repeats to the bit.
 
 Expected: evicted within the deadline and a tick; what was under way is fenced; no violations,
 nothing doubled or missing.
@@ -38,6 +39,7 @@ import optax
 import jax_ssp as ssp
 from experiments.benchmarks.common import arguments, report
 from jax_ssp.controller import DeltaReady, Fence, WorkerLost
+from jax_ssp.runtimes.dealing import left_out
 
 COLUMNS = ("what", "cut", "evicted_after", "clocks_meanwhile", "fenced", "back_after")
 COLUMNS += ("violations", "doubled", "missing", "replayed")
@@ -260,7 +262,7 @@ def judged(result: ssp.Result, spec: dict[str, Any]) -> dict[str, Any]:
         "fenced": sum(any(type(each) is Fence for each in row[2]) for row in result.tape),
         "violations": violations,
         "doubled": result.data.twice,
-        "missing": sum(epoch.never for epoch in (result.data.epochs or ())[:-1]),
+        "missing": sum(epoch.never for epoch in left_out(result.tape)),
         "replayed": same,
     }
 

@@ -1,6 +1,5 @@
 """Workers that join a run which has begun, and come and go with their machines."""
 
-import itertools
 import threading
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.controller import DeltaReady, WorkerJoined, WorkerLost
-from jax_ssp.controller.commands import Drop, Merge, StartClock
-from jax_ssp.runtimes.dealing import ledger_of, tell
+from jax_ssp.runtimes.dealing import left_out
 from tests.helpers.problems import bits, linear, loss_fn
 
 pytestmark = pytest.mark.ray
@@ -31,7 +29,8 @@ class Seen(ssp.Observer):
         with self.changed:
             self.events.append(event)
             self.changed.notify_all()
-        if self.over or self.until(self):
+        self.over = self.over or self.until(self)
+        if self.over:
             self.stop("enough is seen")
 
     def count(self, kind, worker):
@@ -47,35 +46,6 @@ class Seen(ssp.Observer):
 def data():
     x = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
     return ssp.data.Epochs((x, x @ np.arange(6, dtype=np.float32)), batch_size=4)
-
-
-def left_out(tape):
-    """Of all that was begun, the epochs of which samples would be missing if the run had gone on.
-
-    It was told to end: what was under way, and what the slower ones had still to take, is not lost.
-    """
-    ledger, under_way, live = ledger_of(tape.header), {}, set()
-    for _, event, commands in tape:
-        tell(ledger, event, commands)
-        if type(event) is WorkerJoined:
-            live.add(event.worker)
-        elif type(event) is WorkerLost:
-            live.discard(event.worker)
-            under_way = {token: who for token, who in under_way.items() if who != event.worker}
-        for command in commands:
-            if type(command) is StartClock:
-                under_way[command.token] = command.worker
-            settled = command.deltas if type(command) is Merge else ()
-            for each in (command,) if type(command) is Drop else settled:
-                del under_way[each.token]
-    begun = 1 + max((each.epoch for each in ledger.settled.rows(1)), default=-1)
-    for token in under_way:
-        ledger.merged(token)
-    for token in itertools.product(range(64), live):
-        ledger.started(token[1], token, 1)
-        ledger.pushed(token[1], token)
-        ledger.merged(token)
-    return [each for each in ledger.settled.rows(1) if each.epoch < begun and each.never]
 
 
 def check(result, spec):
