@@ -10,7 +10,7 @@ import optax
 
 from jax_ssp.checks import INT32, LEAST, MOST, integer, number, share
 from jax_ssp.mitigations._shared import chosen, zeros
-from jax_ssp.mitigations.as_given import as_given
+from jax_ssp.mitigations.as_given import AsGiven
 from jax_ssp.trees import Tree, all_finite, widened
 
 
@@ -22,9 +22,19 @@ class DelayedNesterovState(NamedTuple):
     total: Tree
 
 
+class DelayedNesterov(AsGiven):
+    """Made by `delayed_nesterov`.
+
+    Attributes:
+        buffer: as given there.
+    """
+
+    buffer: int
+
+
 def delayed_nesterov(
     learning_rate: float = 0.7, momentum: float = 0.9, activation: float = 0.0, buffer: int = 4
-) -> optax.GradientTransformationExtraArgs:
+) -> DelayedNesterov:
     r"""Nesterov's momentum on the server, updated once in N merges.
 
     With pseudo-gradient :math:`g_t = -\Delta_t`, merge t = 0, 1, .., learning rate ε, momentum
@@ -119,4 +129,6 @@ def delayed_nesterov(
         new = DelayedNesterovState(count, velocity, total)
         return updates, chosen(all_finite(gradients), new, state)
 
-    return as_given(optax.GradientTransformationExtraArgs(init, update))
+    made = DelayedNesterov(init, update)
+    made.buffer = buffer
+    return made

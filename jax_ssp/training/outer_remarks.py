@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from jax_ssp.mitigations.correlation import found
+from jax_ssp.mitigations.nesterov import DelayedNesterov
 from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.session import Session
 
@@ -40,6 +41,24 @@ def of_momentum(session: Session, state: object) -> Iterator[str]:
             f"{says}, and a round of {workers} workers is {math.ceil(workers / merged(workers))} "
             f"of them under {type(plan.policy).__name__}: {limit}; {remedy}, and "
             "`ssp.mitigations.delayed_nesterov` turns it once a round"
+        )
+
+
+def of_turns(session: Session) -> Iterator[str]:
+    """Where `delayed_nesterov` counts on another number of workers.
+
+    Args:
+        session: the run before its first clock.
+    """
+    (tx, _), workers = session.plan.transforms(), session.num_workers
+    if not isinstance(tx, DelayedNesterov) or tx.buffer == workers:
+        return
+    if session.plan.policy.usual_merge(workers) == 1:
+        yield (
+            f"`delayed_nesterov(buffer={tx.buffer})` averages {tx.buffer} deltas, and turns its "
+            f"momentum once in so many, and there are {workers} workers, each delta of which is "
+            f"merged alone: with `buffer={workers}`, which `ssp.methods.async_local_sgd(workers="
+            f"{workers})` gives, it does both once a round"
         )
 
 

@@ -19,7 +19,7 @@ from jax_ssp.runtimes.session import Session
 from jax_ssp.runtimes.task import Task
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.server.uphill import on_host
-from jax_ssp.training.outer_remarks import of_momentum, of_staleness
+from jax_ssp.training.outer_remarks import of_momentum, of_staleness, of_turns
 from jax_ssp.trees import Tree
 from jax_ssp.views import seeing
 
@@ -72,6 +72,7 @@ def _of_outer(session: Session) -> Iterator[str]:
     states = session.states()
     assert states is not None  # as something is computed
     yield from of_momentum(session, states.server)
+    yield from of_turns(session)
     yield from of_staleness(session.plan, session.num_workers, session.round_samples)
 
 

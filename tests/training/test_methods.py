@@ -100,6 +100,16 @@ def test_asynchronous_local_sgd_is_delayed_nesterov_delta_by_delta():
     assert run.schedule["staleness"].max() == 1
 
 
+def test_asynchronous_local_sgd_for_another_number_of_workers_is_said():
+    says = "`delayed_nesterov(buffer=3)` averages 3 deltas"
+    fields = ssp.methods.async_local_sgd(h=1, workers=3)
+    result = train(fields, num_clocks=1)
+    assert any(each.startswith(says) and "there are 2 workers" in each for each in result.remarks)
+    barrier = {**fields, "policy": ssp.BSP()}  # whose merges are of all deltas
+    for quiet in (train(fields, workers=3, num_clocks=1), train(barrier, num_clocks=1)):
+        assert not any("delayed_nesterov" in each for each in quiet.remarks)
+
+
 def test_decoupled_runs_ahead_for_as_long_as_its_policy_counts_on():
     fields = ssp.methods.decoupled_diloco(h=3, quorum=2, tau=2)
     assert fields["overlap"] == fields["policy"].tau == 2
