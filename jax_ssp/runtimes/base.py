@@ -218,13 +218,13 @@ class Executor(ABC):
     def passed(self, start: StartClock) -> None:
         """This clock has come to its end before the run was broken off, and is not run again."""
 
-    def go_on(self, lost: Collection[int], times: Mapping[int, int]) -> None:
-        """A run that was broken off goes on.
+    def left_out(self) -> Collection[int]:
+        """Who was there when a run was broken off, and has no place now that it goes on."""
+        return ()
 
-        Args:
-            lost: who is away.
-            times: how often each worker was lost before, if it was.
-        """
+    def go_on(self, there: Sequence[int], lost: Sequence[int], times: Mapping[int, int]) -> None:
+        """A run that was broken off goes on: who is there, who comes again, and how often each was
+        lost before, if it was."""
 
     def prepare(self) -> None:
         """Get ready for the first clock; called once. It returns early if a stop is requested."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.controller.events import Event, StopRequested, WorkerJoined, WorkerLost
@@ -51,6 +51,7 @@ class Comebacks(Executor):
         recovery: what becomes of a worker in which something goes wrong; None ends the run.
         vacant: who is not there yet, and joins when it can; what stands in its place among the
             workers has the data that it begins with.
+        late: who may join when it can, these among them; others were there in a run that goes on.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Comebacks(Executor):
         clock: WallClock,
         recovery: Recovery | None = None,
         vacant: Collection[int] = (),
+        late: Collection[int] = (),
     ) -> None:
         self._workers = workers
         self._running = running
@@ -67,7 +69,7 @@ class Comebacks(Executor):
         self._recovery = recovery
         self._restarts = Restarts(recovery or Recovery(restarts=0), running.num_workers)
         self._crew = Crew(self._work, self._clock.fail)
-        self._vacant = vacant
+        self._late, self._invited = late, {*vacant}
         for worker in workers:
             self._crew.enter(Stay(worker.index, None if worker.index in vacant else worker))
         self._asked: dict[int, int] = {}  # who waits for whose state, to join with it
@@ -82,8 +84,12 @@ class Comebacks(Executor):
         """What a thread does."""
 
     def invite(self) -> None:
-        for worker in self._vacant:
-            self._crew.stays[worker].thread.start()
+        for worker in self._invited:
+            stay = self._crew.stays[worker]
+            if stay.joined:  # as it was, or might have been, before the run went on
+                stay.leave()
+                stay = self._enter(Stay(worker, None))
+            stay.thread.start()
 
     def lost(self, worker: int) -> None:
         stay = self._crew.stays[worker]
@@ -144,8 +150,9 @@ class Comebacks(Executor):
     def _arm(self) -> None:
         """Have those keep what they are before each clock who are to."""
 
-    def go_on(self, lost: Collection[int], times: Mapping[int, int]) -> None:
-        self._restarts.go_on(times)
+    def go_on(self, there: Sequence[int], lost: Sequence[int], times: Mapping[int, int]) -> None:
+        self._restarts.go_on((*there, *lost), times)
+        self._invited = {*self._late}.difference(there, lost)
         if self._recovery is not None:
             for worker in lost:
                 self._clock.awaited += 1

@@ -134,8 +134,9 @@ class Restarts:
         self._left = set(range(num_workers))
         self._count: Counter[int] = Counter()
 
-    def go_on(self, times: Mapping[int, int]) -> None:
-        """The run was broken off, and goes on with all its workers; so often each was lost."""
+    def go_on(self, workers: Iterable[int], times: Mapping[int, int]) -> None:
+        """The run was broken off, and goes on with these workers; so often each was lost."""
+        self._left.update(workers)
         self._count.update(times)
 
     def joined(self, worker: int) -> None:

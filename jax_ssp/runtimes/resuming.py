@@ -235,10 +235,13 @@ class Resuming:
             loop.take(Resumed(controller.term + 1, *astuple(ends)))
             loop.executor.report_all = loop.take_all
             lost = [worker for worker in lost_in(loop.tape) if worker < self._num_workers]
-            loop.executor.go_on(lost, times_lost(loop.tape))
-            for worker in sorted(controller.workers):
-                if worker >= self._num_workers:
-                    loop.take(WorkerLost(worker, NOT_RESUMED))
+            no_place = loop.executor.left_out()
+            out = {each for each in controller.workers if each >= self._num_workers}
+            out.update(each for each in no_place if each in controller.workers)
+            there = [each for each in controller.workers if each not in out]
+            loop.executor.go_on(there, lost, times_lost(loop.tape))
+            for worker in sorted(out):
+                loop.take(WorkerLost(worker, NOT_RESUMED))
         for worker in controller.workers:
             if controller.phase(worker) is FINISHED:
                 loop.executor.stop(worker)

@@ -391,6 +391,9 @@ def test_restarts_are_counted_for_each_worker():
     assert not restarts.too_few
     assert restarts.of(1, ever=False) is None
     assert restarts.too_few
+    restarts.go_on([2, 3], {2: 1})  # of whom one had joined late
+    assert not restarts.too_few
+    assert restarts.of(2) == 2.0
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class Room(NamedTuple):
         alone: whether the cluster is of this process's own.
         spares: workers that are ready to take the place of one that is lost.
         shares: of the server.
+        workers: that the run has from now on at least, and for which there is room.
     """
 
     options: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Room(NamedTuple):
     alone: bool
     spares: int
     shares: int
+    workers: int
 
 
 class Actors:
@@ -66,6 +68,7 @@ class Actors:
         size, self._processes = room.devices or (None, 1)
         each = None if size is None else size // self._processes
         self._arguments = {There: (each,), Shard: ()}
+        self._stand_ins: set[int] = set()  # workers for which there is no room
         self._alone = room.alone
         self._wanted = room.spares
         self._all: list[Actor] = []
@@ -88,6 +91,8 @@ class Actors:
             late: whether it was never there: then it takes no spare, and waits until there are as
                 many as due, or are to be once there is room.
         """
+        if self.lacks_room(number):
+            return self.stand_in(number)
         if late:
             self._begun.wait()
         with self._lock:
@@ -96,6 +101,28 @@ class Actors:
             actor = self._become(There, number, f"worker {number}", fresh=late)
             self._coming.append(actor)
         return actor
+
+    def stand_in(self, number: int) -> Actor:
+        """A process in the place of a worker for which there is no room.
+
+        It takes as little as a share of the server, and computes once more what that one had.
+        """
+        with self._lock:
+            self._stand_ins.add(number)
+            self._beginning.discard(number)
+            what = f"what stands in for worker {number}"
+            return self._become(There, number, what, fresh=True, takes=Shard)
+
+    def lacks_room(self, number: int) -> bool:
+        """Whether something stands in for this worker."""
+        with self._lock:
+            return number in self._stand_ins
+
+    def end_stand_ins(self) -> set[int]:
+        """Who comes from now on waits for room of its own; gives for whom there was none."""
+        with self._lock:
+            found, self._stand_ins = self._stand_ins, set()
+        return found
 
     def came(self, actor: Actor) -> None:
         """A worker's actor has answered."""
@@ -118,7 +145,7 @@ class Actors:
             if time.monotonic() - self._since > PATIENCE:
                 self._beginning.clear()
             while not (self._beginning or self._closed) and len(self._spares) < self._wanted:
-                spare = self._new(There)
+                spare = self._new(There, There)
                 spare.tell("prepare", *self._run)
                 self._spares.append(spare)
             if not self._beginning:
@@ -139,19 +166,27 @@ class Actors:
         self._spares = [spare for spare in self._spares if not spare.killed]
         self._asked = {spare: self._asked[spare] for spare in self._spares}
 
-    def _become(self, kind: type, number: int, what: str, fresh: bool = False) -> Actor:
+    def _become(
+        self,
+        kind: type,
+        number: int,
+        what: str,
+        fresh: bool = False,
+        takes: type | None = None,
+    ) -> Actor:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the run is over, and nobody joins it any more.")
             spare = kind is There and self._spares and not fresh
-            actor = self._spares.pop(0) if spare else self._new(kind)
+            actor = self._spares.pop(0) if spare else self._new(kind, takes or kind)
             actor.what = what
             actor.tell("become", *self._run, number)
             return actor
 
-    def _new(self, kind: type) -> Actor:
+    def _new(self, kind: type, takes: type) -> Actor:
+        """A new actor of this kind, which takes what one of that kind does."""
         made = [
-            new_actor(kind, self._arguments[kind], self._options[kind], self._alone)
+            new_actor(kind, self._arguments[kind], self._options[takes], self._alone)
             for _ in range(self._processes if kind is There else 1)
         ]
         actor = Group(made, self._alone) if len(made) > 1 else made[0]

@@ -14,12 +14,16 @@ class RemoteFeed:
         worker: whose.
         cursor: how many of its batches are taken, or passed over.
         actor: where it is; None for a new one, which is started then.
-        late: whether that is one of a worker which was never there.
+        late: whether that is one of a worker which was never there, or had no room.
+        patience: for the actor to answer (seconds); None for as long as it takes.
 
     Attributes:
         actor: where it is.
         names: of its devices, as a tape names them.
         has_data: whether it had data for a clock when it came again; None for the first.
+
+    Raises:
+        LostActor: if the actor is not there in time.
     """
 
     def __init__(
@@ -29,12 +33,14 @@ class RemoteFeed:
         cursor: int = 0,
         actor: Actor | None = None,
         late: bool = False,
+        patience: float | None = None,
     ) -> None:
         self._actors, self._worker = actors, worker
+        self._stands_in = actors.lacks_room(worker)
         self.taken = cursor
         self.has_data: bool | None = None
         if actor is not None:
-            self.actor, self.names = actor, actor.get("names")
+            self.actor, self.names = actor, actor.get("names", seconds=patience)
             actors.came(actor)
             return
         self.actor = actors.worker(worker, late)
@@ -44,7 +50,7 @@ class RemoteFeed:
     def rewound(self, cursor: int) -> RemoteFeed:
         """The same batches from there on, in a new actor: the old one is no more."""
         self.actor.kill()
-        return RemoteFeed(self._actors, self._worker, cursor)
+        return RemoteFeed(self._actors, self._worker, cursor, late=self._stands_in)
 
     def skip(self, steps: int = 1) -> None:
         """Pass over so many batches."""

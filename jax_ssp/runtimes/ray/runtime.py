@@ -24,7 +24,6 @@ from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
 from jax_ssp.runtimes.slicing import axes_asked, check_slices, mesh_elsewhere
-from jax_ssp.runtimes.threads import Threads
 from jax_ssp.runtimes.wall import WallClock
 from jax_ssp.slices import Slices
 from jax_ssp.where import checked_axes
@@ -214,8 +213,8 @@ class Ray(Runtime):
         alone, shares = self.address is None, {"num_cpus": 0}
         if not alone and (self.server_shards == 1 or self.max_workers is not None):
             shares |= beside_driver()  # no run goes on without that machine
-        room = Room(options, shares, devices, alone, self.spares, self.server_shards)
-        return parties(run, room)
+        counts = self.spares, self.server_shards, self.num_workers
+        return parties(run, Room(options, shares, devices, alone, *counts))
 
     def _check_run(self, run: Blueprint) -> None:
         """Raise ValueError if a run cannot be had here, before anything starts."""
@@ -254,14 +253,18 @@ class Ray(Runtime):
 
     def open(self, session: Parties) -> World:
         from jax_ssp.runtimes.ray.fed import Vacant
-        from jax_ssp.runtimes.ray.parties import RayWorld
+        from jax_ssp.runtimes.ray.parties import RayThreads, RayWorld
+        from jax_ssp.runtimes.ray.sharded import ShardedStore
 
         fates = fates_of(self.faults, session.most)
         clock = WallClock(session.num_workers, fates)
         delays = None if self.delay is None else DelayDraws(self.delay, self.seed, session.most)
         running = Running(session, clock, delays, fates)
         vacant = [each.index for each in session.workers if isinstance(each.feed, Vacant)]
-        threads = Threads(session.workers, running, clock, self.recovery, vacant)
+        assert isinstance(session.store, ShardedStore)
+        late = range(self.num_workers, self.most())
+        given = session.workers, running, clock, self.recovery, vacant, late
+        threads = RayThreads(session.store, *given)
         return RayWorld(clock, threads, fates, session)
 
 

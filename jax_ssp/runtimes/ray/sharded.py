@@ -129,6 +129,11 @@ class ShardedStore(Store):
                 raise LookupError(f"nobody has leased version {version} (any more)")
             return Fetched(version, Pieces(self._read_of[version]))
 
+    def check(self) -> None:
+        """Raise what is known to have gone wrong in a share."""
+        with self._lock:
+            self._look()
+
     # Under the lock.
 
     def _tell(self, what: Any) -> None:

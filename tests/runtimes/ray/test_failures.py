@@ -3,6 +3,7 @@
 import os
 import signal
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp import faults
 from jax_ssp.controller import Fence, WorkerJoined, WorkerLost
+from jax_ssp.runtimes.ray import sharded
 from jax_ssp.runtimes.ray.actors import Actors
 from jax_ssp.runtimes.ray.calls import LostShare
 from tests.helpers.problems import bits, linear, loss_fn
@@ -155,6 +157,36 @@ def test_a_lost_share_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path, m
         runtime=ssp.Replay(result.tape), **linear(step=MOMENTUM, num_clocks=30, policy=ssp.SSP(2))
     )
     assert bits(again.params) == bits(result.params)
+
+
+class Looks(ssp.Observer):
+    """Who is lost."""
+
+    def __init__(self):
+        self.lost = []
+
+    def on_entry(self, now, event, commands):
+        if type(event) is WorkerLost:
+            self.lost.append(event)
+
+
+def test_what_a_share_fails_with_is_raised_before_a_worker_is_lost_for_it(monkeypatch):
+    def look(count):
+        if count == 3:
+            raise OSError("the rate is gone")
+        return count
+
+    def update(updates, state, params=None):
+        like = jax.ShapeDtypeStruct((), np.int32)
+        return updates, 1 + jax.pure_callback(look, like, state)
+
+    monkeypatch.setattr(sharded, "LOOK_SECONDS", 3600.0)  # so that who reads it gets it first
+    fails = ssp.as_given(optax.GradientTransformation(lambda params: np.int32(0), update))
+    looks, spec = Looks(), linear(num_clocks=20, policy=ssp.ASP(), server_tx=fails)
+    with pytest.raises(Exception, match="the rate is gone") as caught:
+        ssp.train(runtime=ssp.Ray(2, recovery=SOON), observers=[looks], **spec)
+    assert any("in the process of share 0" in each for each in caught.value.__notes__)
+    assert looks.lost == []
 
 
 def test_a_run_goes_on_here_that_was_saved_there(tmp_path):

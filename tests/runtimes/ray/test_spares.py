@@ -82,13 +82,15 @@ def test_a_spare_that_takes_a_number_traces_and_compiles_nothing():
 class KillsOnce(ssp.Observer):
     """Kills worker 0 once a spare is ready; ends the run when the worker has finished a clock."""
 
-    def __init__(self):
+    def __init__(self, workers=2):
+        self.workers = workers
         self.made, self.ready, self.lost, self.seconds = [], None, None, None
         self.there = []  # how many actors there are: when it is lost, back, has finished a clock
 
     def on_entry(self, now, event, commands):
-        if self.ready is None and len(self.made) > 2:
-            self.ready = self.made[2].call("pid")  # which it answers after what it has to prepare
+        if self.ready is None and len(self.made) > self.workers:
+            spare = self.made[self.workers]
+            self.ready = spare.call("pid")  # which it answers after what it has to prepare
         elif self.lost is None and self.ready is not None and is_there(self.ready):
             self.lost = now
             os.kill(self.made[0].get("pid", beside=True), signal.SIGKILL)
@@ -122,8 +124,8 @@ def counting(kills, monkeypatch):
     """Has an observer see the actors of workers that are made."""
     new = Actors._new
 
-    def made(self, kind):
-        actor = new(self, kind)
+    def made(self, kind, takes):
+        actor = new(self, kind, takes)
         if kind is There:
             kills.made.append(actor)
         return actor
