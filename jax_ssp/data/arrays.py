@@ -74,7 +74,10 @@ def _plain(leaf: Any, fresh: bool) -> Any:
     if isinstance(leaf, (np.ndarray, np.generic)):
         if leaf.dtype.kind in _NO_NUMBERS:
             return None
-        return leaf if fresh or not isinstance(leaf, np.ndarray) else copy_of(leaf)
+        if fresh or not isinstance(leaf, np.ndarray):
+            return leaf
+        # A masked array, say, stays one, for JAX to refuse.
+        return copy_of(leaf) if type(leaf) is np.ndarray else leaf.copy()
     return leaf if isinstance(leaf, (jax.Array, *_NUMBERS)) else None
 
 

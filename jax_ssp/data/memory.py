@@ -70,7 +70,7 @@ def as_arrays(kind: str, arrays: Tree) -> Tree:
         arrays: a tree of them.
 
     Raises:
-        TypeError: if one is no array of numbers.
+        TypeError: if one is no array of numbers, or a masked one.
 
     Example:
         >>> as_arrays("Epochs", {"x": np.arange(2)})
@@ -82,6 +82,11 @@ def as_arrays(kind: str, arrays: Tree) -> Tree:
             found = np.asarray(leaf)
         except Exception as error:  # of lists of several lengths, say
             raise TypeError(f"{_named(kind, path)} must be an array, got {shown(leaf)}.") from error
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise TypeError(
+                f"{_named(kind, path)} is a masked array, and nothing here looks at its mask; give "
+                "it with numbers in their place, `array.filled(...)`."
+            )
         if found.dtype.kind in "OSUMm":
             raise TypeError(
                 f"{_named(kind, path)} must be an array of numbers, got {shown(leaf)} of dtype "

@@ -5,8 +5,10 @@ import itertools
 import jax
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
+import jax_ssp as ssp
 from jax_ssp.data.epochs import Epochs
 from jax_ssp.data.feed import Feed
 from jax_ssp.data.memory import ALIGNMENT, chosen_of, copy_of
@@ -47,3 +49,26 @@ def test_what_is_copied_is_the_same(dtype, shape):
     assert got.dtype == dtype
     assert got.tobytes() == numbers[chosen].tobytes()
     assert not np.shares_memory(got, numbers)
+
+
+MASKED = np.ma.masked_less(IMAGES[:8, 0, 0], 0.0)
+
+
+@pytest.mark.parametrize("kind", [Epochs, Shards])
+def test_a_masked_array_of_examples_is_refused(kind):
+    workers = {"num_workers": 2} if kind is Shards else {}
+    with pytest.raises(TypeError, match=r"arrays\['x'\] is a masked array.*array\.filled"):
+        kind({"x": MASKED}, batch_size=2, **workers)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_masked_batch_is_refused(steps):
+    task = {
+        "step": ssp.make_step(
+            lambda params, batch, key: (params * batch.sum(), {}), optax.sgd(0.1)
+        ),
+        "params": np.float32(0),
+        "data": lambda worker: iter([MASKED] * 4),
+    }
+    with pytest.raises(TypeError, match="masked arrays are not supported"):
+        ssp.train(**task, runtime=ssp.Virtual(1), num_clocks=2, local_steps=steps)
