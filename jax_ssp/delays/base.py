@@ -5,6 +5,9 @@ ONE local step; a clock of `steps` local steps is the sum of that many independe
 `FromTrace` differs: what was measured is a whole clock. `rng` is a generator of the worker's own,
 asked once a clock in the order of the clocks, so what is drawn for (worker, clock) does not depend
 on the schedule that the draws lead to.
+
+A model that can say what many clocks take at once has a method `ahead` too, whether it is a `Delay`
+or not; see `Delay.ahead`. Simulations of many workers are faster then, and the same to the bit.
 """
 
 import abc
@@ -46,8 +49,12 @@ class Delay(abc.ABC):
     def ahead(self, worker: int, count: int, rng: np.random.Generator) -> Sequence[float] | None:
         """What the next `count` calls for clocks of one step of this worker would give.
 
-        Only for speed: a scalar draw costs as much as all else that a simulated clock does. Any
-        callable may have this method; it is used where the class that has it has `__call__` too.
+        Only for speed: a draw by itself costs far more than its share of many. Any object that is
+        called as a delay model may have this method; it is used where the class that has it has
+        `__call__` too, so that a subclass which changes one of the two has to say both.
+        `ssp.testing.check_delay_model` checks that both give the same. Clocks of more steps are
+        called for one by one, with the generator where the last block has left it: so a worker
+        whose clocks are now of one step, now of more, has other delays than without this method.
 
         Args:
             worker: whose clocks.
@@ -55,8 +62,18 @@ class Delay(abc.ABC):
             rng: the worker's own random generator.
 
         Returns:
-            Seconds, drawn from `rng` as calls one by one would; None, with nothing drawn, if they
-            depend on more than that, such as the number of the clock.
+            Seconds, `count` of them, drawn from `rng` as calls one by one would; None, with nothing
+            drawn, if they depend on more than that, such as the number of the clock.
+
+        Example:
+            >>> class Uniform:
+            ...     def __call__(self, worker, clock, steps, rng):
+            ...         return float(rng.random(steps).sum())
+            ...
+            ...     def ahead(self, worker, count, rng):
+            ...         return rng.random(count).tolist()
+            >>> Uniform().ahead(worker=0, count=2, rng=np.random.default_rng(0))
+            [0.6369616873214543, 0.2697867137638703]
         """
         return None
 

@@ -6,11 +6,10 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jax_ssp.checks import number, shown
 from jax_ssp.controller.commands import StartClock
 from jax_ssp.delays.base import LONGEST, DelayModel, draws_ahead
+from jax_ssp.delays.streams import Streams
 
 
 class DelayDraws:
@@ -26,8 +25,7 @@ class DelayDraws:
 
     def __init__(self, delay: DelayModel, seed: int, num_workers: int) -> None:
         self._delay = delay
-        self._seed = seed
-        self._streams: list[np.random.Generator | None] = [None] * num_workers  # made when used
+        self._streams = Streams(seed, num_workers)
         # Packed: as objects, those of many workers would be in no cache.
         self._ready: list[Sequence[float]] = [()] * num_workers
         self._draws_ahead = draws_ahead(delay)
@@ -38,35 +36,38 @@ class DelayDraws:
         Raises:
             ValueError: if the delay model gives something negative or not finite.
         """
-        worker, steps = start.worker, start.local_steps
+        worker, clock, steps = start[:3]  # quicker than by name
         if steps == 1 and self._draws_ahead:
-            ready: Any = self._ready[worker] or self._draw_ahead(worker, start.clock)
+            ready: Any = self._ready[worker] or self._draw_ahead(worker, clock)
             if ready:
                 return ready.pop()
-        stream = self._streams[worker] or self._stream(worker)
-        seconds = self._delay(worker, start.clock, steps, stream)
+        seconds = self._delay(worker, clock, steps, self._streams.of(worker))
         if type(seconds) is float and 0 <= seconds <= LONGEST:
             return seconds
-        return self._checked(seconds, worker, start.clock)
+        return self._checked(seconds, worker, clock)
 
     def _draw_ahead(self, worker: int, clock: int) -> Sequence[float]:
         """What a worker's next clocks take, the last one first; none where that is not known."""
-        stream = self._streams[worker] or self._stream(worker)
-        drawn = self._delay.ahead(worker, self.BLOCK, stream)
+        drawn = self._delay.ahead(worker, self.BLOCK, self._streams.of(worker))
         if drawn is None:
             return ()
-        ready = array("d", [self._checked(each, worker, clock) for each in reversed(drawn)])
-        self._ready[worker] = ready
+        if len(drawn) != self.BLOCK:
+            raise ValueError(
+                f"`ahead(worker={worker}, count={self.BLOCK}, ...)` of {shown(self._delay)} must "
+                f"give so many delays, got {len(drawn)}."
+            )
+        if not _are_seconds(drawn):
+            drawn = [self._checked(each, worker, clock) for each in drawn]
+        ready = self._ready[worker] = array("d", drawn[::-1])
         return ready
-
-    def _stream(self, worker: int) -> np.random.Generator:
-        """The stream of this worker, which is that of `np.random.default_rng([seed, worker])`."""
-        seeds = np.random.SeedSequence([self._seed, worker])
-        stream = self._streams[worker] = np.random.Generator(np.random.PCG64(seeds))
-        return stream
 
     def _checked(self, seconds: Any, worker: int, clock: int) -> float:
         if type(seconds) is float and 0 <= seconds <= LONGEST:
             return seconds
         field = f"delay(worker={worker}, clock={clock}, ...) of {shown(self._delay)}"
         return float(number(field, seconds, least=0, most=LONGEST))
+
+
+def _are_seconds(drawn: Sequence[Any]) -> bool:
+    """Whether all are floats that a clock may take; a sum with one that is no number is none."""
+    return set(map(type, drawn)) == {float} and min(drawn) >= 0 and sum(drawn) <= LONGEST

@@ -27,6 +27,7 @@ from jax_ssp.controller.events import (
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.base import Donor, World
 from jax_ssp.runtimes.carrying import Carrying
+from jax_ssp.runtimes.collector import collecting_seldom
 from jax_ssp.runtimes.interrupts import Deferral
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.recovery import batches_taken
@@ -98,7 +99,8 @@ class Loop(Carrying):
         self.take(None)  # should somebody have asked for the end by now
         ran = None
         if self.store is None and not (self.observers or self.tape):
-            ran = self.clock.run_clockwork(self.controller, self.tape)
+            with collecting_seldom():
+                ran = self.clock.run_clockwork(self.controller, self.tape)
         if ran is None:
             self._run()
         else:

@@ -34,7 +34,7 @@ class Virtual(Runtime):
     Args:
         num_workers: all on the first device.
         delay: how long a clock takes (virtual seconds); any callable `(worker, clock, steps, rng)
-            -> seconds`.
+            -> seconds`. One that has `ahead` too is asked for many at once (see `Delay.ahead`).
         seed: of the delays. Each worker draws from a stream of its own, so its draws do not depend
             on the schedule.
         compute: False runs the clockwork alone: no gradients, no server, no step needed.

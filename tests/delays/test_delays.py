@@ -287,3 +287,70 @@ def test_a_run_draws_what_each_worker_would_alone(delay):
     assert drawn == [
         [delay(worker, clock, 1, rngs[worker]) for worker in (0, 1)] for clock in range(70)
     ]
+
+
+class Uniform:
+    """A model of somebody else, which draws ahead for all workers."""
+
+    def __call__(self, worker, clock, steps, rng):
+        return float(rng.random(steps).sum())
+
+    def ahead(self, worker, count, rng):
+        return rng.random(count).tolist()
+
+
+@pytest.mark.parametrize("policy", [ssp.SSP(2), ssp.BSP(), ssp.KAsync(3)], ids=repr)
+def test_a_run_is_the_same_whether_its_delays_are_drawn_ahead_or_not(policy):
+    ahead, one_by_one = (
+        ssp.train(
+            policy=policy,
+            runtime=ssp.Virtual(6, delay, seed=5, compute=False),
+            num_clocks=40,
+            progress=False,
+        )
+        for delay in (Uniform(), Uniform().__call__)
+    )
+    assert list(ahead.tape) == list(one_by_one.tape)
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        ([0.5, -1.0], "must be non-negative, got -1.0"),
+        ([0.5, math.nan], "finite"),
+        ([math.inf, 1.0], "finite"),
+        ([1e18, 1e18], None),
+        ([1, np.float64(2)], None),
+        ([0.5, True], "number"),
+    ],
+    ids=repr,
+)
+def test_what_is_drawn_ahead_is_checked(gives, message):
+    class Given(Exponential):
+        def __call__(self, worker, clock, steps, rng):
+            raise AssertionError("it is drawn ahead")
+
+        def ahead(self, worker, count, rng):
+            return (gives * count)[:count]
+
+    draws, start = DelayDraws(Given(), 0, 1), StartClock(0, 0, 1, 0, (), 1, 1.0, Token(0, 0))
+    if message is not None:
+        with pytest.raises((ValueError, TypeError), match=message):
+            draws.draw(start)
+        return
+    drawn = [draws.draw(start) for _ in gives]
+    assert drawn == gives
+    assert set(map(type, drawn)) == {float}
+
+
+def test_too_few_delays_drawn_ahead_are_refused():
+    class Few(Exponential):
+        def __call__(self, worker, clock, steps, rng):
+            return 1.0
+
+        def ahead(self, worker, count, rng):
+            return [1.0] * (count - 1)
+
+    draws, start = DelayDraws(Few(), 0, 1), StartClock(0, 0, 1, 0, (), 1, 1.0, Token(0, 0))
+    with pytest.raises(ValueError, match=r"ahead\(worker=0, count=32, .* so many delays, got 31"):
+        draws.draw(start)

@@ -62,6 +62,7 @@ DERIVED = {
     "Leased": {"opened"},  # made of the snapshot
     "_Seat": {"stream"},  # what is left of it; see `_next`
     "DelayDraws": {"_delay", "_draws_ahead"},
+    "Streams": {"_states"},  # of the seed
 }
 PASSED_OVER = (Memory, Holding, Program, Placement, threading.Event)
 
