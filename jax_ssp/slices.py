@@ -175,11 +175,11 @@ def laid(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
     Each takes what is its own: `jax.device_put` would first have them all compare what they have.
     """
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers, kind = jax.random.key_data(leaf), jax.random.key_impl(leaf)
+        return jax.random.wrap_key_data(laid(numbers, sharding), impl=kind)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.device_put(leaf, sharding, may_alias=False)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        numbers, kind = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
-        return jax.random.wrap_key_data(laid(numbers, sharding), impl=kind)
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(
         whole.shape, sharding, lambda index: np.array(whole[index]), dtype=whole.dtype

@@ -12,7 +12,8 @@ from jax_ssp.runtimes.ray.pieces import Held, merged
 from tests.runtimes.ray.test_failures import SOON, Struck, events, trained
 from tests.runtimes.ray.test_runs import listening
 from tests.runtimes.ray.test_slices_there import HALVES
-from tests.runtimes.test_slices import TWO, same, train
+from tests.runtimes.ray.test_spares import KillsOnce, counting
+from tests.runtimes.test_slices import TWO, P, same, train
 
 ray = pytest.mark.ray
 slow = pytest.mark.slow
@@ -49,6 +50,35 @@ def test_one_of_whose_processes_ends_comes_again(tmp_path, ends):
     assert len(events(result, WorkerLost)) == 1
     assert all(event.donor is not None for event in events(result, WorkerJoined)[2:])
     assert all(each.endswith("0100007F") for some in addresses for each in some)  # 127.0.0.1
+
+
+@ray
+@slow
+def test_a_spare_of_as_many_processes_takes_the_place_of_one(monkeypatch):
+    recovery = ssp.Recovery(backoff=0.01)
+    delay = ssp.delays.Constant(0.1)
+    runtime = ssp.Ray(1, recovery=recovery, spares=1, delay=delay, **TWO, **SPANNING)
+    kills = counting(KillsOnce(1), monkeypatch)
+    result = train(runtime, num_clocks=10_000, observers=[kills])
+    assert kills.there[:3] == [2, 2, 3]
+    assert len(events(result, WorkerLost)) == 1
+    ssp.check_contract(result.tape)
+
+
+@ray
+@slow
+@pytest.mark.parametrize("shares", [1, 2])
+def test_a_slice_of_two_axes_spans_processes(shares):
+    """Of four devices in two processes, of which one axis is within each, and one between them."""
+    four = {"devices_per_worker": 4, "axes": {"a": 2, "b": 2}}
+    four["shardings"] = {"b": P("a"), "w1": P("a", "b"), "w2": P("b")}
+    spec = {"policy": ssp.BSP(), "num_clocks": 3}
+    here = train(ssp.Devices(num_workers=1, **four), **spec)
+    there = train(ssp.Ray(1, server_shards=shares, **four, **SPANNING), **spec)
+    for name, leaf in here.params.items():  # what is summed in which order is gloo's affair
+        np.testing.assert_allclose(there.params[name], leaf, rtol=1e-5, atol=1e-7)
+    assert there.tape.header["slices"]["axes"] == four["axes"]
+    ssp.check_contract(there.tape)
 
 
 @ray
