@@ -5,6 +5,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp import faults
+from jax_ssp.controller import StartClock
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.training.run import run
 from tests.helpers.broken_off import Memory, broken_off, parts
@@ -71,6 +72,34 @@ def test_nothing_is_computed_again_where_the_end_of_a_run_is_raised(world, mode)
     if world.startswith("virtual"):
         assert list(without_terms(there.tape)) == list(without_terms(anew.tape))
         assert there.history == anew.history
+
+
+@pytest.mark.parametrize(
+    ("how", "same"),
+    [
+        ({}, True),
+        ({"adopt": ssp.Mix(0.5)}, True),
+        ({"overlap": 1, "local_steps": 2}, False),  # nobody had run ahead of the end
+        ({"fragments": 2}, False),  # all of them are adopted after it
+    ],
+    ids=str,
+)
+@pytest.mark.every(4)
+def test_at_barriers_a_run_that_had_ended_is_the_one_that_never_had_but_in_what_the_docs_say(
+    how, same
+):
+    spec = linear(step=MOMENTUM, policy=ssp.BSP(), runtime=WORLDS["virtual"], **how)
+    result, cuts = kept({**spec, "num_clocks": 3})
+    again = raised({**spec, "num_clocks": 3}, result, cuts[0], 6)
+    whole = ssp.train(**{**spec, "num_clocks": 6})
+    assert (bits(again.params) == bits(whole.params)) is same
+    if "fragments" in how:
+        after = [each for entry in again.tape for each in entry.commands if _begins(each, 3)]
+        assert [each.whole for each in after] == [True] * 3
+
+
+def _begins(command, clock):
+    return type(command) is StartClock and command.clock == clock
 
 
 def test_a_run_with_too_few_workers_saves_what_it_has_and_goes_on_there():
