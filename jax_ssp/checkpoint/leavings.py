@@ -15,7 +15,7 @@ from jax_ssp.checkpoint.claim import BEFORE, CONFIG, METRICS, PICTURE, SUMMARY, 
 from jax_ssp.checkpoint.metrics import encode_row
 from jax_ssp.checkpoint.summary import Finished, extent, summarize
 from jax_ssp.controller.tape_file import TapeWriter, write_tape
-from jax_ssp.files import replace_file, write_json
+from jax_ssp.files import replace_file, say, write_json
 from jax_ssp.records import read_record
 
 
@@ -106,17 +106,29 @@ class Leavings:
             (folder / name).unlink(missing_ok=True)
 
 
-def elsewhere(leavings: Leavings, path: Path, written: Written) -> Claim | None:
-    """Save a run in another folder than its own, which is given; None if there is room nowhere."""
+def elsewhere(
+    leavings: Leavings, path: Path, written: Written, problems: Mapping[str, str]
+) -> Claim | None:
+    """Save a run in another folder than its own, and say where; None if there is room nowhere.
+
+    Args:
+        leavings: of the run.
+        path: of its folder, which has no room for it, or is no more.
+        written: what of it is in the other one already.
+        problems: by file, why it is not whole in its folder.
+    """
+    reasons = "; ".join(f"{name} ({why})" for name, why in problems.items())
     for place in dict.fromkeys((path.parent, Path.cwd(), Path(tempfile.gettempdir()))):
         try:
             claim = Claim(place.absolute() / f"{path.name}-saved", unique=True)
         except (OSError, ValueError):
             continue
         if not leavings.save(claim.path, written):
+            say(f"not all could be written to {path}: {reasons}. All is in {claim.path}")
             return claim
         shutil.rmtree(claim.path, ignore_errors=True)
         claim.close()
+    say(f"LOST, since it could be written nowhere: {reasons}")
     return None
 
 

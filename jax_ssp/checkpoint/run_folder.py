@@ -66,6 +66,7 @@ class RunFolder(Observer):
 
     Attributes:
         path: the folder.
+        lent: whether another process writes the run.
         saved_in: the folder that holds all that was saved; another one if this failed.
         problems: by file, why it is not whole in `path`; empty if all went well.
         facts: more that the summary is to say.
@@ -86,7 +87,7 @@ class RunFolder(Observer):
         ('done', 'to see', 6)
     """
 
-    finishes = True
+    finishes = stays = True
 
     def __init__(
         self,
@@ -103,13 +104,15 @@ class RunFolder(Observer):
         self.path = self.saved_in = claim.path
         self.problems: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
-        self._config = config
+        self.lent = False
+        self.summary: dict[str, Any] = {}
+        self.config = config
         self._claims = [claim]
         self._info: Mapping[str, Any] | None = None
         self._metrics: MetricsWriter | None = None
         self._tape: TapeWriter | None = None
         self._due = 0.0
-        self._called = called
+        self.called = called
         self._going = GoingOn(self.path, called)
 
     @property
@@ -176,12 +179,15 @@ class RunFolder(Observer):
         self._metrics.sync()
 
     def on_start(self, info: Mapping[str, Any]) -> None:
+        if self.lent:
+            self._info = info
+            return
         if self.began:
             raise ValueError(f"{self.path} holds a run already; make another `RunFolder`.")
         if self.finishes:
             known = {name: info.get(name) for name in ("name", "experiment")}
-            self._config = {"jax_ssp": jax_ssp.__version__, **known, **self._config}
-        self._config = {**self._config, **self._going.facts()}
+            self.config = {"jax_ssp": jax_ssp.__version__, **known, **self.config}
+        self.config = {**self.config, **self._going.facts()}
         with self._going.opening():
             self._open(info)
         self._info = info
@@ -194,7 +200,7 @@ class RunFolder(Observer):
             self._metrics = self._going.metrics_writer(info)
 
     def _write_config(self, folder: Path) -> None:
-        write_json(folder / CONFIG, {"format": FORMAT, **self._config})
+        write_json(folder / CONFIG, {"format": FORMAT, **self.config})
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         begins = type(event) is Resumed  # nothing is granted in a term that is not on the disk
@@ -248,30 +254,24 @@ class RunFolder(Observer):
         Returns:
             The summary. What could not be written is in `problems`.
         """
+        if self.lent:
+            return self.summary
         if self._tape is not None and self._tape.gone:
             self._make_again()
         leavings = Leavings(result, error, self.facts)
         metrics = self._metrics is not None and self._metrics.whole
         self.problems = leavings.save(self.path, Written(self._write_config, self._tape, metrics))
         if self.problems:
-            self._save_elsewhere(leavings)
-        summary = leavings.summary
+            claim = elsewhere(leavings, self.path, Written(self._write_config), self.problems)
+            if claim is not None:
+                self.saved_in = claim.path
+                self._claims.append(claim)
+        self.summary = leavings.summary
         if leavings.broken is not None:
             raise leavings.broken
         with contextlib.suppress(Exception):  # nothing was merged; or it can be drawn again
             result.draw(self.saved_in / PICTURE)
-        return summary
-
-    def _save_elsewhere(self, leavings: Leavings) -> None:
-        """Save a run for which its folder has no room, or that has no folder any more."""
-        claim = elsewhere(leavings, self.path, Written(self._write_config))
-        reasons = "; ".join(f"{name} ({why})" for name, why in self.problems.items())
-        if claim is None:
-            say(f"LOST, since it could be written nowhere: {reasons}")
-            return
-        self.saved_in = claim.path
-        self._claims.append(claim)
-        say(f"not all could be written to {self.path}: {reasons}. All is in {self.saved_in}")
+        return self.summary
 
     def _make_again(self) -> None:
         """Make the folder again that was moved or deleted, with all of its files up to now."""
@@ -280,7 +280,7 @@ class RunFolder(Observer):
         with self._carrying_on(CONFIG):
             self._claims.append(Claim(self.path, unique=False))
             before, metrics = self._tape, self._metrics
-            self._going = GoingOn(self.path, self._called)  # from the beginning
+            self._going = GoingOn(self.path, self.called)  # from the beginning
             self._open(self._info)
             say(f"{self.path} was moved or deleted while its run goes on; it is made again")
             self._metrics = None  # its rows up to now are not there: `finish` writes them all

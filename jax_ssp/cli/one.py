@@ -110,6 +110,8 @@ class _Signals(Observer):
     insists gets out of that too: by the third signal, if it is the second since saving began.
     """
 
+    stays = True
+
     def __init__(self, interrupts: Interrupts) -> None:
         self._interrupts = interrupts
         self._since = 0
@@ -133,6 +135,7 @@ def trained(plan: Plan, task: Task, observers: list[Any], resume: Resume = "auto
     from jax_ssp.training.run import run
 
     class Begun(Observer):
+        stays = True
         begun = False
 
         def on_start(self, info: Any) -> None:

@@ -55,6 +55,8 @@ class Progress(Observer):
         clock: gives real time (seconds); for tests.
     """
 
+    stays = True
+
     def __init__(
         self,
         console: Console | None = None,

@@ -15,10 +15,11 @@ code that waits. Whoever can stop looks at the count.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -119,6 +120,11 @@ class Interrupts:
             if outer is not None:
                 outer.within(deferral)
 
+    def take(self, number: int) -> None:
+        """Another process passes one on; any thread may call this."""
+        with suppress(KeyboardInterrupt):  # it is raised where that is looked for
+            self.handle(number, None)
+
     def handle(self, number: int, frame: Any) -> None:
         """The handler of the signals."""
         self._numbers.append(number)
@@ -129,6 +135,7 @@ class Interrupts:
 
 
 _listening: Interrupts | None = None  # in the main thread
+_passed_on: Interrupts | None = None  # what another process passes on, in any thread
 _deferral: ContextVar[Deferral] = ContextVar("deferral")
 
 
@@ -149,11 +156,38 @@ def current() -> Deferral:
 
 
 @contextmanager
+def passed_on(interrupts: Interrupts) -> Iterator[None]:
+    """Have whoever listens in this process, within, hear what another one passes on.
+
+    Args:
+        interrupts: whose `take` is called for each signal.
+    """
+    global _passed_on
+    _passed_on = interrupts
+    try:
+        yield
+    finally:
+        _passed_on = None
+
+
+def ask_to_end() -> None:
+    """Send SIGTERM to this process, or to the run that another one has it carry out."""
+    if _passed_on is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        _passed_on.take(signal.SIGTERM)
+
+
+@contextmanager
 def terminable() -> Iterator[Callable[[], bool]]:
     """Take SIGTERM in too, within `listening`, where it would end the process at once.
 
     Gives what says whether one came: then the process is to end, once all is saved.
     """
+    if _passed_on is not None:
+        theirs = _passed_on
+        yield lambda: theirs.terminated
+        return
     main = threading.current_thread() is threading.main_thread()
     if not main or _listening is None or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield lambda: False
@@ -176,6 +210,9 @@ def listening(*numbers: signal.Signals) -> Iterator[Interrupts]:
     Where a handler was not installed by Python it could not be put back, so it is left alone.
     """
     global _listening
+    if _passed_on is not None:
+        yield _passed_on
+        return
     if threading.current_thread() is not threading.main_thread():
         yield Interrupts()
         return

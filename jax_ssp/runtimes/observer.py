@@ -79,6 +79,14 @@ class Observer:
     """Whether a run that it watches must evaluate: then a version is evaluated each clock by
     default, and a run that has no `evaluate` is refused."""
 
+    stays = False
+    """Whether it is told in the process that calls `train` where another one carries the run out
+    (`ssp.Ray(controller="actor")`), for what is to be seen, or happen, there. It is told a little
+    later then, so that it holds nothing up: `stop` ends the run then, and not at that event. It
+    reads no versions, and nothing of it is kept or saved. By default an observer travels with the
+    run: a copy is told there, and what that has come to by the end is written into its attributes
+    here, but for what cannot be pickled."""
+
     _ask: Callable[[str], object] | None = None  # of the run that it watches
 
     def stop(self, reason: str) -> None:

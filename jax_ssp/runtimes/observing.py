@@ -75,8 +75,8 @@ class Observers:
         self._to_end: list[Observer] = []  # who is to be told the end
         self.telling: str | None = None
         self.kept: dict[str, Kept] = {}
-        self.see_versions = any(_overrides(each, "on_version") for each in self._observers)
-        self.see_evaluated = any(_overrides(each, "on_evaluated") for each in self._observers)
+        self.see_versions = any(overrides(each, "on_version") for each in self._observers)
+        self.see_evaluated = any(overrides(each, "on_evaluated") for each in self._observers)
 
     def __bool__(self) -> bool:
         return bool(self._observers)
@@ -231,7 +231,7 @@ def _copy(row: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
-def _overrides(observer: Observer, method: str) -> bool:
+def overrides(observer: Observer, method: str) -> bool:
     """Whether an observer has its own method of this name; on the instance will do."""
     own = getattr(observer, method)
     return getattr(own, "__func__", own) is not getattr(Observer, method)

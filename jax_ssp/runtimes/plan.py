@@ -158,6 +158,10 @@ class Plan:
         """What watches the run, beside the observers that it is given."""
         return ()
 
+    def unwatched(self) -> Self:
+        """The same without them."""
+        return self
+
     def describe(self) -> dict[str, Any]:
         """All fields as JSON-able facts, with the class of each part."""
         return {column.name: describe(getattr(self, column.name)) for column in fields(self)}

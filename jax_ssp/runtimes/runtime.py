@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from jax_ssp.compression import Compressor
     from jax_ssp.delays.network import Network
+    from jax_ssp.runtimes.observer import Observer
     from jax_ssp.server.server import Server
     from jax_ssp.server.store import Store
     from jax_ssp.slices import Slices
@@ -160,6 +161,25 @@ class Runtime(ABC):
         from jax_ssp.server.local_store import LocalStore
 
         return LocalStore(server, plan.delta_wire, plan.snapshot_wire)
+
+    def carry_out(
+        self,
+        run: Callable[..., Any],
+        plan: Any,
+        task: Any,
+        observers: Sequence[Observer],
+        resume: Any,
+    ) -> Any:
+        """Carry a whole run out, which this is the runtime of; gives its result. By default, here.
+
+        Args:
+            run: does it, given the rest; a function of a module, so that other processes have it.
+            plan: what the run is, checked.
+            task: what is trained.
+            observers: all of them.
+            resume: whether to go on with what the run's folder holds.
+        """
+        return run(plan, task, observers, resume)
 
     def elsewhere(self, run: Any) -> tuple[Store, list[Worker]] | None:
         """The store and the workers, where they are in other processes; None if they are here.

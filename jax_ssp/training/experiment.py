@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import optax
 
@@ -118,6 +118,9 @@ class Experiment(Plan):
 
     def own_observers(self) -> Sequence[Observer]:
         return rules.observers(self._called("hooks"), self.hooks)
+
+    def unwatched(self) -> Self:
+        return replace(self, hooks=())
 
     def _called(self, name: str) -> str:
         return f"{type(self).__name__}({name}=...)"

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-
-import jax
+from dataclasses import asdict
 
 from jax_ssp.checkpoint.claim import RESUME, Resume
 from jax_ssp.checkpoint.keeper import FolderKeeper
 from jax_ssp.checks import choice
 from jax_ssp.controller import Controller
 from jax_ssp.controller.tape import Tape
-from jax_ssp.failures import failed, in_words, joined, never_succeeding, note
+from jax_ssp.failures import joined, never_succeeding
 from jax_ssp.placement import Placement
 from jax_ssp.runtimes.bad_numbers import BadNumbers
 from jax_ssp.runtimes.dealing import dealing
@@ -31,6 +29,7 @@ from jax_ssp.runtimes.server_hyperparameters import ServerHyperparameters
 from jax_ssp.runtimes.session import Session, make_session
 from jax_ssp.runtimes.task import Task
 from jax_ssp.runtimes.watch import Watch
+from jax_ssp.training.carrying import carrying
 from jax_ssp.training.folders import blaming, ended_by_sigterm, kept_in_folder
 from jax_ssp.training.remarks import remarks
 from jax_ssp.training.result import Result
@@ -64,6 +63,19 @@ def run(
     resume = choice("resume", resume, RESUME)
     if keeper is None and plan.checkpoint is None:
         check_no_saves(plan.runtime.faults)
+    if keeper is not None:
+        return _carried_out(plan, task, observers, resume, keeper)
+    return plan.runtime.carry_out(_carried_out, plan.unwatched(), task, observers, resume)
+
+
+def _carried_out(
+    plan: Plan,
+    task: Task,
+    observers: Sequence[Observer],
+    resume: Resume,
+    keeper: Keeper | None = None,
+) -> Result:
+    """Run a plan in this process, in its folder, told by signals when it is to end."""
     with leaving_mesh(), ExitStack() as until:
         if keeper is None:
             observers, keeper = kept_in_folder(plan, observers, resume, until)
@@ -115,12 +127,12 @@ def _trained(
         return _result(session, loop, telling, said, time.perf_counter() - began)
 
     if error is not None:
-        raise _carrying(error, result, telling)
+        raise carrying(error, result, telling)
     kept = result()
     try:
         telling.tell("on_result", kept, None)
     except BaseException as raised:
-        raise _carrying(raised, lambda: kept) from None
+        raise carrying(raised, lambda: kept) from None
     return kept
 
 
@@ -258,40 +270,3 @@ def _result(
         wall_seconds=wall_seconds,
         said=said,
     )
-
-
-def _carrying(
-    error: BaseException, result: Callable[[], Result], observers: Observers | None = None
-) -> BaseException:
-    """An error that ended a run, with what there is of the result as its attribute `result`.
-
-    The observers are told of both.
-    """
-    error = failed(error)
-    try:
-        kept = result()
-        try:
-            jax.block_until_ready(kept.params)
-        except Exception as lost:
-            kept = replace(kept, params=None)
-            note(error, f"the parameters are lost: {in_words(lost)}")
-    except Exception as lost:
-        note(error, f"nothing is left of the run: {in_words(lost)}")
-        return error
-    if observers is not None:
-        try:
-            observers.tell("on_result", kept, error)
-        except BaseException as raised:  # given back
-            error = joined(error, raised)
-    try:
-        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
-    except Exception:  # such as a frozen dataclass
-        error, cause = RuntimeError(f"the run was ended by {in_words(error)}"), error
-        error.__cause__ = cause
-        error.result = kept  # pyright: ignore[reportAttributeAccessIssue]
-    note(
-        error,
-        f"the run ended {kept.status} after {kept.updates} updates; this error's `.result` is the "
-        f"`Result` up to there, at version {kept.version}",
-    )
-    return error

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.checkpoint.lent import Lent, lend
 from jax_ssp.cli.exits import DONE, USAGE
 from tests.helpers.command_line import as_it_was, jax_ssp
 from tests.helpers.problems import linear
@@ -52,6 +53,27 @@ def test_what_ended_a_run_is_in_its_folder(tmp_path):
     assert run.status == "failed"
     assert "the disk is gone" in run.summary["error"]
     assert np.isfinite(run.params["w"]).all()
+
+
+def test_a_folder_that_is_lent_is_written_by_another_process_alone(tmp_path):
+    """Which is this one, here."""
+    folder = ssp.RunFolder(tmp_path / "mine", {"why": "to see"})
+    lent = Lent.of(folder)
+    with pytest.raises(ValueError, match="in use"):
+        lent.borrowed()
+    lend(folder)
+    with lent.borrowed() as borrowed:
+        result = trained(borrowed)
+        folder.on_start({"name": "mine"})
+        for told in ("summary", "saved_in", "problems", "facts"):
+            setattr(folder, told, borrowed.said()[told])
+    assert folder.began
+    written = (tmp_path / "mine" / "summary.json").read_text()
+    assert folder.finish(result)["status"] == "done"
+    assert (tmp_path / "mine" / "summary.json").read_text() == written
+    assert ssp.read_run(tmp_path / "mine").config["why"] == "to see"
+    with pytest.raises(ValueError, match="holds a run already"):
+        Lent.of(folder)
 
 
 def test_a_run_that_never_began_leaves_nothing(tmp_path):

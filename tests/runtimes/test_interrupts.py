@@ -8,7 +8,15 @@ import threading
 
 import pytest
 
-from jax_ssp.runtimes.interrupts import listening, terminable
+from jax_ssp.runtimes.interrupts import (
+    Interrupts,
+    ask_to_end,
+    current,
+    deferring,
+    listening,
+    passed_on,
+    terminable,
+)
 
 
 def press(number=signal.SIGINT):
@@ -152,3 +160,26 @@ def test_sigterm_is_taken_in_only_where_nobody_handles_it():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_what_another_process_passes_on_is_heard_in_any_thread_and_nothing_else_is():
+    theirs, told = Interrupts(), []
+
+    @deferring
+    def run():
+        current().when(lambda: told.append("end"))
+        with terminable() as terminated:
+            ask_to_end()
+            told.append(terminated())
+        theirs.take(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            current().check()
+
+    with passed_on(theirs):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert told == ["end", True]
+    assert not theirs.terminated
+    with listening() as interrupts:
+        assert interrupts is not theirs

@@ -13,6 +13,7 @@ from typing import ClassVar
 from jax_ssp import checks
 from jax_ssp.delays import LONGEST
 from jax_ssp.runtimes.faults.base import Act
+from jax_ssp.runtimes.interrupts import ask_to_end
 
 _HELPER = 'kill -STOP "$0"; sleep "$1"; kill -CONT "$0"'
 _CALL = 10**9  # microseconds, which fit into what the C library takes
@@ -123,4 +124,4 @@ class Terminate(Kill):
     """
 
     def act(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        ask_to_end()

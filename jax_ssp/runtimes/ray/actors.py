@@ -63,7 +63,7 @@ class Actors:
     """
 
     def __init__(self, sent: Sent, room: Room) -> None:
-        self._run = settings(), [_stored(sent)]
+        self._run = settings(), [stored(sent)]
         self._options = {There: dict(room.options), Shard: dict(room.share_options)}
         size, self._processes = room.devices or (None, 1)
         each = None if size is None else size // self._processes
@@ -218,7 +218,7 @@ def _kill_all(actors: list[Actor]) -> None:
         actor.kill()
 
 
-def _stored(sent: Sent) -> Any:
+def stored(run: Any) -> Any:
     """A run in the object store; of files that were read as configs, with what is in them.
 
     Raises:
@@ -231,7 +231,7 @@ def _stored(sent: Sent) -> Any:
         if name.startswith(READ_FROM_FILES):
             cloudpickle.register_pickle_by_value(module)
     try:
-        return ray.put(sent)
+        return ray.put(run)
     except TypeError as error:
         raise TypeError(
             f"`Ray(...)`: the run cannot be sent to other processes: {first_line(error)}. Make "

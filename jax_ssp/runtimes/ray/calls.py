@@ -94,11 +94,11 @@ class Actor:
             ray.kill(self.handle, no_restart=True)
 
 
-def is_there(reference: Any) -> bool:
-    """Whether what a reference is to is known by now, or what went wrong."""
+def is_there(reference: Any, seconds: float = 0.0) -> bool:
+    """Whether what a reference is to is known in time, or what went wrong."""
     import ray
 
-    return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])
+    return bool(ray.wait([reference], timeout=seconds, fetch_local=False)[0])
 
 
 def got(reference: Any, what: str, seconds: float | None = None) -> Any:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from jax_ssp.checks import number, shown, text
 
 LOOPBACK = "127.0.0.1"
 LOCAL = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -66,7 +70,8 @@ def connect(address: str | None, working_dir: str | None = None) -> dict[str, fl
     ray, shipped = the_ray(), None
     if not ray.is_initialized():
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is raised to who waits
-        _start(ray, address, working_dir)
+        with _sigterm_as_it_was():
+            _start(ray, address, working_dir)
         shipped = working_dir
     context = ray.get_runtime_context()
     cluster = context.gcs_address, context.get_job_id(), context.get_node_id()
@@ -81,10 +86,36 @@ def connect(address: str | None, working_dir: str | None = None) -> dict[str, fl
     return ray.cluster_resources()
 
 
+def be_among(working_dir: str | None) -> None:
+    """Be one of a run's actors that makes others: what the driver has shipped is here.
+
+    Args:
+        working_dir: the folder that it has.
+    """
+    connect(None)
+    _joined[1] = working_dir
+
+
 def beside_driver() -> dict[str, Any]:
     """What has Ray make an actor on this machine of a cluster: it takes some of its address."""
     address = the_ray().util.get_node_ip_address()
     return {"resources": {f"node:{address}": 0.001}}
+
+
+def amounts(field: str, value: Any) -> dict[str, float]:
+    """How much of each resource, by Ray's name for it.
+
+    Raises:
+        TypeError: if it is no dict of numbers by names.
+        ValueError: if a name is blank, a number negative, or the name has an argument of its own.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        must = 'a dict of numbers by names, such as {"TPU": 4}'
+        raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
+    for name in value:
+        if text(f"{field}: a name", name) in ("CPU", "GPU"):
+            raise ValueError(f"`{field}[{name!r}]`: give it as `{name.lower()}s_per_worker`.")
+    return {name: number(f"{field}[{name!r}]", each, least=0) for name, each in value.items()}
 
 
 def check_room(needs: Mapping[str, float], there: Mapping[str, float]) -> None:
@@ -118,6 +149,17 @@ def _start(ray: Any, address: str | None, working_dir: str | None) -> None:
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # to start a program
         job |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
         ray.init(address="local", object_store_memory=_object_bytes(), **job)
+
+
+@contextlib.contextmanager
+def _sigterm_as_it_was() -> Iterator[None]:
+    """Leave SIGTERM, which Ray takes for itself, to whoever has taken it before."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from jax_ssp.runtimes.ray.calls import BESIDE, Actor
 from jax_ssp.runtimes.ray.sent import variables
 
 REST_SECONDS = 5.0  # for one to be at rest, else it is ended
+AT_REST = "a process at rest"  # what one is called
 
 _resting: dict[Any, list[Actor]] = {}
 _lock = threading.Lock()
@@ -69,7 +70,7 @@ def keep(actor: Actor, answer: Any) -> bool:
         ray.get(answer, timeout=REST_SECONDS)
     except Exception:  # whatever it is, this one is of no use any more
         return False
-    fresh = Actor(actor.handle, "a process at rest")
+    fresh = Actor(actor.handle, AT_REST)
     fresh.key, actor.killed = actor.key, True  # whoever has it still has nobody
     with _lock:
         _resting.setdefault(fresh.key, []).append(fresh)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
 
-from jax_ssp.checks import function, instance, integer, number, optional, put, seed, shown, text
+from jax_ssp.checks import (
+    choice,
+    function,
+    instance,
+    integer,
+    number,
+    optional,
+    put,
+    seed,
+    shown,
+    text,
+)
 from jax_ssp.delays import CALL, DelayModel, check_delay
 from jax_ssp.delays.draws import DelayDraws
 from jax_ssp.placement import Placement
@@ -19,7 +30,7 @@ from jax_ssp.runtimes.base import World
 from jax_ssp.runtimes.faults.fates import fates_of
 from jax_ssp.runtimes.faults.told import check_faults, check_workers
 from jax_ssp.runtimes.faults.typed import Faults
-from jax_ssp.runtimes.ray.cluster import beside_driver, check_room, connect, the_ray
+from jax_ssp.runtimes.ray.cluster import amounts, beside_driver, check_room, connect, the_ray
 from jax_ssp.runtimes.recovery import Recovery, check_enough, donates
 from jax_ssp.runtimes.running import Running
 from jax_ssp.runtimes.runtime import Parties, Runtime
@@ -39,9 +50,10 @@ MOST = 4096  # workers, of which each has a thread here
 class Ray(Runtime):
     """Workers in Ray actors, each a process with a JAX and accelerators of its own.
 
-    The loop and the controller are in the process that calls `train`. A worker is never part of a
-    collective with others, so what becomes of its process is its own affair: with a `recovery`,
-    which there is by default, it is lost to the run and comes again in a new process.
+    The loop and the controller are in the process that calls `train`, or in an actor too. A worker
+    is never part of a collective with others, so what becomes of its process is its own affair:
+    with a `recovery`, which there is by default, it is lost to the run and comes again in a new
+    process.
 
     Args:
         num_workers: how many begin the run; the cluster must have room for them.
@@ -50,6 +62,10 @@ class Ray(Runtime):
             By default none joins later.
         server_shards: in how many actors the server merges, each with a share of the parameters, by
             bytes. With more than one, its transforms must be elementwise.
+        controller: where the controller, the loop, the tape and the checkpoints are: "driver", the
+            process that calls `train`, or "actor", a process of its own on the same machine. If
+            that ends, and the run has checkpoints, it is made again (`recovery`), and goes on from
+            the newest. Observers travel there, but for those that stay (see `Observer`).
         address: of a cluster, or "auto" for the one that this machine is part of; by default one on
             this machine alone, reachable from nowhere else, which ends with this process.
         cpus_per_worker, gpus_per_worker: what Ray reserves for a worker; less than one GPU shares
@@ -84,6 +100,7 @@ class Ray(Runtime):
     num_workers: int = 2
     max_workers: int | None = None
     server_shards: int = 1
+    controller: Literal["driver", "actor"] = "driver"
     address: str | None = None
     cpus_per_worker: float = 1.0
     gpus_per_worker: float | None = None
@@ -104,6 +121,7 @@ class Ray(Runtime):
         put(self, "num_workers", integer, least=1, most=MOST)
         put(self, "max_workers", optional, integer, least=1, most=MOST)
         put(self, "server_shards", integer, least=1, most=MOST)
+        put(self, "controller", choice, ("driver", "actor"))
         put(self, "address", optional, text)
         put(self, "working_dir", optional, text)
         if self.working_dir is not None and not os.path.isdir(self.working_dir):
@@ -197,6 +215,13 @@ class Ray(Runtime):
     def server_devices(self, devices: Sequence[jax.Device]) -> list[jax.Device]:
         return [Placement.host().device] * self.server_shards
 
+    def carry_out(self, run: Callable[..., Any], *given: Any) -> Any:
+        if self.controller == "driver":
+            return super().carry_out(run, *given)
+        from jax_ssp.runtimes.ray.carried import carried_out
+
+        return carried_out(run, *given)
+
     def elsewhere(self, run: Blueprint) -> tuple[Store, list[Any]]:
         from jax_ssp.runtimes.ray.actors import Room
         from jax_ssp.runtimes.ray.parties import parties
@@ -266,19 +291,3 @@ class Ray(Runtime):
         given = session.workers, running, clock, self.recovery, vacant, late
         threads = RayThreads(session.store, *given)
         return RayWorld(clock, threads, fates, session)
-
-
-def amounts(field: str, value: Any) -> dict[str, float]:
-    """How much of each resource, by Ray's name for it.
-
-    Raises:
-        TypeError: if it is no dict of numbers by names.
-        ValueError: if a name is blank, a number negative, or the name has an argument of its own.
-    """
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        must = 'a dict of numbers by names, such as {"TPU": 4}'
-        raise TypeError(f"`{field}` must be {must}, got {shown(value)}.")
-    for name in value:
-        if text(f"{field}: a name", name) in ("CPU", "GPU"):
-            raise ValueError(f"`{field}[{name!r}]`: give it as `{name.lower()}s_per_worker`.")
-    return {name: number(f"{field}[{name!r}]", each, least=0) for name, each in value.items()}

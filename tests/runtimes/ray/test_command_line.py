@@ -81,3 +81,25 @@ def test_a_driver_that_is_killed_goes_on_by_the_same_command(tmp_path):
     said, _ = checked.communicate(timeout=400)
     assert checked.returncode == 0, said.decode()
     assert "the same to the last bit" in said.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("controller", ["driver", "actor"])
+def test_a_scheduler_that_asks_it_to_end_has_it_saved(tmp_path, controller):
+    file, run = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(CONFIG.replace('"default_worker" in sys.argv[0]', "False"))
+    words = "run", file, "--workdir", run, "--runtime.controller", controller
+    first = command(*words)
+    until = time.monotonic() + 300
+    while saved(run) < 1 and time.monotonic() < until and first.poll() is None:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    said, _ = first.communicate(timeout=200)
+    assert first.returncode == 75, said.decode()
+    assert ssp.read_run(run).status == "interrupted"
+    again = command(*words)
+    said, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, said.decode()
+    tape = ssp.read_tape(run / "tape.jsonl.gz")
+    assert (tape.complete, tape.resumes) == (True, 1)
+    ssp.check_contract(tape)

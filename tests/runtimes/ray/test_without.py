@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import jax_ssp as ssp
+from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.ray import cluster, pool
+from jax_ssp.runtimes.ray.carried import Waits
+from jax_ssp.runtimes.ray.head import Relay
 from jax_ssp.runtimes.ray.sums import BLOCK, LARGE, checksum
 from tests.helpers.problems import linear
 
@@ -25,6 +28,7 @@ def test_without_ray_the_error_names_what_installs_it(monkeypatch):
         ("num_workers", 0),
         ("server_shards", 0),
         ("spares", -1),
+        ("controller", "elsewhere"),
         ("cpus_per_worker", -1.0),
         ("gpus_per_worker", float("nan")),
         ("address", ""),
@@ -41,6 +45,32 @@ def test_without_ray_the_error_names_what_installs_it(monkeypatch):
 def test_what_it_cannot_be_is_said_by_name(field, value):
     with pytest.raises((TypeError, ValueError), match=field):
         ssp.Ray(**{field: value})
+
+
+def test_an_observer_that_stays_is_told_of_no_parameters_elsewhere():
+    class Reads(ssp.Observer):
+        stays = True
+
+        def on_evaluated(self, version, row):
+            pass
+
+    with pytest.raises(ValueError, match=r"`Reads` stays.*`on_evaluated` cannot be had.*travel"):
+        Waits([ssp.Observer(), Reads()])
+
+
+def test_what_is_to_be_told_elsewhere_is_written_down_in_order():
+    relay = Relay(frozenset({"on_clock"}), evaluates=False)
+    told = Observers([relay])
+    told.start({"name": "mine", "tape": object()})
+    told.tell("on_entry", 0.0, None, [])
+    told.tell("on_clock", {"clock": 3, "metrics": {}})
+    told.end("done")
+    assert relay.heard() == [
+        ("on_start", ({"name": "mine"},)),
+        ("on_clock", ({"clock": 3, "metrics": {}},)),
+        ("on_end", ("done",)),
+    ]
+    assert relay.heard() == []
 
 
 def test_a_checksum_tells_of_a_bit_a_place_and_a_size():
