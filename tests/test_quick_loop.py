@@ -10,7 +10,7 @@ from tests.conftest import is_rare
 
 TESTS = Path(__file__).parent
 SLOW_FILES = {  # of which each test starts processes or a cluster, or measures papers
-    *("cli/test_signals.py", "cli/test_sweeps.py", "test_optimized.py"),
+    *("cli/test_signals.py", "test_optimized.py"),
     *("experiments/test_papers_robust.py", "experiments/test_papers_robust_two.py"),
     *(f"runtimes/ray/test_{name}.py" for name in ("runs", "failures", "spares", "command_line")),
     *(f"runtimes/ray/test_{name}.py" for name in ("joins", "joins_go_on", "slices_there")),

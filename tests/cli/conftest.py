@@ -1,6 +1,39 @@
-"""Pictures take most of the time of a small run: few tests have any."""
+"""A small config file, the folder of its run, and pictures, which few tests have drawn.
+
+Pictures take most of the time of a small run.
+"""
+
+import shutil
+from pathlib import Path
 
 import pytest
+
+from jax_ssp.cli import main
+from jax_ssp.cli.exits import DONE
+from tests.helpers.line_config import CONFIG, written
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    return written(tmp_path / "line.py", CONFIG)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a run that is done; not to be written into."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = written(folder / "line.py", CONFIG)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(file), "--workdir", str(folder / "run")])
+    assert ended.value.code == DONE
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of such a folder, to be tampered with."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
 
 
 @pytest.fixture

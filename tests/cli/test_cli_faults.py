@@ -19,8 +19,8 @@ from jax_ssp.checkpoint.claim import Claim
 from jax_ssp.cli import main
 from jax_ssp.cli.exits import BUG, DONE, INTERRUPTED, UNREAD, USAGE
 from jax_ssp.files import FolderLock
-from tests.cli.test_cli import COMMAND, CONFIG, SWEEP, written
-from tests.helpers.command_line import as_it_was, jax_ssp
+from tests.helpers.command_line import COMMAND, as_it_was, jax_ssp
+from tests.helpers.line_config import CONFIG, SWEEP, written
 
 __all__ = ["as_it_was"]  # a fixture, for every test here too
 

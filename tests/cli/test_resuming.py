@@ -18,8 +18,8 @@ from jax_ssp.cli import main
 from jax_ssp.cli.exits import AGAIN, DIVERGED, DONE, INTERRUPTED, TOO_FEW, USAGE, Early
 from jax_ssp.runtimes.cut import SpoiledCheckpoint
 from jax_ssp.runtimes.interrupts import listening
-from tests.cli.test_cli import COMMAND, CONFIG, SWEEP, written
-from tests.helpers.command_line import as_it_was, jax_ssp
+from tests.helpers.command_line import COMMAND, as_it_was, jax_ssp
+from tests.helpers.line_config import CONFIG, SWEEP, written
 
 __all__ = ["as_it_was"]  # a fixture, for every test here too
 

@@ -1,11 +1,18 @@
-"""The command line, called in this process."""
+"""The command line, called in this process, or in a fresh one."""
 
+import os
 import signal
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from jax_ssp.cli import main
+
+COMMAND = "from jax_ssp.cli import main; main()"
+CACHE = {"XDG_CACHE_HOME": str(Path(tempfile.gettempdir(), "jax_ssp_tests"))}
 
 
 def jax_ssp(*words: object) -> int:
@@ -14,6 +21,13 @@ def jax_ssp(*words: object) -> int:
         main([str(word) for word in words])
     assert isinstance(ended.value.code, int)
     return ended.value.code
+
+
+def fresh_process(*arguments: object, command: str = COMMAND) -> subprocess.Popen:
+    words = [sys.executable, "-c", command, *map(str, arguments)]
+    environment = {**os.environ, **CACHE, "PYTHONFAULTHANDLER": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 @pytest.fixture(autouse=True)
