@@ -145,7 +145,7 @@ def test_a_bound_alone_is_not_measured(monkeypatch):
     assert program.measured(args) == []
 
 
-@pytest.mark.parametrize("table", [partial(page.alike, 2), page.straggling])
+@pytest.mark.parametrize("table", [partial(page.alike, 2), partial(page.alike, 4), page.straggling])
 def test_the_page_shows_the_tables_of_the_results(table):
     assert table().count("\n") > 5
     assert table() in PAGE.read_text()
