@@ -25,6 +25,7 @@ from jax_ssp.runtimes.base import LOOK, Cancelled, Clock, LazyExecutor, Message
 from jax_ssp.runtimes.faults.base import JOIN
 from jax_ssp.runtimes.faults.fates import NO_FATES, Fates
 from jax_ssp.runtimes.members import is_left_out
+from jax_ssp.runtimes.timetable import Timetable
 
 
 class VirtualClock(Clock):
@@ -50,8 +51,7 @@ class VirtualClock(Clock):
         self._now = 0.0
         self._num_workers = num_workers
         self._at_once: deque[Event] = deque(WorkerJoined(worker) for worker in range(num_workers))
-        # Finishing clocks: (when, tie-breaker: who started first, start).
-        self._finishing: list[tuple[float, int, StartClock]] = []
+        self._finishing = Timetable()
         self._cancelled = Cancelled()  # of those among these
         self._count = 0
         self._passed: dict[int, tuple[float, int, StartClock]] = {}  # running, in what has passed
@@ -66,10 +66,9 @@ class VirtualClock(Clock):
     def started(self, start: StartClock) -> None:
         if self._ends_here(start):
             return
-        self._count += 1
         finish = self._finish(self._now, start)
         if finish is not None:
-            heapq.heappush(self._finishing, (finish, self._count, start))
+            self._finishing.add(finish, start)
 
     def _ends_here(self, start: StartClock) -> bool:
         """Whether there is no data for this clock: then that is what happens next."""
@@ -133,11 +132,11 @@ class VirtualClock(Clock):
 
     def go_on(self) -> None:
         self._fates.plays = bool(self._fates)
-        for now, count, start in sorted(self._passed.values()):
+        for now, _, start in sorted(self._passed.values()):
             if start.worker >= self._num_workers:  # it is lost from here on
                 continue
             if not self._ends_here(start) and (finish := self._finish(now, start)) is not None:
-                heapq.heappush(self._finishing, (finish, count, start))
+                self._finishing.add(finish, start)
         self._passed.clear()
 
     def cancelled(self, cancel: Cancel) -> None:
@@ -145,10 +144,7 @@ class VirtualClock(Clock):
 
     def answered(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         if isinstance(event, WorkerLost):  # what it runs comes to no end
-            left = [each for each in self._finishing if each[2].worker != event.worker]
-            if len(left) < len(self._finishing):
-                self._finishing = left
-                heapq.heapify(left)
+            self._finishing.keep(lambda start: start.worker != event.worker)
         if self._fates:
             self._fates.happened(now, event, commands)
 
@@ -171,13 +167,14 @@ class VirtualClock(Clock):
 
     def _next_end(self, until: float) -> float:
         """When the first clock ends (seconds); infinity if none does, or only later than that."""
-        while self._cancelled and self._finishing and self._cancelled.ended(self._finishing[0][2]):
-            heapq.heappop(self._finishing)
-        return self._finishing[0][0] if self._finishing else math.inf
+        finishing = self._finishing
+        while self._cancelled and finishing.times and self._cancelled.ended(finishing.first):
+            finishing.pop()
+        return finishing.next
 
     def _first_finished(self) -> Message:
         """The first clock has ended."""
-        self._now, _, start = heapq.heappop(self._finishing)
+        self._now, start = self._finishing.pop()
         return self._executor.finished(start)
 
     def run_clockwork(self, controller: Controller, tape: Tape) -> tuple[float, int] | None:
@@ -185,12 +182,13 @@ class VirtualClock(Clock):
             return None
         # What `Loop` and `next_event` do, without all that is only for payloads and observers.
         handle, append, draw = controller.handle, tape.append, self._delays.draw
+        at_once, finishing = self._at_once, self._finishing
+        times, ends = finishing.times, finishing.ends
         heappush, heappop = heapq.heappush, heapq.heappop
-        finishing, count = self._finishing, self._count
         pushed = new_delta_ready  # what `start.finished()` gives, at two thirds of its cost
         seconds, updates = 0.0, 0
-        while finishing or self._at_once or not controller.done:
-            if self._at_once or self.timer is not None or not finishing:
+        while times or at_once or not controller.done:
+            if at_once or self.timer is not None or not times:
                 message = self.next_event()
                 if message is None:
                     return seconds, updates
@@ -198,7 +196,13 @@ class VirtualClock(Clock):
                 if event is None:
                     event, self.timer = self.due(), None
             else:
-                now, _, start = heappop(finishing)
+                now = times[0]
+                start = ends[now]
+                if type(start) is StartClock:  # alone: `Timetable.pop`, without the call
+                    del ends[now]
+                    heappop(times)
+                else:
+                    now, start = finishing.pop()
                 if self._cancelled and self._cancelled.ended(start):
                     continue
                 self._now = now
@@ -209,8 +213,11 @@ class VirtualClock(Clock):
             for command in commands:
                 kind = type(command)
                 if kind is StartClock:
-                    count += 1
-                    heappush(finishing, (now + draw(command), count, command))
+                    ending = now + draw(command)
+                    if ends.setdefault(ending, command) is command:  # alone, again
+                        heappush(times, ending)
+                    else:
+                        finishing.add(ending, command)
                 elif kind is Merge:
                     seconds = now
                     updates += len(command.deltas)

@@ -94,8 +94,8 @@ def _walk(path, thing, found, above):
     if isinstance(thing, Worker):
         go(f"{path}.keep", thing.keep())  # the snapshot that it holds it adopts once more
     if isinstance(thing, VirtualClock):
-        due = [each for each in thing._finishing if each[2].token not in thing._cancelled]
-        go(f"{path}.due", [(finish, start) for finish, _, start in sorted(due)])
+        due = [each for each in thing._finishing if each[1].token not in thing._cancelled]
+        go(f"{path}.due", due)
     if isinstance(thing, Links):
         go(f"{path}.under_way", thing.under_way)
     if isinstance(thing, Feed):
