@@ -1,4 +1,4 @@
-"""A small config file, the folder of its run, and pictures, which few tests have drawn.
+"""Small config files, the folder of a run, and pictures, which few tests have drawn.
 
 Pictures take most of the time of a small run.
 """
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import jax_ssp.checkpoint.run_folder as run_folder
 from jax_ssp.cli import main
 from jax_ssp.cli.exits import DONE
+from tests.helpers.eventful import EVENTS
 from tests.helpers.line_config import CONFIG, written
 
 
@@ -34,6 +36,22 @@ def run(finished, tmp_path) -> Path:
     """A copy of such a folder, to be tampered with."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
+
+
+@pytest.fixture
+def eventful(tmp_path, monkeypatch):
+    """Writes a config in whose run something happens; gives the words of the command."""
+    monkeypatch.setattr(run_folder, "FLUSH_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+
+    def words(event: str, where: str = "evaluation") -> list[object]:
+        text = CONFIG + EVENTS.replace("EVENT", event).replace("WHERE", repr(where))
+        file = written(tmp_path / "line.py", text)
+        return ["run", file, "--workdir", tmp_path / "run"]
+
+    return words
 
 
 @pytest.fixture

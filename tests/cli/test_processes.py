@@ -1,7 +1,8 @@
-"""The command line in a process of its own: signals, exit codes, and what is said at its end."""
+"""The command line in a process of its own: exit codes, what is said at its end, and signals."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,3 +161,87 @@ def test_a_second_interrupt_ends_at_once(number, first, endless, tmp_path):
     process.wait(timeout=300)
     assert process.returncode == INTERRUPTED
     assert not ssp.read_tape(tmp_path / "run" / "tape.jsonl.gz").complete
+
+
+# Without what a process usually has
+
+
+def process(*words: object, first: str = "", **more) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", first + COMMAND, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **more)
+
+
+CLOCKWORK = """
+import jax_ssp as ssp
+TOP
+def get_config():
+    return ssp.Experiment(runtime=ssp.Virtual(num_workers=2, compute=False), num_clocks=5)
+"""
+
+
+def clockwork(folder: Path, top: str = "") -> list[object]:
+    file = written(folder / "clockwork.py", CLOCKWORK.replace("TOP", top))
+    return ["run", file, "--workdir", folder / "run"]
+
+
+GONE = """
+import os, signal
+class Gone:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+Gone()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_in_a_finalizer_is_heard(tmp_path):
+    done = process(*clockwork(tmp_path, GONE))
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_without_a_home_nothing_is_kept_compiled_and_all_else_works(tmp_path):
+    first = """
+import pwd
+def nobody(*_):
+    raise KeyError("getpwuid(): uid not found")
+pwd.getpwuid = pwd.getpwnam = nobody
+"""
+    unset = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = process(*clockwork(tmp_path), first=first, env=environment)
+    assert done.returncode == DONE, done.stderr
+    environment["HOME"] = "/dev/null/home"
+    assert process("verify", tmp_path / "run", env=environment).returncode == DONE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ('exec "$@" >&-', DONE),  # who closes it wants none
+        ('exec "$@" >&- 2>&-', DONE),
+        ('exec "$@" >/dev/full', UNREAD),
+        ('exec "$@" >/dev/full 2>&1', UNREAD),
+        ('"$@" 2>&1 | true; exit ${PIPESTATUS[0]}', UNREAD),
+    ],
+)
+def test_an_output_that_takes_nothing_costs_nothing_else(shell, code, tmp_path):
+    words = [sys.executable, "-c", COMMAND, *map(str, clockwork(tmp_path))]
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-c", shell, "sh", *words], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+    assert ssp.read_run(tmp_path / "run").status == "done"
+    assert ssp.read_tape(tmp_path / "run" / "tape.jsonl.gz").complete
+
+
+@pytest.mark.slow
+def test_an_encoding_without_our_letters_is_no_failure(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C"}
+    done = process(*clockwork(tmp_path), "--name", "\U0001f600 ü", env=environment)
+    assert done.returncode == DONE, done.stderr
+    assert "Traceback" not in done.stderr
