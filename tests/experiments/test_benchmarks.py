@@ -21,7 +21,7 @@ COLUMNS = {
     "stragglers": "delays workers policy ratio_to_bsp predicted_ratio_to_bsp",
     "merge": "bytes placement server ratio_to_numpy",
     "controller": "workers us_per_event bytes_per_worker",
-    "simulator": "workers compute batch clocks_per_second",
+    "simulator": "workers delay compute batch clocks_per_second",
     "network": "local_steps wire overlap clocks devices virtual ratio computing kept",
     "copies": "way leaves megabytes milliseconds of_bound by_leaf",
     "cluster": "what seconds updates_a_second of_bare of_devices",
