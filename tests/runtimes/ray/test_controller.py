@@ -199,6 +199,7 @@ def test_it_is_killed_twice_and_the_run_goes_on_by_itself(tmp_path):
         runtime=there(server_shards=2, delay=SLOWLY, recovery=recovery),
         observers=[killed, seen],
         checkpoint=ssp.Checkpoints(tmp_path / "run", every=4),
+        resume="never",  # which is of the first start
         **spec,
     )
     assert result.status == "done"
