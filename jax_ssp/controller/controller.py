@@ -46,8 +46,7 @@ from collections.abc import Sequence
 
 from jax_ssp.checks import flag, instance, integer, number, shown
 from jax_ssp.controller.answers import TapeLike, check_answers
-from jax_ssp.controller.commands import Command, Merge, Merged
-from jax_ssp.controller.constructors import NEW
+from jax_ssp.controller.commands import Command, new_merge, new_merged
 from jax_ssp.controller.ends import NO_ENDS, Ends
 from jax_ssp.controller.events import (
     DeltaReady,
@@ -284,10 +283,9 @@ class Controller(Terms):
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             version = self.version
             lag = clock + 1 - self._clocks.min
-            # Made without a function of ours being called: this is for every delta.
-            merged = NEW(Merged, (worker, clock, base, version - base, lag, self._alone, token))
-            self.version = version = version + 1
-            commands.append(NEW(Merge, (version, (merged,), len(self._workers), self.round)))
+            merged = new_merged(worker, clock, base, version - base, lag, self._alone, token)
+            commands.append(new_merge(version + 1, (merged,), len(self._workers), self.round))
+            self.version = version + 1
             self.updates += 1
             self.total_steps += steps
             if samples:
