@@ -44,24 +44,34 @@ def averaged_reads(tape):
     return read, versions[-1]
 
 
+def told(result):
+    """What each clock has read, by (worker, clock): of what is trained, and of what is averaged."""
+    return (
+        {(row["worker"], row["clock"]): row["metrics"][name] for row in result.history}
+        for name in ("trained", "averaged")
+    )
+
+
+def trained_by_two(policy, slow, weight):
+    """Two workers of 1 and `slow` seconds a clock, whose deltas are powers of 2."""
+    return ssp.train(
+        Told(),
+        params={"trained": np.float32(0), "averaged": np.float32(0)},
+        data=lambda worker: (np.float32(2 ** (4 * worker + clock)) for clock in range(4)),
+        policy=policy,
+        runtime=virtual(1, slow),
+        num_clocks=4,
+        weight=weight,
+    )
+
+
 @pytest.mark.parametrize(("weight", "factor"), [("sum", 1.0), ("mean", 0.5), (3, 3.0)])
 def test_a_worker_reads_its_own_writes_on_top_of_an_old_snapshot(weight, factor):
     # Worker 0 takes 1 s a clock and worker 1 takes 2.5 s. Lazy at bound 2: worker 0 keeps version 0
     # for clocks 0, 1 and 2. Clock 3 needs coverage 1, which is there only at 2.5 s. At 3 s worker 0
     # has done clock 2; it adopts what is there: its own 1, 2, 4 and worker 1's 16.
-    result = ssp.train(
-        Told(),
-        params={"trained": np.float32(0), "averaged": np.float32(0)},
-        data=lambda worker: (np.float32(2 ** (4 * worker + clock)) for clock in range(4)),
-        policy=ssp.SSP(2, "lazy"),
-        runtime=virtual(1, 2.5),
-        num_clocks=4,
-        weight=weight,
-    )
-    read, averaged = (
-        {(row["worker"], row["clock"]): row["metrics"][name] for row in result.history}
-        for name in ("trained", "averaged")
-    )
+    result = trained_by_two(ssp.SSP(2, "lazy"), 2.5, weight)
+    read, averaged = told(result)
     base = {(row["worker"], row["clock"]): row["base_version"] for row in result.history}
     expected = {
         (0, 0): (0, 0), (0, 1): (0, 1), (0, 2): (0, 1 + 2), (0, 3): (4, 1 + 2 + 4 + 16),
@@ -86,19 +96,8 @@ class LateMerge(ssp.Policy):
 @pytest.mark.parametrize(("weight", "factor"), [("sum", 1.0), ("mean", 0.5), (3, 3.0)])
 def test_a_worker_reads_its_own_writes_that_are_still_on_their_way(weight, factor):
     # Worker 0 at 1, 2, 3, 4 s, worker 1 at 1.75, 3.5, .. s; merged at 3 s: 1, 16, 2, 4.
-    result = ssp.train(
-        Told(),
-        params={"trained": np.float32(0), "averaged": np.float32(0)},
-        data=lambda worker: (np.float32(2 ** (4 * worker + clock)) for clock in range(4)),
-        policy=LateMerge(),
-        runtime=virtual(1, 1.75),
-        num_clocks=4,
-        weight=weight,
-    )
-    read, averaged = (
-        {(row["worker"], row["clock"]): row["metrics"][name] for row in result.history}
-        for name in ("trained", "averaged")
-    )
+    result = trained_by_two(LateMerge(), 1.75, weight)
+    read, averaged = told(result)
     expected = {
         (0, 0): 0,
         (0, 1): 1,
