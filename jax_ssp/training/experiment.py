@@ -35,7 +35,10 @@ _configured = a(Configured, "what `ssp.configured(transform, ...)` gives")
 
 @dataclass(frozen=True)
 class Experiment(Plan):
-    """Everything that decides a run.
+    """Everything that decides a run: the arguments of `train`, and a workload, as fields.
+
+    Their defaults are those of `train`, but for `runtime`: an experiment that names none is
+    rehearsed, by `Virtual()`, where `train` takes `Devices()`.
 
     Example:
         >>> import jax_ssp as ssp
