@@ -1,7 +1,8 @@
-"""Where a person sits: at a notebook, at Python's prompt, or in front of a script that runs."""
+"""Where a person sits (a notebook, Python's prompt, a script that runs), and on how many cores."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, Literal, TypeAlias
 
@@ -42,6 +43,18 @@ def is_terminal(stream: Any) -> bool:
 def is_watched() -> bool:
     """Whether a person sees what is shown now: in a notebook, or on a terminal."""
     return surroundings() == "notebook" or is_terminal(sys.stderr)
+
+
+def cores() -> int:
+    """How many cores of the machine this process may use.
+
+    Example:
+        >>> cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def more_cpu_devices(number: int) -> str:

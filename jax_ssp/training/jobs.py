@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from jax_ssp.surroundings import cores
 
 if TYPE_CHECKING:
     from jax_ssp.training.experiment import Experiment
@@ -35,11 +36,12 @@ def default_jobs(experiments: Sequence[Experiment]) -> Jobs:
         return Jobs(1, f"one after the other: {why}")
     if any(each.runtime.computes for each in experiments) and not _computes_on_cpu():
         return Jobs(1, "one after the other: they compute on one accelerator")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = _free_memory()
     fit = number if memory is None else max(1, memory // MEMORY)
-    most = min(number, cores or 1, fit)
-    why = f"{cores} cores" if most < fit else f"{(memory or 0) / 2**30:.1f} GiB of memory are free"
+    most = min(number, cores(), fit)
+    why = (
+        f"{cores()} cores" if most < fit else f"{(memory or 0) / 2**30:.1f} GiB of memory are free"
+    )
     return Jobs(most, f"{most} at once: {why if most < number else 'all of them'}")
 
 

@@ -1,4 +1,4 @@
-"""What a user may not expect of a run's optimizers, said once when it starts."""
+"""What a user may not expect of a run, its optimizers above all, said once when it starts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import optax
 from jax_ssp.controller.weight import weight_of
 from jax_ssp.delays.network import Network
 from jax_ssp.pairs import on_pairs
+from jax_ssp.placement import Placement
 from jax_ssp.rounds import by_rounds, counts_by_itself, has_schedule
+from jax_ssp.runtimes.devices import Devices
 from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.session import Session
 from jax_ssp.runtimes.task import Task
 from jax_ssp.runtimes.virtual import Virtual
 from jax_ssp.server.uphill import on_host
+from jax_ssp.surroundings import cores
 from jax_ssp.training.outer_remarks import of_momentum, of_staleness, of_turns
 from jax_ssp.trees import Tree
 from jax_ssp.views import seeing
@@ -48,7 +51,7 @@ def remarks(session: Session, task: Task) -> list[str]:
         *_many_steps(plan, state),
         *_cancels(session, step),
         *_of_outer(session),
-        *_of_overlap(plan),
+        *_of_overlap(plan, session),
     ]
 
 
@@ -76,15 +79,31 @@ def _of_outer(session: Session) -> Iterator[str]:
     yield from of_staleness(session.plan, session.num_workers, session.round_samples)
 
 
-def _of_overlap(plan: Plan) -> Iterator[str]:
-    """What virtual time does not say of steps that are run ahead."""
+def _of_overlap(plan: Plan, session: Session) -> Iterator[str]:
+    """Where steps that are run ahead have nothing to hide."""
     world = plan.runtime
-    if plan.overlap and isinstance(world, Virtual) and (world.network or Network()).is_free:
+    if not (plan.overlap and isinstance(world, Virtual | Devices)):
+        return
+    if not (world.network or Network()).is_free:
+        return
+    if isinstance(world, Virtual):
         yield (
             f"`overlap={plan.overlap}` saves no virtual time without a network: a clock takes all "
             "its time from its start. With one, `ssp.Network(latency=0.001)` say, the steps run "
             "ahead hide what is waited for, as they do on devices"
         )
+    elif world.delay is None and _is_busy(session):
+        yield (
+            f"`overlap={plan.overlap}` has nothing to hide: {session.num_workers} workers share "
+            f"the host's {cores()} cores, which are never idle, and to run ahead takes one more "
+            "pass over the parameters in each clock. It pays where deltas travel, or devices wait"
+        )
+
+
+def _is_busy(session: Session) -> bool:
+    """Whether its workers leave no core of the host idle."""
+    places = [Placement.of(worker.device) for worker in session.workers]
+    return len(places) >= cores() and all(place.reuses for place in places)
 
 
 def _counts(state: Any) -> Iterator[str]:

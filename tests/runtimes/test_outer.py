@@ -1,5 +1,7 @@
 """What is measured of merges in a run, in every world, and what is said before it."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.controller import Merge
+from jax_ssp.placement import separate_memory
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 0.5, 3.0], jnp.float32)}
 BATCH, CLOCKS = 4, 5
@@ -131,6 +134,23 @@ def test_that_overlap_saves_no_virtual_time_without_a_network_is_said():
     assert says in said(None, overlap=1, runtime=ssp.Virtual(2, network=ssp.Network()))
     assert says not in said(None)
     assert says not in said(None, overlap=1, runtime=ssp.Virtual(2, network=link))
+
+
+def test_that_overlap_hides_nothing_where_workers_keep_all_cores_busy_is_said(monkeypatch):
+    cpu = jax.devices("cpu")[0]
+
+    def heard(workers, cores=2, **more):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+        return said(None, runtime=ssp.Devices([cpu] * workers, **more), overlap=1)
+
+    says = "`overlap=1` has nothing to hide: 2 workers share the host's 2 cores"
+    assert says in heard(2)
+    assert "nothing to hide: 3 workers" in heard(3)
+    assert "nothing to hide" not in heard(2, cores=3)
+    assert "nothing to hide" not in heard(2, network=ssp.Network(latency=1e-4))
+    assert "nothing to hide" not in heard(2, delay=ssp.delays.Constant(1e-4))
+    with separate_memory():
+        assert "nothing to hide" not in heard(2)
 
 
 @pytest.mark.slow
