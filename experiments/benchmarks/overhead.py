@@ -4,8 +4,9 @@ The bound is the same steps on the same devices without any exchange: a thread f
 dispatches a step as soon as the last one is done. The synchronous baseline is one SPMD program over
 the same devices (parameters replicated, the batch sharded) that waits each step. All take turns;
 figures are medians of the rounds' ratios. Nobody straggles: where nothing is to be gained by not
-waiting, this is what our machinery costs. (The larger models with 16 local steps run on 2 workers
-only: each round takes minutes with more.)
+waiting, this is what our machinery costs. The last row of each case is another yardstick: the
+barest loop of threads that keeps the bound of SSP(3), and does nothing else (`bare.py`). (The
+larger models with 16 local steps run on 2 workers only: each round takes minutes with more.)
 
     python -m experiments.benchmarks.overhead [--quick] [--json FILE]
 """
@@ -73,6 +74,7 @@ class Problem:
         self.step = ssp.make_step(loss_fn, optax.sgd(1e-3))
         self._bound: Callable[[int, Callable[[int, int], None]], None] | None = None
         self._sync: Callable[[int, Callable[[int], None]], None] | None = None
+        self._bare: Callable[[int], None] | None = None
 
     def bound(self, steps: int, pause: Callable[[int, int], None] = at_once) -> float:
         """Worker-steps a second without exchange; `pause(worker, step)`."""
@@ -101,6 +103,16 @@ class Problem:
             **others,
         )
         return len(self.devices) * clocks * self.local_steps / result.seconds
+
+    def bare(self, steps: int) -> float:
+        """Worker-steps a second of the least that asynchronous training can do."""
+        from experiments.benchmarks.bare import Bare
+
+        given = self.step, self.params, self.batch, len(self.devices), self.local_steps
+        self._bare = self._bare or Bare(*given)
+        clocks = max(2, steps // self.local_steps)
+        total = len(self.devices) * clocks * self.local_steps
+        return total / seconds(lambda: self._bare(clocks))
 
     def _batches(self, worker: int) -> Any:
         while True:
@@ -202,6 +214,7 @@ def measured(workers: int, quick: bool) -> list[dict[str, Any]]:
             measures: dict[str, Callable[[], float]] = {
                 "bound": lambda: problem.bound(steps),  # noqa: B023
                 "sync": lambda: problem.sync(steps),  # noqa: B023
+                "bare loop": lambda: problem.bare(steps),  # noqa: B023
             }
             for name, (policy, others) in modes.items():
                 measures[name] = lambda policy=policy, others=others: problem.ours(  # noqa: B023
@@ -211,7 +224,7 @@ def measured(workers: int, quick: bool) -> list[dict[str, Any]]:
                 )
             taken = alternating(measures, 3 if quick else ROUNDS)
             about = (size.name, size.batch, workers, local_steps)
-            for name in modes:
+            for name in (*modes, "bare loop"):
                 ratios = [median_ratio(taken[name], taken[yard]) for yard in ("bound", "sync")]
                 rows.append(dict(zip(COLUMNS, (*about, name, *ratios), strict=True)))
                 print(*rows[-1].values(), sep="\t", file=sys.stderr)
