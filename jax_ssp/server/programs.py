@@ -44,42 +44,45 @@ class MergePrograms:
         self._merging = merging
         self._opened = opened
         self._nbytes = nbytes
-        self._there = lru_cache(self._jitted)  # by place
+        self._there = lru_cache(self._jitted)
 
     def merge(
-        self, params: Params, state: State, deltas: Some, free: list[jax.Array]
+        self,
+        device: jax.Device,
+        params: Params,
+        state: State,
+        deltas: Some,
+        free: list[jax.Array],
     ) -> tuple[Params, State]:
         """One version from the last.
 
         Args:
+            device: where it is.
             params: the last.
             state: of the transforms; taken over.
             deltas: all of the merge.
             free: memory that is overwritten.
         """
-        there = self._at(params)
+        there = self._there(device)
         return there.merge(*self._last(there, params, state, deltas, free))
 
-    def judge(self, params: Params, state: State, deltas: Some) -> jax.Array:
+    def judge(self, device: jax.Device, params: Params, state: State, deltas: Some) -> jax.Array:
         """Whether each delta, and then the merge, moved anything before its transform and after."""
-        judge = self._at(params).judge
+        judge = self._there(device).judge
         return judge(params, state, deltas, _of_the_stalest(deltas))
 
-    def text(self, params: Params, state: State, deltas: Some) -> str:
+    def text(self, device: jax.Device, params: Params, state: State, deltas: Some) -> str:
         """What such a merge of few deltas compiles from."""
-        there = self._at(params)
+        there = self._there(device)
         return there.merge.lower(*self._last(there, params, state, deltas, [])).as_text()
 
-    def _at(self, params: Params) -> _Jitted:
-        """The programs for a piece where it is."""
-        return self._there(jax.tree.leaves(params)[0].sharding)
-
-    def _jitted(self, place: jax.sharding.Sharding) -> _Jitted:
-        """The programs for pieces there.
+    def _jitted(self, device: jax.Device) -> _Jitted:
+        """The programs for pieces on a device.
 
         A delta comes as arrays of JAX or of NumPy, depending on where its worker is. Where inputs
         are is said here, so that one program serves them all, in whatever order they come.
         """
+        place = jax.sharding.SingleDeviceSharding(device)
         options = compiler_options(place, self._nbytes)
         there = partial(jax.jit, in_shardings=place, compiler_options=options)
         return _Jitted(

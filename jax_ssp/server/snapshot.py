@@ -36,6 +36,7 @@ class Snapshot:
         pieces: one for each device of the server, in the form that the wire gives them.
         memory: where the pieces go at the end, one for each; by default they are not used again.
         before: the version before, if it may share pieces with this one.
+        places: where the pieces are; by default each is asked, as often as somebody reads it.
 
     Attributes:
         version, pieces: as given.
@@ -47,7 +48,7 @@ class Snapshot:
         (None, None)
     """
 
-    __slots__ = ("__weakref__", "_flat", "_holders", "_uses", "pieces", "version")
+    __slots__ = ("__weakref__", "_flat", "_holders", "_places", "_uses", "pieces", "version")
 
     def __init__(
         self,
@@ -55,10 +56,12 @@ class Snapshot:
         pieces: list[Message],
         memory: Sequence[Memory] = (),
         before: Snapshot | None = None,
+        places: Sequence[Placement] = (),
     ) -> None:
         self.version = version
         self.pieces = pieces
         self._uses = [_Use(each) for each in memory]
+        self._places = places
         self._holders = 1
         self._flat: dict[int, Flat] = {}  # those that were sent somewhere
         if before is not None:
@@ -108,7 +111,7 @@ class Snapshot:
     def brought(self, number: int, place: Placement) -> Message:
         """A piece there, or on its way; what is copied is laid out once for all who ask."""
         piece = self.pieces[number]
-        source = Placement.holding(piece)
+        source = self._places[number] if self._places else Placement.holding(piece)
         if source == place:
             return piece
         if source is None or source.shares_memory(place):

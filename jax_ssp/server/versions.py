@@ -12,6 +12,7 @@ import numpy as np
 from jax_ssp.controller.fragments import pushed_in
 from jax_ssp.controller.weight import Weight
 from jax_ssp.mitigations.correlation import found, pooled, sums_in, with_sums
+from jax_ssp.placement import Placement
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.merging import Merging, Some, factors_of
 from jax_ssp.server.partition import Partition
@@ -55,7 +56,8 @@ class Versions:
         self.version = 0
         self._weight = weight
         self._memory = list(map(Memory, pieces, devices))
-        self.newest = Snapshot(0, pieces, self._memory)
+        self._places = list(map(Placement.of, devices))
+        self.newest = self._snapshot(pieces)
         self.states = list(map(jax.device_put, map(merging.init, pieces), devices))
         self.devices = tuple(devices)
         self.measures = any(True for _ in found(self.states))
@@ -63,8 +65,12 @@ class Versions:
     def go_on(self, version: int, pieces: list[Params], states: list[Any]) -> None:
         """Hold this version in place of version 0, and these states; their arrays are taken."""
         self.version = version
-        self.newest = Snapshot(version, pieces, self._memory)
+        self.newest = self._snapshot(pieces)
         self.states = states
+
+    def _snapshot(self, pieces: list[Params], shares: Snapshot | None = None) -> Snapshot:
+        """The version that these pieces are; those that it shares with one before are counted."""
+        return Snapshot(self.version, pieces, self._memory, shares, self._places)
 
     @property
     def _judges_apart(self) -> bool:
@@ -125,7 +131,7 @@ class Versions:
         self.version += 1
         before = self.newest
         shares = before if len(merges) < self.parts.num_fragments else None
-        self.newest = Snapshot(self.version, pieces, self._memory, shares)
+        self.newest = self._snapshot(pieces, shares)
         before.release()
         return self.version
 
@@ -151,7 +157,8 @@ class Versions:
             parts = [part._replace(kept=kept) for part in parts]
         for index, part in enumerate(parts, start=here.start):
             free, state = self._memory[index].take(), self.states[index]
-            pieces[index], self.states[index] = programs.merge(pieces[index], state, part, free)
+            to = self.devices[index]
+            pieces[index], self.states[index] = programs.merge(to, pieces[index], state, part, free)
         self._pool(here)
 
     def _pool(self, here: slice) -> None:
@@ -182,7 +189,8 @@ class Versions:
 
     def _kept(self, programs: MergePrograms, parts: Sequence[Some], here: slice) -> np.ndarray:
         """Which deltas of a merge, and whether the merge, may bring statistics: in all pieces."""
-        judged = map(programs.judge, self.newest.pieces[here], self.states[here], parts)
+        there = self.devices[here], self.newest.pieces[here], self.states[here]
+        judged = map(programs.judge, *there, parts)
         before, after = np.any(list(map(np.asarray, judged)), axis=0).T
         return after | ~before
 
@@ -194,19 +202,21 @@ class Versions:
             programs: for which form of deltas.
             example: the pieces of such a delta, any of these shapes, each on its device.
         """
-        for piece, state, message, memory in zip(
-            self.newest.pieces, self.states, example, self._memory, strict=True
+        for device, piece, state, message, memory in zip(
+            self.devices, self.newest.pieces, self.states, example, self._memory, strict=True
         ):
             state = jax.tree.map(jnp.copy, state)  # the merge takes its state over
             some = self._any(piece, message, num_deltas)
-            merged = jax.block_until_ready(programs.merge(piece, state, some, memory.take()))
-            memory.give(merged[0])
+            merged = programs.merge(device, piece, state, some, memory.take())
+            memory.give(jax.block_until_ready(merged)[0])
 
     def text(self, programs: MergePrograms, example: list[Message]) -> str:
         """The merge of one delta as compiler text: the same text, the same server."""
         return "\n".join(
-            programs.text(piece, state, self._any(piece, message, 1))
-            for piece, state, message in zip(self.newest.pieces, self.states, example, strict=True)
+            programs.text(device, piece, state, self._any(piece, message, 1))
+            for device, piece, state, message in zip(
+                self.devices, self.newest.pieces, self.states, example, strict=True
+            )
         )
 
     def _any(self, piece: Params, message: Message, count: int) -> Some:
