@@ -36,9 +36,10 @@ def compare(
         title: of the figure.
 
     Returns:
-        The rows of the table, the best first: for each name the means over its seeds, and for each
-        metric of the last evaluation also the range. The best is who reached the target first, or
-        else whose metric is best.
+        The rows of the table, the best first: for each name the means over its seeds, and of each
+        metric of the last evaluation the median and the range; where a seed has no number of it
+        (it diverged), there is no median. The best is who reached the target first, or else whose
+        metric is best.
     """
     over = [run for run in runs if "summary" in run]
     metric, most = _judged_by(over)
@@ -95,11 +96,19 @@ def _row(name: str, every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for metric in dict.fromkeys(metric for each in last for metric in each):
         values = [math.nan if each.get(metric) is None else each[metric] for each in last]
         column = f"last {metric}" if metric in (*row, "status", "log") else metric
-        row[column] = statistics.median(values)
-        row[f"{column} range"] = f"{min(values):.3g} to {max(values):.3g}"
+        known = [value for value in values if not math.isnan(value)]
+        whole = len(known) == len(values)  # else there is no middle: the order would decide on one
+        row[column] = statistics.median(values) if whole else math.nan
+        row[f"{column} range"] = _range(known, whole)
     row["status"] = ", ".join(sorted({_status(run) for run in every}))
     logs = [run["log"] for run in every if run.get("log")]
     return {**row, "log": logs[0]} if logs else row
+
+
+def _range(known: Sequence[float], whole: bool) -> str:
+    """From the least number to the greatest, and whether that is all."""
+    told = [f"{min(known):.3g} to {max(known):.3g}"] if known else []
+    return " or ".join(told if whole else [*told, "nan"])
 
 
 def _status(run: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jax_ssp.report.sweep import compare
 
 SUMMARY = {"computing": 1.0, "mean_staleness": 0.5, "max_staleness": 1, "max_lag": 2}
@@ -45,6 +47,17 @@ def test_a_seed_that_lacks_a_metric_leaves_it_without_a_number(tmp_path: Path) -
     (row,) = compare([run(0, {"loss": 1.0}), run(1, {"loss": 2.0, "top5": 0.5})], tmp_path)
     assert (row["loss"], row["loss range"]) == (1.5, "1 to 2")
     assert math.isnan(row["top5"])
+
+
+@pytest.mark.parametrize("losses", [(math.nan, 1.0, 2.0), (1.0, math.nan, 2.0)])
+def test_a_seed_that_diverged_is_not_passed_over_whichever_it_is(
+    losses: tuple[float, ...], tmp_path: Path
+) -> None:
+    several = [run(seed, {"loss": loss}) for seed, loss in enumerate(losses)]
+    first, last = compare([*several, named("steady", {"loss": 1.5})], tmp_path)
+    assert (first["name"], last["name"]) == ("steady", "SSP(3)")
+    assert math.isnan(last["loss"])
+    assert last["loss range"] == "1 to 2 or nan"
 
 
 def failed(name: str) -> dict[str, Any]:
