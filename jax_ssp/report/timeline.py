@@ -94,7 +94,8 @@ def _timeline(axis: Axes, schedule: np.ndarray, workers: np.ndarray, unit: str) 
     whole = schedule["finish"].max() - begin
     travels = (schedule["computed"] < schedule["finish"]).any()
     cut = len(busiest) > MAX_BARS
-    end = np.sort(busiest["finish"])[MAX_BARS - 1] if cut else max(begin + whole, begin + 1e-9)
+    end = np.sort(busiest["finish"])[MAX_BARS - 1] if cut else begin + whole
+    end = max(end, begin + 1e-9)
     for row, worker in enumerate(shown):
         bars = schedule[(schedule["worker"] == worker) & (schedule["start"] < end)]
         colours = np.where(bars["merge_version"] >= 0, LIGHT, DROPPED)

@@ -214,6 +214,10 @@ def test_run_summary_of_little(tmp_path: Path) -> None:
     dropped = schedule(2, 2)
     dropped["merge_version"] = -1
     assert len(run_summary(dropped, evaluations("loss"), tmp_path / "b.png").axes) == 3
+    in_no_time = schedule(1, 60)
+    for name in ("start", "finish", "computed", "computing"):
+        in_no_time[name] = 0.0
+    assert len(run_summary(in_no_time, [], tmp_path / "d.png").axes) == 2
     with pytest.raises(ValueError, match="no clock of this run"):
         run_summary(schedule(0, 0), [], tmp_path / "c.png")
 
