@@ -29,7 +29,12 @@ _LEFT_ALONE = (*_SCHEDULES, optax.MultiStepsState)
 _BY_THEMSELVES = (  # states of optax with a count that functions are looked up by
     "ConditionallyMaskState",
     "ConditionallyTransformState",
+    "DAdaptAdamWState",
+    "MadgradState",
+    "MomoAdamState",
+    "MomoState",
     "MultiStepsState",
+    "ProdigyState",
     "ScaleByAdemamixState",
     "ScheduleFreeState",
 )

@@ -71,6 +71,15 @@ def test_multi_steps_counts_its_updates():
     assert counts_by_itself(state) == ["MultiStepsState"]
 
 
+OWN = ("dadapt_adamw", "madgrad", "momo", "momo_adam", "prodigy", "schedule_free_sgd")
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if hasattr(optax.contrib, name)])
+def test_what_looks_a_schedule_up_by_a_count_of_its_own_is_named(name):
+    state = jax.eval_shape(getattr(optax.contrib, name)(SCHEDULE).init, PARAMS)
+    assert len(counts_by_itself(state)) == 1
+
+
 def test_a_count_of_another_library_is_named():
     class Counted(optax.EmptyState.__mro__[1]):
         _fields = ("count",)

@@ -169,13 +169,11 @@ def carried(
         replica: as it was before the clock was begun.
         base: new.
         mixed: `(old, base, *moves) -> delta` for `Mix`; None to rebase, which is to carry over what
-            was run ahead as it is.
+            was run ahead as it is. So it is where the last clock has left nothing to mix.
     """
     ahead = replica.ahead
-    if mixed is None:
+    if mixed is None or replica.delta is None:
         return None if ahead is None else ahead.progress
-    if replica.delta is None:
-        return None
     moves = (replica.delta,) if ahead is None else (replica.delta, ahead.progress)
     return mixed(replica.base, base, *moves)
 

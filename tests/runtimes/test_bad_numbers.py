@@ -105,9 +105,13 @@ def test_a_batch_that_is_bad_once_costs_its_clock_alone():
     assert [int(state[0]) for state in kept] == [8, 8, 8]
 
 
-@pytest.mark.parametrize("overlap", [1, 2])
+@pytest.mark.parametrize(
+    ("overlap", "adopt"),
+    [(1, ssp.Mix(0.5)), (1, "rebase"), (2, "rebase"), (2, ssp.Mix(0.5))],
+    ids=repr,
+)
 @pytest.mark.every(2)
-def test_steps_ahead_of_a_bad_clock_are_not_measured_in_the_next_one(overlap):
+def test_steps_ahead_of_a_bad_clock_are_not_measured_in_the_next_one(overlap, adopt):
     """They ran on what the bad clock had left: nothing of that is the next clock's."""
 
     def measured(params, batch, key):
@@ -124,6 +128,7 @@ def test_steps_ahead_of_a_bad_clock_are_not_measured_in_the_next_one(overlap):
         num_clocks=5,
         local_steps=steps,
         overlap=overlap,
+        adopt=adopt,
     )
     rows = {row["clock"]: row for row in result.history}
     assert [clock for clock, row in rows.items() if not row["finite"]] == [2]
@@ -143,6 +148,7 @@ def test_steps_ahead_of_a_bad_clock_are_not_measured_in_the_next_one(overlap):
         num_clocks=5,
         local_steps=steps,
         overlap=overlap,
+        adopt=adopt,
     )
     np.testing.assert_equal(again.history, result.history)
 

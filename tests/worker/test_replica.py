@@ -81,6 +81,7 @@ AHEAD = Ahead("progress", PART)
         (None, "delta", False, None),
         (AHEAD, "delta", False, "progress"),
         (None, None, True, None),  # before the first clock
+        (AHEAD, None, True, "progress"),  # behind a clock that was not finite
         (None, "delta", True, ("old", "base", "delta")),
         (AHEAD, "delta", True, ("old", "base", "delta", "progress")),
     ],
