@@ -231,6 +231,8 @@ def test_an_instance():
         checks.instance("f(p=...)", "a", pathlib.Path, "a Path")
     with pytest.raises(TypeError, match=r"must be a Path, got PosixPath; call it: that is the cl"):
         checks.instance("f(p=...)", pathlib.PosixPath, pathlib.Path, "a Path")
+    with pytest.raises(TypeError, match=r"must be a Path, got .*cwd.*; call it, if it makes one\."):
+        checks.instance("f(p=...)", pathlib.Path.cwd, pathlib.Path, "a Path")
 
 
 def test_several():

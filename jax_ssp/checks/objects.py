@@ -58,8 +58,7 @@ def instance(field: str, value: Any, kind: type[Kind], must: str) -> Kind:
         TypeError: if it is of another class.
     """
     if not isinstance(value, kind):
-        hint = "; call it: that is the class" if _is_class(value, kind) else ""
-        raise TypeError(f"`{field}` must be {must}, got {shown(value)}{hint}.")
+        raise TypeError(f"`{field}` must be {must}, got {shown(value)}{_not_called(value, kind)}.")
     return value
 
 
@@ -108,5 +107,8 @@ def put(config: Any, field: str, rule: Callable[..., Any], *arguments: Any, **li
     object.__setattr__(config, field, value)
 
 
-def _is_class(value: Any, kind: type[Any]) -> bool:
-    return isinstance(value, type) and issubclass(value, kind)
+def _not_called(value: Any, kind: type[Any]) -> str:
+    """The remedy, where what makes one was given in its place."""
+    if isinstance(value, type) and issubclass(value, kind):
+        return "; call it: that is the class"
+    return "; call it, if it makes one" if inspect.isroutine(value) else ""

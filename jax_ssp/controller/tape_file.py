@@ -128,7 +128,26 @@ _GZIP = 31  # zlib's for a gzip file
 
 
 def write_tape(path: str | Path, tape: Tape) -> None:
-    """Write a whole tape to `path` (conventionally `tape.jsonl.gz`), in one step."""
+    """Write a whole tape, in one step; a file that is there is replaced.
+
+    Args:
+        path: of the file, conventionally `tape.jsonl.gz`.
+        tape: such as `result.tape`.
+
+    Raises:
+        FileNotFoundError: if its folder is not there.
+        TypeError: if it is no tape.
+
+    Example:
+        >>> import tempfile, jax_ssp as ssp
+        >>> clockwork = ssp.Virtual(num_workers=2, compute=False)
+        >>> tape = ssp.train(runtime=clockwork, num_clocks=3).tape
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ssp.write_tape(folder + "/tape.jsonl.gz", tape)
+        ...     again = ssp.read_tape(folder + "/tape.jsonl.gz")
+        >>> again.complete, list(again) == list(tape)
+        (True, True)
+    """
     path = checks.path("write_tape(path=...)", path)
     checks.instance("write_tape(tape=...)", tape, Tape, "a tape such as `result.tape`")
     if not path.absolute().parent.is_dir():
@@ -151,6 +170,12 @@ def read_tape(path: str | Path) -> Tape:
     A file that breaks off within its last bytes has all rows, and is not complete either.
 
     A file may be damaged, or made to do harm: it costs no more memory than a tape of its size can.
+
+    Args:
+        path: of the file, such as `tape.jsonl.gz` in a run's folder.
+
+    Returns:
+        The tape, for `ssp.Replay` and `ssp.check_contract`; `write_tape` shows an example.
 
     Raises:
         FileNotFoundError: if there is no such file.

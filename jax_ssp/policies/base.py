@@ -19,7 +19,24 @@ from jax_ssp.policies.view import Delta, Pushed, View
 
 @dataclass(frozen=True)
 class Policy:
-    """Base of all policies: admits everybody, merges on arrival, adopts the newest version."""
+    """Base of all policies: admits everybody, merges on arrival, adopts the newest version.
+
+    Subclass it as a frozen dataclass; `ssp.testing.check_policy` says whether it can stand.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> @dataclass(frozen=True)
+        ... class Together(ssp.Policy):
+        ...     size: int = 2
+        ...
+        ...     def ready(self, view: View) -> Decision:
+        ...         waiting = tuple(view.buffered)[: self.size]
+        ...         return Decision(merge=waiting) if len(waiting) == self.size else Decision()
+        >>> clockwork = ssp.Virtual(num_workers=4, compute=False)
+        >>> run = ssp.train(policy=Together(), runtime=clockwork, num_clocks=3)
+        >>> run.updates, run.version
+        (12, 6)
+    """
 
     def begin(self) -> Self:
         """The copy of this policy that decides a run, with nothing remembered yet."""

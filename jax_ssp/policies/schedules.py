@@ -17,7 +17,23 @@ from jax_ssp.policies.view import Delta, View
 
 @dataclass(frozen=True)
 class LocalSteps:
-    """Base of all schedules: one step a clock."""
+    """Base of all schedules: one step a clock.
+
+    Subclass it as a frozen dataclass, and say `at`, or `steps` where H depends on the run.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> @dataclass(frozen=True)
+        ... class Twice(ssp.LocalSteps):
+        ...     usual = (1, 2)
+        ...
+        ...     def at(self, clock: int) -> int:
+        ...         return 1 + clock % 2
+        >>> clockwork = ssp.Virtual(num_workers=1, compute=False)
+        >>> run = ssp.train(local_steps=Twice(), runtime=clockwork, num_clocks=4)
+        >>> run.schedule["steps"].tolist()
+        [1, 2, 1, 2]
+    """
 
     @property
     def usual(self) -> tuple[int, ...]:

@@ -83,6 +83,10 @@ class Devices(Runtime):
         ValueError: if a number is less than 1; `train` raises it if there are not devices enough,
             or JAX has started with fewer CPU devices than `cpu_devices`.
         TypeError: if `delay` is not callable.
+
+    Example:
+        >>> Devices(num_workers=2, workers_per_device=2).count()
+        2
     """
 
     devices: Annotated[Sequence[Any] | None, tyro.conf.Suppress] = None
@@ -163,8 +167,8 @@ class Devices(Runtime):
             raise ValueError(
                 f"`Devices(num_workers={self.num_workers}, devices_per_worker="
                 f"{math.prod(axes.values())})` needs {count or 1} slices, but there are "
-                f"{len(self._devices())} devices or meshes. Ask for fewer workers or smaller "
-                "slices, or split the CPU with `cpu_devices`."
+                f"{len(self._devices())} devices or meshes, which make {len(meshes)}. Ask for "
+                "fewer workers or smaller slices, or split the CPU with `cpu_devices`."
             )
         return Slices(meshes[:count], self.shardings, self.batch_spec)
 

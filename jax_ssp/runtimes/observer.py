@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 class Kept(NamedTuple):
-    """What an observer keeps of a run, for its result and its folder.
+    """What an observer keeps of a run, for its result and its folder; its method `kept` gives it.
 
     Attributes:
         name: under which it is kept, such as "ema": letters, digits and underscores.
         params: what is kept.
         about: what is to be said of it, as facts for JSON.
+
+    Example:
+        >>> Kept("half", {"w": 0.5}, {"of": "the way"}).name
+        'half'
     """
 
     name: str

@@ -40,6 +40,14 @@ class Replay(Runtime):
         TapeMismatch: `train` raises it if the experiment differs from the recorded one, saying in
             what; if the controller answers otherwise than it did; or if the parameters at the end
             are others, since `data` gave other batches.
+
+    Example:
+        >>> import jax_ssp as ssp
+        >>> clockwork = ssp.Virtual(2, ssp.delays.Exponential(), compute=False)
+        >>> run = ssp.train(runtime=clockwork, num_clocks=3)
+        >>> again = ssp.train(runtime=ssp.Replay(run.tape), num_clocks=3)
+        >>> list(again.tape) == list(run.tape)
+        True
     """
 
     tape: Tape

@@ -108,8 +108,10 @@ def data(field: str, value: Any) -> Data:
 
 policy = a(Policy, "a Policy such as `ssp.SSP(bound=3)`")
 runtime = a(Runtime, "a Runtime such as `ssp.Devices()`")
-transform = a(optax.GradientTransformation, "an optax transform such as `optax.sgd(0.7)`")
-checkpoint = a(Checkpoints, "an `ssp.Checkpoints`")
+transform = a(
+    optax.GradientTransformation, "an optax transform such as `ssp.outer(optax.sgd(0.7))`"
+)
+checkpoint = a(Checkpoints, 'checkpoints such as `ssp.Checkpoints("runs/mine")`')
 wire = a(Compressor, "a compressor such as `ssp.compression.Int8()`")
 count = partial(integer, least=1)
 natural = partial(integer, least=0)

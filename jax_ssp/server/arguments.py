@@ -16,7 +16,7 @@ from jax_ssp.trees import Params
 
 def check_transforms(**transforms: Any) -> None:
     """Raise TypeError if one is there that is no transform."""
-    must = "an optax transform such as `optax.sgd(0.7)`"
+    must = "an optax transform such as `ssp.outer(optax.sgd(0.7))`"
     for name, tx in transforms.items():
         optional(name, tx, instance, optax.GradientTransformation, must)
 

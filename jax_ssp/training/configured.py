@@ -117,6 +117,9 @@ def configured(
     Returns:
         A frozen dataclass with those fields; `build()` calls the function.
 
+    Raises:
+        TypeError: if it is no such function, or has no such argument.
+
     Example:
         >>> from jax_ssp.mitigations import outer
         >>> configured(outer, optimizer=configured(optax.scale, step_size=-0.5)).optimizer
@@ -154,6 +157,9 @@ def chained(*parts: Configured) -> Chain:
 
     Args:
         *parts: what `configured` gives.
+
+    Raises:
+        TypeError: if a part is something else.
 
     Example:
         >>> chained(configured(optax.clip, max_delta=1.0), configured(optax.scale, step_size=0.5))

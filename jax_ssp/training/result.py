@@ -33,6 +33,14 @@ _ON_THE_CARD += ("not_finite", "resumes", "metrics")
 class Result:
     """What a run gives.
 
+    Example:
+        >>> import jax_ssp as ssp
+        >>> result = ssp.train(runtime=ssp.Virtual(num_workers=2, compute=False), num_clocks=3)
+        >>> result
+        Result(done: SSP(bound=3, adopt='eager') on 2 workers, 6 updates in 3 virtual seconds)
+        >>> result.schedule[["worker", "clock", "staleness"]][:2].tolist()
+        [(0, 0, 0), (1, 0, 1)]
+
     Attributes:
         params: the last version's parameters, in the dtypes that they were given in; None if
             nothing was computed.

@@ -57,6 +57,9 @@ def sweep(
             sweep in it, those that are over are read, and the others go on.
         progress: whether to show how far it is; by default on a terminal and in a notebook.
 
+    Returns:
+        What came of each, and the comparison of all, which is in the folder too.
+
     Raises:
         TypeError, ValueError: if an argument or an experiment is not right, or `workdir` holds
             other runs; naming it and the remedy, before anything is run.

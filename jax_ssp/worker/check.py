@@ -103,11 +103,18 @@ def check_step(step: Any, params: Any, batch: Any) -> None:
     check_like("the step's", "worker_state", state, "init(params)", before)
 
 
+def _returned(result: Any) -> str:
+    """What a function has returned, as its user would say it."""
+    if isinstance(result, tuple):
+        return f"a tuple of {[_returned(each) for each in result]}"
+    return "an array" if isinstance(result, jax.Array) else f"a {type(result).__name__}"
+
+
 def loss_and_metrics(result: Any) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise TypeError(
-            "a loss function must return (loss, metrics), metrics a dict of scalars "
-            f"(or an empty one), got {type(result).__name__}."
+            "a loss function must return (loss, metrics), metrics a dict of scalars; where there "
+            f"are none, `return loss, {{}}`. It returned {_returned(result)}."
         )
     if jnp.shape(result[0]):
         raise TypeError(

@@ -41,6 +41,7 @@ def test_the_loss_gets_the_key():
 @pytest.mark.parametrize("result", [jnp.float32(1), (jnp.float32(1),), (jnp.float32(1), 2.0)])
 def test_a_loss_that_gives_no_metrics_is_told(result):
     message = r"a loss function must return \(loss, metrics\), metrics a dict of scalars"
+    message += r"; where there are none, `return loss, \{\}`\. It returned an? (array|tuple of)"
     step = ssp.make_step(lambda params, batch, key: result, optax.sgd(0.1))
     with pytest.raises(TypeError, match=message):
         step(linear(), step.init(linear()), None, KEY)
