@@ -17,6 +17,7 @@ from jax_ssp.report.plots import Curve
 from jax_ssp.report.sweep_figure import sweep_figure
 from jax_ssp.report.tables import markdown_table
 from jax_ssp.runtimes.evaluation import Target
+from jax_ssp.runtimes.metric import mode_of
 
 _SHOWN = ("seconds", "updates", "computing", "mean_staleness", "max_staleness", "max_lag")
 _MORE_IS_BETTER = re.compile(r"acc|auc|f1|score|bleu|recall|precision|reward|return|r2", re.I)
@@ -68,7 +69,7 @@ def _judged_by(runs: Sequence[Mapping[str, Any]]) -> tuple[str | None, bool]:
     if not metrics:
         return None, False
     metric = next((name for name in metrics if "loss" in name), metrics[0])
-    return metric, bool(_MORE_IS_BETTER.search(metric))
+    return metric, mode_of(metric, None) == "max" and bool(_MORE_IS_BETTER.search(metric))
 
 
 def _rank(row: Mapping[str, Any], metric: str | None, most: bool) -> tuple[float, ...]:

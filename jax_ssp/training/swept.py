@@ -71,7 +71,7 @@ class SweepResult:
     Attributes:
         folder: of the sweep; `comparison.png`, `.md` and `.json` are in it.
         members: its runs, in the order they were given in.
-        rows: one a name, the best first: the means over its seeds.
+        rows: one a name, the best first: the means over its seeds, of metrics the medians.
     """
 
     folder: Path

@@ -101,3 +101,9 @@ def test_where_nothing_was_evaluated_the_order_is_that_of_the_sweep(tmp_path: Pa
     runs = [{**named(name, {}), "evaluations": []} for name in ("b", "a")]
     assert [row["name"] for row in compare(runs, tmp_path)] == ["b", "a"]
     assert not (tmp_path / "comparison.png").exists()
+
+
+@pytest.mark.parametrize("metric", ["layer2_loss", "score_error", "top1_accuracy_loss"])
+def test_less_of_a_loss_is_better_whatever_else_its_name_has(tmp_path: Path, metric: str) -> None:
+    runs = [named(name, {metric: value}) for name, value in {"a": 0.9, "b": 0.5}.items()]
+    assert [row["name"] for row in compare(runs, tmp_path)] == ["b", "a"]
