@@ -126,7 +126,11 @@ class Carrying:
         """An event: the controller answers it, and all that follows from it is done."""
         if type(event) is TimerFired:
             self.clock.set_timer(None)
-        elif type(event) is StopRequested and event.reason == "interrupted":
+        elif (
+            type(event) is StopRequested
+            and event.reason == "interrupted"
+            and not self.clock.has_more  # else it was before the run went on
+        ):
             self.executor.interrupted()
         commands = self.controller.handle(event, now)
         self.tape.append(now, event, commands)

@@ -97,7 +97,8 @@ class Evaluations:
         if self._evaluator is None:
             return
         self._drain(self._evaluator)
-        if self.rows[-1]["version"] != last.version:
+        known = self.rows[-1]["version"] if self.rows else None  # none before it went on, perhaps
+        if known != last.version:
             self._evaluate(self._evaluator, last)
             self._drain(self._evaluator)
 

@@ -10,7 +10,7 @@ import pytest
 import jax_ssp as ssp
 from jax_ssp import delays
 from jax_ssp.controller.errors import TapeMismatch
-from jax_ssp.controller.events import Resumed
+from jax_ssp.controller.events import Resumed, StopRequested
 from jax_ssp.runtimes.cut import Cut
 from jax_ssp.training.run import run
 from tests.helpers.broken_off import Memory, broken_off, gone_on, parts, whole
@@ -192,3 +192,42 @@ def test_saves_by_clocks_count_merged_deltas_for_each_worker():
         sum(row["updates"] <= 36 for row in result.history[: cut.facts["told"][1]]) for cut in cuts
     ]
     assert merged == [12, 24]
+
+
+def test_what_evaluates_and_averages_may_come_only_once_a_run_goes_on():
+    spec = linear(policy=ssp.SSP(1), num_clocks=6, runtime=ssp.Virtual(2))
+    result, cuts = whole(spec)
+    ema, seen = ssp.Ema(0.5), []
+    watch = ssp.Observer()
+    watch.on_version = lambda version: seen.append((version.round, np.array(version.params["w"])))
+    spec |= {"evaluate": EVALUATED["evaluate"], "observers": [ema, watch]}
+    other = gone_on(spec, result, cuts[2].rows, cuts[2])
+    assert bits(other.params) == bits(result.params)
+    assert [row["version"] for row in other.evaluations] == [other.version]
+    (at, average), *others = seen
+    assert at > 0
+    for now, params in others:
+        average += (1 - 0.5 ** (now - at)) * (params - average)
+        at = now
+    np.testing.assert_allclose(ema.params["w"], average, rtol=1e-5)
+
+
+def test_an_interrupt_before_a_run_goes_on_hurries_nobody_after():
+    """Without a checkpoint its end is on the tape, and happens again; delays are as given after."""
+    runtime = ssp.Devices(num_workers=2, delay=delays.Constant(0.02))
+    spec = linear(policy=ssp.BSP(), num_clocks=4, runtime=runtime)
+    result, _ = whole(spec)
+    plan, _, _ = parts(spec)
+    rows = len(result.tape) // 2
+    past = broken_off(result, rows, None, plan)
+    controller = ssp.Controller(plan.policy, ends=plan.ends)
+    for now, event, _ in past.tape:
+        controller.handle(event, now)
+    stop = StopRequested("interrupted")
+    past.tape.append(now, stop, controller.handle(stop, now))
+    plan, task, observers = parts(spec)
+    other = run(plan, task, observers, keeper=Memory(10**9, past))
+    (began,) = [now for now, event, _ in other.tape if isinstance(event, Resumed)]
+    took = [row["finish"] - row["start"] for row in other.history if row["start"] > began]
+    assert (other.status, len(took) >= 2) == ("done", True)
+    assert min(took) > 0.019

@@ -104,6 +104,7 @@ class Ema(Observer):
         if self._average is None:
             self._average = jax.tree.map(jnp.copy, version.masters)
             self._like = shapes_of("params", version.params)
+            self._round = version.round  # later than 0 where the run went on without it before
         elif version.round > self._round:
             kept = self.decay ** (version.round - self._round)
             with _READING:
