@@ -1,8 +1,9 @@
 """A checkpoint that was loaded just now is under suspicion: it may be whole, and yet be bad.
 
-It may hold what was about to become not finite. So a delta that is not finite, within a few clocks
-of a load, makes the checkpoint a suspect, and the run goes one further back. If it comes to the
-same from there, the data or the step is to blame (see `FolderKeeper.spoiled`).
+It may hold what was about to become not finite. So a run that diverges, by deltas that are not
+finite from within a few clocks of a load on, makes the checkpoint a suspect, and goes one further
+back. If it comes to the same from there, the data or the step is to blame (see
+`FolderKeeper.spoiled`). A delta now and then that is not finite is kept out, as it is anywhere.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 
 from jax_ssp.checkpoint.claim import SUMMARY, TAPE
 from jax_ssp.controller.commands import Command, is_fenced
-from jax_ssp.controller.events import DeltaReady, Event, Resumed
+from jax_ssp.controller.events import DeltaReady, Event, Resumed, StopRequested
 from jax_ssp.controller.tape import Tape
 from jax_ssp.controller.tape_file import read_tape, write_tape
 from jax_ssp.files import write_json
 from jax_ssp.records import read_record
 from jax_ssp.runtimes.cut import SpoiledCheckpoint
+from jax_ssp.runtimes.ending import DIVERGED, status_of
 from jax_ssp.runtimes.observer import Observer
 
 CLOCKS = 3  # of each worker, after a load
@@ -44,6 +46,8 @@ class Suspicion(Observer):
         self.began = False
         self._term = term
         self._pushes: Counter[int] = Counter()  # by worker
+        self._first: dict[int, int] = {}  # the number of the first of those not finite in a row
+        self._bad: DeltaReady | None = None  # the last that was not finite
 
     def on_entry(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         if isinstance(event, Resumed):
@@ -52,10 +56,18 @@ class Suspicion(Observer):
             return
         elif isinstance(event, DeltaReady) and not is_fenced(commands):
             self._pushes[event.worker] += 1
-            if self._pushes[event.worker] <= CLOCKS and not event.finite:
+            if event.finite:
+                self._first.pop(event.worker, None)
+            else:
+                self._first.setdefault(event.worker, self._pushes[event.worker])
+                self._bad = event
+        elif isinstance(event, StopRequested) and status_of(event.reason) == DIVERGED:
+            bad = self._bad
+            if bad is not None and self._first.get(bad.worker, CLOCKS + 1) <= CLOCKS:
                 raise SpoiledCheckpoint(
-                    f"the delta of worker {event.worker}'s clock {event.clock} is not finite, "
-                    f"within {CLOCKS} clocks of the load of a checkpoint."
+                    f"the run diverges: the delta of worker {bad.worker}'s clock {bad.clock} is "
+                    f"not finite, as they are from within {CLOCKS} clocks of the load of a "
+                    "checkpoint on."
                 )
 
 

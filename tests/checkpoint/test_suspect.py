@@ -10,13 +10,14 @@ import jax_ssp as ssp
 from jax_ssp.checkpoint.claim import TAPE
 from jax_ssp.checkpoint.step import load_step
 from jax_ssp.checkpoint.suspect import Suspicion
-from jax_ssp.controller import DeltaReady, Resumed, Token
+from jax_ssp.controller import DeltaReady, Resumed, StopRequested, Token
 from jax_ssp.controller.commands import Drop, Fence
 from jax_ssp.controller.tape_file import read_tape
 from jax_ssp.failures import AGAIN, DIVERGED
 from jax_ssp.runtimes.cut import SpoiledCheckpoint
 from tests.helpers.problems import bits, linear, loss_fn
 
+DIVERGES = StopRequested("diverged: 3 clocks in a row of worker 0 are not finite")
 STEP = ssp.make_step(loss_fn, optax.sgd(0.05, momentum=0.9))
 
 
@@ -157,8 +158,10 @@ def test_what_comes_late_is_not_held_against_it():
         suspicion.on_entry(0.0, Resumed(term, None, None, None, None), ())
         assert suspicion.began == (term == 2)
     suspicion.on_entry(0.0, late, (Fence(0, 3, late.token),))
+    suspicion.on_entry(0.0, DIVERGES, ())
+    suspicion.on_entry(0.0, late, (Drop(0, 3, "not finite", late.token),))
     with pytest.raises(SpoiledCheckpoint, match="worker 0's clock 3 is not finite"):
-        suspicion.on_entry(0.0, late, (Drop(0, 3, "not finite", late.token),))
+        suspicion.on_entry(0.0, DIVERGES, ())
 
 
 def test_what_comes_some_clocks_later_is_not_held_against_it():
@@ -168,6 +171,22 @@ def test_what_comes_some_clocks_later_is_not_held_against_it():
     pushes = [DeltaReady(0, clock, 0, Token(1, clock), finite=clock < 3) for clock in range(4)]
     for push in pushes:
         suspicion.on_entry(0.0, push, ())
-    other = DeltaReady(1, 0, 0, Token(1, 9), finite=False)
-    with pytest.raises(SpoiledCheckpoint, match="worker 1's clock 0 is not finite"):
+    suspicion.on_entry(0.0, DIVERGES, ())
+    for number in (9, 10):
+        other = DeltaReady(1, number - 9, 0, Token(1, number), finite=False)
         suspicion.on_entry(0.0, other, ())
+    with pytest.raises(SpoiledCheckpoint, match="worker 1's clock 1 is not finite"):
+        suspicion.on_entry(0.0, DIVERGES, ())
+
+
+@pytest.mark.parametrize("bad", [(0, 11), (1, 10)])
+def test_one_delta_that_is_not_finite_after_a_load_is_kept_out_as_it_is_anywhere(tmp_path, bad):
+    """Of data that has one, the run could else never go on."""
+    runtime = ssp.Virtual(2, faults=[ssp.faults.NaN(*bad)])
+    whole = ssp.train(**{**spec(tmp_path / "whole", Spoiling()), "runtime": runtime})
+    given = {**spec(tmp_path / "run", Spoiling()), "runtime": runtime}
+    with pytest.raises(OSError, match="broken off"):
+        ssp.train(**given, observers=[Stop()])
+    again = ssp.train(**given)
+    assert (again.status, again.resumes, again.not_finite) == ("done", 1, 1)
+    assert (bits(again.params), again.history) == (bits(whole.params), whole.history)
