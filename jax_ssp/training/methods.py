@@ -23,6 +23,15 @@ from jax_ssp.policies import BSP, Decoupled, DyLU, PostLocal, Quorum
 from jax_ssp.training.configured import Configured, configured
 from jax_ssp.worker.adopt import Mix
 
+__all__ = [
+    "async_local_sgd",
+    "decoupled_diloco",
+    "diloco",
+    "local_sgd",
+    "post_local_sgd",
+    "streaming_diloco",
+]
+
 Fields: TypeAlias = dict[str, Any]
 """Fields of a run, by name."""
 

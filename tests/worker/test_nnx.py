@@ -357,3 +357,28 @@ def test_tied_parameters_are_one():
     model = step.model(result.params)
     assert model.head is model.embed
     assert np.array_equal(model.embed.embedding[...], result.params["embed.embedding"])
+
+
+class Samples(nnx.Module):
+    """Draws from a stream of its own in evaluation too, as a variational model does."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(2, 1, rngs=rngs)
+        self.noise = rngs.fork()
+
+    def __call__(self, x):
+        return self.linear(x) + jax.random.normal(self.noise(), (len(x), 1))
+
+
+def test_an_evaluated_model_has_streams_of_its_own_in_a_program_too():
+    step = ssp.make_nnx_step(Samples(nnx.Rngs(0)), lambda m, x: (m(x).mean(), {}), optax.sgd(0.1))
+
+    def outputs(params):
+        model = step.model(params)
+        return jnp.stack([model(jnp.ones((1, 2))) for _ in range(2)])
+
+    jitted = jax.jit(outputs)
+    first, second = outputs(step.params)
+    assert first != second
+    for again in (jitted(step.params), outputs(step.params), jitted(step.params)):
+        np.testing.assert_allclose(again, jnp.stack([first, second]), rtol=1e-6)
