@@ -162,8 +162,7 @@ class NnxStep:
                 in the model that the step was made of.
         """
         kept = self._kept if state is None else state.kept
-        rngs = jax.tree.map(lambda leaf: leaf, self._rngs)  # streams count: a model has its own
-        kept, frozen, rngs = beside(params, (kept, self.frozen, rngs))
+        kept, frozen, rngs = beside(params, (kept, self.frozen, self._rngs))
         model = self._merge({**params, **kept, **frozen}, rngs)
         model.eval()
         return model

@@ -176,7 +176,11 @@ def seeded(rngs: Any, key: jax.Array) -> Any:
 
 
 def beside(params: Mapping[str, Any], others: Any) -> Any:
-    """Other arrays on the device of the parameters, if they are on one."""
+    """A copy of a tree of other arrays, on the device of the parameters if they are on one.
+
+    Its variables are others too: streams of random numbers count in them.
+    """
+    others = jax.tree.map(lambda leaf: leaf, others)
     first = next(iter(params.values()), None)
     if isinstance(first, jax.core.Tracer) or not isinstance(first, jax.Array):
         return others
