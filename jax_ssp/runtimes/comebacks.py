@@ -214,6 +214,11 @@ class Comebacks(Executor):
         fresh = self._crew.stays[stay.index]
         if fresh is not stay and fresh.thread.ident is None:
             fresh.thread.start()
+        elif fresh is stay and stay.gone and again is not None:
+            self._let_go(stay)
+
+    def _let_go(self, stay: Stay) -> None:
+        """Its worker is lost for good: let go of what is the worker's alone."""
 
     def _losing(
         self, stay: Stay, reason: str, again: bool | None, start: StartClock | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
@@ -73,6 +74,11 @@ class Session:
     def welcome(self) -> int:
         """How many may be there from now on."""
         return max(self.num_workers, self.plan.runtime.most())
+
+    def close(self) -> None:
+        """Let go of what is in other processes; after a run that is done already."""
+        if self.store is not None:
+            self.store.close()
 
     def header(self) -> dict[str, Any]:
         """What the tape begins with."""
@@ -153,18 +159,31 @@ def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:
         workers = make_workers(plan, task, store, recorded, devices, dict(enumerate(feeds)))
     else:
         store, workers = made
+    round_samples = samples_of_round(plan, feeds[:num_workers])
+    parties = workers, store, {}, round_samples, ledger
+    session = Session(plan, task, num_workers, *parties, guests=most - num_workers)
+    try:
+        batches = first_batches(task, feeds[:num_workers])
+        return replace(session, identity=_identity(task, batches, store, workers))
+    except BaseException:  # such as a step that cannot be traced
+        session.close()
+        raise
+
+
+def _identity(
+    task: Task, batches: Any, store: Store, workers: Sequence[Worker]
+) -> Mapping[str, Any]:
+    """What a replay compares of what is computed."""
     identity = {
         "params": digest(*jax.tree.leaves(task.params)),
-        "batches": first_batches(task, feeds[:num_workers]),
+        "batches": batches,
         "step": workers[0].warmup.digest(),
         "server_tx": digest(store.program()),
         "jax": jax.__version__,
         "platforms": sorted({worker.seat.name[0] for worker in workers}),
     }
     assert {"num_workers", *identity} == {*COMPUTED}
-    round_samples = samples_of_round(plan, feeds[:num_workers])
-    parties = workers, store, identity, round_samples, ledger
-    return Session(plan, task, num_workers, *parties, guests=most - num_workers)
+    return identity
 
 
 def _whole_task(task: Task) -> Task:
@@ -198,7 +217,12 @@ def rehearse(plan: Plan, task: Task) -> list[dict[str, Any]]:
         raise ValueError("there is nothing to compile: the runtime runs the clockwork alone.")
     first = {worker.device: worker for worker in reversed(session.workers)}
     count = Counter(worker.device for worker in session.workers)
-    return [
-        {"device": Placement.of(device).text, "workers": count[device], **worker.warmup.rehearse()}
-        for device, worker in sorted(first.items(), key=lambda item: item[1].index)
-    ]
+    with closing(session):
+        return [
+            {
+                "device": Placement.of(device).text,
+                "workers": count[device],
+                **worker.warmup.rehearse(),
+            }
+            for device, worker in sorted(first.items(), key=lambda item: item[1].index)
+        ]

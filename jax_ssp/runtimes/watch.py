@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from jax_ssp.runtimes.inbox import next_in
 from jax_ssp.runtimes.observer import Observer
+from jax_ssp.runtimes.observing import overrides
 from jax_ssp.worker.waits import QUIET_SECONDS, Waiting
 
 GRACE_SECONDS = 1.0  # for a run to end by itself, once it is asked to
@@ -41,7 +42,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waits = waits
-        self._listeners = [each for each in observers if type(each).on_wait is not Observer.on_wait]
+        self._listeners = [each for each in observers if overrides(each, "on_wait")]
         self._clock = clock
         self._last = clock()  # when something happened
         self._patience = 1.0  # how many times the limits

@@ -140,3 +140,6 @@ class Store(ABC):
     def fingerprint(self) -> str:
         """Of the newest version: the same for the same bits."""
         return digest(*jax.tree.leaves(self.masters))
+
+    def close(self) -> None:
+        """Let go of what is in other processes, if that is not done yet."""

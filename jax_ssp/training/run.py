@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 
 from jax_ssp.checkpoint.claim import RESUME, Resume
@@ -102,6 +102,19 @@ def _trained(
     """Run a plan, of which all is known."""
     began = time.perf_counter()
     session = make_session(plan, task, None if keeper is None else keeper.tape())
+    with closing(session):
+        return _trained_by(session, task, observers, keeper, began)
+
+
+def _trained_by(
+    session: Session,
+    task: Task,
+    observers: Sequence[Observer],
+    keeper: Keeper | None,
+    began: float,
+) -> Result:
+    """Run a session, of the task as it was given; that was begun then (`time.perf_counter`)."""
+    plan = session.plan
     tape, past = _tape(session, keeper)
     if not current().count:  # else it ends before the first clock
         _compile(session)

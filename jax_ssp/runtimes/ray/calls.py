@@ -10,7 +10,11 @@ from jax_ssp.runtimes.recovery import NotOfWorker
 BESIDE = "beside"
 """The group of calls that an actor takes beside what it does."""
 
+THERE, PID = "there", "pid"
+"""The same of this call alone, which says that its process is there, whatever else it does."""
+
 ANSWER_SECONDS = 5.0  # for a process that is there
+HANG_SECONDS = 30.0  # for one that does something for long
 
 
 class Actor:
@@ -26,6 +30,7 @@ class Actor:
         handle, what: as given.
         killed: whether its process was ended from here.
         key: the same for those that could stand in for each other.
+        reserves: whether Ray has reserved anything for it.
     """
 
     def __init__(self, handle: Any, what: str) -> None:
@@ -33,6 +38,7 @@ class Actor:
         self.what = what
         self.killed = False
         self.key: Any = None
+        self.reserves = False
 
     def call(self, method: str, *arguments: Any, beside: bool = False, returns: int = 1) -> Any:
         """Have it do something; gives the reference to what comes of it, or a list of several.
@@ -50,7 +56,7 @@ class Actor:
             raise LostActor(f"the process of {self.what} was ended.")
         options: dict[str, Any] = {"num_returns": returns}
         if beside:
-            options["concurrency_group"] = BESIDE
+            options["concurrency_group"] = THERE if method == PID else BESIDE
         return getattr(self.handle, method).options(**options).remote(*arguments)
 
     def several(self, method: str, returns: int, *arguments: Any) -> list[Any]:
@@ -70,15 +76,32 @@ class Actor:
         self, method: str, *arguments: Any, beside: bool = False, seconds: float | None = None
     ) -> Any:
         """Have it do something, and wait for what comes of it, but not for longer than this."""
-        return got(self.call(method, *arguments, beside=beside), self.what, seconds)
+        return self.together(self.calls(method, *arguments, beside=beside), seconds)
 
-    def answers(self) -> bool:
+    def together(self, references: list[Any], seconds: float | None = None) -> Any:
+        """What comes of `calls`, waited for, but not for longer than this."""
+        return got(references[0], self.what, seconds)
+
+    def answers(self, seconds: float = ANSWER_SECONDS) -> bool:
         """Whether its process is there, and not stopped."""
         try:
-            self.get("pid", beside=True, seconds=ANSWER_SECONDS)
+            self.get(PID, beside=True, seconds=seconds)
         except LostActor:
             return False
         return True
+
+    def get_or_kill(self, method: str, *arguments: Any, beside: bool = False) -> Any:
+        """The same as `get`; but a process that is stopped is ended, and not waited for.
+
+        Raises:
+            LostActor: if it was.
+        """
+        references = self.calls(method, *arguments, beside=beside)
+        while not all(is_there(each, HANG_SECONDS) for each in references):
+            if not self.answers(HANG_SECONDS):
+                self.kill()
+                raise LostActor(f"the process of {self.what} does not answer, and was ended.")
+        return self.together(references)
 
     def results(self, method: str, returns: int, *arguments: Any) -> tuple[Any, list[Any]]:
         """Of several values the first, waited for, and references to the others."""
@@ -86,12 +109,12 @@ class Actor:
         return got(first, self.what), others
 
     def kill(self) -> None:
-        """End its process, whatever it does."""
+        """End its process, whatever it does; nothing happens the second time."""
         import ray
 
-        self.killed = True
-        if ray.is_initialized():
+        if not self.killed and ray.is_initialized():
             ray.kill(self.handle, no_restart=True)
+        self.killed = True
 
 
 def is_there(reference: Any, seconds: float = 0.0) -> bool:

@@ -12,8 +12,9 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -31,7 +32,8 @@ from jax_ssp.runtimes.ray.actors import stored
 from jax_ssp.runtimes.ray.calls import Actor, LostActor, first_line, got, is_there
 from jax_ssp.runtimes.ray.cluster import beside_driver, connect
 from jax_ssp.runtimes.ray.head import Head, Over, Whole, dumped, restored
-from jax_ssp.runtimes.ray.pool import AT_REST, keep, new_actor
+from jax_ssp.runtimes.ray.hearing import Hearing
+from jax_ssp.runtimes.ray.pool import keep, make_room, new_actor
 from jax_ssp.runtimes.ray.sent import settings
 
 LOOK_SECONDS = 0.1  # between two looks at what is to be told, and at signals
@@ -62,8 +64,18 @@ def carried_out(
         LostController: if the actor's process has ended too often, or the run has no checkpoints.
         BaseException: what is raised there.
     """
-    runtime: Any = plan.runtime
     waits = Waits(observers)
+    try:
+        return waits.settled(_over(waits, run, plan, task, resume))
+    except BaseException as error:
+        waits.broken_off("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+
+
+def _over(waits: Waits, run: Callable[..., Any], plan: Plan, task: Any, resume: str) -> Over:
+    """What has become of a run that is carried out in an actor, whose process may have to be made
+    several times."""
+    runtime: Any = plan.runtime
     saves, lives = plan.checkpoint is not None, 0
     with terminable() if saves else nullcontext(lambda: False) as terminated:
         there = connect(runtime.address, runtime.working_dir)
@@ -71,32 +83,25 @@ def carried_out(
         options = {"num_cpus": 0} if alone else {"num_cpus": 0, **beside_driver()}
         # Its workers rest with it; those for which something is reserved are to let go of that.
         rests = alone and not any(runtime.worker_options(there).values())
+        if not rests:
+            make_room()
         sent = [waits.sent(run, plan, task)]
         while True:
-            head = _new_head(options, alone)
+            head = new_actor(Head, (), options, alone)
+            head.what = "the controller"
             try:
                 call = head.call("run", settings(), sent, runtime.working_dir, resume)
                 over = waits.over(head, call, terminated)
                 if rests:
                     keep(head, head.call("rest"))
-                break
+                return over
             except LostActor as error:
+                head.kill()  # should it be there still
                 lives, resume = lives + 1, "auto"
                 waits.pause(plan, lives, error)
             finally:
                 if not head.killed:
                     head.kill()
-    return waits.settled(over)
-
-
-def _new_head(options: Mapping[str, Any], alone: bool) -> Actor:
-    """An actor that carries out a run: of those at rest, one whose process is there."""
-    head = new_actor(Head, (), options, alone)
-    while head.what == AT_REST and not head.answers():
-        head.kill()
-        head = new_actor(Head, (), options, alone)
-    head.what = "the controller"
-    return head
 
 
 class Waits:
@@ -122,6 +127,7 @@ class Waits:
         heard = [name for name in RELAYED if any(overrides(each, name) for each in own)]
         self._heard = frozenset(heard)
         self._error: BaseException | None = None  # of one that stays
+        self._began = time.perf_counter()
 
     def sent(self, run: Callable[..., Any], plan: Plan, task: Any) -> Any:
         """A reference to the run; its folders are nobody's from now on, but the actor's."""
@@ -150,7 +156,7 @@ class Waits:
             LostActor: if its process has ended.
             KeyboardInterrupt: if the user insists, and the run gives nothing in time.
         """
-        held, passed = current(), 0
+        held, passed, hearing = current(), 0, Hearing(head)
 
         def pass_on() -> None:
             nonlocal passed
@@ -163,12 +169,13 @@ class Waits:
             while not is_there(call, LOOK_SECONDS):
                 pass_on()
                 held.check()
-                self._tell(head.get("heard", beside=True) if self._stay else (), head)
+                self._tell(hearing.heard(), head)
         except KeyboardInterrupt:
             pass_on()
             if not is_there(call, ENDING_SECONDS):
                 raise
         packed = got(call, head.what)
+        self._tell(hearing.rest(), None)
         with jax.default_device(Placement.host().device):
             over: Over = pickle.loads(packed)
         self._tell(over.heard, None)
@@ -218,8 +225,11 @@ class Waits:
             time.sleep(recovery.pause(lives))
             return
         error = LostController(f"{what}. {remedy}")
-        self._tell([("on_end", ("failed",))], None)
         raise error from lost if self._error is None else joined(error, self._error)
+
+    def broken_off(self, status: str) -> None:
+        """Tell those who stay that the run has ended, if they do not know."""
+        self._tell([("on_end", (status,))], None)
 
     def settled(self, over: Over) -> Any:
         """The result, once all know of it.
@@ -234,15 +244,17 @@ class Waits:
         error = None if over.failure is None else over.failure.here()
         if self._error is not None:
             error = self._error if error is None else joined(self._error, error)
-        if over.result is not None:
+        result = over.result
+        if result is not None:
+            result = replace(result, wall_seconds=time.perf_counter() - self._began)
             try:
-                self._stay.tell("on_result", over.result, error)
+                self._stay.tell("on_result", result, error)
             except BaseException as raised:  # given back
                 error = raised if error is None else joined(error, raised)
         if error is None:
-            return over.result
+            return result
         with suppress(Exception):
-            error.result = over.result  # pyright: ignore[reportAttributeAccessIssue]
+            error.result = result  # pyright: ignore[reportAttributeAccessIssue]
         raise error
 
 

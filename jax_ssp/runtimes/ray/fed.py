@@ -44,8 +44,13 @@ class RemoteFeed:
             actors.came(actor)
             return
         self.actor = actors.worker(worker, late)
-        self.names, self.has_data = self.actor.get("come_again", cursor)  # waits for room
-        actors.came(self.actor)
+        try:
+            self.names, self.has_data = self.actor.get("come_again", cursor)  # waits for room
+        except BaseException:
+            self.actor.kill()  # nobody else does: the next one begins with the feed before
+            raise
+        finally:
+            actors.came(self.actor)
 
     def rewound(self, cursor: int) -> RemoteFeed:
         """The same batches from there on, in a new actor: the old one is no more."""

@@ -41,10 +41,8 @@ class Group(Actor):
         """Have all do something; gives what `Actor.call` does, of the first."""
         return self.calls(method, *arguments, **how)[0]
 
-    def get(
-        self, method: str, *arguments: Any, beside: bool = False, seconds: float | None = None
-    ) -> Any:
-        return merged(self._got(self.calls(method, *arguments, beside=beside), seconds))
+    def together(self, references: list[Any], seconds: float | None = None) -> Any:
+        return merged(self._got(references, seconds))
 
     def results(self, method: str, returns: int, *arguments: Any) -> tuple[Any, list[Any]]:
         """See `Actor.results`; the first value has a `Push`, and who has made a piece its sum."""

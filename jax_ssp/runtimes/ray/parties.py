@@ -84,6 +84,16 @@ class RayThreads(Threads):
     def left_out(self) -> set[int]:
         return self._store.actors.end_stand_ins()
 
+    def lost(self, worker: int) -> None:
+        super().lost(worker)
+        if worker >= self._running.num_workers and worker not in self._late:
+            self._let_go(self._crew.stays[worker])  # the run goes on with fewer
+
+    def _let_go(self, stay: Stay) -> None:
+        feed = stay.feed or self._workers[stay.index].feed
+        assert isinstance(feed, RemoteFeed)
+        feed.actor.kill()
+
     def _failed(self, stay: Stay, error: BaseException) -> None:
         try:
             self._store.check()  # who reads what a share has failed to make gets that error too

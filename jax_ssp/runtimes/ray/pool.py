@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from jax_ssp.runtimes.ray.calls import BESIDE, Actor
+from jax_ssp.runtimes.ray.calls import BESIDE, THERE, Actor
 from jax_ssp.runtimes.ray.sent import variables
 
 REST_SECONDS = 5.0  # for one to be at rest, else it is ended
@@ -30,17 +30,36 @@ def new_actor(
     """
     environment = variables()
     key = _key((kind, *arguments), options, environment)
-    with _lock:
-        resting = _resting.get(key, [])
-        if alone and resting:
-            return resting.pop()
+    while alone and (resting := _pop(key)) is not None:
+        if resting.answers():
+            return resting
+        resting.kill()  # it has ended meanwhile, or hangs
+    reserves = any(options.get(each) for each in ("num_cpus", "num_gpus", "resources"))
+    if reserves:
+        make_room()
     more: dict[str, Any] = {}
     if not alone and environment:
         more["runtime_env"] = {"env_vars": environment}
     made = _remote(kind).options(max_restarts=0, **options, **more).remote(*arguments)
     actor = Actor(made, "a new process")
-    actor.key = key
+    actor.key, actor.reserves = key, reserves
     return actor
+
+
+def _pop(key: Any) -> Actor | None:
+    with _lock:
+        resting = _resting.get(key)
+        return resting.pop() if resting else None
+
+
+def make_room() -> None:
+    """End those that rest and for which something is reserved: others may need it now."""
+    with _lock:
+        for resting in _resting.values():
+            for actor in resting:
+                if actor.reserves:
+                    actor.kill()
+            resting[:] = [actor for actor in resting if not actor.killed]
 
 
 @functools.cache
@@ -48,7 +67,7 @@ def _remote(kind: type) -> Any:
     """A class as Ray has it, which is then sent to the cluster once."""
     import ray
 
-    return ray.remote(concurrency_groups={BESIDE: 1})(kind)
+    return ray.remote(concurrency_groups={BESIDE: 1, THERE: 1})(kind)
 
 
 def forget() -> None:
@@ -71,7 +90,8 @@ def keep(actor: Actor, answer: Any) -> bool:
     except Exception:  # whatever it is, this one is of no use any more
         return False
     fresh = Actor(actor.handle, AT_REST)
-    fresh.key, actor.killed = actor.key, True  # whoever has it still has nobody
+    fresh.key, fresh.reserves = actor.key, actor.reserves
+    actor.killed = True  # whoever has it still has nobody
     with _lock:
         _resting.setdefault(fresh.key, []).append(fresh)
     return True

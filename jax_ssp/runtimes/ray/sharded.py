@@ -278,6 +278,9 @@ class ShardedStore(Store):
         """Have here what is asked for once the shares are no more."""
         self._last = self._masters(), self._states()
 
+    def close(self) -> None:
+        self.actors.close()
+
 
 def _by_piece(shares: Sequence[Sequence[Any]]) -> list[Any]:
     """Of what each share has for its pieces, all, in the order of the pieces."""

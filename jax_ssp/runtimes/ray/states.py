@@ -78,7 +78,8 @@ class RemoteKept(NamedTuple):
             NotKept: whatever is wrong there.
         """
         try:
-            return self.actor.get("pack", name, self.token, beside=self.token is not None)
+            beside = self.token is not None
+            return self.actor.get_or_kill("pack", name, self.token, beside=beside)
         except Exception as error:
             raise NotKept(f"nothing is to be had from the process of {self.actor.what}.") from error
 

@@ -8,10 +8,12 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.runtimes.observing import Observers
-from jax_ssp.runtimes.ray import cluster, pool
+from jax_ssp.runtimes.ray import cluster, hearing, pool
 from jax_ssp.runtimes.ray.carried import Waits
 from jax_ssp.runtimes.ray.head import Relay
 from jax_ssp.runtimes.ray.sums import BLOCK, LARGE, checksum
+from jax_ssp.runtimes.watch import Watch
+from jax_ssp.worker.waits import Waiting
 from tests.helpers.problems import linear
 
 
@@ -71,6 +73,63 @@ def test_what_is_to_be_told_elsewhere_is_written_down_in_order():
         ("on_end", ("done",)),
     ]
     assert relay.heard() == []
+
+
+def test_what_stays_hears_of_waiting_and_of_the_end_however_the_run_is_left():
+    class Hears(ssp.Observer):
+        stays = True
+
+        def __init__(self):
+            self.ended = []
+
+        def on_wait(self, waits):
+            pass
+
+        def on_end(self, status):
+            self.ended.append(status)
+
+    relay = Relay(frozenset({"on_wait"}), evaluates=False)
+    Watch(list, [relay]).say([Waiting(2, "hangs", 9.0, 8.0)])
+    assert relay.heard() == [("on_wait", ([Waiting(2, "hangs", 9.0, 8.0)],))]
+    hears = Hears()
+    waits = Waits([hears])
+    waits.broken_off("failed")  # before it had begun
+    waits._tell([("on_start", ({},))], None)
+    waits.broken_off("interrupted")
+    waits.broken_off("failed")
+    assert hears.ended == ["interrupted"]
+
+
+def test_a_controller_that_does_not_answer_is_named_now_and_then(monkeypatch, capsys):
+    class Stopped:
+        what, answers = "the controller", set()
+
+        def call(self, method, beside):
+            return method
+
+        def is_there(self, method, seconds=0.0):
+            return method in self.answers
+
+    head, now = Stopped(), [0.0]
+    monkeypatch.setattr(hearing, "is_there", head.is_there)
+    monkeypatch.setattr(hearing, "got", lambda method, what: 4321 if method == "pid" else ["row"])
+    monkeypatch.setattr(hearing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    hears = hearing.Hearing(head)
+    for now[0] in range(100):
+        if now[0] == 40:
+            head.answers = {"pid"}
+        assert hears.heard() == ()
+    first, second = capsys.readouterr().err.splitlines()
+    assert "the controller is not there yet, after 30 s" in first
+    assert "the controller (process 4321) has not answered for 60 s" in second
+    head.answers = {"pid", "heard"}
+    assert hears.heard() == ["row"]
+    assert hears.rest() == ()
+    head.answers = {"pid"}
+    for now[0] in range(100, 131):
+        assert hears.heard() == ()
+    assert "has not answered for 30 s" in capsys.readouterr().err
+    assert hears.rest() == ["row"]
 
 
 def test_a_checksum_tells_of_a_bit_a_place_and_a_size():
