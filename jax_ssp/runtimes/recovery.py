@@ -17,7 +17,7 @@ from typing import Literal
 
 from jax_ssp import checks
 from jax_ssp.controller.commands import Cancel, Command, StartClock, is_fenced
-from jax_ssp.controller.events import DeltaReady, Event, WorkerJoined, WorkerLost
+from jax_ssp.controller.events import DeltaReady, Event, WorkerDone, WorkerJoined, WorkerLost
 from jax_ssp.delays import LONGEST
 from jax_ssp.failures import in_words, notes
 from jax_ssp.runtimes.ending import TOO_FEW_WORKERS
@@ -271,3 +271,14 @@ def lost_in(rows: Iterable[tuple[float, Event, Sequence[Command]]]) -> list[int]
         elif isinstance(event, WorkerLost):
             lost.add(event.worker)
     return sorted(lost)
+
+
+def ended_in(rows: Iterable[tuple[float, Event, Sequence[Command]]]) -> set[int]:
+    """The workers whose data has ended in these rows of a tape."""
+    ended: set[int] = set()
+    for _, event, commands in rows:
+        if isinstance(event, WorkerJoined):
+            ended.discard(event.worker)
+        elif isinstance(event, WorkerDone) and not is_fenced(commands):
+            ended.add(event.worker)
+    return ended

@@ -33,7 +33,7 @@ from jax_ssp.controller.roster import FINISHED
 from jax_ssp.controller.tape import Tape
 from jax_ssp.runtimes.cut import Cut, take_up
 from jax_ssp.runtimes.members import NOT_RESUMED
-from jax_ssp.runtimes.recovery import lost_in, times_lost
+from jax_ssp.runtimes.recovery import ended_in, lost_in, times_lost
 from jax_ssp.runtimes.saving import Saving
 from jax_ssp.runtimes.tail import Arrivals, Tail
 
@@ -239,6 +239,7 @@ class Resuming:
             out = {each for each in controller.workers if each >= self._num_workers}
             out.update(each for each in no_place if each in controller.workers)
             there = [each for each in controller.workers if each not in out]
+            there += ended_in(loop.tape)  # who is not to join again
             loop.executor.go_on(there, lost, times_lost(loop.tape))
             for worker in sorted(out):
                 loop.take(WorkerLost(worker, NOT_RESUMED))

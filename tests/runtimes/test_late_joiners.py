@@ -1,17 +1,18 @@
 """Who may join a run late, in threads of this process: it is broken off, and goes on with them."""
 
 import dataclasses
+import itertools
 
 import pytest
 
 import jax_ssp as ssp
 from jax_ssp import faults
-from jax_ssp.controller import DeltaReady, Resumed, WorkerJoined, WorkerLost
+from jax_ssp.controller import DeltaReady, Resumed, WorkerDone, WorkerJoined, WorkerLost
 from jax_ssp.runtimes.dealing import left_out
 from jax_ssp.runtimes.members import NOT_RESUMED
 from jax_ssp.runtimes.threads import Threads
 from tests.helpers.broken_off import gone_on, whole
-from tests.helpers.problems import bits, linear
+from tests.helpers.problems import batches, bits, linear
 from tests.runtimes.ray.test_joins import MOMENTUM, data
 
 UPDATES, LATE = 150, 2
@@ -85,3 +86,18 @@ def test_one_for_whom_there_is_no_place_is_left_out_and_joins_when_there_is(
     check(result)
     assert since(result) == ([(LATE, NOT_RESUMED)], [LATE])
     assert result.status == "done"
+
+
+def test_one_whose_own_data_has_ended_is_not_invited_again():
+    def own(worker):
+        return itertools.islice(batches(worker), 5 if worker == LATE else None)
+
+    own_spec = {**spec(), "data": own}
+    result, cuts = whole(own_spec, clocks=2)
+    rows = [type(event) is WorkerDone for _, event, _ in result.tape]
+    ended = rows.index(True) + 5
+    cut = max((each for each in cuts if each.rows < ended), key=lambda made: made.rows)
+    again = gone_on({**own_spec, "runtime": spec(vacant=())["runtime"]}, result, ended, cut)
+    ssp.check_contract(again.tape)
+    assert again.status == "done"
+    assert since(again) == ([], [])
