@@ -60,7 +60,7 @@ class Leavings:
         except Exception as failure:  # the contract was broken: all is saved before it is said
             self.broken = failure
             told = {"contract": reason(failure), "tape": extent(result)}
-            return {"status": result.status, **self._more, **told}
+            return {"status": result.status, "metrics": result.metrics, **self._more, **told}
 
     def save(self, folder: Path, written: Written) -> dict[str, str]:
         """Save all in a folder; gives what could not be saved, and why."""

@@ -114,7 +114,9 @@ class SweepResult:
 
 def read(experiment: Experiment, run: Run) -> SweptRun:
     """A run that was over before."""
-    return SweptRun(experiment.name, experiment.seed, run.path, run.status, run=run)
+    contract = "kept" if run.summary is None else run.summary.get("contract", "kept")
+    error = "" if contract == "kept" else contract
+    return SweptRun(experiment.name, experiment.seed, run.path, run.status, error, run)
 
 
 def swept(experiment: Experiment, folder: Path, code: int | None, error: str = "") -> SweptRun:

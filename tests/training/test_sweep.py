@@ -27,6 +27,12 @@ class Failing(ssp.Workload):
         raise LookupError("no such data")
 
 
+class Liar(ssp.ASP):
+    """Guarantees what it does not keep."""
+
+    guaranteed_bound = 0
+
+
 def experiments(*bounds: int, clocks: int = 3) -> list[ssp.Experiment]:
     return [
         ssp.Experiment(f"SSP({bound})", policy=ssp.SSP(bound), runtime=CLOCKWORK, num_clocks=clocks)
@@ -107,6 +113,18 @@ def test_a_run_that_failed_is_run_again_and_lets_the_others_go_on(swept, tmp_pat
         assert "LookupError: no such data" in result.summary()
         assert "no such data" in (result.members[0].folder / "error.txt").read_text()
     assert [row["status"] for row in result.rows] == ["done", "failed"]
+
+
+def test_a_run_that_broke_the_contract_is_named_and_spoils_no_comparison(swept):
+    uneven = replace(CLOCKWORK, delay=ssp.delays.PerWorker((1.0, 3.0)))
+    runs = [replace(each, runtime=uneven) for each in experiments(0, 3)]
+    runs.insert(1, replace(runs[0], name="liar", policy=Liar()))
+    for ran in (["SSP(0)", "liar", "SSP(3)"], []):
+        result, here = swept(runs)
+        assert here == ran
+        assert [row["name"] for row in result.rows] == ["SSP(0)", "SSP(3)", "liar"]
+        (liar,) = result.failed
+        assert (liar.name, "clause 1 broken" in liar.error) == ("liar", True)
 
 
 def test_a_folder_with_another_experiment_is_refused_by_the_difference(swept, tmp_path):
