@@ -31,6 +31,7 @@ from jax_ssp.runtimes.plan import Plan
 from jax_ssp.runtimes.ray.actors import stored
 from jax_ssp.runtimes.ray.calls import Actor, LostActor, first_line, got, is_there
 from jax_ssp.runtimes.ray.cluster import beside_driver, connect
+from jax_ssp.runtimes.ray.driver import Process
 from jax_ssp.runtimes.ray.head import Head, Over, Whole, dumped, restored
 from jax_ssp.runtimes.ray.hearing import Hearing
 from jax_ssp.runtimes.ray.pool import keep, make_room, new_actor
@@ -87,7 +88,7 @@ def _over(waits: Waits, run: Callable[..., Any], plan: Plan, task: Any, resume: 
             make_room()
         sent = [waits.sent(run, plan, task)]
         while True:
-            head = new_actor(Head, (), options, alone)
+            head = new_actor(Head, (Process.of(os.getpid()),), options, alone)
             head.what = "the controller"
             try:
                 call = head.call("run", settings(), sent, runtime.working_dir, resume)

@@ -21,6 +21,7 @@ from jax_ssp.failures import in_words, notes
 from jax_ssp.runtimes.interrupts import Interrupts, deferring, passed_on
 from jax_ssp.runtimes.observer import Observer
 from jax_ssp.runtimes.ray.cluster import be_among
+from jax_ssp.runtimes.ray.driver import Process, end_with
 from jax_ssp.runtimes.ray.sent import apply
 
 
@@ -132,9 +133,14 @@ class Relay(Observer):
 
 
 class Head:
-    """A controller, in a process of its own, which may be that of several runs in turn."""
+    """A controller, in a process of its own, which may be that of several runs in turn.
 
-    def __init__(self) -> None:
+    Args:
+        driver: with which it ends, if it is known.
+    """
+
+    def __init__(self, driver: Process | None) -> None:
+        end_with(driver)
         self.rest()
 
     def rest(self) -> None:

@@ -1,5 +1,7 @@
 """What is to be had, and said, where Ray is not installed or has not started."""
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import jax_ssp as ssp
 from jax_ssp.runtimes.observing import Observers
 from jax_ssp.runtimes.ray import cluster, hearing, pool
 from jax_ssp.runtimes.ray.carried import Waits
+from jax_ssp.runtimes.ray.driver import Process, end_with
 from jax_ssp.runtimes.ray.head import Relay
 from jax_ssp.runtimes.ray.sums import BLOCK, LARGE, checksum
 from jax_ssp.runtimes.watch import Watch
@@ -130,6 +133,26 @@ def test_a_controller_that_does_not_answer_is_named_now_and_then(monkeypatch, ca
         assert hears.heard() == ()
     assert "has not answered for 30 s" in capsys.readouterr().err
     assert hears.rest() == ["row"]
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the system does not say it")
+def test_a_controller_ends_with_its_driver_and_with_no_other():
+    code = (
+        "import sys, time; from jax_ssp.runtimes.ray.driver import Process, end_with\n"
+        "print(end_with(Process(int(sys.argv[1]), sys.argv[2])), flush=True); time.sleep(60)"
+    )
+    driver = subprocess.Popen(["sleep", "60"])
+    known = Process.of(driver.pid)
+    assert known is not None
+    assert not end_with(known._replace(began="7"))
+    pipe = {"stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, *map(str, known)], **pipe) as controller:
+        assert controller.stdout.readline() == "True\n"
+        driver.kill()
+        driver.wait()
+        assert controller.wait(30) == 1
+    assert not end_with(known)
+    assert Process.of(known.pid) != known
 
 
 def test_a_checksum_tells_of_a_bit_a_place_and_a_size():
