@@ -291,7 +291,7 @@ def make_nnx_step(
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f"`make_nnx_step(model=...)` must be a flax.nnx module, got {name_of(model)}; the "
-            "order is (model, loss, optimizer)."
+            "order is (model, loss, optimizer). `nnx.bridge.ToNNX` makes one of flax.linen's."
         )
     if not callable(loss):
         raise no_loss("make_nnx_step(loss=...)", "(model, batch)", loss)
