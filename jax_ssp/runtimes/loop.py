@@ -195,7 +195,7 @@ class Loop(Carrying):
                     self.happened(self.clock.now(), joins, metrics)
             elif what is not None:
                 self.happened(self.clock.now(), what, metrics)
-            if self.ending:
+            if self.ending and not self.clock.has_more:  # else once the past has happened again
                 for reason in self.ending.asked(self.controller):
                     self.happened(self.clock.now(), StopRequested(reason), None)
             self._see_end()

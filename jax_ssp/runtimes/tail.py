@@ -51,7 +51,7 @@ class Tail(TapeClock):
 
     @property
     def decides(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._left <= 1  # what the last row leads to may not be on the tape any more
+        return not self._left  # what the last row leads to is not on the tape; it comes after
 
     @property
     def has_more(self) -> bool:

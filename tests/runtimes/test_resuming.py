@@ -231,3 +231,28 @@ def test_an_interrupt_before_a_run_goes_on_hurries_nobody_after():
     took = [row["finish"] - row["start"] for row in other.history if row["start"] > began]
     assert (other.status, len(took) >= 2) == ("done", True)
     assert min(took) > 0.019
+
+
+@pytest.mark.parametrize(
+    "end", [{"observers": None}, {"target": "norm >= 3"}], ids=["early", "target"]
+)
+def test_an_end_that_was_asked_for_in_the_last_row_comes_once_it_goes_on(end):
+    """The tape may break off before that end, or just behind it."""
+
+    def spec():
+        runtime = ssp.Virtual(2, delays.Exponential())
+        found = linear(policy=ssp.BSP(), num_clocks=9, runtime=runtime, **EVALUATED, **end)
+        stop = ssp.EarlyStop("norm", patience=2, mode="min")
+        return {**found, "observers": [stop] if "observers" in end else []}
+
+    result, cuts = whole(spec())
+    events = [event for _, event, _ in result.tape]
+    (at,) = [row for row, event in enumerate(events) if isinstance(event, StopRequested)]
+    for cut in (None, cuts[0]):
+        other = gone_on(spec(), result, at, cut)
+        assert (other.status, other.updates) == (result.status, result.updates)
+        assert bits(other.params) == bits(result.params)
+        assert other.evaluations == result.evaluations
+        behind = gone_on(spec(), result, at + 1, cut)
+        assert behind.status == result.status
+        ssp.check_contract(behind.tape)
