@@ -16,7 +16,7 @@ from jax_ssp.checks import shown
 from jax_ssp.trees import Tree
 
 ALIGNMENT = 64  # bytes
-_SMALL = 1 << 14  # bytes, whose copy costs no more than to find a place for them
+_SMALL = 3 << 15  # bytes, whose copy costs no more than to find a place for them
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
