@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import jax
@@ -57,6 +58,7 @@ class Versions:
         self._weight = weight
         self._memory = list(map(Memory, pieces, devices))
         self._places = list(map(Placement.of, devices))
+        self._as_float = lru_cache(as_float)  # they are the same from merge to merge, mostly
         self.newest = self._snapshot(pieces)
         self.states = list(map(jax.device_put, map(merging.init, pieces), devices))
         self.devices = tuple(devices)
@@ -181,7 +183,7 @@ class Versions:
         weights = [arrival.merged.weight for arrival in arrivals]
         if self.merging.layout.has_averaged:
             return factors_of(weights, arrivals[0].num_workers, self._weight)
-        return as_float(weights)
+        return self._as_float(tuple(weights))
 
     def _facts(self, arrivals: Sequence[Arrival]) -> np.ndarray | None:
         """See `Some`: every argument of a program takes its time."""
