@@ -123,9 +123,9 @@ class VirtualClock(Clock):
 
     def _has_passed(self, worker: int, drawn: bool) -> None:
         """The clock of this worker has ended; its delay was drawn when it was started."""
-        now, _, start = self._passed.pop(worker)
+        _, _, start = self._passed.pop(worker)
         if drawn:
-            self._finish(now, start)
+            self._delays.draw(start)
 
     def begin(self) -> None:
         self._fates.plays = bool(self._fates)

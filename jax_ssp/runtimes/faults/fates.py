@@ -60,10 +60,11 @@ class Fates:
         self._timed: dict[int, list[Fault]] = defaultdict(list)
         self._of_process: list[Fault] = []
         self._phases: dict[str, list[Act]] = {MERGE: [], SAVE: []}
-        for fault in sorted(self._faults, key=lambda each: each.at or 0.0):
+        for fault in sorted(self._faults, key=_when):
             self._place(fault)
         self._fates: dict[Token, Fate] = {}  # of the clocks that run, but for those that are fine
-        self._struck: dict[Token, list[Fault]] = {}  # what strikes these at a time
+        # What strikes these at a time, and their fates without.
+        self._struck: dict[Token, tuple[list[Fault], Fate]] = {}
         self._running: dict[int, StartClock] = {}  # by worker
         self._hung: set[int] = set()
         self._joined: Counter[int] = Counter()  # how often who has joined
@@ -163,9 +164,9 @@ class Fates:
 
     def _lost(self, now: float, worker: int) -> None:
         start = self._running.pop(worker, None)
-        self._hung.discard(worker)
         self._entering.discard(worker)
         fate = FINE if start is None else self._over(start, now)
+        self._hung.discard(worker)
         if start is not None and fate.lost:
             if fate.late is not None:
                 self._comes(now + fate.late, start.finished())
@@ -174,17 +175,23 @@ class Fates:
 
     def _over(self, start: StartClock, now: float) -> Fate:
         """What became of a clock that is over."""
-        fate = self._fates.pop(start.token, FINE)
+        # Who asks while it plays has been told already what struck it at a time.
+        fate = self._fates.get(start.token, FINE) if self.plays else self.of(start, now)
+        self._fates.pop(start.token, None)
         self._struck.pop(start.token, None)
-        if not self.plays:  # else who asked has been told already what struck it at a time
-            fate = self._changed(fate, _until(now, self._timed.get(start.worker, [])))
-            _until(now, self._of_process)
         return fate
 
     def _cancelled(self, now: float, cancel: Cancel) -> None:
         start = self._running.pop(cancel.worker)
-        self._timed[cancel.worker][:0] = self._struck.pop(start.token, [])  # so the next clock is
         fate = self._fates.pop(start.token, FINE)
+        if start.token in self._struck:  # which it is not any more: the next clock is
+            struck, before = self._struck.pop(start.token)
+            self._timed[cancel.worker][:0] = [each for each in struck if each.worker is not None]
+            self._of_process += [each for each in struck if each.worker is None]
+            self._of_process.sort(key=_when)
+            if fate.hangs and not before.hangs:
+                self._hung.discard(cancel.worker)
+            fate = before
         if fate.late is not None:
             self._comes(now + fate.late, start.finished())
 
@@ -221,10 +228,10 @@ class Fates:
         fate = self._fates.get(start.token, FINE)
         if until is None or fate.lost or fate.hangs:
             return fate
-        mine: list[Fault] = _until(until, self._timed.get(start.worker, []))
+        mine = _until(until, self._timed.get(start.worker, []))
         struck = [*mine, *_until(until, self._of_process)]
         if struck:
-            self._struck.setdefault(start.token, []).extend(mine)
+            self._struck.setdefault(start.token, ([], fate))[0].extend(struck)
             fate = self._fates[start.token] = self._changed(fate, struck)
             if fate.hangs:
                 self._hung.add(start.worker)
@@ -255,7 +262,9 @@ class Fates:
                 return
 
 
-NO_FATES = Fates()
+def _when(fault: Fault) -> float:
+    """When it strikes (seconds); 0 where it strikes no moment."""
+    return fault.at or 0.0
 
 
 def _until(when: float, timed: list[Fault]) -> list[Fault]:
@@ -268,6 +277,9 @@ def _until(when: float, timed: list[Fault]) -> list[Fault]:
 
 def _is_push(event: Event, token: Token) -> bool:
     return type(event) is DeltaReady and event.token == token
+
+
+NO_FATES = Fates()
 
 
 def fates_of(faults: Iterable[Fault | Schedule], num_workers: int) -> Fates:

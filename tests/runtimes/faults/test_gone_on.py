@@ -39,6 +39,56 @@ def test_it_is_the_same_wherever_it_is_broken_off(cuts):
         assert told(gone_on(given, result, rows, cut if cuts else None)) == told(result), rows
 
 
+LATENCY = ssp.Network(latency=0.1)
+AT_A_TIME = {
+    "crash": lambda worker: faults.Crash(worker, at=0.2 + worker, back_after=0.5),
+    "slow": lambda worker: faults.Slow(worker, at=0.2 + worker, seconds=0.5),
+    "late": lambda worker: faults.Late(worker, at=0.2 + worker, back_after=0.5),
+    "hang": lambda worker: faults.Hang(worker, at=2.0 + worker),
+}
+
+
+@pytest.mark.parametrize("kind", AT_A_TIME)
+@pytest.mark.parametrize(
+    ("policy", "network"), [(ssp.KSync(2), None), (ssp.Ringmaster(1, stops=True), LATENCY)]
+)
+@pytest.mark.every(2)
+def test_what_strikes_at_a_time_strikes_the_next_clock_if_one_is_cancelled(kind, policy, network):
+    wrong = [AT_A_TIME[kind](worker) for worker in range(4)]
+    assert_it_goes_on(timing(wrong, policy, network))
+
+
+def timing(wrong, policy, network=None, delay=None):
+    delay = delay or delays.Exponential()
+    runtime = ssp.Virtual(4, delay, compute=False, faults=wrong, network=network)
+    return {"runtime": runtime, "policy": policy, "num_clocks": 7}
+
+
+def assert_it_goes_on(given):
+    result = ssp.train(**given)
+    for rows in range(1, len(result.tape), 3):
+        again = gone_on(given, result, rows, None)
+        assert without_terms(again.tape) == without_terms(result.tape), rows
+        assert (again.status, again.seconds) == (result.status, result.seconds)
+    return result
+
+
+@pytest.mark.parametrize("network", [None, LATENCY], ids=["", "network"])
+def test_who_is_lost_is_not_struck_by_what_comes_in_the_same_clock(network):
+    wrong = [faults.Late(0, 1), faults.Crash(0, at=1.5, back_after=0.5)]
+    result = assert_it_goes_on(timing(wrong, ssp.SSP(2), network, delays.Constant()))
+    (loss,) = result.losses
+    assert (loss.clock, loss.back_after) == (1, None)
+
+
+def test_what_strikes_the_process_strikes_though_a_clock_is_cancelled(monkeypatch):
+    struck = []
+    monkeypatch.setattr(faults.HoldLock, "act", lambda self: struck.append(self.at))
+    wrong = [faults.HoldLock(at=at) for at in (0.5, 1.0, 1.5, 2.0)]
+    ssp.train(**timing(wrong, ssp.KSync(2), delay=delays.PerWorker((1.0, 1.5, 9.0, 9.0))))
+    assert struck == [0.5, 1.0, 1.5, 2.0]
+
+
 def test_a_kill_strikes_one_life_and_nothing_is_raised_twice(monkeypatch):
     struck = []
     monkeypatch.setattr(faults.Kill, "act", lambda self: struck.append(self.life))
