@@ -161,8 +161,8 @@ def _is_scale_free(step: Any, params: Any) -> bool:
     rng = np.random.default_rng(0)
 
     def small(leaf: Any) -> np.ndarray:
-        shape = tuple(min(size, 2) for size in leaf.shape)
-        return np.asarray(rng.normal(size=shape), leaf.dtype)
+        shape = tuple(min(size, 2) for size in jnp.shape(leaf))
+        return np.asarray(rng.normal(size=shape), jnp.asarray(leaf).dtype)
 
     tried, gradient = (jax.tree.map(small, params) for _ in range(2))
 

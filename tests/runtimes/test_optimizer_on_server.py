@@ -452,3 +452,13 @@ def test_observers_are_told_too():
     params, batches = problem(clocks=2)
     result = run(optax.sgd(0.1), params, batches, observers=[told])
     assert list(told.remarks) == result.remarks != []
+
+
+def test_a_parameter_may_be_a_number():
+    step = ssp.make_step(
+        lambda params, batch, key: ((params["w"] - batch) ** 2, {}), optax.sgd(0.1)
+    )
+    about = {"policy": ssp.SSP(1), "runtime": ssp.Virtual(2), "num_clocks": 1}
+    data = lambda worker: iter([np.float32(1)])  # noqa: E731
+    result = ssp.train(step, params={"w": 0.5}, data=data, optimizer_on="server", **about)
+    np.testing.assert_allclose(result.params["w"], 0.6, rtol=1e-6)
