@@ -229,7 +229,9 @@ class Resuming:
         loop, controller, ends = self._loop, self._loop.controller, self._past.ends
         natural = controller.ended is None or controller.ended in TOTALS
         self._clock.go_on()
-        if controller.done and natural and ends == controller.ends:
+        nobody = controller.ended is None and not controller.num_workers
+        awaits = nobody and self._clock.awaits  # somebody who is lost comes again
+        if controller.done and natural and ends == controller.ends and not awaits:
             loop.tape.complete = True
         else:
             loop.take(Resumed(controller.term + 1, *astuple(ends)))

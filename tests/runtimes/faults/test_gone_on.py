@@ -115,3 +115,14 @@ def test_who_was_lost_on_devices_is_not_lost_again(kind):
         assert bits(again.params) == bits(result.params)
         lost = [event for _, event, _ in again.tape if type(event) is WorkerLost]
         assert [event.worker for event in lost] == [1], rows
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_whose_workers_are_all_away_waits_for_who_comes_again(workers):
+    wrong = [faults.Crash(worker, 2, back_after=50.0) for worker in range(workers)]
+    runtime = ssp.Virtual(workers, delays.Exponential(), faults=wrong)
+    given = linear(runtime=runtime, policy=ssp.SSP(2), num_clocks=4)
+    result, _ = whole(given)
+    assert any(isinstance(event, WorkerLost) for _, event, _ in result.tape)
+    for rows in range(2, len(result.tape)):
+        assert told(gone_on(given, result, rows, None)) == told(result), rows
