@@ -24,6 +24,9 @@ class Memory:
     Args:
         like: a tree of the shapes to come.
         device: where.
+
+    Attributes:
+        reuses: whether anything is kept here.
     """
 
     LARGE = 1 << 18  # bytes; malloc gives memory back to the system from some 128 kB up
@@ -36,11 +39,7 @@ class Memory:
         self._large = [number for number, leaf in enumerate(leaves) if nbytes(leaf) >= self.LARGE]
         self._shapes = [leaves[number] for number in self._large]
         self._free: deque[list[jax.Array]] = deque(maxlen=2)
-
-    @property
-    def reuses(self) -> bool:
-        """Whether anything is kept here."""
-        return bool(self._shapes)
+        self.reuses = bool(self._shapes)
 
     def give(self, tree: Any) -> None:
         """Nobody will use this tree again."""

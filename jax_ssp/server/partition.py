@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -111,7 +112,7 @@ class Partition(ABC):
     shapes: list[Params]
     remedy: str
 
-    @property
+    @cached_property
     def num_fragments(self) -> int:
         """How many fragments there are."""
         return self.whole.num_pieces

@@ -112,7 +112,7 @@ class Snapshot:
         """A piece there, or on its way; what is copied is laid out once for all who ask."""
         piece = self.pieces[number]
         source = self._places[number] if self._places else Placement.holding(piece)
-        if source == place:
+        if source is place or source == place:  # the same one, nearly always
             return piece
         if source is None or source.shares_memory(place):
             return place.receive(piece)
