@@ -117,7 +117,7 @@ class CountedVersions(Versions):
             self.ledger.counting = False
             version = super().apply(programs, *arguments)
             self.ledger.counting = True
-            temporary = sum(programs._at(piece).merge.temporary for piece in before.pieces)
+            temporary = sum(programs._there(each).merge.temporary for each in self.devices)
             self.ledger.count("server", temporary)
             del before
         return version
