@@ -14,7 +14,7 @@ SLOW_FILES = {  # of which each test starts processes or a cluster, or measures 
     *("experiments/test_papers_robust.py", "experiments/test_papers_robust_two.py"),
     *(f"runtimes/ray/test_{name}.py" for name in ("runs", "failures", "spares", "command_line")),
     *(f"runtimes/ray/test_{name}.py" for name in ("joins", "joins_go_on", "slices_there")),
-    "runtimes/ray/test_controller.py",
+    *("runtimes/ray/test_controller.py", "runtimes/ray/test_rests.py"),
 }
 
 
