@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jax_ssp.runtimes.ray.calls import Actor, LostActor, first_line, got, is_there
+from jax_ssp.runtimes.ray.calls import PID, Actor, LostActor, first_line, got, is_there
 from jax_ssp.runtimes.ray.group import Group
 from jax_ssp.runtimes.ray.pool import keep, new_actor
 from jax_ssp.runtimes.ray.sent import Sent, settings
@@ -160,7 +160,7 @@ class Actors:
                 try:
                     for answer in answers:
                         got(answer, spare.what)
-                    self._asked[spare] = spare.calls("pid", beside=True)
+                    self._asked[spare] = spare.calls(PID, beside=True)
                 except LostActor:
                     spare.kill()  # of one of several processes, the others
         self._spares = [spare for spare in self._spares if not spare.killed]

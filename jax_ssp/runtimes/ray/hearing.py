@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax_ssp.files import say
-from jax_ssp.runtimes.ray.calls import Actor, LostActor, got, is_there
+from jax_ssp.runtimes.ray.calls import PID, Actor, LostActor, got, is_there
 
 ANSWER_SECONDS = 0.1  # for an answer to come, before something else is looked at
 SILENT_SECONDS = 30.0  # without an answer, after which that is said
@@ -24,7 +24,7 @@ class Hearing:
 
     def __init__(self, head: Actor) -> None:
         self._head = head
-        self._pid = head.call("pid", beside=True)
+        self._pid = head.call(PID, beside=True)
         self._asked: Any = None
         self._since, self._patience = 0.0, SILENT_SECONDS
 
