@@ -65,9 +65,9 @@ class Holding:
 
     def let_go(self) -> None:
         """All is dispatched that reads the snapshot before, or the deltas that are settled."""
-        if self._left is not None:
-            self._left.release()
-            self._left = None
+        left, self._left = self._left, None
+        if left is not None:
+            left.release()
         while self._settled:
             gone = self._settled.pop()
             if not self._undoes and gone is not None:  # else it may be needed again

@@ -129,17 +129,18 @@ class Outbox:
         self._place = Placement.of(seat.device)
         self._to = list(map(Placement.of, seat.server))
         self._from = list(map(Placement.of, sources or [self._place.device] * len(self._to)))
-        self._stays = self._from == self._to
+        self._stays, self._fetches = self._from == self._to, not self._place.on_host
         self._travels = [
             not source.shares_memory(to) for source, to in zip(self._from, self._to, strict=False)
         ]
+        self._any_travels = any(self._travels)
         self._sent: deque[Dispatched] = deque()
 
     def send(self, clock: Dispatched) -> None:
         """Start the copies, where there are any to make."""
-        if any(self._travels):
+        if self._any_travels:
             clock = clock._replace(payload=self._started(clock.payload))
-        if not self._place.on_host:
+        if self._fetches:
             self._place.fetch([(part.finite, part.metrics) for part in clock.parts])
         self._sent.append(clock)
 
@@ -151,16 +152,17 @@ class Outbox:
         """Wait for the oldest delta; it is then with the server."""
         _, version, payload, parts, norm = self._sent.popleft()
         self._place.wait(payload)
-        steps = sum([part.steps for part in parts])
+        whole = parts[0] if len(parts) == 1 else _in_all(parts)
+        steps, samples, tokens, finite, metrics = whole
         return new_push(
             version,
-            self._arrived(payload),
-            _means(parts, steps),
+            payload if self._stays else self._arrived(payload),
+            {name: float(np.asarray(value)) for name, value in metrics.items()},
             steps,
-            sum([part.samples for part in parts]),
-            bool(np.asarray(parts[-1].finite)),  # the delta of the last contains the others'
+            samples,
+            bool(np.asarray(finite)),
             0.0 if norm is None else float(np.asarray(norm)),
-            sum([part.tokens for part in parts]),
+            tokens,
         )
 
     def _started(self, pieces: list[Any]) -> list[Any]:
@@ -204,12 +206,15 @@ def _opened(piece: Any, to: Placement) -> Any:
     return piece.opened(to) if isinstance(piece, Flat) else piece
 
 
-def _means(parts: Sequence[Part], steps: int) -> dict[str, float]:
-    """The metrics of a clock of so many steps, each the mean over those that were measured."""
+def _in_all(parts: Sequence[Part]) -> Part:
+    """The parts of a clock as one; each metric is the mean over the steps that were measured."""
+    steps, samples, tokens = (sum(part[number] for part in parts) for number in range(3))
     means: dict[str, float] = {}
-    steps -= sum([part.steps for part in parts if not part.metrics])
-    for part in [part for part in parts if part.metrics]:
-        share = part.steps / steps
+    measured = [part for part in parts if part.metrics]
+    count = sum(part.steps for part in measured)
+    for part in measured:
+        share = part.steps / count
         for name, value in part.metrics.items():
             means[name] = means.get(name, 0.0) + share * float(np.asarray(value))
-    return means
+    # The delta of the last contains the others'.
+    return Part(steps, samples, tokens, parts[-1].finite, means)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.checks import integer
+from jax_ssp.controller.constructors import constructor
 from jax_ssp.layout import Delta, Layout
 from jax_ssp.shardings import Specs
 from jax_ssp.trees import Params, all_finite, squared_norm
@@ -29,8 +30,8 @@ class Inputs(NamedTuple):
         state: of the step; the program takes it over.
         batch: of its steps, stacked if there are several.
         key: of the worker.
-        clock: its number.
-        round: at its first step; see `rounds.py`.
+        when: int32, two numbers: the clock, and the round at its first step (see `rounds.py`). They
+            are one array, since each that a program is given takes some microseconds.
         frozen: what the step reads and never changes, the same arrays for all workers of a device.
     """
 
@@ -38,11 +39,11 @@ class Inputs(NamedTuple):
     state: Any
     batch: Any
     key: jax.Array
-    clock: np.int32
-    round: np.int32
+    when: np.ndarray
     frozen: Any = ()
 
 
+new_inputs = constructor(Inputs)
 FREE = len(Inputs._fields)  # behind them comes memory that a program may put its delta in
 
 
@@ -80,9 +81,9 @@ class Program:
 
         Gives for each its delta, its new state, and what is to be said of it.
         """
-        bases, states, batches, keys, clocks, rounds, (frozen, *_) = zip(*inputs, strict=True)
+        bases, states, batches, keys, when, (frozen, *_) = zip(*inputs, strict=True)
         deltas, states, metrics, finite = self._run_together(steps)(
-            bases, states, batches, keys, np.array(clocks), np.array(rounds), frozen
+            bases, states, batches, keys, np.stack(when), frozen
         )
         flags = np.asarray(finite)
         values = {name: np.asarray(value) for name, value in metrics.items()}
@@ -108,12 +109,12 @@ class Program:
         """See `clock_fn`; gives too whether the delta is finite."""
 
         def reporting(inputs: Inputs, *carried: Any) -> Any:
-            *others, frozen = inputs
+            base, state, batch, key, (clock, round), frozen = inputs
             run = clock_fn(holding(self._step, frozen), steps, first, self.layout)
-            delta, state, metrics = run(*others, *carried)
+            delta, state, metrics = run(base, state, batch, key, clock, round, *carried)
             if self._lies is not None:
                 delta = self._lies.like_params(delta)
-                state = self._lies.state(state, others[0])
+                state = self._lies.state(state, base)
             delta = jax.lax.optimization_barrier(delta)  # made once, whoever looks at it
             return delta, state, metrics, all_finite(self.layout.trained(delta))
 
@@ -154,11 +155,11 @@ class Program:
         run = self._run(steps)
 
         def together(*inputs: Any) -> Any:
-            *trees, clocks, rounds, frozen = inputs
+            *trees, when, frozen = inputs
             each = [_stacked(of_all) for of_all in trees]
             whole = jax.vmap(lambda *of_one: run(Inputs(*of_one, frozen)))
-            deltas, states, metrics, finite = whole(*each, clocks, rounds)
-            count = len(clocks)
+            deltas, states, metrics, finite = whole(*each, when)
+            count = len(when)
             return _unstacked(deltas, count), _unstacked(states, count), metrics, finite
 
         return jax.jit(together, donate_argnums=1)

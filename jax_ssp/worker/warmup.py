@@ -136,4 +136,4 @@ class Warmup(NamedTuple):
         state = jax.tree.map(jnp.copy, self.replica.state)
         batch = self.feed.example(steps)
         key, frozen = self.replica.key, self.frozen
-        return Inputs(self.replica.held, state, batch, key, np.int32(0), np.int32(0), frozen)
+        return Inputs(self.replica.held, state, batch, key, np.zeros(2, np.int32), frozen)

@@ -34,7 +34,7 @@ from jax_ssp.worker.holding import Holding
 from jax_ssp.worker.in_fragments import in_parts
 from jax_ssp.worker.kept import Kept, Shapes, kept, unpacked
 from jax_ssp.worker.outbox import Outbox, Push, Seat, new_dispatched
-from jax_ssp.worker.program import Inputs, Program
+from jax_ssp.worker.program import Inputs, Program, new_inputs
 from jax_ssp.worker.replica import Ahead, Part, Replica
 from jax_ssp.worker.sliced import SlicedProgram, program_on
 from jax_ssp.worker.waits import Waiting, for_data, no_data
@@ -58,6 +58,7 @@ class Worker:
     Attributes:
         index, seat, program, feed, exchange, wire, memory: as given; recorded, device: of the seat.
         replica: its state now; see `take_out`.
+        carries: whether a clock starts from what the last one left, not from what is read alone.
         armed: whether it keeps what it is before each clock that it begins.
         began: the token of the clock that it began last while it was armed, and what it kept.
     """
@@ -82,6 +83,8 @@ class Worker:
         self.memory = memory
         self._outbox = Outbox(seat, self.wire.sources)
         self._parts = in_parts(self.program, self.wire.parts)
+        self._needs, self._alpha = exchange.needs, exchange.alpha
+        self.carries = self._alpha is not None or self._parts.goes_on
         self._factors = functools.cache(exchange.factors)
         self._holding = Holding(self.wire, seat.device, memory, exchange.needs.undo, self.carries)
         self._spoiled: set[int] = set()  # clocks
@@ -96,11 +99,6 @@ class Worker:
         """What the next batches of two workers must have in common to be computed together."""
         return kind_of(self.feed.peek())
 
-    @property
-    def carries(self) -> bool:
-        """Whether a clock starts from what the last one left, not from what is read alone."""
-        return self.exchange.alpha is not None or self._parts.goes_on
-
     def holds(self, version: int) -> bool:
         """Whether a clock on this version needs no snapshot."""
         return self.replica.version == version and not self._parts.goes_on
@@ -113,12 +111,11 @@ class Worker:
 
     def has_data(self) -> bool:
         """Whether there is a batch for the next clock, or some of it is run already."""
-        return self.replica.ran > 0 or self.feed.ready(1) > 0
+        return self.replica.ahead is not None or self.feed.ready(1) > 0
 
     def ready(self, start: StartClock) -> int:
         """How many steps the clock will have: its last one may have less than it was granted."""
-        ran = self.replica.ran
-        return ran + self.feed.ready(start.local_steps - ran)
+        return (ran := self.replica.ran) + self.feed.ready(start.local_steps - ran)
 
     def go_ahead(self, grant: StartAhead) -> None:
         """Dispatch the first steps of a clock behind the clock that runs still, if it has data."""
@@ -145,9 +142,12 @@ class Worker:
             raise no_data(self.index, start.clock)
         if self.armed:
             self.began = start.token, Kept(kept(self.replica, self.carries), data=self.feed.state())
-        before = self._renewed(snapshot)
-        read = self.read(start, snapshot)
-        base, carried = self._parts.begins(start, before, read, self.exchange.alpha)
+        if anew:
+            self._renew(snapshot)
+        before = self.replica
+        base, carried = self.read(start, snapshot), None
+        if self.carries or before.ahead is not None:
+            base, carried = self._parts.begins(start, before, base, self._alpha)
         if carried is not None:
             self._begin_with(carried, made_ahead(before.ahead, steps, anew), start, base, steps)
             return
@@ -172,11 +172,13 @@ class Worker:
         elif self.program.layout.has_averaged:
             carried = self.program.entered(base, carried)
         self.dispatched(start, base, carried, state, parts)
+        self._holding.let_go()
 
     def finish(self) -> Push:
         """Wait for the delta of the oldest clock that was begun; it is then with the server."""
         push = self._outbox.wait()
-        self.replica = self.replica if push.finite else self.replica._replace(anew=True)
+        if not push.finite:
+            self.replica = self.replica._replace(anew=True)
         return push
 
     def cancel(self) -> None:
@@ -243,25 +245,27 @@ class Worker:
 
     def read(self, start: StartClock, snapshot: Snapshot | None) -> Params:
         """Adopt, and give the base of the clock."""
-        before = self._renewed(snapshot)
-        if self.exchange.needs.undo:
-            self._before = start.clock, of.undoable(self.replica, self.carries)
+        if self.replica.anew:
+            self._renew(snapshot)
+        before = self.replica
+        if self._needs.undo:
+            self._before = start.clock, of.undoable(before, self.carries)
         held, version, wanted = before.held, before.version, self._parts.wanted(start)
         if snapshot is not None:
             held, version = self._holding.adopted(snapshot, wanted), snapshot.version
         self.replica, settled = of.begun(before, version, held, start.pending)
-        self._holding.settled(settled)
-        if not self.replica.own:
+        if settled:
+            self._holding.settled(settled)
+        own = self.replica.own
+        if not own:
             return held
         factors = self._factors(start.weight, start.num_workers)
-        return self._parts.read(start, held, self.replica.own, factors)
+        return self._parts.read(start, held, own, factors)
 
-    def _renewed(self, snapshot: Snapshot | None) -> Replica:
-        """Its state before a clock on this version, with nothing that was not finite."""
-        if self.replica.anew:
-            held = self._holding.read(snapshot, self.replica.held)
-            self.replica = renewed(self.replica, held, self.program, self.device)
-        return self.replica
+    def _renew(self, snapshot: Snapshot | None) -> None:
+        """Be ready for a clock on this version, with nothing that was not finite."""
+        held = self._holding.read(snapshot, self.replica.held)
+        self.replica = renewed(self.replica, held, self.program, self.device)
 
     def whole(self, base: Params, steps: int, start: StartClock) -> Inputs:
         """What the program of a whole clock takes, which starts at its base."""
@@ -272,24 +276,22 @@ class Worker:
         self, start: StartClock, base: Params, delta: Delta, state: Any, parts: Sequence[Part]
     ) -> None:
         """Have a clock's delta sent, which may still be under way on the device."""
-        if start.clock in self._spoiled:
+        before, ways, clock = self.replica, self._parts, start.clock
+        if clock in self._spoiled:
             delta, parts = of.spoiled(delta, parts)
-        before, needs = self.replica, self.exchange.needs
-        clock, own = start.clock, before.own
-        norm = self._parts.norm(delta, clock) if needs.norm else None
-        wire, residual, key = self.wire, before.residual, before.key
-        payload, sent, lost = self._parts.pack(wire, delta, residual, key, clock)
-        if needs.own:
-            own = {**own, clock: self._parts.own(sent, delta, self.memory.reuses)}
+        norm = ways.norm(delta, clock) if self._needs.norm else None
+        payload, sent, lost = ways.pack(self.wire, delta, before.residual, before.key, clock)
+        own = before.own
+        if self._needs.own:
+            own = {**own, clock: ways.own(sent, delta, self.memory.reuses)}
         taken, after = self.feed.taken, start.round + start.local_steps
         self.replica = of.dispatched(before, base, delta, state, lost, own, taken, after)
-        self._outbox.send(new_dispatched(start.clock, before.version, payload, parts, norm))
-        self._holding.let_go()
+        self._outbox.send(new_dispatched(clock, before.version, payload, parts, norm))
 
     def _inputs(self, base: Params, steps: int, clock: int, round: int) -> Inputs:
-        key, state = self.replica.key, self.replica.state
+        replica, when = self.replica, np.array((clock, round), np.int32)
         batch, frozen = self.feed.take(steps), self.seat.frozen
-        return Inputs(base, state, batch, key, np.int32(clock), np.int32(round), frozen)
+        return new_inputs(base, replica.state, batch, replica.key, when, frozen)
 
     @property
     def warmup(self) -> Warmup:
