@@ -124,6 +124,28 @@ class Carrying:
 
     def happened(self, now: float, event: Event, metrics: Mapping[str, float] | None) -> None:
         """An event: the controller answers it, and all that follows from it is done."""
+        if type(event) is not DeltaReady:
+            self._comes(event)
+        commands = self.controller.handle(event, now)
+        self.tape.append(now, event, commands)
+        self.clock.answered(now, event, commands)
+        if self.dealing is not None:
+            self.dealing(event, commands)
+        if type(event) is not DeltaReady:
+            rows = self._changes(now, event, commands)
+        else:
+            rows = self.fold.take(now, event, commands)
+            if not is_fenced(commands):
+                if metrics is not None:
+                    self.records.metrics[event.token] = metrics
+                if not event.finite or self.bad_numbers.in_a_row:
+                    self._look_at_numbers(event)
+        self._carry_out(commands, now, iter(rows))
+        if self.observers.there:
+            self.observers.tell("on_entry", now, event, tuple(commands))
+
+    def _comes(self, event: Event) -> None:
+        """What follows from an event whatever it is answered."""
         if type(event) is TimerFired:
             self.clock.set_timer(None)
         elif (
@@ -132,19 +154,13 @@ class Carrying:
             and not self.clock.has_more  # else it was before the run went on
         ):
             self.executor.interrupted()
-        commands = self.controller.handle(event, now)
-        self.tape.append(now, event, commands)
-        self.clock.answered(now, event, commands)
-        if self.dealing is not None:
-            self.dealing(event, commands)
+
+    def _changes(self, now: float, event: Event, commands: Sequence[Command]) -> list[Row]:
+        """Who is there by an event that is no push; gives the clocks that are settled by it."""
         begun = self.fold.running.get(event.worker) if type(event) is WorkerLost else None
         donor = self.donor(event.donor) if type(event) is WorkerJoined else None
-        rows = iter(self.fold.take(now, event, commands))
-        late = is_fenced(commands)
-        if type(event) is DeltaReady:
-            if metrics is not None and not late:
-                self.records.metrics[event.token] = metrics
-        elif type(event) is WorkerLost or (type(event) is WorkerDone and not late):
+        rows = self.fold.take(now, event, commands)
+        if type(event) is WorkerLost or (type(event) is WorkerDone and not is_fenced(commands)):
             self.ending.by_data |= type(event) is WorkerDone
             self.executor.lost(event.worker)
             self._leaves(event.worker)
@@ -152,12 +168,8 @@ class Carrying:
                 self._dropped(begun.token)
         elif type(event) is WorkerJoined:
             self.executor.joined(event.worker, donor)
-        if not late:
-            self._look_at_numbers(event)
-        for command in commands:
-            self._carry_out(command, now, rows)
-        if self.observers:
-            self.observers.tell("on_entry", now, event, tuple(commands))
+            self.bad_numbers.take(event)
+        return rows
 
     def donor(self, worker: int | None) -> Donor | None:
         """A worker as the donor of one that joins just now, before anything is carried out."""
@@ -166,35 +178,37 @@ class Carrying:
         waiting, weight = self.controller.waiting_of(worker), self.controller.weight_alone
         return Donor(worker, self.fold.running.get(worker), waiting, weight)
 
-    def _carry_out(self, command: Command, now: float, rows: Iterator[Row]) -> None:
-        """Do what a command says; `rows` gives the clocks that it settles."""
-        match command:
-            case StartClock():
-                if self.store is not None:
-                    self.store.lease(command)
-                self.executor.start(command)
-                self.clock.started(command)
-            case StartAhead():
-                self.executor.start_ahead(command)
-            case Merge():
-                self._merge(command, now, list(islice(rows, len(command.deltas))))
-            case Cancel():
-                self.executor.cancel(command)
-                self.clock.cancelled(command)
-                self._dropped(command.token)
-                self.records.settled([next(rows)], self.totals)
-            case Drop():
-                self._dropped(command.token)
-                self.records.settled([next(rows)], self.totals)
-            case Fence():
-                if command.token not in self.records.metrics:  # else it came twice, and is needed
+    def _carry_out(self, commands: Sequence[Command], now: float, rows: Iterator[Row]) -> None:
+        """Do what commands say, in their order; `rows` gives the clocks that they settle."""
+        for command in commands:
+            match command:
+                case StartClock():
+                    if self.store is not None:
+                        self.store.lease(command)
+                    self.executor.start(command)
+                    self.clock.started(command)
+                case Merge():
+                    self._merge(command, now, list(islice(rows, len(command.deltas))))
+                case StartAhead():
+                    self.executor.start_ahead(command)
+                case Cancel():
+                    self.executor.cancel(command)
+                    self.clock.cancelled(command)
                     self._dropped(command.token)
-            case SetTimer(at):
-                self.clock.set_timer(at)
-            case StopWorker(worker):
-                if not self.clock.has_more:
-                    self.executor.stop(worker)
-                self._leaves(worker)
+                    self.records.settled([next(rows)], self.totals)
+                case Drop():
+                    self._dropped(command.token)
+                    self.records.settled([next(rows)], self.totals)
+                case Fence():
+                    known = command.token in self.records.metrics
+                    if not known:  # else it came twice, and is needed
+                        self._dropped(command.token)
+                case SetTimer(at):
+                    self.clock.set_timer(at)
+                case StopWorker(worker):
+                    if not self.clock.has_more:
+                        self.executor.stop(worker)
+                    self._leaves(worker)
 
     def _dropped(self, token: Token) -> None:
         if self.store is not None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from jax_ssp.controller.commands import StartAhead, StartClock
 from jax_ssp.controller.events import DeltaReady, WorkerDone
@@ -27,12 +27,9 @@ COMPILES = "compiles"
 TRAVELS = "waits for the network"
 
 
-class Doing(NamedTuple):
-    """What a worker is doing that others may wait for, since when, and how long it may take."""
-
-    what: str
-    since: float
-    limit: float
+Doing: TypeAlias = tuple[str | StartClock, float, float]
+"""What a worker is doing that others may wait for (or a clock that it computes), since when (of
+`time.perf_counter`), and how long it may take (seconds)."""
 
 
 class Stay:
@@ -88,11 +85,6 @@ class Stay:
         self.pushes = False
         self.thread: threading.Thread
 
-    def give(self, job: StartClock | StartAhead) -> None:
-        """It is to do this, after what it was given before."""
-        self.given += 1
-        self.jobs.put(job)
-
     @contextmanager
     def telling(self) -> Iterator[None]:
         """What is raised in here is no fault of its worker."""
@@ -102,7 +94,7 @@ class Stay:
 
     def does(self, what: str, limit: float) -> None:
         """From now on it is doing this, which may take so long (seconds)."""
-        self.doing = Doing(what, time.monotonic(), limit)
+        self.doing = what, time.perf_counter(), limit
 
     def compiles(self) -> None:
         """From now on it compiles, which takes as long as it takes."""
@@ -115,8 +107,9 @@ class Stay:
         if waits is None and feed is not None:
             waits = for_data(self.index, feed.waiting())
         if waits is None and doing is not None:
-            seconds = time.monotonic() - doing.since
-            waits = Waiting(self.index, doing.what, seconds, doing.limit)
+            what, since, limit = doing
+            text = what if isinstance(what, str) else f"computes clock {what.clock}"
+            waits = Waiting(self.index, text, time.perf_counter() - since, limit)
         return waits
 
     def leave(self) -> None:
@@ -143,7 +136,7 @@ class Listener(Protocol):
         ...
 
     def begun(self, stay: Stay) -> None:
-        """It is begun."""
+        """It is begun, by a worker that is armed."""
         ...
 
     def crashed(self, stay: Stay, comes_again: bool) -> None:
@@ -200,5 +193,5 @@ class Crew:
                 if not stay.gone:
                     stay.thread.join(max(0.0, deadline - time.monotonic()))
                 doing = stay.doing
-                if stay.thread.is_alive() and doing is not None and doing.what == COMPILES:
+                if stay.thread.is_alive() and doing is not None and doing[0] == COMPILES:
                     atexit.register(stay.thread.join)  # the interpreter's end would crash in it

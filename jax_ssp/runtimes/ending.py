@@ -25,32 +25,29 @@ class Ending:
     Attributes:
         verdict: what the run itself has come to, such as "target"; None for nothing special.
         by_data: whether the data of any worker has ended.
+        due: why somebody has asked, each of whom was not heard yet; any thread may add to it.
     """
 
     def __init__(self) -> None:
         self.verdict: str | None = None
         self.by_data = False
-        self._asked: deque[str] = deque()  # which any thread may append to
-
-    def __bool__(self) -> bool:
-        """Whether somebody has asked, and was not heard yet."""
-        return bool(self._asked)
+        self.due: deque[str] = deque()
 
     def early(self, reason: str) -> None:
         """An observer asks; any thread may."""
-        self._asked.append(_EARLY + reason)
+        self.due.append(_EARLY + reason)
 
     def judged(self, verdict: str, over: bool, why: str = "") -> None:
         """The run has come to this, which is its end; if it is not over anyway."""
         if self.verdict is None:
             self.verdict = verdict
             if not over:
-                self._asked.append(f"{verdict}: {why}" if why else verdict)
+                self.due.append(f"{verdict}: {why}" if why else verdict)
 
     def asked(self, controller: Controller) -> Iterator[str]:
         """The reason of each `StopRequested` that is due; what an observer wants of an end, not."""
-        while self._asked:
-            reason = self._asked.popleft()
+        while self.due:
+            reason = self.due.popleft()
             if controller.ended is None or not reason.startswith(_EARLY):
                 yield reason
 

@@ -26,6 +26,7 @@ class Evaluations:
 
     Attributes:
         rows: one for each (see `Observer.on_eval`).
+        wanted: whether anybody wants to know of versions.
     """
 
     def __init__(
@@ -35,13 +36,9 @@ class Evaluations:
         self._evaluator = evaluator
         self._observers = observers
         self._reached = reached
+        self.wanted = evaluator is not None or observers.see_versions
         self._pending: list[Version] = []  # being evaluated, or to be
         self._doing: tuple[str, float] | None = None  # what takes as long as it takes
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody wants to know of versions."""
-        return self._evaluator is not None or self._observers.see_versions
 
     def begin(self, first: Version) -> None:
         """The run begins: the first version is evaluated already."""

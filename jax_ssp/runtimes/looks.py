@@ -47,7 +47,7 @@ class Looks:
         for index, start in running.items():
             if start is not None:
                 doing = here[index].doing
-                counts = doing is None or doing.what not in (COMPILES, TRAVELS)
+                counts = doing is None or doing[0] not in (COMPILES, TRAVELS)
                 busy[index] = Busy(start.token, start.local_steps, counts)
         hangs, all_since = self._health.look(now, busy, len(here), excused)
         if all_since is not None:

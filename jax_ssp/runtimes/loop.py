@@ -76,7 +76,6 @@ class Loop(Carrying):
         self.donates = False
         self._watch = Watch(list) if watch is None else watch
         self._held_back = Deferral() if held is None else held  # interrupts
-        self._taking: float | None = None  # since when the lock is held
         self._lock = threading.RLock()
         self._closed = False  # nothing is taken any more
 
@@ -98,7 +97,7 @@ class Loop(Carrying):
         """Run to the end, once it has begun."""
         self.take(None)  # should somebody have asked for the end by now
         ran = None
-        if self.store is None and not (self.observers or self.tape):
+        if self.store is None and not (self.observers.there or self.tape):
             with collecting_seldom():
                 ran = self.clock.run_clockwork(self.controller, self.tape)
         if ran is None:
@@ -147,9 +146,10 @@ class Loop(Carrying):
     def waits(self) -> list[Waiting]:
         """What everybody else may wait for just now; any thread may call this."""
         evaluating = self.evaluating.waits()
-        taking, observer = self._taking, self.observers.telling
-        if not evaluating and taking is not None and observer is not None:
-            seconds = time.monotonic() - taking
+        telling = self.observers.telling
+        if not evaluating and telling is not None:
+            observer, since = telling
+            seconds = time.monotonic() - since
             return [Waiting(None, f"{observer} runs", seconds, QUIET_SECONDS)]
         return evaluating or self.executor.waits()
 
@@ -177,16 +177,14 @@ class Loop(Carrying):
             what: None says that the timer may be due.
             metrics: that came with a delta.
         """
-        armed = self.saving is not None and self.saving.armed
-        if what is None and not self.ending and not armed and self.clock.due() is None:
+        if what is None and not self._is_due():
             return
         with self._lock:
-            if what is None:
-                what = self.clock.due()  # by now it may be set anew
-            if self._closed or (what is None and not self.ending and not armed):
+            if self._closed or (what is None and not self._is_due()):  # by now
                 return
             self._closed = True  # should something be raised, nothing more is taken
-            self._taking = time.monotonic()
+            if what is None:
+                what = self.clock.due()
             if isinstance(what, Future):
                 self.evaluating.take(what)
             elif type(what) is WorkerJoined and what.donor is None and not self.clock.has_more:
@@ -195,12 +193,16 @@ class Loop(Carrying):
                     self.happened(self.clock.now(), joins, metrics)
             elif what is not None:
                 self.happened(self.clock.now(), what, metrics)
-            if self.ending and not self.clock.has_more:  # else once the past has happened again
+            if self.ending.due and not self.clock.has_more:  # else once the past has happened
                 for reason in self.ending.asked(self.controller):
                     self.happened(self.clock.now(), StopRequested(reason), None)
             self._see_end()
-            self._taking = None
             self._watch.happened()
+
+    def _is_due(self) -> bool:
+        """Whether the end is asked for, or a cut is waited for, or the timer is due."""
+        armed = self.saving is not None and self.saving.armed
+        return armed or bool(self.ending.due) or self.clock.due() is not None
 
     def _donor_now(self, asked: int | None) -> Donor | None:
         """Who gives its state to a worker that joins now; the one asked for, if that still can."""
@@ -217,22 +219,21 @@ class Loop(Carrying):
 
     def _see_end(self) -> None:
         """See whether the run is over, or to be suspended."""
-        controller = self.controller
-        begun = len(self.tape) > 0  # else nobody is there yet
-        over = begun and controller.done and not self.clock.has_more
-        if over and controller.ended is None and not controller.num_workers:
-            over = not self.clock.awaits
+        over = self.controller.done and self._is_done()
         self.tape.complete = over
-        self._closed = over or self._saved()
-        if self._closed:
+        if not over and self.saving is not None:
+            self.saving.look(self)
+            over = self.saving.suspended
+        self._closed = over
+        if over:
             self.clock.wake()
 
-    def _saved(self) -> bool:
-        """Have it saved, if it is time; gives whether it was for that, and the run is over now."""
-        if self.saving is None or self.tape.complete:
+    def _is_done(self) -> bool:
+        """Whether a run is over of which the controller has nothing more to do."""
+        controller = self.controller
+        if not len(self.tape) or self.clock.has_more:  # nobody is there yet, or not all again
             return False
-        self.saving.look(self)
-        return self.saving.suspended
+        return controller.ended is not None or controller.num_workers > 0 or not self.clock.awaits
 
     def discard(self, token: Token) -> None:
         """Forget the payload of a clock; any thread may call this."""

@@ -6,6 +6,7 @@ what ended the run before. Rows are copied for each, so that none can change wha
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,12 @@ def history_row(row: Row, totals: Totals, metrics: Mapping[str, float] | None) -
 
 
 class Observers:
-    """The observers of a run; false if there are none.
+    """The observers of a run.
 
     Attributes:
-        telling: who is being told what just now, such as "Progress.on_clock"; None otherwise.
+        there: whether there are any.
+        telling: who is being told what just now, such as "Progress.on_clock", and since when (of
+            `time.monotonic`); None otherwise.
         see_versions: whether one of them wants to see every version.
         see_evaluated: whether one wants to see those that are evaluated.
         kept: what they keep, by name, once the run is over.
@@ -72,14 +75,12 @@ class Observers:
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
+        self.there = len(self._observers) > 0
         self._to_end: list[Observer] = []  # who is to be told the end
-        self.telling: str | None = None
+        self.telling: tuple[str, float] | None = None
         self.kept: dict[str, Kept] = {}
         self.see_versions = any(overrides(each, "on_version") for each in self._observers)
         self.see_evaluated = any(overrides(each, "on_evaluated") for each in self._observers)
-
-    def __bool__(self) -> bool:
-        return bool(self._observers)
 
     def start(self, info: Mapping[str, Any], ask: Callable[[str], object] | None = None) -> None:
         """The run begins; `ask` takes the reason for which an observer wants it to end."""
@@ -161,12 +162,13 @@ class Observers:
     def _tell(self, observers: Sequence[Observer], method: str, *what: Any) -> None:
         first: BaseException | None = None
         for observer in observers:
-            self.telling = f"{type(observer).__name__}.{method}"
+            told = f"{type(observer).__name__}.{method}"
+            self.telling = told, time.monotonic()
             own = [_copy(each) if isinstance(each, dict) else each for each in what]
             try:
                 getattr(observer, method)(*own)
             except BaseException as error:  # raised below
-                note(error, f"in {self.telling}")
+                note(error, f"in {told}")
                 first = error if first is None else joined(first, error)
         self.telling = None
         if first is not None:
@@ -212,14 +214,17 @@ class History:
             totals: what is merged by then.
         """
         rows: list[dict[str, Any]] = []
+        there = self._observers.there
         for each in settled:
             metrics = self.metrics.pop(each.token, None)
-            if metrics is not None or self._observers:
-                rows.append(history_row(each, totals, metrics))
+            if metrics is not None or there:
+                row = history_row(each, totals, metrics)
                 if metrics is not None:
-                    self.rows.append(rows[-1])
-        self.told += len(rows) if self._observers else 0
-        for row in rows if self._observers else ():
+                    self.rows.append(row)
+                if there:
+                    rows.append(row)
+        self.told += len(rows)
+        for row in rows:
             self._observers.tell("on_clock", row)
 
 

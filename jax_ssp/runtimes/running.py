@@ -60,8 +60,9 @@ class Running:
         self._workers = parties.workers
         self.num_workers = parties.num_workers
         self._delays = delays
-        self._fates = fates
+        self._fates = fates if fates else None
         self._pacing = Pacing(clock, self._over) if isinstance(clock, PacedClock) else None
+        self._takes_its_time = delays is not None or self._pacing is not None
         self._fated = Fated(self, fates, clock, parties.store)
         self.cancelled = Cancelled()
         self.hurried = self.closing = self.armed = False
@@ -78,12 +79,12 @@ class Running:
             start: which.
             taken: where to put a job that came meanwhile, and is not to be done yet.
         """
-        if self.cancelled.ended(start):  # before it was begun
+        if self.cancelled and self.cancelled.ended(start):  # before it was begun
             self._skip(stay, start)
             return True
-        stay.runs, stay.began = start, (began := time.perf_counter())
-        stay.pushes = False
-        stay.does(f"computes clock {start.clock}", COMPUTING_SECONDS)
+        stay.runs, stay.pushes = start, False
+        stay.began = began = time.perf_counter()
+        stay.doing = start, began, COMPUTING_SECONDS
         worker = stay.worker or self._anew(stay, start)
         if worker is None:
             return True
@@ -91,8 +92,8 @@ class Running:
             self.listener.tell(stay, WorkerDone(stay.index, start.clock, start.token))
             self.cancelled.ended(start)  # if it was, that was late
             return True
-        fate = self._fates.of(start) if self._fates else FINE
-        if not self._read(stay, start, fate):
+        fate = FINE if self._fates is None else self._fates.of(start)
+        if self._pacing is not None and not self._read(self._pacing, stay, start, fate):
             return not stay.gone
         if fate is not FINE:
             ended = self._fated.before(stay, worker, start, fate, began)
@@ -103,8 +104,9 @@ class Running:
         if not self._begin(stay, worker, start):
             return True
         if stay.began is None:
-            stay.does(f"computes clock {start.clock}", COMPUTING_SECONDS)
-        self.listener.begun(stay)
+            stay.doing = start, time.perf_counter(), COMPUTING_SECONDS
+        if worker.armed:
+            self.listener.begun(stay)
         if not stay.jobs.empty():
             following = stay.jobs.get()
             if isinstance(following, StartAhead):
@@ -114,23 +116,22 @@ class Running:
                 taken.append(following)  # the end; or, this clock cancelled, the next one
         worker.prefetch(start)
         push = worker.finish()
-        self.sleep(stay, start, began, fate.seconds)
+        if self._takes_its_time or fate is not FINE:
+            self.sleep(stay, start, began, fate.seconds)
         stay.doing = None
-        if self._fates:
+        if self._fates is not None:
             if not self._fated.push(stay, start, push, fate):
                 return False
         elif not self._push(stay, start, push):
             return False
-        if self.cancelled.ended(start):  # so that push was late
+        if self.cancelled and self.cancelled.ended(start):  # so that push was late
             worker.cancel()
         return True
 
-    def _read(self, stay: Stay, start: StartClock, fate: Fate) -> bool:
-        """Wait for a clock's version, if that takes time; gives whether it is to be begun still."""
-        if self._pacing is None:
-            return True
+    def _read(self, pacing: Pacing, stay: Stay, start: StartClock, fate: Fate) -> bool:
+        """Wait for a clock's version, which takes time; gives whether it is to be begun still."""
         if fate.lost != JOIN and fate.hangs in ("", PUSH):
-            self._pacing.read(stay, start)
+            pacing.read(stay, start)
         if stay.gone:
             return False
         if self.cancelled.ended(start):

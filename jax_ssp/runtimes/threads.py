@@ -37,11 +37,12 @@ class Threads(Comebacks):
         while self._compiled.qsize() < there and not self._clock.stopping:
             self._clock.pause()
 
-    def start(self, start: StartClock) -> None:
-        self._crew.stays[start.worker].give(start)
+    def start(self, start: StartClock | StartAhead) -> None:
+        stay = self._crew.stays[start.worker]
+        stay.given += 1
+        stay.jobs.put(start)
 
-    def start_ahead(self, grant: StartAhead) -> None:
-        self._crew.stays[grant.worker].give(grant)
+    start_ahead = start  # to be done after what the worker was given before
 
     def cancel(self, cancel: Cancel) -> None:
         self._running.cancelled.add(cancel.token)
@@ -123,7 +124,8 @@ class Threads(Comebacks):
                 elif stay.worker is not None:
                     stay.worker.go_ahead(job)
                 stay.done += 1
-                self.begun(stay)
+                if stay.worker is None or stay.worker.armed:
+                    self.begun(stay)
         except BaseException as error:
             self._failed(stay, error)
 

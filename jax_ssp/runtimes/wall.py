@@ -39,6 +39,7 @@ class WallClock(Clock):
         self.tick = SIGNAL_SECONDS
         self.look: Callable[[], object] | None = None
         self._fates = fates
+        self._faulty = bool(fates)
         self._began = time.perf_counter()
         self._num_workers = num_workers
         self._to_join = set(range(num_workers))
@@ -66,7 +67,7 @@ class WallClock(Clock):
 
     def passed(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         self._passed = now
-        if self._fates:
+        if self._faulty:
             self._fates.take(now, event, commands)
         if isinstance(event, WorkerJoined):
             self._to_join.discard(event.worker)
@@ -144,7 +145,7 @@ class WallClock(Clock):
     def answered(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         if type(event) is WorkerJoined:
             self._to_join.discard(event.worker)
-        if self._fates:
+        if self._faulty:
             before = self._fates.coming()
             self._fates.happened(now, event, commands)
             if self._fates.coming() != before:

@@ -27,7 +27,7 @@ from jax_ssp.worker.worker import Worker
 
 DERIVED = {
     "Loop": {
-        *("_watch", "_held_back", "_lock", "_taking", "_closed", "status"),  # of the process
+        *("_watch", "_held_back", "_lock", "_closed", "status"),  # of the process
         *("observers", "executor", "saving"),  # their state has tests of its own; the world's
         "evaluating",  # what it has left to do is compared as its rows
     },

@@ -11,7 +11,7 @@ from jax_ssp.controller.tape import Tape
 from jax_ssp.policies import BSP
 from jax_ssp.runtimes import looks
 from jax_ssp.runtimes.comebacks import Comebacks
-from jax_ssp.runtimes.crew import COMPILES, Doing
+from jax_ssp.runtimes.crew import COMPILES
 from jax_ssp.runtimes.looks import Looks
 from jax_ssp.runtimes.loop import Loop
 
@@ -22,7 +22,7 @@ def start(worker, grant):
 
 def looked(monkeypatch, what, excused=False):
     """Who hangs, where worker 0 does the same for 3 s and may for 1, and worker 1 goes on."""
-    doing = None if what is None else Doing(what, 0.0, 1e9)
+    doing = None if what is None else (what, 0.0, 1e9)
     about = {"joined": True, "gone": False, "doing": doing}
     stays = [SimpleNamespace(index=index, runs=start(index, index), **about) for index in (0, 1)]
     mine, now = Looks(SimpleNamespace(stays=stays), deadline=1.0), 0.0

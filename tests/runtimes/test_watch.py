@@ -158,6 +158,9 @@ def test_an_observer_that_hangs_is_named():
             if row["updates"] == 4:
                 assert named(watcher.heard, "Slow.on_clock runs") is None
 
+        def on_end(self, status):
+            assert named(watcher.heard, "Slow.on_end runs") is None
+
     assert train(observers=[Slow(), watcher], runtime=WORLDS[0]).status == "done"
 
 
