@@ -21,6 +21,8 @@ from jax_ssp.pairs import Tree, is_complex, split
 
 Params: TypeAlias = Any
 
+flatten = jax.tree_util.default_registry.flatten  # `jax.tree.flatten` calls it, by way of two
+
 # What they must be like.
 
 

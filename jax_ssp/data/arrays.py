@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jax_ssp.data.memory import copy_of
-from jax_ssp.trees import Tree, check_tree
+from jax_ssp.trees import Tree, check_tree, flatten
 
 _NUMBERS = (bool, int, float, complex)
 _OFFERS = ("__array__", "__array_interface__", "__dlpack__")
@@ -26,6 +26,27 @@ _NO_NUMBERS = "OSUmM"  # NumPy's kinds of objects, bytes, strings, durations and
 def owned(tree: Tree) -> Tree:
     """NumPy leaves copied: JAX may compute on their memory later, whatever is in it by then."""
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
+def as_numpy(batch: Tree, fresh: bool) -> Tree | None:
+    """A batch of NumPy's own arrays of numbers alone, as nearly all are; None of any other.
+
+    Args:
+        batch: as an iterator gave it.
+        fresh: see `taken`, which takes any batch, and says what is wrong with one.
+
+    Example:
+        >>> as_numpy({"x": np.arange(2)}, fresh=False), as_numpy({"x": 0.5}, fresh=False)
+        ({'x': array([0, 1])}, None)
+    """
+    try:
+        leaves, structure = flatten(batch)
+    except Exception:  # it is no tree
+        return None
+    for leaf in leaves:
+        if type(leaf) is not np.ndarray or leaf.dtype.kind in _NO_NUMBERS:
+            return None
+    return batch if fresh else structure.unflatten(map(copy_of, leaves))
 
 
 def taken(batch: Tree, who: str, fresh: bool = False) -> Tree:
@@ -48,11 +69,6 @@ def taken(batch: Tree, who: str, fresh: bool = False) -> Tree:
     except Exception:
         check_tree(f"{who}: batch", batch)
         raise
-    for leaf in leaves:
-        if type(leaf) is not np.ndarray or leaf.dtype.kind in _NO_NUMBERS:
-            break
-    else:  # nearly always, and so done at once
-        return batch if fresh else structure.unflatten(list(map(copy_of, leaves)))
     if any(map(_is_number, leaves)):
         _check_lists(batch, who)
     arrays = [_plain(leaf, fresh) for leaf in leaves]

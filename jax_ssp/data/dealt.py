@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 
 from jax_ssp.checks import integer
-from jax_ssp.data.arrays import taken
+from jax_ssp.data.arrays import as_numpy, taken
 from jax_ssp.data.elastic import Elastic
 from jax_ssp.data.ledger import Ledger
 from jax_ssp.failures import note
@@ -36,14 +35,16 @@ class Dealt:
         worker: as given.
         batches: drawn and not taken yet.
         taken: how many were taken, or passed over.
+        only_numpy: whether all that was ever drawn is NumPy's own arrays, and nothing else.
     """
 
     ended = False  # it never does
 
     def __init__(self, source: Elastic, ledger: Ledger, worker: int, cursor: int = 0) -> None:
         self.worker = worker
-        self.batches: deque[Tree] = deque()
+        self.batches: list[Tree] = []
         self.taken = integer("Feed.at(cursor=...)", cursor, least=0)
+        self.only_numpy = True
         self._source = source
         self._ledger = ledger
         self._fresh = getattr(source, "fresh", False) is True
@@ -69,31 +70,38 @@ class Dealt:
         """All of them: there is always another epoch."""
         return steps
 
-    def key(self, steps: int) -> tuple[int, ...]:
+    def _next(self, steps: int) -> list[int]:
         """The numbers of the next batches, as far as they are known; then those to be expected."""
         given = self._stream[self._at : self._at + steps]  # at once: another thread adds to it
         if len(given) < steps:
             given += islice(self._ledger.following(self.worker), steps - len(given))
-        return tuple(given)
+        return given
 
-    def draw(self, steps: int) -> bool:
-        """Draw until the next `steps` batches wait here; False if one cannot be made."""
-        numbers = self.key(steps)
+    def draw(self, steps: int) -> list[int] | None:
+        """Draw until the next `steps` batches wait here; None if one cannot be made.
+
+        Gives what tells them from others that may be drawn: their numbers.
+        """
+        numbers, mine = self._next(steps), self._numbers
+        if mine[:steps] == numbers:
+            return numbers
         right = 0
-        while right < min(steps, len(self._numbers)) and self._numbers[right] == numbers[right]:
+        while right < len(mine) and mine[right] == numbers[right]:
             right += 1
-        if right < min(steps, len(self._numbers)):  # what was expected has not come true
-            del self._numbers[right:]
-            while len(self.batches) > right:
-                self.batches.pop()
-        return all(map(self._make, numbers[len(self._numbers) :]))
+        del mine[right:]  # what was expected has not come true
+        del self.batches[right:]
+        return numbers if all(map(self._make, numbers[right:])) else None
 
     def _make(self, number: int) -> bool:
         self._drawing = time.monotonic()
         epoch, index = divmod(number, self._source.batches_per_epoch)
         which = f"`data.batch(epoch={epoch}, index={index})`"
         try:
-            batch = taken(self._source.batch(epoch, index), which, self._fresh)
+            batch = self._source.batch(epoch, index)
+            mine = as_numpy(batch, self._fresh)
+            if mine is None:
+                self.only_numpy = False
+                mine = taken(batch, which, self._fresh)
         except Exception as error:
             note(error, f"in {which}")
             self._error = error
@@ -101,19 +109,20 @@ class Dealt:
         finally:
             self._drawing = None
         self._numbers.append(number)
-        self.batches.append(batch)
+        self.batches.append(mine)
         return True
 
-    def need(self, steps: int) -> None:
-        """Draw until the next `steps` batches wait here; raises what the source raises."""
-        if not self.draw(steps):
+    def need(self, steps: int) -> list[int]:
+        """See `draw`; raises what the source raises."""
+        numbers = self.draw(steps)
+        if numbers is None:
             assert self._error is not None
             raise self._error
+        return numbers
 
     def take(self, steps: int) -> None:
         """So many of the batches that are drawn are taken."""
-        for _ in range(steps):
-            self.batches.popleft()
+        del self.batches[:steps]
         del self._numbers[:steps]
         self._pass(steps)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jax_ssp.checks import integer
 from jax_ssp.data import resuming
-from jax_ssp.data.arrays import taken
+from jax_ssp.data.arrays import as_numpy, taken
 from jax_ssp.data.placing import kind_of
 from jax_ssp.failures import note
 from jax_ssp.trees import Tree
@@ -32,6 +32,7 @@ class Drawn:
         worker: as given.
         batches: drawn and not taken yet.
         taken: how many were taken, or passed over.
+        only_numpy: whether all that was ever drawn is NumPy's own arrays, and nothing else.
     """
 
     def __init__(
@@ -50,19 +51,20 @@ class Drawn:
             raise TypeError(
                 f"{self} must return an iterator of batches, got {type(iterator).__name__}."
             ) from error
-        self.batches: deque[Tree] = deque()
+        self.batches: list[Tree] = []
         self.taken = 0
+        self.only_numpy = True
         self._again = again
         self._fresh = getattr(self.iterator, "fresh", False) is True
         self._end: Exception | None = None  # what the iterator raised, once it has
         self._drawing: float | None = None  # since when it is asked for a batch
         # Where the iterator stood: before each of `batches`, before the first of all, and before
         # those that were taken last, by number.
-        self._states: deque[resuming.State] | None = None
+        self._states: list[resuming.State] | None = None
         self._first: tuple[int, resuming.State] = 0, None
         self._past: deque[tuple[int, resuming.State]] = deque(maxlen=_PAST)
         if resuming.keeps_state(self.iterator):
-            self._states = deque()
+            self._states = []
             self._first = 0, resuming.state_of(self.iterator)
 
     def __str__(self) -> str:
@@ -82,66 +84,82 @@ class Drawn:
 
     def ready(self, steps: int) -> int:
         """See `Feed.ready`."""
-        if not self.draw(steps) and not self.ended:
-            self.need(steps)
-        left = min(steps, len(self.batches))
+        left = steps
+        if not self.draw(steps):
+            if not self.ended:
+                self.need(steps)
+            left = len(self.batches)
         if left > 1 and kind_of(self.batches[left - 1]) != kind_of(self.batches[0]):
             ends_with_it = not self.draw(left + 1) and self.ended
             left -= ends_with_it  # if it does not end there, `take` says what is wrong
         return left
 
-    def key(self, steps: int) -> int:
-        """What tells the next `steps` batches from others that may be drawn: there are none."""
-        return steps
+    def draw(self, steps: int) -> int | None:
+        """Draw until `steps` batches wait here; None if the iterator does not give as many.
 
-    def draw(self, steps: int) -> bool:
-        """Draw until `steps` batches wait here; False if the iterator does not give as many."""
-        while len(self.batches) < steps and self._end is None:
+        Gives what tells them from others that may be drawn: how many they are, as there are none.
+        """
+        while len(self.batches) < steps:
+            if self._end is not None:
+                return None
             self._drawing = time.monotonic()
-            which = f"{self}, batch {self.taken + len(self.batches)}"
             try:
                 state = None if self._states is None else resuming.state_of(self.iterator)
                 batch = next(self.iterator)
             except Exception as error:
-                note(error, f"in {which}")
+                note(error, f"in {self._which}")
                 self._end = error
             else:
-                self._add(batch, which, state)
+                self._add(batch, state)
             self._drawing = None
-        return len(self.batches) >= steps
+        return steps
 
-    def _add(self, batch: Any, which: str, state: resuming.State) -> None:
+    def _add(self, batch: Any, state: resuming.State) -> None:
         try:
-            self.batches.append(taken(batch, which, self._fresh))
+            mine = as_numpy(batch, self._fresh)
+            if mine is None:
+                self.only_numpy = False
+                mine = taken(batch, self._which, self._fresh)
+            self.batches.append(mine)
         except Exception as error:  # raised where the batch is needed
             self._end = error
         else:
             if self._states is not None:
                 self._states.append(state)
 
-    def need(self, steps: int) -> None:
-        """Draw until `steps` batches wait here.
+    @property
+    def _which(self) -> str:
+        """The batch that is drawn next, for messages."""
+        return f"{self}, batch {self.taken + len(self.batches)}"
+
+    def need(self, steps: int) -> int:
+        """Draw until `steps` batches wait here; see `draw`.
 
         Raises:
             ValueError: if the iterator has ended before.
             Exception: what else it has raised.
         """
-        if self.draw(steps):
-            return
+        if len(self.batches) < steps and not self.draw(steps):
+            raise self._missing()
+        return steps
+
+    def _missing(self) -> Exception:
+        """What says that there is no other batch."""
         assert self._end is not None
         if not self.ended:
-            raise self._end
+            return self._end
         count = self.taken + len(self.batches)
         if not count:
-            raise ValueError(
+            return ValueError(
                 f"{self} gives no batch at all; its iterator was empty, or is used up: make a "
                 "new one in each call, with at least one batch."
             )
-        raise ValueError(f"{self} ended after {count} batch{'es' * (count != 1)}.")
+        return ValueError(f"{self} ended after {count} batch{'es' * (count != 1)}.")
 
     def take(self, steps: int) -> None:
         """So many of the batches that are drawn are taken."""
-        self._remember()
+        if self._states is not None:
+            self._remember()
         self._pass(steps)
 
     def skip(self, steps: int) -> None:
@@ -150,7 +168,8 @@ class Drawn:
         Raises:
             Exception: what the iterator raised before it gave so many.
         """
-        self._remember()
+        if self._states is not None:
+            self._remember()
         for _ in range(steps):
             if not self.draw(1):
                 if self.ended:
@@ -160,18 +179,16 @@ class Drawn:
 
     def _remember(self) -> None:
         """Where the iterator stands now, so that one can go back to here."""
-        if self._states is not None:
-            self._past.append((self.taken, self._state()))
+        self._past.append((self.taken, self._state()))
 
     def _state(self) -> resuming.State:
         """Of the iterator, before the next batch that is taken."""
         return self._states[0] if self._states else resuming.state_of(self.iterator)
 
     def _pass(self, steps: int) -> None:
-        for _ in range(steps):
-            self.batches.popleft()
-            if self._states is not None:
-                self._states.popleft()
+        del self.batches[:steps]
+        if self._states is not None:
+            del self._states[:steps]
         self.taken += steps
 
     # To be there again.

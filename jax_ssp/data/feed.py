@@ -10,16 +10,14 @@ the feed can be made again. Where the iterator ends, its worker's part of the ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from jax_ssp.data.dealt import Dealt
 from jax_ssp.data.drawn import Drawn
 from jax_ssp.data.elastic import Elastic
 from jax_ssp.data.ledger import Ledger
-from jax_ssp.data.placing import Device, put, repeated, stacked
+from jax_ssp.data.placing import Device, put, reads_numpy, repeated, stacked
 from jax_ssp.data.resuming import Again
 from jax_ssp.trees import Tree
 
@@ -93,7 +91,9 @@ class Feed:
     def _begin(self, drawn: Drawn | Dealt, device: Device) -> None:
         self._drawn = drawn
         self._device = device
-        self._placed: tuple[Any, Tree] | None = None  # (which, what the `take` of these returns)
+        self._reads_numpy = reads_numpy(device)
+        # What a `take` of the next batches returns: of how many, of which, and that.
+        self._placed: tuple[int, Any, Tree] | None = None
 
     @property
     def iterator(self) -> Any:
@@ -133,6 +133,9 @@ class Feed:
         Raises:
             Exception: what the iterator raised before it gave so many.
         """
+        placed = self._placed
+        if placed is not None and steps <= placed[0]:
+            return steps
         return self._drawn.ready(steps)
 
     def example(self, steps: int = 1) -> Tree:
@@ -156,13 +159,11 @@ class Feed:
             ValueError: if the iterator has ended, or the batches to stack differ in structure,
                 shape or dtype.
         """
-        key = self._drawn.key(steps)
-        if self._placed is None or self._placed[0] != key:
-            self._drawn.need(steps)
-            self._placed = key, self._place(steps)
-        _, batch = self._placed
+        drawn, placed = self._drawn, self._placed
+        which = drawn.need(steps)
+        batch = self._place(steps) if placed is None or placed[1] != which else placed[2]
         self._placed = None
-        self._drawn.take(steps)
+        drawn.take(steps)
         return batch
 
     def prefetch(self, steps: int = 1) -> None:
@@ -174,12 +175,13 @@ class Feed:
         Args:
             steps: local steps, at least 1.
         """
-        key = self._drawn.key(steps)
-        if self._placed is not None and self._placed[0] == key:
+        which, placed = self._drawn.draw(steps), self._placed
+        if which is None or (placed is not None and placed[1] == which):
             return
-        if self._drawn.draw(steps):
-            with suppress(ValueError, TypeError):
-                self._placed = key, self._place(steps)
+        try:
+            self._placed = steps, which, self._place(steps)
+        except (ValueError, TypeError):
+            self._placed = None
 
     def skip(self, steps: int = 1) -> None:
         """Passes over the batches of the next `steps` local steps, or as many as there are.
@@ -193,8 +195,9 @@ class Feed:
     def _place(self, steps: int) -> Tree:
         drawn = self._drawn
         if steps == 1:
-            return put(drawn.batches[0], self._device)
-        return stacked(list(islice(drawn.batches, steps)), self._device, drawn.worker, drawn.taken)
+            batch = drawn.batches[0]
+            return batch if drawn.only_numpy and self._reads_numpy else put(batch, self._device)
+        return stacked(drawn.batches[:steps], self._device, drawn.worker, drawn.taken)
 
     # To be there again.
 

@@ -37,6 +37,8 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def copy_of(array: np.ndarray) -> np.ndarray:
     """A copy in such memory."""
+    if array.nbytes < _SMALL:
+        return array.copy()
     there = empty(array.shape, array.dtype)
     there[...] = array
     return there

@@ -27,10 +27,14 @@ def put(batch: Tree, device: Device, stacked: bool = False) -> Tree:
     """
     if isinstance(device, Slice):
         return device.put_batch(batch, stacked)
-    on_host = isinstance(device, jax.Device) and Placement.of(device).on_host
-    if on_host and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
+    if reads_numpy(device) and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
         return batch
     return jax.device_put(batch, device)
+
+
+def reads_numpy(device: Device) -> bool:
+    """Whether programs there read NumPy arrays as they are: those of a device of the host."""
+    return isinstance(device, jax.Device) and Placement.of(device).on_host
 
 
 def stacked(batches: Sequence[Tree], device: Device, worker: int, first: int) -> Tree:
@@ -45,8 +49,9 @@ def stacked(batches: Sequence[Tree], device: Device, worker: int, first: int) ->
     Raises:
         ValueError: if they differ in structure, shape or dtype; it names the leaf and both batches.
     """
+    first_kind = kind_of(batches[0])
     for index, batch in enumerate(batches):
-        if kind_of(batch) != kind_of(batches[0]):
+        if kind_of(batch) != first_kind:
             raise _unlike(batches, index, worker, first)
     there = device
     if isinstance(device, jax.sharding.NamedSharding):

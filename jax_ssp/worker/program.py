@@ -14,7 +14,7 @@ from jax_ssp.checks import integer
 from jax_ssp.controller.constructors import constructor
 from jax_ssp.layout import Delta, Layout
 from jax_ssp.shardings import Specs
-from jax_ssp.trees import Params, all_finite, squared_norm
+from jax_ssp.trees import Params, all_finite, flatten, squared_norm
 from jax_ssp.worker.adopt import entered, gone_on, mixed, nothing
 from jax_ssp.worker.clock import clock_fn
 from jax_ssp.worker.lies import Lies
@@ -216,7 +216,7 @@ def samples_in(batch: Any, steps: int) -> int:
         (24, 8)
     """
     axis = 0 if steps == 1 else 1
-    for leaf in jax.tree.leaves(batch):
+    for leaf in flatten(batch)[0]:
         shape = getattr(leaf, "shape", ())
         if len(shape) > axis:
             return steps * shape[axis]

@@ -47,6 +47,22 @@ def test_to_a_device_with_memory_of_its_own_batches_are_copied_ahead(monkeypatch
         assert len(put) == 1
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_arrays_on_another_device_are_brought_here_whatever_came_before_them(ahead):
+    there = jax.device_put(np.ones(2), jax.devices()[-1])
+    mixed = [np.zeros(2), there, {"x": np.zeros(2), "y": there}, np.zeros(2)]
+    feed = Feed(mixed, DEVICE, worker=0)
+    places = []
+    for _ in mixed:
+        if ahead:
+            feed.prefetch()
+        leaves = jax.tree.leaves(feed.take())
+        places.append(
+            [isinstance(leaf, np.ndarray) or leaf.devices() == {DEVICE} for leaf in leaves]
+        )
+    assert places == [[True], [True], [True, True], [True]]
+
+
 def test_what_is_drawn_ahead_is_not_taken_yet():
     feed = Feed(finite(9), DEVICE, worker=0)
     feed.prefetch(4)
