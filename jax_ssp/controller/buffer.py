@@ -23,7 +23,7 @@ from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import PolicyError
 from jax_ssp.controller.events import DeltaReady, Event, WorkerLost
 from jax_ssp.controller.fragments import by_fragment, pushed_in
-from jax_ssp.controller.roster import RUNNING, WAITING, Member, Roster
+from jax_ssp.controller.roster import Member, Roster
 from jax_ssp.controller.weight import Weight, weights_of
 from jax_ssp.policies.base import Policy, merges_on_arrival
 from jax_ssp.policies.decision import Decision
@@ -51,6 +51,7 @@ class Buffer(Roster):
     """
 
     __slots__ = (
+        "_at_once",
         "_buffer",
         "_by_total",
         "_ends",
@@ -84,6 +85,8 @@ class Buffer(Roster):
         self._full = False  # whether the run has ended because of a total
         self._round_samples = round_samples
         self._fragments = fragments
+        # Whether a delta is merged as it comes, without being buffered; not once the run is full.
+        self._at_once = self._on_arrival and fragments == 1
         self._merged = [0] * fragments  # how many versions have merged each
         # Who pushed it, the push, and how many versions had merged its fragment at its base.
         self._buffer: dict[Delta, tuple[Member, DeltaReady, int]] = {}
@@ -112,10 +115,14 @@ class Buffer(Roster):
         stay, staleness = delta.clock - owner.entered, self.staleness(delta)
         return Pushed(*delta, staleness, push.steps, push.samples, push.tokens, stay, owner.joined)
 
-    def _measured_from(self, record: Member, clock: int) -> tuple[int, int]:
-        """The base of a delta, and how many versions had merged its fragment by then."""
+    def _measured(self, record: Member, push: DeltaReady) -> tuple[Delta, int]:
+        """A delta with its base, and how many versions had merged its fragment by then."""
+        worker, clock, base = push[:3]
+        if self._fragments == 1:
+            return Delta(worker, clock, base), 0
         assert record.bases is not None, "who has run a clock has adopted"
-        return record.bases[pushed_in(clock, self._fragments)]
+        base, mark = record.bases[pushed_in(clock, self._fragments)]
+        return Delta(worker, clock, base), mark
 
     def waiting_of(self, worker: int) -> tuple[int, ...]:
         """The stamps of what a worker has pushed, here or gone, that waits to be settled."""
@@ -212,13 +219,14 @@ class Buffer(Roster):
     def _count_samples(self, samples: int) -> None:
         """So many examples more are merged."""
         self.samples += samples
-        self.round = self.round_at(self.samples)
+        if self._round_samples:
+            self.round = self.samples // self._round_samples
 
     def _end_if_full(self) -> None:
         if self.ended is None:
             total = self._ends.reached(self.updates, self.total_steps, self.samples)
             if total is not None:
-                self._full = True
+                self._full, self._at_once = True, False
                 self._end(total)
 
     def _drop(self, deltas: Sequence[Delta], reason: str, commands: list[Command]) -> None:
@@ -240,16 +248,14 @@ class Buffer(Roster):
     def _cancel(self, worker: int, reason: str, commands: list[Command]) -> Member:
         """End a running clock with nothing pushed."""
         record = self._workers.get(worker)
-        if record is None or record.phase is not RUNNING:
+        if record is None or record.token is None:
             raise PolicyError(f"{self.policy} cancels worker {worker}, which runs no clock.")
         if record.buffered:
             raise PolicyError(f"{self.policy} cancels worker {worker}, whose deltas wait still.")
         if not reason or not self.policy.cancels:
             raise PolicyError(f"{self.policy} cancels worker {worker} unannounced, or for nothing.")
         clock, token = record.clock, record.token
-        assert token is not None, "who runs has a token"
         record.token = None
-        record.phase = WAITING
         record.clock = clock + 1
         record.version = record.held_coverage = -1  # so that it adopts anew
         record.bases = None

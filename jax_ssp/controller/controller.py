@@ -60,12 +60,11 @@ from jax_ssp.controller.events import (
 )
 from jax_ssp.controller.facts import Facts, facts_of
 from jax_ssp.controller.fragments import check_goes_with
-from jax_ssp.controller.roster import WAITING, Member
+from jax_ssp.controller.roster import Member
 from jax_ssp.controller.terms import Terms
 from jax_ssp.controller.weight import Weight, check_weight, weight_of
 from jax_ssp.policies.base import Policy
 from jax_ssp.policies.schedules import LocalSteps, as_schedule
-from jax_ssp.policies.view import Delta
 
 
 class Controller(Terms):
@@ -195,6 +194,7 @@ class Controller(Terms):
             raise self._illegal(event, f"time runs backwards, from {self.now} to {now}")
         commands: list[Command] = []
         cancelled: Sequence[Member] = ()
+        waiting = self._waiting
         if type(event) is DeltaReady:
             asking = self._delta_ready(event, now, commands)
             if asking is None:
@@ -211,7 +211,7 @@ class Controller(Terms):
             self.now = now
         if self._buffer or self._timer is not None:
             cancelled = self._settle(commands)
-        if self._waiting.for_more or self._waiting.coverage != self._settled.min:
+        if waiting.for_more or waiting.coverage != self._settled.min:
             self._ask_released(commands)
         for record in cancelled:
             self._ask(record, commands)
@@ -266,33 +266,30 @@ class Controller(Terms):
             raise self._illegal(event, "it was told to read another version")
         self.now = now
         record.token = None
-        record.phase = WAITING
         record.clock = clock + 1
-        if self._reads_own:
-            record.unread += (clock,)
         self._running -= 1
         self._clocks.advance(clock)
-        mark = 0
-        if self._fragments > 1:
-            base, mark = self._measured_from(record, clock)
+        if self._keeps_own:
+            record.unread += (clock,)
         if self._listeners:
-            self._tell(record, event, Delta(worker, clock, base))
-        if not finite:
-            self._drop_bad(record, event, commands)
-        elif self._on_arrival and self._fragments == 1 and not self._full:
+            self._tell(record, event)
+        if self._at_once and finite:
             # What `_settle` would come to, in half the time: it is merged without being buffered.
             version = self.version
-            lag = clock + 1 - self._clocks.min
+            self.version = made = version + 1
+            lag = record.clock - self._clocks.min
             merged = new_merged(worker, clock, base, version - base, lag, self._alone, token)
-            commands.append(new_merge(version + 1, (merged,), len(self._workers), self.round))
-            self.version = version + 1
+            commands.append(new_merge(made, (merged,), len(self._workers), self.round))
             self.updates += 1
             self.total_steps += steps
             if samples:
                 self._count_samples(samples)
             if self._by_total:
                 self._end_if_full()
-        else:
+        elif finite:
+            delta, mark = self._measured(record, event)
             record.buffered += 1
-            self._buffer[Delta(worker, clock, base)] = record, event, mark
+            self._buffer[delta] = record, event, mark
+        else:
+            self._drop_bad(record, event, commands)
         return record

@@ -38,12 +38,12 @@ class Member:
         "clock",
         "computing",
         "entered",
+        "finished",
         "gaps",
         "held_coverage",
         "id",
         "joined",
         "merged",
-        "phase",
         "round",
         "started",
         "steps",
@@ -58,7 +58,7 @@ class Member:
         self.clock = clock  # the clocks it has finished
         self.buffered = 0  # how many of its deltas are
         self.gaps: tuple[int, ...] = ()  # stamps dropped while earlier deltas of it are buffered
-        self.phase = WAITING
+        self.finished = False  # whether it gets no more work
         self.version = -1  # the version it holds; none yet
         self.held_coverage = -1  # of that version, when it was adopted
         self.round = 0  # of that version
@@ -71,6 +71,13 @@ class Member:
         self.steps = 0  # the local steps of that
         self.computing = 0.0  # for how long its last clock was computed, if anybody asks for that
         self.token: Token | None = None  # of that, while it runs
+
+    @property
+    def phase(self) -> Phase:
+        """What it is doing."""
+        if self.token is not None:
+            return RUNNING
+        return FINISHED if self.finished else WAITING
 
     @property
     def settled(self) -> int:
@@ -164,7 +171,7 @@ class Roster:
         return self._workers[worker].version
 
     def is_running(self, worker: int) -> bool:
-        return self._workers[worker].phase is RUNNING
+        return self._workers[worker].token is not None
 
     def buffered_of(self, worker: int) -> int:
         return self._workers[worker].buffered
@@ -213,7 +220,7 @@ class Roster:
     def _leave(self, record: Member) -> None:
         del self._workers[record.id]
         self._left_at[record.id] = record.clock
-        self._running -= record.phase is RUNNING
+        self._running -= record.token is not None
         self._clocks.leave(record.clock)
         if not self._on_arrival:
             self._settled.leave(record.settled)

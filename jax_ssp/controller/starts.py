@@ -5,6 +5,7 @@ Rules 3 and 5 of the controller.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from jax_ssp.controller.buffer import Buffer
@@ -20,13 +21,12 @@ from jax_ssp.controller.ends import Ends
 from jax_ssp.controller.errors import PolicyError
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.controller.fragments import adopted_in
-from jax_ssp.controller.roster import FINISHED, RUNNING, Member
+from jax_ssp.controller.roster import Member
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies.base import Policy
 from jax_ssp.policies.decision import Wait
 from jax_ssp.policies.rules import in_order
 from jax_ssp.policies.schedules import Fixed, LocalSteps
-from jax_ssp.policies.view import Delta
 
 
 class Starts(Buffer):
@@ -43,11 +43,14 @@ class Starts(Buffer):
     """
 
     __slots__ = (
+        "_admits",
         "_alone",
         "_always_adopts",
+        "_bound",
         "_fixed_steps",
         "_grant_ahead",
         "_grants",
+        "_keeps_own",
         "_own_steps",
         "_reads_own",
         "term",
@@ -71,7 +74,12 @@ class Starts(Buffer):
         self._grant_ahead = grant_ahead and not policy.cancels
         self._reads_own = reads_own and policy.reads_own
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
-        self._always_adopts = type(policy).adopts is Policy.adopts
+        self._admits = type(policy).admit is not Policy.admit
+        bound = None if self._admits else policy.guaranteed_bound
+        self._bound = sys.maxsize if bound is None else bound
+        self._always_adopts = policy.always_adopts
+        # Whether what a worker has not read of its own must be known from clock to clock.
+        self._keeps_own = self._reads_own and not self._always_adopts
         self._own_steps = type(policy).local_steps is not Policy.local_steps
         self._fixed_steps = schedule.h if type(schedule) is Fixed and not self._own_steps else 0
 
@@ -87,14 +95,18 @@ class Starts(Buffer):
     def _ask(self, record: Member, commands: list[Command]) -> None:
         """Start a worker's next clock if the policy lets it have it; if not, it waits."""
         if record.clock >= self._limit:
-            record.phase = FINISHED
+            record.finished = True
             commands.append(StopWorker(record.id))
-            return
-        answer = self.policy.admit(self, record.id)
-        if answer:  # which no `Wait` is
+        elif self._admits:
+            answer = self.policy.admit(self, record.id)
+            if answer:  # which no `Wait` is
+                self._start(record, commands)
+            else:
+                self._wait(record, answer)
+        elif (needed := record.clock - self._bound) <= self._settled.min:
             self._start(record, commands)
         else:
-            self._wait(record, answer)
+            self._waiting.enter(record.id, needed)
 
     def _wait(self, record: Member, answer: Wait | bool) -> None:
         coverage, version = answer if isinstance(answer, Wait) else (None, None)
@@ -106,20 +118,16 @@ class Starts(Buffer):
 
     def _start(self, record: Member, commands: list[Command]) -> None:
         worker, clock = record.id, record.clock
-        if record.version < 0 or self._always_adopts or self.policy.adopts(self, worker):
+        if self._always_adopts or record.version < 0 or self.policy.adopts(self, worker):
             record.version = self.version
             record.held_coverage = self._settled.min
             record.round = self.round
+            record.unread = self._unread(record) if record.buffered else ()
             if self._fragments > 1:
                 record.merged = tuple(self._merged)
-            buffered = record.buffered if self._reads_own else 0
-            record.unread = tuple(range(clock - buffered, clock)) if buffered else ()
-            if record.gaps:
-                record.unread = self._unread(record)
         whole = self._fragments == 1 or self._adopts_whole(record)
         record.steps = steps = self._fixed_steps or self._steps(record)
         record.started = self.now
-        record.phase = RUNNING
         self._running += 1
         # Made without their classes or a function of ours being called: this is for every clock.
         record.token = token = NEW(Token, (self.term, self._grants))
@@ -142,7 +150,9 @@ class Starts(Buffer):
 
     def _unread(self, record: Member) -> tuple[int, ...]:
         """Its own deltas that the newest version does not contain."""
-        stamps = range(record.settled, record.clock) if self._reads_own else ()
+        if not self._reads_own:
+            return ()
+        stamps = range(record.settled, record.clock)
         return tuple([stamp for stamp in stamps if stamp not in record.gaps])
 
     def _steps(self, record: Member) -> int:
@@ -156,8 +166,9 @@ class Starts(Buffer):
         """So many local steps at least a clock will have, whatever is decided when it starts."""
         return self._fixed_steps or (not self._own_steps and self._schedule.at(clock)) or 1
 
-    def _tell(self, record: Member, push: DeltaReady, delta: Delta) -> None:
+    def _tell(self, record: Member, push: DeltaReady) -> None:
         """Who wants to hear of pushes hears of this one."""
+        delta, _ = self._measured(record, push)
         computed = self.now - push.pushing
         record.computing = computed - record.started - push.reading + push.ahead
         norm = push.norm if push.finite else 0.0

@@ -12,7 +12,7 @@ from typing import Any
 from jax_ssp.controller.commands import Fence
 from jax_ssp.controller.ends import Ends, Totals
 from jax_ssp.controller.events import DeltaReady, Resumed, Token, WorkerDone
-from jax_ssp.controller.roster import FINISHED, RUNNING, WAITING, limit_of
+from jax_ssp.controller.roster import limit_of
 from jax_ssp.controller.starts import Starts
 from jax_ssp.controller.weight import Weight
 from jax_ssp.policies.base import Policy
@@ -81,12 +81,13 @@ class Terms(Starts):
         if before == (ends, None):
             return False
         self.ended, self._full = None, False
+        self._at_once = self._on_arrival and self._fragments == 1
         self._limit = limit_of(ends.num_clocks)
         self._end_if_full()
         self._waiting.wait_no_more()
         for record in self._workers.values():
-            if record.phase is FINISHED and record.clock < self._limit:
-                record.phase = WAITING
+            if record.finished and record.clock < self._limit:
+                record.finished = False
                 record.version = record.held_coverage = -1  # what it held may be gone
                 record.bases = None
                 self._waiting.enter(record.id)
@@ -94,5 +95,5 @@ class Terms(Starts):
 
     def _most_clocks(self) -> int:
         """The clocks of whoever is furthest, gone or not; one that runs counts."""
-        here = (record.clock + (record.phase is RUNNING) for record in self._workers.values())
+        here = (record.clock + (record.token is not None) for record in self._workers.values())
         return max((*self._left_at.values(), *here), default=0)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from jax_ssp.policies.decision import Decision, Wait
-from jax_ssp.policies.rules import merge_at_barrier
+from jax_ssp.policies.rules import merge_at_barrier, until_covered
 from jax_ssp.policies.view import Delta, Pushed, View
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Base of all policies: admits everybody, merges on arrival, adopts the newest version.
+    """Base of all policies: admits whom its bound lets, merges on arrival, adopts the newest.
 
     Subclass it as a frozen dataclass; `ssp.testing.check_policy` says whether it can stand.
 
@@ -80,6 +80,11 @@ class Policy:
         return False
 
     @property
+    def always_adopts(self) -> bool:
+        """Whether `adopts` always says yes, so that it need not be asked."""
+        return type(self).adopts is Policy.adopts
+
+    @property
     def takes_fragments(self) -> bool:
         """Whether it goes with parameters in fragments (see `jax_ssp.controller.fragments`).
 
@@ -117,8 +122,13 @@ class Policy:
         """
 
     def admit(self, view: View, worker: int) -> bool | Wait:
-        """May this worker start its next clock, number `view.clock(worker)`, now?"""
-        return True
+        """May this worker start its next clock, number `view.clock(worker)`, now?
+
+        By default it may if the bound that the policy guarantees is kept so: clock c, once the
+        newest version covers c - bound.
+        """
+        bound = self.guaranteed_bound
+        return True if bound is None else until_covered(view, view.clock(worker) - bound)
 
     def ready(self, view: View) -> Decision:
         """Which buffered deltas to merge or drop now. A worker's own go in the order of stamps.

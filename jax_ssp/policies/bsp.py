@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jax_ssp.policies.base import Policy
-from jax_ssp.policies.decision import Wait
-from jax_ssp.policies.rules import until_covered
-from jax_ssp.policies.view import View
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,3 @@ class BSP(Policy):
     @property
     def guaranteed_bound(self) -> int:
         return 0
-
-    def admit(self, view: View, worker: int) -> bool | Wait:
-        return until_covered(view, view.clock(worker))

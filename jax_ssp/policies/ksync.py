@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from jax_ssp.checks import integer, put
 from jax_ssp.policies.base import Policy, no_more_than
-from jax_ssp.policies.decision import NOTHING, Decision, Wait
-from jax_ssp.policies.rules import in_order, running, until_covered
+from jax_ssp.policies.decision import NOTHING, Decision
+from jax_ssp.policies.rules import in_order, running
 from jax_ssp.policies.view import View
 
 
@@ -55,9 +55,6 @@ class KSync(Policy):
 
     def usual_merge(self, num_workers: int) -> int:
         return self.k
-
-    def admit(self, view: View, worker: int) -> bool | Wait:
-        return until_covered(view, view.clock(worker))
 
     def ready(self, view: View) -> Decision:
         if len(view.buffered) < self.k:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from jax_ssp.checks import choice, integer, put
 from jax_ssp.policies.base import Policy
-from jax_ssp.policies.decision import Wait
 from jax_ssp.policies.view import View
 
 
@@ -57,9 +56,9 @@ class SSP(Policy):
             return eager
         return eager + self.bound  # a worker's own clocks since the snapshot that it keeps
 
-    def admit(self, view: View, worker: int) -> bool | Wait:
-        needed = view.clock(worker) - self.bound
-        return view.coverage >= needed or Wait(needed)
+    @property
+    def always_adopts(self) -> bool:
+        return self.adopt == "eager" and type(self).adopts is SSP.adopts
 
     def adopts(self, view: View, worker: int) -> bool:
         if self.adopt == "eager":

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jax_ssp as ssp
 from jax_ssp.controller import (
     Controller,
     Ends,
@@ -18,7 +19,7 @@ from jax_ssp.controller import (
     WorkerJoined,
     WorkerLost,
 )
-from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Quorum, Wait, as_schedule
+from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Policy, Quorum, Wait, as_schedule
 from jax_ssp.testing import check_policy
 
 QUICK = settings(deadline=None)
@@ -135,6 +136,39 @@ def alone(policy, clocks):
         reads.append((start.version, start.pending))
         _, start = controller.handle(start.finished(), 1.0)
     return reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(Policy):
+    """Says its bound alone."""
+
+    bound: int = 2
+
+    @property
+    def guaranteed_bound(self):
+        return self.bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeps(SSP):
+    """Adopts in every other clock."""
+
+    def adopts(self, view, worker):
+        return view.clock(worker) % 2 == 0
+
+
+@pytest.mark.parametrize("bound", [0, 1, 3])
+def test_a_policy_that_says_its_bound_alone_keeps_it(bound):
+    def tape(policy):
+        delay = ssp.delays.Exponential(1.0)
+        clockwork = ssp.Virtual(4, delay, compute=False)
+        return list(ssp.train(policy=policy, runtime=clockwork, num_clocks=20).tape)
+
+    assert tape(Bounded(bound)) == tape(SSP(bound))
+
+
+def test_what_is_made_of_ssp_may_say_when_to_adopt():
+    assert [version for version, _ in alone(Keeps(5), clocks=6)] == [0, 0, 2, 2, 4, 4]
 
 
 def test_lazy_reads_keep_a_snapshot_until_it_is_too_old():
