@@ -17,7 +17,7 @@ from jax_ssp.controller.events import Token
 class Leases:
     """Counts who needs which version.
 
-    Each call gives the versions that nobody needs any more since.
+    Each call gives the version that nobody needs any more since; None if there is none.
 
     Attributes:
         clocks: that were granted, and whose deltas are not settled.
@@ -27,9 +27,9 @@ class Leases:
         >>> leases = Leases()
         >>> starts = [StartClock(0, n, 1, n, (), 1, 1.0, token=Token(0, n)) for n in (0, 1)]
         >>> leases.lease(starts[0]), leases.settled(starts[0].token), leases.begun()
-        ([], [], [])
+        (None, None, None)
         >>> leases.lease(starts[1])
-        [0]
+        0
     """
 
     def __init__(self) -> None:
@@ -40,23 +40,23 @@ class Leases:
     def __contains__(self, version: int) -> bool:
         return version in self._counts
 
-    def lease(self, start: StartClock) -> list[int]:
+    def lease(self, start: StartClock) -> int | None:
         """This clock is granted."""
-        worker, version = start.worker, start.version
-        self._counts[version] = self._counts.get(version, 0) + 2  # by the clock and the worker
+        worker, version, counts = start.worker, start.version, self._counts
+        counts[version] = counts.get(version, 0) + 2  # by the clock and the worker
         before = self.last.get(worker)
         self.last[worker] = version
         self.clocks[start.token] = start
-        return [] if before is None else self._no_more([before])
+        return None if before is None else self._once_less(before)
 
-    def begun(self) -> list[int]:
+    def begun(self) -> int | None:
         """There is a version beside the first."""
-        return self._no_more([0])
+        return self._once_less(0)
 
-    def settled(self, token: Token) -> list[int]:
+    def settled(self, token: Token) -> int | None:
         """The delta of a clock is settled, if it was not."""
         start = self.clocks.pop(token, None)
-        return [] if start is None else self._no_more([start.version])
+        return None if start is None else self._once_less(start.version)
 
     def running(self, worker: int, pushed: Collection[Token]) -> list[Token]:
         """The clocks of a worker that it has not pushed."""
@@ -66,10 +66,10 @@ class Leases:
             if start.worker == worker and token not in pushed
         ]
 
-    def leave(self, worker: int) -> list[int]:
+    def leave(self, worker: int) -> int | None:
         """This worker is granted nothing any more."""
         last = self.last.pop(worker, None)
-        return [] if last is None else self._no_more([last])
+        return None if last is None else self._once_less(last)
 
     def go_on(self, version: int, last: Mapping[int, int], starts: Iterable[StartClock]) -> None:
         """Be what was saved, with this as the newest version."""
@@ -84,11 +84,9 @@ class Leases:
         """Those that somebody needs."""
         return list(self._counts)
 
-    def _no_more(self, versions: Iterable[int]) -> list[int]:
-        gone: list[int] = []
-        for version in versions:
-            self._counts[version] -= 1
-            if not self._counts[version]:
-                del self._counts[version]
-                gone.append(version)
-        return gone
+    def _once_less(self, version: int) -> int | None:
+        self._counts[version] = left = self._counts[version] - 1
+        if left:
+            return None
+        del self._counts[version]
+        return version

@@ -23,9 +23,9 @@ from jax_ssp.server.leases import Leases
 from jax_ssp.server.published import Published
 from jax_ssp.server.saved import Granted, Like, Pushed, StoreState, packed, unpacked
 from jax_ssp.server.server import Server
-from jax_ssp.server.snapshot import Leased, Message, Snapshot
+from jax_ssp.server.snapshot import Message, Snapshot
 from jax_ssp.server.store import Store
-from jax_ssp.server.transforms import Arrival
+from jax_ssp.server.transforms import Arrival, new_arrival
 from jax_ssp.server.wire import Wire
 from jax_ssp.trees import Params, copied
 
@@ -69,6 +69,7 @@ class LocalStore(Store):
         self.shapes = server.shapes
         self.devices = server.devices
         self.wants_base = server.wants_base
+        self._parts = server.parts
         pieces = server.versions.newest.pieces
         self.wire = Wire(server.shapes, self.layout, server.parts, delta_wire, snapshot_wire)
         self._programs = server.programs(lambda piece, sent: self.wire.opened(sent, piece))
@@ -80,7 +81,8 @@ class LocalStore(Store):
         self._pushes: dict[Token, _Push] = {}
         self._measured_from: dict[Token, list[Params]] = {}  # where that is asked for, in pieces
         self.leases = Leases()
-        self._leased: dict[int, Leased] = {}
+        self._leased: dict[int, Snapshot] = {}
+        self._opened: dict[int, list[Params]] = {}  # where bases need that; see `_as_read`
         self._need(0)
 
     @property
@@ -89,10 +91,10 @@ class LocalStore(Store):
 
     def lease(self, start: StartClock) -> None:
         with self._lock:
-            leased = self._need(start.version)
+            snapshot = self._need(start.version)
             self._let_go(self.leases.lease(start))
             if self.wants_base:
-                base = self._bases.base(start, self._as_read(leased))
+                base = self._bases.base(start, self._as_read(snapshot))
                 if base is not None:
                     self._measured_from[start.token] = base
 
@@ -105,22 +107,29 @@ class LocalStore(Store):
     def merge(self, merge: Merge) -> None:
         payloads: list[list[Message]] = []
         arrivals: list[Arrival] = []
-        bases: list[list[Params]] = []
         for delta in merge.deltas:
             event, payload, metrics = self._pushes[delta.token]
             payloads.append(payload)
-            arrivals.append(Arrival(delta, event, metrics, merge.num_workers, merge.round))
-            if delta.token in self._measured_from:
-                base = self._measured_from[delta.token]
-                bases.append(base[self.server.parts.pushed(delta.clock)])
+            arrivals.append(new_arrival(delta, event, metrics, merge.num_workers, merge.round))
+        bases = self._bases_of(merge) if self.wants_base else ()
         version = self.server.versions.apply(self._programs, payloads, arrivals, bases)
         assert version == merge.version, "server and controller count the same merges"
         with self._lock:
             if version == 1:
                 self._let_go(self.leases.begun())
             for delta in merge.deltas:
-                self._published.changed(self.server.parts.pushed(delta.clock))
+                if self._published.messages:
+                    self._published.changed(self._parts.pushed(delta.clock))
                 self._forget(delta.token)
+
+    def _bases_of(self, merge: Merge) -> list[list[Params]]:
+        """What its deltas are measured from: of each the pieces that its clock has pushed."""
+        known = self._measured_from
+        return [
+            known[each.token][self._parts.pushed(each.clock)]
+            for each in merge.deltas
+            if each.token in known
+        ]
 
     def drop(self, token: Token) -> None:
         with self._lock:
@@ -135,45 +144,50 @@ class LocalStore(Store):
 
     def snapshot(self, version: int) -> Snapshot:
         with self._lock:
-            if version not in self._leased:
-                raise LookupError(f"nobody has leased version {version} (any more)")
-            return self._leased[version].snapshot.hold()
+            snapshot = self._leased.get(version)
+            if snapshot is not None:
+                return snapshot.hold()
+        raise LookupError(f"nobody has leased version {version} (any more)")
 
     # Versions that are needed; all under the lock.
 
-    def _need(self, version: int) -> Leased:
+    def _need(self, version: int) -> Snapshot:
         """A version that somebody is to need."""
-        leased = self._leased.get(version)
-        if leased is None:
+        snapshot = self._leased.get(version)
+        if snapshot is None:
             newest = self.server.versions.newest
             assert version == newest.version, "only the newest is leased anew"
-            leased = self._leased[version] = Leased(self._published.version(newest))
-        return leased
+            snapshot = self._leased[version] = self._published.version(newest)
+        return snapshot
 
-    def _let_go(self, versions: list[int]) -> None:
-        for version in versions:
-            self._leased.pop(version).snapshot.release()
+    def _let_go(self, version: int | None) -> None:
+        if version is not None:
+            self._leased.pop(version).release()
+            if self._opened:
+                self._opened.pop(version, None)
 
     def _forget(self, token: Token) -> None:
         self._pushes.pop(token, None)
-        self._measured_from.pop(token, None)
+        if self._measured_from:
+            self._measured_from.pop(token, None)
         self._let_go(self.leases.settled(token))
 
-    def _as_read(self, leased: Leased) -> list[Params]:
-        """A version as workers read it, in pieces."""
-        pieces = leased.snapshot.pieces
+    def _as_read(self, snapshot: Snapshot) -> list[Params]:
+        """A version as workers read it, in pieces; what is compressed is opened once."""
         if self.wire.snapshots is None:
-            return pieces
-        if leased.opened is None:
-            leased.opened = [read(piece) for read, piece in zip(self._reads, pieces, strict=True)]
-        return leased.opened
+            return snapshot.pieces
+        opened = self._opened.get(snapshot.version)
+        if opened is None:
+            both = zip(self._reads, snapshot.pieces, strict=True)
+            opened = self._opened[snapshot.version] = [read(piece) for read, piece in both]
+        return opened
 
     # For a checkpoint.
 
     def save(self, running: Collection[Token]) -> tuple[dict[str, Any], dict[str, Any]]:
         with self._lock:
             newest, sent = self.server.versions.newest, self._published.messages
-            held = {version: leased.snapshot for version, leased in self._leased.items()}
+            held = dict(self._leased)
             if self.wire.snapshots is None:
                 held.pop(self.version, None)  # which is the newest
             if self.version in held:
@@ -213,7 +227,8 @@ class LocalStore(Store):
             snapshots[state.version] = versions.newest
         published.go_on(state.residuals, state.sent, snapshots.get(state.version))
         self.leases.go_on(state.version, state.last, [each.start for each in state.granted])
-        self._leased = {each: Leased(snapshots[each].hold()) for each in self.leases.versions}
+        self._leased = {each: snapshots[each].hold() for each in self.leases.versions}
+        self._opened = {}
         self._pushes = {push.event.token: tuple(push) for push in state.pushed}
         self._measured_from = {
             each.start.token: each.base for each in state.granted if each.base is not None

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_ssp.controller.constructors import constructor
 from jax_ssp.controller.weight import Weight, shares_of
 from jax_ssp.layout import Delta, Layout, Moved
 from jax_ssp.mitigations.as_given import AsGiven
@@ -48,6 +49,9 @@ class Some(NamedTuple):
     facts: Any
     bases: tuple[Params, ...] = ()
     kept: Any = None
+
+
+new_some = constructor(Some)
 
 
 def factors_of(weights: Sequence[float], num_workers: int, weight: Weight) -> np.ndarray:

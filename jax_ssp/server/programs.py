@@ -17,6 +17,8 @@ from jax_ssp.trees import Params
 
 MOST_AT_ONCE = 32  # deltas that one program merges
 
+_FREE = 2 + len(Some._fields) + 1  # where `MergePrograms._merged` is given free memory
+
 
 class _Jitted(NamedTuple):
     """The programs for pieces at one place."""
@@ -69,7 +71,7 @@ class MergePrograms:
     def judge(self, device: jax.Device, params: Params, state: State, deltas: Some) -> jax.Array:
         """Whether each delta, and then the merge, moved anything before its transform and after."""
         judge = self._there(device).judge
-        return judge(params, state, deltas, _of_the_stalest(deltas))
+        return judge(params, state, deltas, _of_the_stalest(deltas) if deltas.bases else None)
 
     def text(self, device: jax.Device, params: Params, state: State, deltas: Some) -> str:
         """What such a merge of few deltas compiles from."""
@@ -87,7 +89,7 @@ class MergePrograms:
         there = partial(jax.jit, in_shardings=place, compiler_options=options)
         return _Jitted(
             there(self._added, donate_argnums=(1, 3)),
-            there(self._merged, donate_argnums=(1, 4), keep_unused=True),
+            there(self._merged, donate_argnums=(1, _FREE), keep_unused=True),
             there(self._judged),
         )
 
@@ -95,27 +97,24 @@ class MergePrograms:
         self, there: _Jitted, params: Params, state: State, deltas: Some, free: list[jax.Array]
     ) -> tuple[Any, ...]:
         """What the last program is given, once the parts before it are summed."""
-        before, base = None, _of_the_stalest(deltas)
+        before, base = None, _of_the_stalest(deltas) if deltas.bases else None
         while len(deltas.deltas) > MOST_AT_ONCE:
             part, deltas = _cut_off(deltas)
             before, state = there.add(params, state, part, before)
-        return params, state, deltas, before, free, base
+        return params, state, *deltas, before, free, base
 
     def _added(
         self, params: Params, state: State, deltas: Some, before: Params
     ) -> tuple[Params, State]:
         return self._merging.add(params, state, self._open(params, deltas), before)[:2]
 
-    def _merged(
-        self,
-        params: Params,
-        state: State,
-        deltas: Some,
-        before: Params,
-        free: list[jax.Array],
-        base: Params,
-    ) -> tuple[Params, State]:
-        del free  # donated: the new version is written there
+    def _merged(self, params: Params, state: State, *others: Any) -> tuple[Params, State]:
+        """One version from the last; see `_last` for what it is given.
+
+        Flat: to take apart what is in a tuple of its own takes time at each call.
+        """
+        *some, before, _, base = others  # where memory is free, the new version is written
+        deltas = Some(*some)
         total, state = self._added(params, state, deltas, before)
         last = None if deltas.kept is None else deltas.kept[-1]
         return self._merging.apply(params, state, total, deltas.facts, base, last)[:2]
@@ -133,9 +132,7 @@ class MergePrograms:
 
 
 def _of_the_stalest(deltas: Some) -> Params:
-    """Its base, if bases are asked for; its facts are the last row."""
-    if not deltas.bases:
-        return None
+    """Its base; its facts are the last row."""
     *each, stalest = deltas.facts.tolist()
     return deltas.bases[each.index(stalest)]
 
@@ -143,16 +140,17 @@ def _of_the_stalest(deltas: Some) -> Params:
 def _cut_off(deltas: Some) -> tuple[Some, Some]:
     """The first of some deltas, and the others; both with the facts of the merge as the last."""
     first, facts, kept = MOST_AT_ONCE, deltas.facts, deltas.kept
+    factors = np.asarray(deltas.factors)  # of which JAX would cut off a part by a program
     part = Some(
         deltas.deltas[:first],
-        deltas.factors[:first],
+        factors[:first],
         None if facts is None else np.concatenate([facts[:first], facts[-1:]]),
         deltas.bases[:first],
         None if kept is None else kept[:first],
     )
     others = Some(
         deltas.deltas[first:],
-        deltas.factors[first:],
+        factors[first:],
         None if facts is None else facts[first:],
         deltas.bases[first:],
         None if kept is None else kept[first:],

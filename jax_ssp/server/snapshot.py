@@ -12,7 +12,6 @@ import jax
 from jax_ssp.placement import Placement
 from jax_ssp.server.flat import Flat
 from jax_ssp.server.memory import Memory
-from jax_ssp.trees import Params
 
 Message: TypeAlias = Any  # a piece of a tree, or what a compressor makes of it
 
@@ -34,7 +33,7 @@ class Snapshot:
     Args:
         version: its number.
         pieces: one for each device of the server, in the form that the wire gives them.
-        memory: where the pieces go at the end, one for each; by default they are not used again.
+        memory: where the pieces go at the end, one for each; without, they are not used again.
         before: the version before, if it may share pieces with this one.
         places: where the pieces are; by default each is asked, as often as somebody reads it.
 
@@ -83,18 +82,24 @@ class Snapshot:
 
     def release(self) -> None:
         """One who needed it does so no more; any thread may say so."""
-        free: list[tuple[Memory, Message]] = []
         with _counting:
             self._holders -= 1
-            assert self._holders >= 0, "each holder lets go once"
-            if self._holders == 0:
-                self._flat.clear()
-                for use, piece in zip(self._uses, self.pieces, strict=False):
-                    use.versions -= 1
-                    if use.versions == 0 and use.memory is not None:
-                        free.append((use.memory, piece))
+            if self._holders > 0:
+                return
+            assert self._holders == 0, "each holder lets go once"
+            self._flat = {}
+            free = self._unused() if self._uses else ()
         for memory, piece in free:
             memory.give(piece)
+
+    def _unused(self) -> list[tuple[Memory, Message]]:
+        """The pieces that no other version has, and where they go; all that is held is counted."""
+        free: list[tuple[Memory, Message]] = []
+        for use, piece in zip(self._uses, self.pieces, strict=True):
+            use.versions -= 1
+            if use.versions == 0 and use.memory is not None:
+                free.append((use.memory, piece))
+        return free
 
     def keep(self) -> list[Message]:
         """The pieces, for somebody who may need them for ever: their memory is not used again."""
@@ -105,8 +110,8 @@ class Snapshot:
     def to(self, devices: Iterable[jax.Device], which: slice = ALL) -> list[Message]:
         """The pieces, all or those which are wanted, each on its device or on the way there."""
         numbers = range(len(self.pieces))[which]
-        places = map(Placement.of, devices)
-        return [self.brought(*each) for each in zip(numbers, places, strict=False)]
+        there = zip(numbers, devices, strict=False)
+        return [self.brought(number, Placement.of(device)) for number, device in there]
 
     def brought(self, number: int, place: Placement) -> Message:
         """A piece there, or on its way; what is copied is laid out once for all who ask."""
@@ -134,16 +139,3 @@ class _Use:
 
     memory: Memory | None
     versions: int = 1
-
-
-@dataclass(slots=True)
-class Leased:
-    """A version that somebody needs.
-
-    Attributes:
-        snapshot: as it travels.
-        opened: what workers make of it, where it is compressed, once that was asked for.
-    """
-
-    snapshot: Snapshot
-    opened: list[Params] | None = None

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from jax_ssp.controller.commands import Merged
+from jax_ssp.controller.constructors import constructor
 from jax_ssp.controller.events import DeltaReady, Token
 from jax_ssp.mitigations.correlation import pooled
 from jax_ssp.pairs import is_complex
@@ -38,6 +39,9 @@ class Arrival(NamedTuple):
     metrics: Mapping[str, float]
     num_workers: int
     round: int
+
+
+new_arrival = constructor(Arrival)
 
 
 def arrival(

@@ -58,8 +58,7 @@ DERIVED = {
         *("layout", "shapes", "_split", "_join", "_measured", "_rounded", "_whole", "_shapes"),
         *("devices", "_shown", "weight", "wants_base"),  # as it was made, and the newest rounded
     },
-    "Versions": {"merging", "_memory", "_weight"},
-    "Leased": {"opened"},  # made of the snapshot
+    "Versions": {"merging", "_memory", "_used_again", "_weight", "_known"},
     "_Seat": {"stream"},  # what is left of it; see `_next`
     "DelayDraws": {"_delay", "_draws_ahead"},
     "Streams": {"_states"},  # of the seed

@@ -183,8 +183,8 @@ class ShardedStore(Store):
         self._pushed.discard(token)
         self._let_go(self._leases.settled(token))
 
-    def _let_go(self, versions: list[int]) -> None:
-        for version in versions:
+    def _let_go(self, version: int | None) -> None:
+        if version is not None:
             self._read_of.pop(version, None)
 
     def _got(self, shard: Actor, answer: Any) -> Any:
