@@ -104,28 +104,27 @@ class Drawn:
                 return None
             self._drawing = time.monotonic()
             try:
-                state = None if self._states is None else resuming.state_of(self.iterator)
-                batch = next(self.iterator)
-            except Exception as error:
-                note(error, f"in {self._which}")
+                self._draw()
+            except Exception as error:  # raised where the batch is needed
                 self._end = error
-            else:
-                self._add(batch, state)
             self._drawing = None
         return steps
 
-    def _add(self, batch: Any, state: resuming.State) -> None:
+    def _draw(self) -> None:
+        """Ask the iterator for a batch; raises what it raises, and what is wrong with the batch."""
         try:
-            mine = as_numpy(batch, self._fresh)
-            if mine is None:
-                self.only_numpy = False
-                mine = taken(batch, self._which, self._fresh)
-            self.batches.append(mine)
-        except Exception as error:  # raised where the batch is needed
-            self._end = error
-        else:
-            if self._states is not None:
-                self._states.append(state)
+            state = None if self._states is None else resuming.state_of(self.iterator)
+            batch = next(self.iterator)
+        except Exception as error:
+            note(error, f"in {self._which}")
+            raise
+        mine = as_numpy(batch, self._fresh)
+        if mine is None:
+            self.only_numpy = False
+            mine = taken(batch, self._which, self._fresh)
+        self.batches.append(mine)
+        if self._states is not None:
+            self._states.append(state)
 
     @property
     def _which(self) -> str:

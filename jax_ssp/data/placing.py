@@ -12,9 +12,10 @@ import numpy as np
 from jax_ssp.data.memory import empty
 from jax_ssp.placement import Placement
 from jax_ssp.slices import Slice
-from jax_ssp.trees import Tree
+from jax_ssp.trees import Tree, flatten
 
 Device: TypeAlias = jax.Device | Slice | jax.sharding.Sharding | None
+Kind: TypeAlias = tuple[Any, ...]
 
 
 def put(batch: Tree, device: Device, stacked: bool = False) -> Tree:
@@ -49,14 +50,15 @@ def stacked(batches: Sequence[Tree], device: Device, worker: int, first: int) ->
     Raises:
         ValueError: if they differ in structure, shape or dtype; it names the leaf and both batches.
     """
-    first_kind = kind_of(batches[0])
-    for index, batch in enumerate(batches):
-        if kind_of(batch) != first_kind:
-            raise _unlike(batches, index, worker, first)
+    leaves, structures = zip(*map(flatten, batches), strict=True)
+    kinds = list(map(_kind, leaves, structures))
+    if kinds.count(kinds[0]) < len(kinds):
+        raise _unlike(batches, kinds, worker, first)
     there = device
     if isinstance(device, jax.sharding.NamedSharding):
         there = device.update(spec=jax.P(None, *device.spec))
-    return put(jax.tree.map(lambda *leaves: _stack(leaves, device), *batches), there, stacked=True)
+    whole = [_stack(each, device) for each in zip(*leaves, strict=True)]
+    return put(structures[0].unflatten(whole), there, stacked=True)
 
 
 def repeated(batch: Tree, steps: int, device: Device) -> Tree:
@@ -64,8 +66,9 @@ def repeated(batch: Tree, steps: int, device: Device) -> Tree:
     return jax.tree.map(lambda leaf: _stack((leaf,) * steps, device), batch)
 
 
-def _unlike(batches: Sequence[Tree], index: int, worker: int, start: int) -> ValueError:
-    """The error to raise as batches[index] cannot be stacked on batches[0]: says where."""
+def _unlike(batches: Sequence[Tree], kinds: Sequence[Kind], worker: int, start: int) -> ValueError:
+    """The error to raise as one of these cannot be stacked on batches[0]: says where."""
+    index = next(index for index, kind in enumerate(kinds) if kind != kinds[0])
     first, other = _describe(batches[0]), _describe(batches[index])
     path = next(p for p in {**first, **other} if first.get(p) != other.get(p))
     return ValueError(
@@ -76,10 +79,20 @@ def _unlike(batches: Sequence[Tree], index: int, worker: int, start: int) -> Val
     )
 
 
-def kind_of(batch: Tree) -> tuple[Any, ...]:
+def kind_of(batch: Tree) -> Kind:
     """What batches must have in common to be stacked, or traced once: structure, shapes, dtypes."""
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
+    return _kind(*flatten(batch))
+
+
+def _kind(leaves: list[Any], structure: Any) -> Kind:
+    """The same, of a tree's leaves and its structure."""
+    return structure, *map(_kind_of_leaf, leaves)
+
+
+def _kind_of_leaf(leaf: Any) -> tuple[tuple[int, ...], Any]:
+    if type(leaf) is np.ndarray:  # nearly always
+        return leaf.shape, leaf.dtype
+    return np.shape(leaf), _dtype(leaf)
 
 
 def _describe(batch: Tree) -> dict[str, str]:
@@ -98,8 +111,13 @@ def _dtype(leaf: Any) -> Any:
 
 def _stack(leaves: tuple[Any, ...], device: Device) -> np.ndarray | jax.Array:
     """One leaf of several batches, stacked: on the host, unless it is on devices already."""
+    if set(map(type, leaves)) == {np.ndarray}:  # nearly always, and then alike
+        there = empty((len(leaves), *leaves[0].shape), leaves[0].dtype)
+        for step, leaf in enumerate(leaves):
+            there[step] = leaf
+        return there
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
-        there = device.device if isinstance(device, Slice) else device
-        return jnp.stack(jax.device_put(leaves, there))
+        place = device.device if isinstance(device, Slice) else device
+        return jnp.stack(jax.device_put(leaves, place))
     first = np.asarray(leaves[0])
     return np.stack(leaves, out=empty((len(leaves), *first.shape), first.dtype))

@@ -277,6 +277,16 @@ def test_batches_that_cannot_be_stacked_are_named_only_when_needed(second, messa
     feed.take(1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, ">f4", np.bool_])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5), (0, 4)])
+def test_what_is_stacked_is_what_numpy_stacks(shape, dtype):
+    arrays = [np.full(shape, number, dtype).T for number in range(3)]
+    whole = Feed([{"x": array, "n": 0.5} for array in arrays], DEVICE, worker=0).take(3)
+    assert whole["x"].dtype == dtype
+    assert whole["x"].tobytes() == np.stack(arrays).astype(dtype).tobytes()
+    assert whole["n"].tolist() == [0.5] * 3
+
+
 def test_lists_and_tuples_are_different_structures():
     feed = Feed([[np.zeros(1)], (np.zeros(1),)], DEVICE, worker=0)
     with pytest.raises(ValueError, match="the structure is PyTreeDef"):
