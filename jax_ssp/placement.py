@@ -21,7 +21,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 import jax
@@ -174,7 +174,7 @@ class Placement:
         """For programs that are dispatched here: under the mesh of a slice, and no others there."""
         return contextlib.nullcontext() if self.slice is None else self.slice.entered()
 
-    @property
+    @cached_property
     def reuses(self) -> bool:
         """Whether the memory of old arrays is worth keeping."""
         return self.on_host and self.slice is None

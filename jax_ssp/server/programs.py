@@ -65,18 +65,22 @@ class MergePrograms:
             deltas: all of the merge.
             free: memory that is overwritten.
         """
-        there = self._there(device)
-        return there.merge(*self._last(there, params, state, deltas, free))
+        there, before = self._there(device), None
+        base = _of_the_stalest(deltas)
+        while len(deltas.deltas) > MOST_AT_ONCE:
+            part, deltas = _cut_off(deltas)
+            before, state = there.add(params, state, part, before)
+        return there.merge(params, state, *deltas, before, free, base)
 
     def judge(self, device: jax.Device, params: Params, state: State, deltas: Some) -> jax.Array:
         """Whether each delta, and then the merge, moved anything before its transform and after."""
         judge = self._there(device).judge
-        return judge(params, state, deltas, _of_the_stalest(deltas) if deltas.bases else None)
+        return judge(params, state, deltas, _of_the_stalest(deltas))
 
     def text(self, device: jax.Device, params: Params, state: State, deltas: Some) -> str:
         """What such a merge of few deltas compiles from."""
-        there = self._there(device)
-        return there.merge.lower(*self._last(there, params, state, deltas, [])).as_text()
+        given = params, state, *deltas, None, [], _of_the_stalest(deltas)
+        return self._there(device).merge.lower(*given).as_text()
 
     def _jitted(self, device: jax.Device) -> _Jitted:
         """The programs for pieces on a device.
@@ -93,25 +97,19 @@ class MergePrograms:
             there(self._judged),
         )
 
-    def _last(
-        self, there: _Jitted, params: Params, state: State, deltas: Some, free: list[jax.Array]
-    ) -> tuple[Any, ...]:
-        """What the last program is given, once the parts before it are summed."""
-        before, base = None, _of_the_stalest(deltas) if deltas.bases else None
-        while len(deltas.deltas) > MOST_AT_ONCE:
-            part, deltas = _cut_off(deltas)
-            before, state = there.add(params, state, part, before)
-        return params, state, *deltas, before, free, base
-
     def _added(
         self, params: Params, state: State, deltas: Some, before: Params
     ) -> tuple[Params, State]:
         return self._merging.add(params, state, self._open(params, deltas), before)[:2]
 
     def _merged(self, params: Params, state: State, *others: Any) -> tuple[Params, State]:
-        """One version from the last; see `_last` for what it is given.
+        """One version from the last.
 
-        Flat: to take apart what is in a tuple of its own takes time at each call.
+        Args:
+            params: the last.
+            state: that the deltas before these left; taken over.
+            others: the fields of `Some`, the sum of the deltas before these, free memory, and the
+                stalest delta's base. Flat, since a tree within costs time at each call.
         """
         *some, before, _, base = others  # where memory is free, the new version is written
         deltas = Some(*some)
@@ -132,7 +130,9 @@ class MergePrograms:
 
 
 def _of_the_stalest(deltas: Some) -> Params:
-    """Its base; its facts are the last row."""
+    """Its base, if bases are asked for; its facts are the last row."""
+    if not deltas.bases:
+        return None
     *each, stalest = deltas.facts.tolist()
     return deltas.bases[each.index(stalest)]
 

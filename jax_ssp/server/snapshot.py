@@ -110,8 +110,8 @@ class Snapshot:
     def to(self, devices: Iterable[jax.Device], which: slice = ALL) -> list[Message]:
         """The pieces, all or those which are wanted, each on its device or on the way there."""
         numbers = range(len(self.pieces))[which]
-        there = zip(numbers, devices, strict=False)
-        return [self.brought(number, Placement.of(device)) for number, device in there]
+        there = zip(numbers, map(Placement.of, devices), strict=False)
+        return [self.brought(number, place) for number, place in there]
 
     def brought(self, number: int, place: Placement) -> Message:
         """A piece there, or on its way; what is copied is laid out once for all who ask."""

@@ -285,3 +285,14 @@ def test_who_comes_again_adds_nothing_of_its_first_stay():
     store.merge(merge(1, lost, again, after, weight=0.0))
     jax.effects_barrier()
     assert seen == [0.0, 0.0, 1.0]
+
+
+def test_a_version_is_opened_once_and_that_is_kept_as_long_as_the_version():
+    store = store_of(delta_tx=looking([]))
+    store = LocalStore(store.server, snapshot_wire=INT8)
+    for number in range(3):
+        clock = start(number, clock=number, version=number)
+        store.lease(clock)
+        assert set(store._opened) == {number}
+        push(store, clock, 1.0)
+        store.merge(merge(number + 1, clock))

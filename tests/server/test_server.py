@@ -8,6 +8,7 @@ import pytest
 
 from jax_ssp.server.server import Server
 from jax_ssp.server.transforms import arrival
+from jax_ssp.server.versions import MOST_KNOWN
 from tests.helpers.servers import assert_close, on_device, reader, tree
 
 # Merging.
@@ -99,6 +100,16 @@ def test_one_program_serves_arrays_of_numpy_and_of_jax(compilations):
     for deltas in ([here, there], [there, here], [here, here]):
         server.versions.apply(plain, [[delta] for delta in deltas], told)
     assert compilations() == 0
+
+
+def test_weights_that_never_come_back_take_no_more_memory(compilations):
+    server, ones = Server({"w": jnp.zeros(2)}, weight="sum"), {"w": jnp.ones(2)}
+    server.merge([ones], weights=[0.5])
+    compilations()
+    for number in range(1, MOST_KNOWN + 8):
+        server.merge([ones], weights=[0.5 + number])
+    assert (compilations(), len(server.versions._known)) == (0, MOST_KNOWN)
+    assert server.params["w"].tolist() == [(MOST_KNOWN + 8) ** 2 / 2] * 2
 
 
 def test_versions_count_merges_and_only_the_newest_is_held():
