@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jax_ssp.controller.commands import Cancel, Command, Drop, Merge, StartClock
-from jax_ssp.controller.constructors import constructor
+from jax_ssp.controller.constructors import NEW
 from jax_ssp.controller.events import DeltaReady, Event, Token, WorkerDone, WorkerLost
 
 
@@ -56,9 +56,6 @@ class Row(NamedTuple):
     reason: str
 
 
-new_row = constructor(Row)
-
-
 class Fold:
     """Takes what happened, row by row of a tape, and says what was settled by it.
 
@@ -93,11 +90,12 @@ class Fold:
             commands: what the controller answered.
         """
         if type(event) is DeltaReady or type(event) is WorkerDone:
-            running = self._running.get(event.worker)
-            if running is not None and running[1].token == event.token:  # else it is late
-                del self._running[event.worker]
+            worker, token = event.worker, event.token
+            running = self._running.get(worker)
+            if running is not None and running[1].token == token:  # else it is late
+                del self._running[worker]
                 if type(event) is DeltaReady:
-                    self._pushed[event.token] = running[0], now, event
+                    self._pushed[token] = running[0], now, event
         elif type(event) is WorkerLost:
             self._running.pop(event.worker, None)
         rows: list[Row] = []
@@ -106,9 +104,9 @@ class Fold:
                 self._running[command.worker] = now, command
             elif type(command) is Merge:
                 version = command.version
-                for d in command.deltas:
-                    about = version, d.staleness, d.lag, d.weight
-                    rows.append(self._settled(d.token, *about, base=d.base))
+                for delta in command.deltas:
+                    base, staleness, lag, weight, token = delta[2:7]  # quicker than by name
+                    rows.append(self._settled(token, base, version, staleness, lag, weight))
             elif type(command) is Drop:
                 rows.append(self._settled(command.token, reason=command.reason))
             elif type(command) is Cancel:
@@ -120,19 +118,22 @@ class Fold:
     def _settled(
         self,
         token: Token,
+        base: int | None = None,
         version: int = -1,
         staleness: int = 0,
         lag: int = 0,
         weight: float = 0.0,
         reason: str = "",
-        base: int | None = None,
     ) -> Row:
         start, finish, push = self._pushed.pop(token)
-        worker, clock, steps = push.worker, push.clock, push.steps
-        base = push.version if base is None else base
-        merged = version, staleness, lag, weight
+        worker, clock, read, _, steps, samples, finite, _, exchange, tokens = push[:10]
+        if base is None:
+            base = read
         # Exactly `finish`, and `finish - start`, where exchange takes no time.
-        computed = finish - push.pushing
-        computing = computed - start - push.reading + push.ahead
-        report = push.samples, push.tokens, push.finite, computed, computing, token, reason
-        return new_row(worker, clock, steps, start, finish, base, *merged, *report)
+        computed, computing = finish, finish - start
+        if exchange:
+            computed = finish - push.pushing
+            computing = computed - start - push.reading + push.ahead
+        about = worker, clock, steps, start, finish, base, version, staleness, lag, weight
+        report = samples, tokens, finite, computed, computing, token, reason
+        return NEW(Row, about + report)
