@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from jax_ssp.data.memory import empty
 from jax_ssp.placement import Placement
@@ -19,7 +20,7 @@ Kind: TypeAlias = tuple[Any, ...]
 
 
 def put(batch: Tree, device: Device, stacked: bool = False) -> Tree:
-    """A batch on the device; NumPy arrays stay what they are where programs read those.
+    """A batch on the device; it stays what it is where programs read it so, or where it is there.
 
     Args:
         batch: one, or several, stacked along a new first axis.
@@ -28,9 +29,19 @@ def put(batch: Tree, device: Device, stacked: bool = False) -> Tree:
     """
     if isinstance(device, Slice):
         return device.put_batch(batch, stacked)
-    if reads_numpy(device) and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch)):
-        return batch
+    if isinstance(device, jax.Device):
+        leaves, _ = flatten(batch)
+        if reads_numpy(device) and all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return batch
+        place = SingleDeviceSharding(device)
+        if all(isinstance(leaf, jax.Array) and _is_at(leaf, place) for leaf in leaves):
+            return batch
     return jax.device_put(batch, device)
+
+
+def _is_at(array: jax.Array, place: SingleDeviceSharding) -> bool:
+    """Whether an array is there, and not only because JAX had to put it somewhere."""
+    return array.committed and array.sharding == place
 
 
 def reads_numpy(device: Device) -> bool:

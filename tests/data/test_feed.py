@@ -63,6 +63,19 @@ def test_arrays_on_another_device_are_brought_here_whatever_came_before_them(ahe
     assert places == [[True], [True], [True, True], [True]]
 
 
+def test_arrays_that_are_on_the_device_stay_what_they_are():
+    mine = {"x": jax.device_put(np.ones(2), DEVICE), "k": jax.device_put(jax.random.key(0), DEVICE)}
+    assert Feed([mine], DEVICE, worker=0).take() is mine
+    others = {
+        "not committed": jnp.ones(2),
+        "elsewhere": jax.device_put(np.ones(2), jax.devices()[-1]),
+        "of NumPy": np.ones(2),
+    }
+    for other in others.values():
+        batch = Feed([{**mine, "y": other}], DEVICE, worker=0).take()
+        assert all(leaf.devices() == {DEVICE} and leaf.committed for leaf in batch.values())
+
+
 def test_what_is_drawn_ahead_is_not_taken_yet():
     feed = Feed(finite(9), DEVICE, worker=0)
     feed.prefetch(4)
