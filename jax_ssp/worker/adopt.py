@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jax_ssp import checks
 from jax_ssp.layout import Delta, Layout, Moved, Statistic
-from jax_ssp.placement import Place
+from jax_ssp.placement import Place, Placement
 from jax_ssp.server.sliced import SlicedWire
 from jax_ssp.server.snapshot import Snapshot
 from jax_ssp.server.wire import Wire
@@ -73,8 +73,9 @@ def opened(
     if fragment is not None:
         pieces = snapshot.to(itertools.repeat(device), wire.parts.of(fragment))
         return wire.unpack_one(pieces, fragment=fragment)
-    pieces = snapshot.to(itertools.repeat(device))
-    return wire.unpack(pieces) if wire.unpacks else pieces[0]
+    if wire.unpacks:
+        return wire.unpack(snapshot.to(itertools.repeat(device)))
+    return snapshot.brought(0, Placement.of(device))
 
 
 def entered(kinds: Layout, base: Params, carried: Delta) -> Delta:
