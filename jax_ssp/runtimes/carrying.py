@@ -224,7 +224,7 @@ class Carrying:
         self.seconds = now
         self.totals = added(self.totals, rows)
         self.records.merged(rows, self.totals)
-        if self.store is not None and self.evaluating.wanted:
+        if self.evaluating.wanted and self.store is not None:
             self.evaluating.merged(self.newest(), merge.num_workers)
 
     def _look_at_numbers(self, event: Event) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jax_ssp.controller import Controller
 from jax_ssp.controller.ends import Totals
 from jax_ssp.controller.events import (
+    DeltaReady,
     Event,
     StopRequested,
     Token,
@@ -183,21 +184,24 @@ class Loop(Carrying):
             if self._closed or (what is None and not self._is_due()):  # by now
                 return
             self._closed = True  # should something be raised, nothing more is taken
-            if what is None:
-                what = self.clock.due()
-            if isinstance(what, Future):
-                self.evaluating.take(what)
-            elif type(what) is WorkerJoined and what.donor is None and not self.clock.has_more:
-                joins = self.executor.joins(what.worker)
-                if joins is not None:  # else it comes again
-                    self.happened(self.clock.now(), joins, metrics)
-            elif what is not None:
+            if type(what) is DeltaReady:
                 self.happened(self.clock.now(), what, metrics)
+            elif isinstance(what, Future):
+                self.evaluating.take(what)
+            else:
+                self._take_rarer(self.clock.due() if what is None else what)
             if self.ending.due and not self.clock.has_more:  # else once the past has happened
                 for reason in self.ending.asked(self.controller):
                     self.happened(self.clock.now(), StopRequested(reason), None)
             self._see_end()
             self._watch.happened()
+
+    def _take_rarer(self, event: Event | None) -> None:
+        """Take in an event that is no push; None if there is none, but somebody waits."""
+        if type(event) is WorkerJoined and event.donor is None and not self.clock.has_more:
+            event = self.executor.joins(event.worker)  # if it does not, it comes again
+        if event is not None:
+            self.happened(self.clock.now(), event, None)
 
     def _is_due(self) -> bool:
         """Whether the end is asked for, or a cut is waited for, or the timer is due."""

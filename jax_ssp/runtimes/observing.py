@@ -213,19 +213,17 @@ class History:
             settled: of the fold.
             totals: what is merged by then.
         """
-        rows: list[dict[str, Any]] = []
-        there = self._observers.there
+        there, told = self._observers.there, []
         for each in settled:
             metrics = self.metrics.pop(each.token, None)
             if metrics is not None or there:
-                row = history_row(each, totals, metrics)
+                told.append(row := history_row(each, totals, metrics))
                 if metrics is not None:
                     self.rows.append(row)
-                if there:
-                    rows.append(row)
-        self.told += len(rows)
-        for row in rows:
-            self._observers.tell("on_clock", row)
+        if there:
+            self.told += len(told)
+            for row in told:
+                self._observers.tell("on_clock", row)
 
 
 def _copy(row: Mapping[str, Any]) -> dict[str, Any]:

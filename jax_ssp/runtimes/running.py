@@ -85,8 +85,8 @@ class Running:
         stay.runs, stay.pushes = start, False
         stay.began = began = time.perf_counter()
         stay.doing = start, began, COMPUTING_SECONDS
-        worker = stay.worker or self._anew(stay, start)
-        if worker is None:
+        worker = stay.worker
+        if worker is None and (worker := self._anew(stay, start)) is None:
             return True
         if not worker.has_data():
             self.listener.tell(stay, WorkerDone(stay.index, start.clock, start.token))

@@ -117,7 +117,7 @@ class Threads(Comebacks):
             while (job := taken.popleft() if taken else jobs.get()) is not None:
                 if self._running.closing or stay.gone:
                     return
-                if not isinstance(job, StartAhead):
+                if type(job) is StartClock:
                     if not self._running.run(stay, job, taken):
                         return
                     stay.runs = None
