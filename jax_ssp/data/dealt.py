@@ -95,15 +95,14 @@ class Dealt:
     def _make(self, number: int) -> bool:
         self._drawing = time.monotonic()
         epoch, index = divmod(number, self._source.batches_per_epoch)
-        which = f"`data.batch(epoch={epoch}, index={index})`"
         try:
             batch = self._source.batch(epoch, index)
             mine = as_numpy(batch, self._fresh)
             if mine is None:
                 self.only_numpy = False
-                mine = taken(batch, which, self._fresh)
+                mine = taken(batch, _named(epoch, index), self._fresh)
         except Exception as error:
-            note(error, f"in {which}")
+            note(error, f"in {_named(epoch, index)}")
             self._error = error
             return False
         finally:
@@ -160,3 +159,8 @@ class Dealt:
                 "`data.batch(epoch=0, index=0)` gives another batch when it is called again: make "
                 "it a function of these two numbers alone (its order by a seed, say)."
             )
+
+
+def _named(epoch: int, index: int) -> str:
+    """A batch, for messages."""
+    return f"`data.batch(epoch={epoch}, index={index})`"

@@ -59,7 +59,7 @@ def chosen_of(arrays: Tree, chosen: np.ndarray) -> Tree:
     def leaf(array: np.ndarray) -> np.ndarray:
         there = empty((len(chosen), *array.shape[1:]), array.dtype)
         # All are there, so nothing is clipped; but to raise, NumPy would put them elsewhere first.
-        return np.take(array, chosen, axis=0, out=there, mode="clip")
+        return array.take(chosen, axis=0, out=there, mode="clip")
 
     return jax.tree.map(leaf, arrays)
 
