@@ -115,8 +115,7 @@ class Tape:
     def lines(self, first: int = 0) -> Iterator[str]:
         """The rows from number `first` on, as lines of JSON."""
         for now, event, commands in self.entries(first):
-            row = (now, as_json(event), [as_json(command) for command in commands])
-            yield json.dumps(row, separators=(",", ":"))
+            yield _AS_LINE((now, as_json(event), list(map(as_json, commands))))
 
     def read_line(self, line: str) -> None:
         """Add the row that a line of JSON holds; ValueError or TypeError if it holds none."""
@@ -147,5 +146,8 @@ class Tape:
 
 
 _END = {"end": whole(0), "params": either(one_of(None), TEXT)}
+# One encoder for all lines: `json.dumps` would make one for each. No row is in itself, so that need
+# not be looked for.
+_AS_LINE = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 _PACK = 64  # rows packed at once
 _PACKING = 2  # marshal's: the later ones look for equal objects, which takes longer than it saves
