@@ -403,5 +403,5 @@ def test_a_late_push_leaves_nothing_in_the_store():
     late, twice = Token(0, 3), Token(0, 4)
     loop.records.metrics[twice] = {}  # its first report has come, and is needed
     for token in (late, twice):
-        loop._carry_out(Fence(0, 0, token), 0.0, iter(()))
+        loop._carry_out([Fence(0, 0, token)], 0.0, iter(()))
     assert dropped == [late]
