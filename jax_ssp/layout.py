@@ -122,6 +122,21 @@ class Layout:
         """Whether masters have other dtypes than the user's parameters."""
         return any(wide(dtype) != dtype for dtype in self.dtypes)
 
+    # Between programs, where small arrays may lie together (see `buckets.py`); here none do.
+
+    @property
+    def user(self) -> Layout:
+        """The layout of the parameters as the user has them."""
+        return self
+
+    def packed(self, tree: Delta) -> Any:
+        """The user's parameters, or a delta of them, as they lie between programs; pure."""
+        return tree
+
+    def unpacked(self, arrays: Any) -> Delta:
+        """The user's parameters, or a delta of them, of what lies so; pure."""
+        return arrays
+
     # Dtypes.
 
     def masters(self, params: Params) -> Params:

@@ -15,7 +15,17 @@ from tests.helpers.house import MODULES, PATHS, circles, functions, imported, im
 
 FLOORS = {
     "ground": (
-        *("checks", "failures", "records", "files", "trees", "leaves", "layout", "pairs"),
+        *(
+            "checks",
+            "failures",
+            "records",
+            "files",
+            "trees",
+            "leaves",
+            "layout",
+            "buckets",
+            "pairs",
+        ),
         *(
             "rounds",
             "views",

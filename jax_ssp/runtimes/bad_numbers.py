@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jax_ssp.controller.events import DeltaReady, Event, WorkerJoined
 
 if TYPE_CHECKING:
+    from jax_ssp.layout import Layout
     from jax_ssp.worker.worker import Worker
 
 
@@ -33,14 +34,14 @@ class BadNumbers:
         self.in_a_row: dict[int, int] = {}  # by worker, where it is not 0
 
     @classmethod
-    def of(cls, most: int | None, workers: Sequence[Worker]) -> BadNumbers:
-        """Those of a run with these workers; none where nothing is computed."""
+    def of(cls, most: int | None, workers: Sequence[Worker], layout: Layout | None) -> BadNumbers:
+        """Those of a run with these workers; `layout` of their deltas, None if there are none."""
         most = None if most is None else max(1, most)
-        if not workers:
+        if layout is None:
             return cls(most)
         from jax_ssp.worker.anew import not_finite
 
-        return cls(most, lambda worker: not_finite(workers[worker].replica))
+        return cls(most, lambda worker: not_finite(workers[worker].replica, layout))
 
     def take(self, event: Event) -> str | None:
         """Hear of an event, but not of what is late; gives why the run is to end, if it is."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jax_ssp.buckets import of_states
 from jax_ssp.controller.tape import Tape
 from jax_ssp.data.elastic import check_change
 from jax_ssp.data.ledger import Ledger
@@ -110,7 +111,9 @@ class Session:
         """What the optimizers have come to; None where nothing is computed."""
         if self.store is None:
             return None
-        return States.of([worker.replica.state for worker in self.workers], *self.store.states)
+        states = [worker.replica.state for worker in self.workers]
+        layout = of_states(self.store.layout, self.task.step.init)
+        return States.of(states, layout, *self.store.states)
 
 
 def make_session(plan: Plan, task: Task, before: Tape | None = None) -> Session:

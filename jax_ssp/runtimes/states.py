@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from jax_ssp.layout import Layout
+
 
 class States(NamedTuple):
     """What the optimizers of a run have come to, from which parameters to evaluate may follow.
@@ -44,9 +46,17 @@ class States(NamedTuple):
     deltas: optax.OptState
 
     @classmethod
-    def of(cls, workers: Iterable[Any], server: Any, deltas: Any) -> States:
-        """The states; None in place of one that a program took over before it failed."""
-        return cls([_left(each) for each in workers], _left(server), _left(deltas))
+    def of(cls, workers: Iterable[Any], layout: Layout, server: Any, deltas: Any) -> States:
+        """The states; None in place of one that a program took over before it failed.
+
+        Args:
+            workers: theirs, as they lie between programs.
+            layout: says how that is.
+            server, deltas: of the server.
+        """
+        left = map(_left, workers)
+        seen = [each if each is None else layout.unpacked(each) for each in left]
+        return cls(seen, _left(server), _left(deltas))
 
 
 def _left(state: Any) -> Any:

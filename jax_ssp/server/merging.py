@@ -113,7 +113,8 @@ class Merging:
         views: Views | None = None,
     ) -> None:
         self.layout = layout
-        trained = layout.map(operator.not_) if layout.has_averaged else None
+        trained = layout.user.map(operator.not_) if layout.has_averaged else None
+        users = jax.eval_shape(layout.unpacked, params)  # transforms are written for these
         self._masks = layout.has_averaged and views is None
 
         complex_ones = any(map(is_complex, jax.tree.leaves(params)))
@@ -122,41 +123,39 @@ class Merging:
             if complex_ones:  # a wrapper's `init` is compiled anew for each server
                 tx = on_pairs(tx)
             if views is not None:  # in which there is nothing but what is trained
-                return seeing(on_pairs(tx), views, params, f"`{name}`")
+                return seeing(on_pairs(tx), views, users, f"`{name}`")
             return transforms.supported(tx, trained)
 
         optimizes = isinstance(server_tx, ByRounds)  # it is the step's optimizer
         called = "step.optimizer" if optimizes else "server_tx"
-        self._server_tx = seen(called, server_tx or optax.identity())
-        self._delta_tx = None if delta_tx is None else seen("delta_tx", delta_tx)
-        self._named = {called: self._server_tx}
-        if self._delta_tx is not None:
-            self._named["delta_tx"] = self._delta_tx
-        asking = [transforms.checked(name, tx, params) for name, tx in self._named.items()]
-        self.wants_base = any(asking)
         given = {called: server_tx, "delta_tx": delta_tx}
-        self._given = {  # not the identity that stands for none
-            name: tx for name, tx in self._named.items() if given[name] is not None
-        }
+        self._given = {name: seen(name, tx) for name, tx in given.items() if tx is not None}
+        self._server_tx = self._given.get(called)
+        self._delta_tx = self._given.get("delta_tx")
+        asking = [transforms.checked(name, tx, users) for name, tx in self._given.items()]
+        self.wants_base = any(asking)
         self.wants_facts = bool(self._given)
         self._dropping = {
             name
             for name, tx in self._given.items()
             if not (optimizes and name == called)  # which may be at a learning rate of 0
             and layout.has_averaged
-            and not transforms.keeps_for_later(tx, params)
+            and not transforms.keeps_for_later(tx, users)
         }
         self.drops = bool(self._dropping)
         for name, tx in self._given.items():
             if not isinstance(given[name], AsGiven):
                 facts = transforms.supposed(num_workers=2)
                 says = OF_GRADIENTS if optimizes and name == called else OF_DELTAS
-                check_downhill(name, tx, params, layout.flags, facts, self.wants_base, says)
+                check_downhill(name, tx, users, layout.user.flags, facts, self.wants_base, says)
 
     def init(self, params: Params) -> State:
         """The state before the first merge."""
+        params = self.layout.unpacked(params)
         # Each jitted by itself: what optax's functions compile to then serves all servers.
         state = () if self._delta_tx is None else jax.jit(self._delta_tx.init)(params)
+        if self._server_tx is None:
+            return state, optax.EmptyState()
         return state, jax.jit(self._server_tx.init)(params)
 
     def own(self, state: State) -> State:
@@ -192,8 +191,8 @@ class Merging:
             plain = self.layout.map(lambda averaged, d: d.move if averaged else widened(d), delta)
             update = plain
             if self._delta_tx is not None:
-                extras = self._extras(each[number], bases[number] if bases else None)
-                update, delta_state = self._delta_tx.update(plain, delta_state, params, **extras)
+                given = plain, delta_state, params, each[number], bases[number] if bases else None
+                update, delta_state = self._updated(self._delta_tx, *given)
             stays = True if kept is None else kept[number]
             if "delta_tx" in self._dropping:
                 judged.append(self._judged(plain, update))
@@ -226,13 +225,16 @@ class Merging:
             The new version; the new state; whether the merge moved anything before, and after.
         """
         delta_state, server_state = state
-        extras = {} if facts is None else self._extras(facts[-1], base)
 
         def plain(averaged: bool, leaf: Any, old: jax.Array) -> jax.Array:
             return (leaf.move if averaged else leaf).astype(old.dtype)
 
         summed = self.layout.map(plain, total, params)
-        updates, server_state = self._server_tx.update(summed, server_state, params, **extras)
+        updates = summed
+        if self._server_tx is not None:
+            assert facts is not None  # where a transform is there to read them
+            given = summed, server_state, params, facts[-1], base
+            updates, server_state = self._updated(self._server_tx, *given)
         new, judged = optax.apply_updates(params, updates), []
         if self.layout.has_averaged:
             judged = [self._judged(summed, updates)] if "server_tx" in self._dropping else []
@@ -269,8 +271,15 @@ class Merging:
                     f"{remedy}."
                 )
 
-    def _extras(self, row: jax.Array, base: Params) -> dict[str, Any]:
-        return {**transforms.facts_of(row), **({"stale_params": base} if self.wants_base else {})}
+    def _updated(
+        self, tx: Any, given: Params, state: Any, params: Params, row: jax.Array, base: Params
+    ) -> tuple[Params, Any]:
+        """What a transform makes of it, which sees parameters as their user has them."""
+        seen, extras = self.layout.unpacked, transforms.facts_of(row)
+        if self.wants_base:
+            extras["stale_params"] = seen(base)
+        update, state = tx.update(seen(given), state, seen(params), **extras)
+        return self.layout.packed(update), state
 
     def _judged(self, before: Params, after: Params) -> jax.Array:
         """Whether any number that is trained is not 0: before a transform, and after it."""

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import optax
 
+from jax_ssp.buckets import in_buckets
 from jax_ssp.checks import function, integer, optional
 from jax_ssp.compression import nbytes
 from jax_ssp.controller.weight import Weight, check_weight
@@ -34,11 +35,9 @@ from jax_ssp.server.arguments import (
     check_weights,
 )
 from jax_ssp.server.merging import Merging
-from jax_ssp.server.partition import Partition, Parts
 from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.programs import MergePrograms
-from jax_ssp.server.shards import ShardCut
-from jax_ssp.server.share import Share, ShareParts
+from jax_ssp.server.share import Share, is_whole, parts_of
 from jax_ssp.server.transforms import arrival
 from jax_ssp.server.versions import Versions
 from jax_ssp.trees import Params, check_like, check_params, is_finite, shapes_of
@@ -125,15 +124,12 @@ class Server:
         self.devices = check_devices(device.devices if many else device)
         self._shapes = check_params(params)
         check_averaged(averaged, params)
-        self.layout = Layout.of(params, averaged)
-        self.shapes: Params = jax.eval_shape(self.layout.masters, self._shapes)
         fragments = check_fragments(fragments)
-        if isinstance(device, Share):
-            parts: Partition = ShareParts(self.shapes, device, fragments)
-        elif isinstance(device, SliceParts):
-            parts = ShardCut(self.shapes, device.like, device.shares, fragments)
-        else:
-            parts = Parts(self.shapes, len(self.devices), fragments)
+        self.layout = Layout.of(params, averaged)
+        if is_whole(device) and (fragments is None or fragments.count == 1):
+            self.layout = in_buckets(self.layout, self._shapes)
+        self.shapes: Params = jax.eval_shape(self._laid, self._shapes)
+        parts = parts_of(self.shapes, device, len(self.devices), fragments)
         merging = Merging(self.shapes, server_tx, delta_tx, self.layout, views)
         self.wants_base = merging.wants_base
         if len(self.devices) > 1:
@@ -164,7 +160,7 @@ class Server:
     @property
     def masters(self) -> Params:
         """The newest version in at least float32, on the (first) device."""
-        return self._joined(self.versions.newest.keep())
+        return self.layout.unpacked(self._joined(self.versions.newest.keep()))
 
     @property
     def states(self) -> tuple[optax.OptState, optax.OptState]:
@@ -192,7 +188,7 @@ class Server:
             return self.masters
         if self._shown is None or self._shown[0] != self.version:
             pieces = list(map(self._rounded, self.versions.newest.pieces))
-            self._shown = self.version, self._joined(pieces)
+            self._shown = self.version, self.layout.unpacked(self._joined(pieces))
         return self._shown[1]
 
     def merge(
@@ -232,11 +228,12 @@ class Server:
                 like = f"{name}[{index}]", shapes, "params", self._shapes
                 check_like("the merge's", *like, any_float=True)
         deltas, bases = (
-            [self.layout.masters(jax.device_put(owned(tree), self.device)) for tree in trees]
+            [self._laid(jax.device_put(owned(tree), self.device)) for tree in trees]
             for trees in (given.deltas, given.bases)
         )
         if self.layout.has_averaged:
-            deltas = list(map(self._measured, deltas, bases or [self.masters] * len(deltas)))
+            newest = self._joined(self.versions.newest.keep())
+            deltas = list(map(self._measured, deltas, bases or [newest] * len(deltas)))
         deltas, bases = (list(map(self._cut, trees)) for trees in (deltas, bases))
         weighed = check_weights(weights, self.weight, given.num_workers, len(deltas))
         more = given.num_workers, self.version  # a merge is a round, as far as is known
@@ -266,12 +263,16 @@ class Server:
         """The pieces of version 0. What is sharded is never whole on a device, but on the host."""
         if self._like is None:
             params = jax.device_put(owned(params), self.devices[0], may_alias=False)
-            return self._cut(self.layout.masters(params))
+            return self._cut(self._laid(params))
         pieces = [
             jax.device_put(piece, device, may_alias=False)
             for piece, device in zip(self.parts.apart(params), self._homes, strict=True)
         ]
         return list(map(self.layout.masters, pieces))
+
+    def _laid(self, params: Params) -> Params:
+        """Parameters as masters, as they lie between programs."""
+        return self.layout.masters(self.layout.packed(params))
 
     def _cut(self, tree: Params) -> list[Params]:
         """A tree on the (first) device as pieces, each on its own."""

@@ -14,6 +14,7 @@ import jax
 from jax_ssp.fragments import Fragments
 from jax_ssp.layout import Delta
 from jax_ssp.server.partition import Cut, Partition, Parts
+from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.shards import ShardCut
 from jax_ssp.slices import Slice
 from jax_ssp.trees import Params
@@ -96,3 +97,30 @@ class ShareParts(Partition):
 
     def trial(self) -> tuple[Params, Cut]:
         return self._all.trial()
+
+
+def parts_of(
+    params: Params, where: Any, num_devices: int, fragments: Fragments | None
+) -> Partition:
+    """How the parameters of a server are cut.
+
+    Args:
+        params: the whole tree, for its structure, shapes and dtypes.
+        where: a `Share` or `SliceParts`; anything else says that all is in this process.
+        num_devices: of the server, where workers are on a device each.
+        fragments: None for one.
+    """
+    if isinstance(where, Share):
+        return ShareParts(params, where, fragments)
+    if isinstance(where, SliceParts):
+        return ShardCut(params, where.like, where.shares, fragments)
+    return Parts(params, num_devices, fragments)
+
+
+def is_whole(where: Any) -> bool:
+    """Whether a server there has the parameters whole, on one device, like its workers."""
+    if isinstance(where, Share):
+        return where.of == 1 and where.like is None
+    return not isinstance(where, SliceParts) and (
+        not isinstance(where, Sequence) or len(where) == 1
+    )

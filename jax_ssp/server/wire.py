@@ -104,7 +104,7 @@ class Wire:
         if self.deltas is None:
             whole = self.parts.num_fragments == 1
             return pieces, None if whole else self._plain.joined(pieces, fragment), residual
-        apart = list(map(self.layout.apart, pieces))
+        apart = list(map(self._apart, pieces))
         packed = [
             compress(self.deltas, trained, rest, self.drawn(key, clock, number))
             for number, ((trained, _), rest) in enumerate(zip(apart, residual, strict=True))
@@ -114,7 +114,7 @@ class Wire:
         if self.layout.has_averaged:  # of a clock that the wire spoils there are none
             statistics = valued(statistics, all_finite(sent))
             messages = list(zip(messages, statistics, strict=True))
-        whole = map(self.layout.together, sent, statistics)
+        whole = map(self._together, sent, statistics)
         return messages, self._plain.joined(list(whole), fragment), residual
 
     def drawn(self, key: jax.Array | None, clock: Any, number: Any) -> jax.Array | None:
@@ -147,7 +147,7 @@ class Wire:
     def published(self, piece: Params, residual: Any) -> tuple[Message, Any]:
         """A piece of a snapshot as it travels, and the error to keep."""
         assert self.snapshots is not None
-        trained, statistics = self.layout.apart(piece)
+        trained, statistics = self._apart(piece)
         message, _, residual = compress(self.snapshots, trained, residual)
         return (message, statistics) if self.layout.has_averaged else message, residual
 
@@ -184,19 +184,29 @@ class Wire:
         delta = self.layout.delta_like(piece)
         if self.deltas is None:
             return delta
-        trained, statistics = self.layout.apart(delta)
+        trained, statistics = self._apart(delta)
         drawn = (jax.random.key(0),) if self.deltas.random else ()
         message = self.deltas.encode(trained, *drawn)
         return (message, statistics) if self.layout.has_averaged else message
 
     def nothing_lost(self, piece: Params) -> Any:
         """The residual of a piece before anything was compressed."""
-        return residual_of(self.layout.apart(piece)[0])
+        return residual_of(self._apart(piece)[0])
 
     def _decoded(self, compressor: Compressor, message: Message, like: Params) -> Any:
         message, statistics = message if self.layout.has_averaged else (message, [])
-        trained = compressor.decode(message, self.layout.apart(like)[0])
-        return self.layout.together(trained, statistics)
+        trained = compressor.decode(message, self._apart(like)[0])
+        return self._together(trained, statistics)
+
+    # Compressors see the arrays that the user has, not those that lie in buckets.
+
+    def _apart(self, tree: Delta) -> tuple[Any, list[Any]]:
+        """The user's arrays of a piece: those that are trained, and the others."""
+        return self.layout.user.apart(self.layout.unpacked(tree))
+
+    def _together(self, trained: Any, averaged: Sequence[Any]) -> Delta:
+        """The piece that `_apart` took apart."""
+        return self.layout.packed(self.layout.user.together(trained, averaged))
 
 
 def valued(pieces: list[list[Statistic]], good: jax.Array) -> list[list[Statistic]]:

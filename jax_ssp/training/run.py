@@ -130,7 +130,8 @@ def _trained_by(
         held=current(),
         hyperparameters=ServerHyperparameters(session.store, plan.optimizer_on == "server"),
     )
-    loop.bad_numbers = BadNumbers.of(plan.max_nonfinite, session.workers)
+    layout = None if session.store is None else session.store.layout
+    loop.bad_numbers = BadNumbers.of(plan.max_nonfinite, session.workers, layout)
     loop.donates = plan.runtime.donates(progress=isinstance(plan.adopt, Mix))
     loop.dealing = dealing(session.ledger, tape.header)
     said = remarks(session, task)

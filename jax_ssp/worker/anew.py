@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.layout import Layout
 from jax_ssp.leaves import named
 from jax_ssp.placement import Place, Placement
 from jax_ssp.trees import Params
@@ -40,7 +41,7 @@ def renewed(
     """
     state, ahead = replica.state, replica.ahead
     fresh = Placement.of(device).put(program.init(held))
-    if _is_spoiled(state, fresh):
+    if _is_spoiled(*map(program.states.unpacked, (state, fresh))):
         state = fresh
     if ahead is not None:
         unknown = dict.fromkeys(ahead.part.metrics, jnp.array(jnp.nan))
@@ -76,9 +77,9 @@ def _is_bad(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all())
 
 
-def not_finite(replica: Replica) -> str:
+def not_finite(replica: Replica, layout: Layout) -> str:
     """The leaves of the delta of its last clock in which some number is not finite, in words."""
-    leaves = {} if replica.delta is None else named("", replica.delta)
+    leaves = {} if replica.delta is None else named("", layout.unpacked(replica.delta))
     bad = [name for name, leaf in leaves.items() if not np.isfinite(np.asarray(leaf)).all()]
     bad = [name.removesuffix(".move") for name in bad if not name.endswith(".value")]
     more = f" and {len(bad) - _MOST} more" if len(bad) > _MOST else ""

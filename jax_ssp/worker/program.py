@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_ssp.buckets import of_states
 from jax_ssp.checks import integer
 from jax_ssp.controller.constructors import constructor
 from jax_ssp.layout import Delta, Layout
@@ -58,12 +59,16 @@ class Program:
         step: what workers repeat.
         layout: of the parameters.
         specs: how these lie on slices; None where workers have one device each.
+
+    Attributes:
+        layout: as given.
+        states: how the step's states lie between programs.
     """
 
     def __init__(self, step: Step, layout: Layout, specs: Specs | None = None) -> None:
         self._step = step
         self._counts = getattr(step, "tokens", None) is not None
-        self.layout = layout
+        self.layout, self.states = layout, of_states(layout, step.init)
         self._lies = None if specs is None else Lies(layout, specs)
         self.init = jax.jit(self._init)
         self.add = jax.jit(self._kept(layout.added))
@@ -101,8 +106,8 @@ class Program:
         return lambda *arguments: lies.like_params(function(*arguments))
 
     def _init(self, params: Params) -> Any:
-        params = self.layout.rounded(params)
-        state = self._step.init(params)
+        params = self.layout.user.rounded(self.layout.unpacked(params))
+        state = self.states.packed(self._step.init(params))
         return state if self._lies is None else self._lies.state(state, params)
 
     def _run(self, steps: int, first: int = 0) -> Callable[..., Any]:
@@ -110,8 +115,11 @@ class Program:
 
         def reporting(inputs: Inputs, *carried: Any) -> Any:
             base, state, batch, key, (clock, round), frozen = inputs
-            run = clock_fn(holding(self._step, frozen), steps, first, self.layout)
+            run = clock_fn(holding(self._step, frozen), steps, first, self.layout.user)
+            base, *carried = map(self.layout.unpacked, (base, *carried))
+            state = self.states.unpacked(state)
             delta, state, metrics = run(base, state, batch, key, clock, round, *carried)
+            delta, state = self.layout.packed(delta), self.states.packed(state)
             if self._lies is not None:
                 delta = self._lies.like_params(delta)
                 state = self._lies.state(state, base)

@@ -42,7 +42,7 @@ class SlicedProgram:
 
     def __init__(self, program: Program, place: Slice) -> None:
         self.program = program
-        self.layout, self.part = program.layout, program.part
+        self.layout, self.states, self.part = program.layout, program.states, program.part
         self.there = there = functools.partial(_There, place=Placement.of(place))
         self.init, self.add, self.mixed = map(there, (program.init, program.add, program.mixed))
         self.entered, self.nothing = there(program.entered), there(program.nothing)

@@ -8,7 +8,7 @@ import jax
 import jax_ssp as ssp
 from tests.helpers.problems import linear
 
-MOST = 220  # Python functions; the newer Pythons, where comprehensions are none, call fewer
+MOST = 140  # Python functions; the newer Pythons, where comprehensions are none, call fewer
 
 
 def called(num_clocks):

@@ -12,6 +12,7 @@ import pytest
 
 import jax_ssp as ssp
 from jax_ssp.checkpoint.metrics import MetricsWriter, read_metrics
+from jax_ssp.layout import Layout
 from jax_ssp.placement import separate_memory
 from jax_ssp.runtimes.evaluation import Evaluator, evaluation_device
 from jax_ssp.runtimes.states import States
@@ -322,7 +323,7 @@ def test_a_run_that_fails_has_states_too(name):
 def test_a_state_that_is_gone_is_none():
     kept, gone = jnp.ones(2), jnp.ones(2)
     gone.delete()
-    states = States.of([(kept,), (kept, gone)], (gone,), kept)
+    states = States.of([(kept,), (kept, gone)], Layout.of({}), (gone,), kept)
     assert states == ([(kept,), None], None, kept)
 
 

@@ -109,7 +109,8 @@ def seeing(runtime):
             ]
             first = self.devices[0]
             joined = [self.wire.parts.join([jax.device_put(p, first) for p in d]) for d in opened]
-            values = [np.asarray(each["mean"].value) for each in joined]
+            seen = map(self.layout.unpacked, joined)
+            values = [np.asarray(each["mean"].value) for each in seen]
             super().merge(merge)
             rows.append((before["mean"], values, np.asarray(self.params["mean"])))
 
@@ -124,8 +125,10 @@ def bases(monkeypatch):
 
     def spy(self, start, snapshot):
         base = read(self, start, snapshot)
-        own = [np.asarray(sent["mean"].value) for sent, _ in self.replica.own.values()]
-        rows.append((np.asarray(self.replica.held["mean"]), own, np.asarray(base["mean"])))
+        seen = self.program.layout.unpacked
+        own = [np.asarray(seen(sent)["mean"].value) for sent, _ in self.replica.own.values()]
+        means = (np.asarray(seen(each)["mean"]) for each in (self.replica.held, base))
+        rows.append((next(means), own, next(means)))
         return base
 
     monkeypatch.setattr(Worker, "read", spy)

@@ -50,7 +50,7 @@ class ShardedStore(Store):
         self._shards = list(shards)
         self._program = here.program()
         self._adds_up = len(shards) > 1 and server.versions.measures
-        self._rounded = jax.jit(self.layout.rounded)
+        self._rounded = jax.jit(self.layout.user.rounded)
         self._leases = Leases()
         self._read_of: dict[int, list[Any]] = {}  # references to pieces of versions, if needed
         self._fragments = self._parts.num_fragments
@@ -251,7 +251,8 @@ class ShardedStore(Store):
     def _masters(self) -> Params:
         pieces = _by_piece(self._all("masters"))
         place = Placement.of(self.devices[0])
-        return self._parts.together(list(map(place.put, pieces)), place.device)
+        whole = self._parts.together(list(map(place.put, pieces)), place.device)
+        return self.layout.unpacked(whole)
 
     @property
     def params(self) -> Params:
