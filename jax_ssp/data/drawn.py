@@ -85,7 +85,7 @@ class Drawn:
     def ready(self, steps: int) -> int:
         """See `Feed.ready`."""
         left = steps
-        if not self.draw(steps):
+        if self.draw(steps) is None:
             if not self.ended:
                 self.need(steps)
             left = len(self.batches)

@@ -205,6 +205,7 @@ def test_the_last_clock_has_as_many_steps_as_there_are_batches():
     assert feed.take(3)["n"].tolist() == [0, 1, 2]
     feed.prefetch(3)  # there are not as many: nothing is lost by that
     assert feed.ready(3) == 2
+    assert feed.ready(0) == 0  # of a clock that is run ahead whole
     assert feed.take(2)["n"].tolist() == [3, 4]
     assert feed.ready(3) == feed.ready(1) == 0
 

@@ -139,6 +139,14 @@ def test_the_last_clock_has_as_many_steps_as_there_are_batches(world, overlap, a
     assert steps == {0: [(3, 6), (3, 6), (1, 2)], 1: [(3, 6)] * 4, 2: [(3, 6)] * 3}
 
 
+def test_a_clock_that_is_run_ahead_whole_takes_no_batch_of_the_next():
+    data = batches(7)
+    spec = {"local_steps": 2, "overlap": 2, "policy": ssp.BSP()}
+    slow = ssp.Devices(num_workers=1, delay=ssp.delays.Constant(0.05))  # it is granted ahead
+    result = proven(train(slow, data, **spec), data, **spec)
+    assert result.schedule["steps"].tolist() == [2, 2, 2, 1]
+
+
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
     ("local_steps", "steps"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (3, [3, 3, 1]), (4, [4, 2, 1])]
