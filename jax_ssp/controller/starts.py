@@ -75,7 +75,7 @@ class Starts(Buffer):
         self._reads_own = reads_own and policy.reads_own
         # Hooks that a policy leaves as they are need not be asked: their answers are known.
         self._admits = type(policy).admit is not Policy.admit
-        bound = None if self._admits else policy.guaranteed_bound
+        bound = None if self._admits else policy.admits_within
         self._bound = sys.maxsize if bound is None else bound
         self._always_adopts = policy.always_adopts
         # Whether what a worker has not read of its own must be known from clock to clock.

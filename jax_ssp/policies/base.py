@@ -80,6 +80,14 @@ class Policy:
         return False
 
     @property
+    def admits_within(self) -> int | None:
+        """The bound that `admit` keeps by default (clocks), or None: the same in all of a run.
+
+        It is the one that is guaranteed; a subclass that promises another one still admits so.
+        """
+        return self.guaranteed_bound
+
+    @property
     def always_adopts(self) -> bool:
         """Whether `adopts` always says yes, so that it need not be asked."""
         return type(self).adopts is Policy.adopts
@@ -124,10 +132,10 @@ class Policy:
     def admit(self, view: View, worker: int) -> bool | Wait:
         """May this worker start its next clock, number `view.clock(worker)`, now?
 
-        By default it may if the bound that the policy guarantees is kept so: clock c, once the
-        newest version covers c - bound.
+        By default it may if the bound of `admits_within` is kept so: clock c, once the newest
+        version covers c - bound.
         """
-        bound = self.guaranteed_bound
+        bound = self.admits_within
         return True if bound is None else until_covered(view, view.clock(worker) - bound)
 
     def ready(self, view: View) -> Decision:

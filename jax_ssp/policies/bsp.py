@@ -25,3 +25,7 @@ class BSP(Policy):
     @property
     def guaranteed_bound(self) -> int:
         return 0
+
+    @property
+    def admits_within(self) -> int:
+        return 0

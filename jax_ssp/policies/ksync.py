@@ -50,6 +50,10 @@ class KSync(Policy):
         return 0
 
     @property
+    def admits_within(self) -> int:
+        return 0
+
+    @property
     def cancels(self) -> bool:
         return True
 

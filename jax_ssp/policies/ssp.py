@@ -50,6 +50,10 @@ class SSP(Policy):
     def guaranteed_bound(self) -> int:
         return self.bound
 
+    @property
+    def admits_within(self) -> int:
+        return self.bound
+
     def guaranteed_staleness(self, num_workers: int) -> int | None:
         eager = super().guaranteed_staleness(num_workers)
         if eager is None or self.adopt == "eager":

@@ -19,7 +19,8 @@ from jax_ssp.controller import (
     WorkerJoined,
     WorkerLost,
 )
-from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, Policy, Quorum, Wait, as_schedule
+from jax_ssp.policies import ALL_POLICIES, ASP, BSP, SSP, KSync, Policy, Quorum, Wait, as_schedule
+from jax_ssp.policies.rules import merge_at_barrier
 from jax_ssp.testing import check_policy
 
 QUICK = settings(deadline=None)
@@ -165,6 +166,43 @@ def test_a_policy_that_says_its_bound_alone_keeps_it(bound):
         return list(ssp.train(policy=policy, runtime=clockwork, num_clocks=20).tape)
 
     assert tape(Bounded(bound)) == tape(SSP(bound))
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepsAndSaysSo(Keeps):
+    """What it reads may be older than what it is made of allows."""
+
+    @property
+    def guaranteed_bound(self):
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPromise(BSP):
+    """Says nothing of what it keeps, and merges as it did."""
+
+    guaranteed_bound = None
+
+    def ready(self, view):
+        return merge_at_barrier(view)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPromiseOfSync(KSync):
+    guaranteed_bound = None
+
+
+@pytest.mark.parametrize(
+    ("promises", "like"),
+    [(KeepsAndSaysSo(1), Keeps(1)), (NoPromise(), BSP()), (NoPromiseOfSync(2), KSync(2))],
+)
+def test_what_a_subclass_promises_does_not_change_whom_it_admits(promises, like):
+    def tape(policy):
+        slow = ssp.delays.Straggler(ssp.delays.Constant(1.0), worker=0, factor=4.0)
+        clockwork = ssp.Virtual(4, slow, compute=False)
+        return list(ssp.train(policy=policy, runtime=clockwork, num_clocks=12).tape)
+
+    assert tape(promises) == tape(like)
 
 
 def test_what_is_made_of_ssp_may_say_when_to_adopt():
