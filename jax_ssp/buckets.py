@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_ssp.compression import nbytes
-from jax_ssp.layout import Delta, Layout
+from jax_ssp.layout import Delta, Layout, Statistic
 from jax_ssp.trees import Params
 
 SMALL = 1 << 15  # bytes, that are copied twice in less time than an array takes by itself
@@ -55,7 +55,8 @@ class Buckets(Layout):
         return self.inner.structure.unflatten(each)
 
     def packed(self, tree: Delta) -> list[Any]:
-        leaves = self.inner.structure.flatten_up_to(tree)
+        # Not by the structure: functions in a state, say, may be others each time it is made.
+        leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Statistic))
         each = ([leaves[number] for number in numbers] for numbers in self.members)
         return [inside[0] if len(inside) == 1 else _joined(inside) for inside in each]
 

@@ -1,6 +1,8 @@
 """Small arrays lie together between programs, and nobody outside of them can tell."""
 
 import contextlib
+import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ import jax_ssp as ssp
 from jax_ssp import buckets
 from jax_ssp.buckets import Buckets, in_buckets, of_states
 from jax_ssp.layout import Layout, Statistic
+from jax_ssp.runtimes.plan import Plan
+from jax_ssp.runtimes.ray.sent import Sent
+from jax_ssp.runtimes.task import Task
 from jax_ssp.server.server import Server
 
 HALF = jnp.bfloat16
@@ -113,6 +118,59 @@ def test_a_server_takes_and_gives_what_its_user_has(monkeypatch):
     close(server.masters, plain.masters)
     close(server.states[0].trace, plain.states[0].trace)
     same(jax.tree.map(jnp.shape, server.params), jax.tree.map(jnp.shape, params))
+
+
+@pytest.mark.parametrize("half", [jnp.float16, HALF])
+def test_a_delta_of_several_dtypes_is_rounded_to_none_of_them(half):
+    server = Server({"one": jnp.ones(3), "two": jnp.float32(0)})
+    server.merge([{"one": jnp.ones(3, half), "two": 1 + 2**-20}])
+    assert server.params["two"] == 1 + 2**-20
+    with jax.numpy_dtype_promotion("strict"):
+        server.merge([{"one": jnp.ones(3, half), "two": jnp.float32(1)}])
+    assert server.params["two"] == 2 + 2**-20
+
+
+@pytest.mark.parametrize("num_shares", [1, 2])
+def test_a_worker_deals_in_what_the_shares_of_a_server_have(num_shares):
+    task = Task(step=step(), params=model(), data=data)
+    run = Sent(Plan(num_clocks=1), task, None, num_shares, False, None)
+    seated, shares = run.worker(0), list(map(run.share, range(num_shares)))
+    held = jax.tree.map(np.asarray, seated.worker.replica.held)
+    pieces = [held] if seated.whole is None else seated.whole.apart(held)
+    for piece, share in zip(pieces, shares, strict=True):
+        same(piece, share.server.versions.newest.pieces[0])
+    assert isinstance(seated.worker.program.layout, Buckets) == (num_shares == 1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["moments"], meta_fields=["schedule"])
+@dataclasses.dataclass
+class WithFunction:
+    moments: object
+    schedule: object
+
+
+class Scheduled:
+    """A step whose state has a function in it, another one each time that it is made."""
+
+    def init(self, params):
+        return WithFunction(jax.tree.map(jnp.zeros_like, params), lambda moment: 0.1 * moment)
+
+    def __call__(self, params, state, batch, key):
+        moments = jax.tree.map(lambda moment: 0.5 * moment + 1, state.moments)
+        delta = jax.tree.map(state.schedule, moments)
+        return delta, dataclasses.replace(state, moments=moments), {}
+
+
+def test_a_state_may_have_functions_in_it(monkeypatch):
+    def came_to():
+        runtime, params = ssp.Virtual(2), {"w": jnp.ones(3), "b": jnp.zeros(())}
+        given = {"runtime": runtime, "params": params, "data": data, "progress": False}
+        result = ssp.train(Scheduled(), num_clocks=3, **given)
+        return result.params, [each.moments for each in result.states.workers]
+
+    here = came_to()
+    with without_buckets(monkeypatch):
+        same(came_to(), here)
 
 
 def step():

@@ -20,7 +20,7 @@ from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.memory import Memory
 from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.server import Server
-from jax_ssp.server.share import Share
+from jax_ssp.server.share import AllShares, Share
 from jax_ssp.server.store import Store
 from jax_ssp.server.transforms import NeedsLoss
 from jax_ssp.slices import Slice
@@ -60,7 +60,7 @@ class Blueprint(NamedTuple):
 def make_server(
     plan: Plan,
     task: Task,
-    devices: Sequence[jax.Device] | SliceParts | Share,
+    devices: Sequence[jax.Device] | SliceParts | Share | AllShares,
     optimizer: ByRounds | None,
 ) -> Server:
     """The server of a run, or a share of it.

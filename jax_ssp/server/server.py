@@ -37,7 +37,7 @@ from jax_ssp.server.arguments import (
 from jax_ssp.server.merging import Merging
 from jax_ssp.server.positions import SliceParts
 from jax_ssp.server.programs import MergePrograms
-from jax_ssp.server.share import Share, is_whole, parts_of
+from jax_ssp.server.share import AllShares, Share, is_whole, parts_of
 from jax_ssp.server.transforms import arrival
 from jax_ssp.server.versions import Versions
 from jax_ssp.trees import Params, check_like, check_params, is_finite, shapes_of
@@ -111,7 +111,7 @@ class Server:
         *,
         delta_tx: optax.GradientTransformation | None = None,
         weight: Weight = "mean",
-        device: jax.Device | Sequence[jax.Device] | SliceParts | Share | None = None,
+        device: jax.Device | Sequence[jax.Device] | SliceParts | Share | AllShares | None = None,
         averaged: Any = None,
         views: Views | None = None,
         fragments: Fragments | int | None = None,
@@ -119,7 +119,7 @@ class Server:
         self.weight = check_weight(weight)
         check_transforms(server_tx=server_tx, delta_tx=delta_tx)
         optional("Server(views=...)", views, function, "(tree) -> trees")
-        many = isinstance(device, (SliceParts, Share))
+        many = isinstance(device, (SliceParts, Share, AllShares))
         self._like = device.like if many else None  # a slice, where the workers are slices
         self.devices = check_devices(device.devices if many else device)
         self._shapes = check_params(params)
@@ -272,7 +272,8 @@ class Server:
 
     def _laid(self, params: Params) -> Params:
         """Parameters as masters, as they lie between programs."""
-        return self.layout.masters(self.layout.packed(params))
+        # As masters first: together with others, numbers of another dtype would be rounded to it.
+        return self.layout.packed(self.layout.user.masters(params))
 
     def _cut(self, tree: Params) -> list[Params]:
         """A tree on the (first) device as pieces, each on its own."""

@@ -41,6 +41,26 @@ class Share(NamedTuple):
         return (self.device,) * (1 if self.like is None else self.like.size)
 
 
+class AllShares(NamedTuple):
+    """All that several shares have, where a worker deals in it: its arrays lie as theirs do.
+
+    Attributes:
+        device: where it is.
+    """
+
+    device: jax.Device
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """The one."""
+        return (self.device,)
+
+    @property
+    def like(self) -> None:
+        """It is no worker on a slice."""
+        return None
+
+
 class ShareParts(Partition):
     """The pieces of a share: of each fragment one, of workers on slices one for each position.
 
@@ -121,6 +141,6 @@ def is_whole(where: Any) -> bool:
     """Whether a server there has the parameters whole, on one device, like its workers."""
     if isinstance(where, Share):
         return where.of == 1 and where.like is None
-    return not isinstance(where, SliceParts) and (
+    return not isinstance(where, SliceParts | AllShares) and (
         not isinstance(where, Sequence) or len(where) == 1
     )

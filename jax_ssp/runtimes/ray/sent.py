@@ -20,7 +20,7 @@ from jax_ssp.runtimes.ray.whole import Whole
 from jax_ssp.runtimes.task import Task
 from jax_ssp.server.local_store import LocalStore
 from jax_ssp.server.positions import SliceParts
-from jax_ssp.server.share import Share
+from jax_ssp.server.share import AllShares, Share
 from jax_ssp.slices import Slice
 from jax_ssp.worker.successor import numbered
 from jax_ssp.worker.worker import Worker
@@ -98,7 +98,8 @@ class Sent(NamedTuple):
             introduce(device)
         feed, dealt = self._feed(number)
         cuts = self._cuts(device)
-        host = [Placement.host().device] * (1 if cuts else self.num_shares)
+        here = Placement.host().device
+        host: Any = AllShares(here) if cuts else [here] * self.num_shares
         if isinstance(device, Slice):
             host = SliceParts(device, (*(host * device.size),), self.num_shares)
         server = make_server(replace(plan, server_tx=None, delta_tx=None), task, host, None)

@@ -85,6 +85,22 @@ def test_barriers_come_to_the_bits_of_one_process_however_many_shares_there_are(
         assert bits(trained(ssp.Ray(3), **spec).params) == bits(here.params)
 
 
+def test_several_small_arrays_come_to_the_bits_of_one_process():
+    params = {"w": np.zeros(6, np.float32), "b": np.zeros((), np.float32)}
+
+    def loss(params, batch, key):
+        x, y = batch
+        return jnp.mean((x @ params["w"] + params["b"] - y) ** 2), {}
+
+    step = ssp.make_step(loss, optax.sgd(0.01, momentum=0.9))
+    spec = {"step": step, "params": params, "policy": ssp.BSP()}
+    here = ssp.train(runtime=ssp.Virtual(2), num_clocks=8, **linear(**spec))
+    for shares in (1, 2):
+        there = trained(ssp.Ray(2, server_shards=shares), **spec)
+        assert bits(there.params) == bits(here.params)
+        assert bits(there.states.workers) == bits(here.states.workers)
+
+
 def test_it_trains_and_says_what_a_run_says():
     result = trained(ssp.Ray(3, server_shards=2), num_clocks=60, policy=ssp.SSP(3))
     assert distance(result.params) < 0.3
