@@ -173,6 +173,26 @@ def test_a_state_may_have_functions_in_it(monkeypatch):
         same(came_to(), here)
 
 
+class Counting:
+    """A step in whose state is a number of the width that JAX is set to."""
+
+    def init(self, params):
+        return {"made": jnp.zeros(()), "moments": jax.tree.map(jnp.zeros_like, params)}
+
+    def __call__(self, params, state, batch, key):
+        return params, state | {"made": state["made"] + 1}, {}
+
+
+def test_a_step_goes_with_another_setting_of_jax():
+    step, params = Counting(), {"w": np.ones(3, np.float32), "b": np.float32(0)}
+    given = {"params": params, "data": data, "num_clocks": 1, "progress": False}
+    for wide, dtype in ((False, np.float32), (True, np.float64)):
+        with jax.enable_x64(wide):
+            (state,) = ssp.train(step, runtime=ssp.Virtual(1), **given).states.workers
+        assert state["made"].dtype == dtype
+        assert state["moments"]["w"].dtype == np.float32
+
+
 def step():
     def loss(params, batch, key):
         small = params["small"]

@@ -202,14 +202,17 @@ def _unstacked(tree: Any, count: int) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(step: Step, layout: Layout, specs: Specs | None) -> Program:
+def _kept(step: Step, layout: Layout, specs: Specs | None, states: Layout) -> Program:
     return Program(step, layout, specs)
 
 
 def program_of(step: Step, layout: Layout, specs: Specs | None = None) -> Program:
-    """The program of a step, the same one as the last time if that is not long ago."""
+    """The program of a step, the same one as the last time if that is not long ago.
+
+    Its states must lie as they did then: with another setting of JAX, say, they have other dtypes.
+    """
     try:
-        return _kept(step, layout, specs)
+        return _kept(step, layout, specs, of_states(layout, step.init))
     except TypeError:  # a step that cannot be hashed
         return Program(step, layout, specs)
 
