@@ -195,8 +195,8 @@ class Wire:
 
     def _decoded(self, compressor: Compressor, message: Message, like: Params) -> Any:
         message, statistics = message if self.layout.has_averaged else (message, [])
-        trained = compressor.decode(message, self._apart(like)[0])
-        return self._together(trained, statistics)
+        shapes, _ = jax.eval_shape(self._apart, like)
+        return self._together(compressor.decode(message, shapes), statistics)
 
     # Compressors see the arrays that the user has, not those that lie in buckets.
 
