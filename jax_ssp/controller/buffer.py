@@ -219,8 +219,7 @@ class Buffer(Roster):
     def _count_samples(self, samples: int) -> None:
         """So many examples more are merged."""
         self.samples += samples
-        if self._round_samples:
-            self.round = self.samples // self._round_samples
+        self.round = self.round_at(self.samples)
 
     def _end_if_full(self) -> None:
         if self.ended is None:

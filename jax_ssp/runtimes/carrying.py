@@ -227,12 +227,12 @@ class Carrying:
         if self.evaluating.wanted and self.store is not None:
             self.evaluating.merged(self.newest(), merge.num_workers)
 
-    def _look_at_numbers(self, event: Event) -> None:
+    def _look_at_numbers(self, event: DeltaReady) -> None:
         """End the run if the deltas of a worker are not finite any more, or the server is not."""
         why = self.bad_numbers.take(event)
         if why is not None:
             self._end(DIVERGED, why)
-        elif type(event) is DeltaReady and not event.finite and not self.is_finite():
+        elif not event.finite and not self.is_finite():
             self._end(DIVERGED)
 
     def is_finite(self) -> bool:

@@ -60,7 +60,7 @@ class Running:
         self._workers = parties.workers
         self.num_workers = parties.num_workers
         self._delays = delays
-        self._fates = fates if fates else None
+        self._fates = fates or None
         self._pacing = Pacing(clock, self._over) if isinstance(clock, PacedClock) else None
         self._takes_its_time = delays is not None or self._pacing is not None
         self._fated = Fated(self, fates, clock, parties.store)

@@ -72,9 +72,9 @@ def _where(session: Session, step: Any, state: Any) -> Iterator[str]:
 
 def _of_outer(session: Session) -> Iterator[str]:
     """What momentum on the server and stale deltas come to."""
-    states = session.states()
-    assert states is not None  # as something is computed
-    yield from of_momentum(session, states.server)
+    assert session.store is not None  # as something is computed
+    server, _ = session.store.states
+    yield from of_momentum(session, server)
     yield from of_turns(session)
     yield from of_staleness(session.plan, session.num_workers, session.round_samples)
 
@@ -117,11 +117,11 @@ def _counts(state: Any) -> Iterator[str]:
 
 def _of_server_tx(plan: Plan, session: Session) -> Iterator[str]:
     """What the schedules of the server's own transforms count."""
-    states = session.states()
-    assert states is not None  # as something is computed
-    if plan.optimizer_on == "workers" and has_schedule(states.server):
+    assert session.store is not None  # as something is computed
+    server, deltas = session.store.states
+    if plan.optimizer_on == "workers" and has_schedule(server):
         yield "the schedules of `server_tx` count versions"
-    if has_schedule(states.deltas):
+    if has_schedule(deltas):
         yield "the schedules of `delta_tx` count deltas"
 
 

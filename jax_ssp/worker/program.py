@@ -59,16 +59,23 @@ class Program:
         step: what workers repeat.
         layout: of the parameters.
         specs: how these lie on slices; None where workers have one device each.
+        states: how the step's states lie between programs; by default it is found out.
 
     Attributes:
-        layout: as given.
-        states: how the step's states lie between programs.
+        layout, states: as given.
     """
 
-    def __init__(self, step: Step, layout: Layout, specs: Specs | None = None) -> None:
+    def __init__(
+        self,
+        step: Step,
+        layout: Layout,
+        specs: Specs | None = None,
+        states: Layout | None = None,
+    ) -> None:
         self._step = step
         self._counts = getattr(step, "tokens", None) is not None
-        self.layout, self.states = layout, of_states(layout, step.init)
+        self.layout = layout
+        self.states = of_states(layout, step.init) if states is None else states
         self._lies = None if specs is None else Lies(layout, specs)
         self.init = jax.jit(self._init)
         self.add = jax.jit(self._kept(layout.added))
@@ -203,7 +210,7 @@ def _unstacked(tree: Any, count: int) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _kept(step: Step, layout: Layout, specs: Specs | None, states: Layout) -> Program:
-    return Program(step, layout, specs)
+    return Program(step, layout, specs, states)
 
 
 def program_of(step: Step, layout: Layout, specs: Specs | None = None) -> Program:
@@ -211,10 +218,11 @@ def program_of(step: Step, layout: Layout, specs: Specs | None = None) -> Progra
 
     Its states must lie as they did then: with another setting of JAX, say, they have other dtypes.
     """
+    states = of_states(layout, step.init)
     try:
-        return _kept(step, layout, specs, of_states(layout, step.init))
+        return _kept(step, layout, specs, states)
     except TypeError:  # a step that cannot be hashed
-        return Program(step, layout, specs)
+        return Program(step, layout, specs, states)
 
 
 def samples_in(batch: Any, steps: int) -> int:
